@@ -1,0 +1,128 @@
+"""Iterators around a run's events: stop sequences, several runs side by side, the fold. Leaf.
+
+All of them pass on batches (events that arrived together) and close what they read from when they are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from flow_turn import FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
+
+Batch = list[FlowEvent]
+Batches = Generator[Batch, None, None]
+
+POLL_SECONDS = 0.25
+"""How soon a run that is one of several notices that nobody reads it any more."""
+
+_BATCHES_AHEAD = 64
+
+
+def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
+    """End the answer before the first of `sequences`, also one split over events; the run is aborted."""
+    held = ""
+    with contextlib.closing(batches):
+        for batch in batches:
+            passed: Batch = []
+            for event in batch:
+                if isinstance(event, TurnEnded):
+                    passed.extend([TextDelta(held)] if held else [])
+                    held = ""
+                if not isinstance(event, TextDelta):
+                    passed.append(event)
+                    continue
+                text = held + event.text
+                end = _first_stop(text, sequences)
+                if end is not None:
+                    passed.extend([TextDelta(text[:end])] if end else [])
+                    yield [*passed, TurnEnded("stop")]
+                    return
+                kept = _kept_back(text, sequences)
+                held = text[len(text) - kept :]
+                if kept < len(text):
+                    passed.append(TextDelta(text[: len(text) - kept]))
+            yield passed or [KeepAlive()]
+
+
+def _first_stop(text: str, sequences: Sequence[str]) -> int | None:
+    found = [place for sequence in sequences if (place := text.find(sequence)) >= 0]
+    return min(found, default=None)
+
+
+def _kept_back(text: str, sequences: Sequence[str]) -> int:
+    """How much of the end of `text` may be the beginning of a stop sequence."""
+    longest = min(len(text), max(map(len, sequences)) - 1)
+    for length in range(longest, 0, -1):
+        ending = text[-length:]
+        if any(sequence.startswith(ending) for sequence in sequences):
+            return length
+    return 0
+
+
+def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
+    """The batches of a request's only run, as those of choice 0."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield 0, batch
+
+
+def side_by_side(runs: Sequence[Batches]) -> Generator[tuple[int, Batch], None, None]:
+    """Run several at once, each in a thread, and give their batches as they come, with the run's number.
+
+    The first failure ends all. A run must give a KeepAlive every POLL_SECONDS, else it outlives its reader.
+    """
+    results: queue.Queue[tuple[int, Batch | Exception | None]] = queue.Queue(_BATCHES_AHEAD)
+    left = threading.Event()
+    for number, run in enumerate(runs):
+        threading.Thread(target=_feed, args=(number, run, results, left), daemon=True).start()
+    open_runs = len(runs)
+    try:
+        while open_runs:
+            number, result = results.get()
+            if isinstance(result, Exception):
+                raise result
+            if result is None:
+                open_runs -= 1
+            else:
+                yield number, result
+    finally:
+        left.set()
+
+
+def _feed(
+    number: int,
+    run: Batches,
+    results: queue.Queue[tuple[int, Batch | Exception | None]],
+    left: threading.Event,
+) -> None:
+    def put(result: Batch | Exception | None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                results.put((number, result), timeout=POLL_SECONDS)
+                return
+
+    try:
+        with contextlib.closing(run):
+            for batch in run:
+                put(batch)
+                if left.is_set():
+                    return
+        put(None)
+    except Exception as error:  # noqa: BLE001 - handed over to the reader, which raises it
+        put(error)
+
+
+def at_least_every(seconds: float, wake: Callable[[], float]) -> Callable[[], float]:
+    """A wake-up call no later than `seconds`."""
+    return lambda: min(seconds, wake())
+
+
+def folded(batches: Iterable[tuple[int, Batch]], transcripts: Sequence[Transcript]) -> Iterator[None]:
+    """Add all events up in `transcripts`, one for each run; a step for each batch."""
+    for number, batch in batches:
+        for event in batch:
+            transcripts[number].add(event)
+        yield

@@ -1,0 +1,239 @@
+"""The pivot: one turn that goes into a flow, the events that come out, and their fold. Leaf, pure values.
+
+A `Turn` is Flowise's own request, typed; a `FlowEvent` is one thing that Flowise reports; a `Transcript` is
+what remains when all events of a run are added up. Errors are exceptions (`proxy_errors`), never events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import uuid4
+
+HistoryRole = Literal["userMessage", "apiMessage"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryMessage:
+    """An earlier message as Flowise takes it: these two roles only, string content only."""
+
+    role: HistoryRole
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of the turn as Flowise's `uploads[]` has it."""
+
+    type: Literal["file", "url", "audio", "file:full", "file:rag"]
+    name: str
+    mime: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One run of a flow. `flow` is a flow id, `instructions` the system text, `chat_id` unique per run.
+
+    Flowise keeps one event stream per `chat_id` over all flows, so two runs must never share one; a
+    conversation goes on by `session_id` alone.
+    """
+
+    flow: str
+    question: str
+    history: tuple[HistoryMessage, ...] = ()
+    instructions: str = ""
+    uploads: tuple[Upload, ...] = ()
+    session_id: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    human_input: Mapping[str, Any] | None = None
+    stream: bool = False
+    chat_id: str = field(default_factory=lambda: str(uuid4()))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970."""
+
+    id: str
+    flow: str
+    name: str
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of the model's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A node or an agent of the flow began."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A node or an agent of the flow ended with Flowise's state (FINISHED, STOPPED, ERROR, TERMINATED)."""
+
+    label: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The flow's model asked for a tool of the flow."""
+
+    tool: str
+    tool_input: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsed:
+    """A tool of the flow has run."""
+
+    tool: str
+    tool_input: Any
+    tool_output: Any
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesFound:
+    """Documents the answer rests on, `{pageContent, metadata}` each, none told before in this run."""
+
+    documents: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactMade:
+    """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`."""
+
+    artifact: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionAsked:
+    """The flow stopped and waits for a person's decision between `choices`."""
+
+    action: Mapping[str, Any]
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReported:
+    """Tokens of the run so far; a later report replaces an earlier one."""
+
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnIdentified:
+    """The ids under which Flowise keeps the run, as far as it told them."""
+
+    chat_message_id: str | None = None
+    session_id: str | None = None
+    execution_id: str | None = None
+    memory_type: str | None = None
+    follow_up_prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Nothing new: Flowise's heartbeat, or the moment the consumer asked to be woken at."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The run is over and whole."""
+
+    reason: FinishReason = "stop"
+
+
+FlowEvent = (
+    TextDelta
+    | ReasoningDelta
+    | StepStarted
+    | StepEnded
+    | ToolCalled
+    | ToolUsed
+    | SourcesFound
+    | ArtifactMade
+    | ActionAsked
+    | UsageReported
+    | TurnIdentified
+    | KeepAlive
+    | TurnEnded
+)
+
+TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
+"""What tells how an answer came about, in the order it happened."""
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The fold of a run's events: the source of every whole body and of a stream's closing frames.
+
+    It prints as the answer's text.
+    """
+
+    chat_id: str = ""
+    texts: list[str] = field(default_factory=list)
+    trail: list[TrailEvent] = field(default_factory=list)
+    sources: list[Mapping[str, Any]] = field(default_factory=list)
+    artifacts: list[Mapping[str, Any]] = field(default_factory=list)
+    action: ActionAsked | None = None
+    usage: UsageReported | None = None
+    identity: TurnIdentified = field(default_factory=TurnIdentified)
+    finish_reason: FinishReason | None = None
+
+    def add(self, event: FlowEvent) -> None:  # noqa: C901 - one case an event, so that none is forgotten
+        """Take one event in."""
+        match event:
+            case TextDelta(text):
+                self.texts.append(text)
+            case ReasoningDelta() | StepStarted() | ToolCalled() | ToolUsed():
+                self.trail.append(event)
+            case SourcesFound(documents):
+                self.sources.extend(documents)
+            case ArtifactMade(artifact):
+                self.artifacts.append(artifact)
+            case ActionAsked():
+                self.action = event
+            case UsageReported():
+                self.usage = event
+            case TurnIdentified():
+                self.identity = event
+            case TurnEnded(reason):
+                self.finish_reason = reason
+            case StepEnded() | KeepAlive():
+                pass
+
+    @property
+    def text(self) -> str:
+        """The answer's whole text."""
+        return "".join(self.texts)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the run gave nothing a person could see."""
+        return not (self.action or self.artifacts or any(text.strip() for text in self.texts))
+
+    def __str__(self) -> str:
+        """The answer's whole text."""
+        return self.text

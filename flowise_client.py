@@ -1,0 +1,443 @@
+"""Flowise's prediction API as a client of one flow: `predict`, `stream`, `abort`. Upstream layer.
+
+Usable alone::
+
+    client = FlowiseClient(base_url="https://flows.example.com/api/v1", flow_id="5518949f-…", api_key="…")
+    print(client.predict("What is the price for Apple?"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from flow_turn import FlowEvent, KeepAlive, Transcript, Turn
+from flowise_events import EventDecoder, SseDecoder, answer_events
+from flowise_failures import failure, not_the_api, refused
+from flowise_transport import (
+    ConnectionBroken,
+    FlowiseRequest,
+    NotSent,
+    Reply,
+    ReplyHead,
+    RequestsTransport,
+    Transport,
+    read_all,
+)
+from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited, RunFailed
+from proxy_settings import Settings, flowise_base_url
+
+FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""What may stand in a path after `/prediction/`: a UUID and nothing else."""
+
+CLOSING_GRACE_SECONDS = 5.0
+"""How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
+
+PROBE_SECONDS = 10.0
+PROBE_TTL_SECONDS = 60.0
+LISTING_SECONDS = 2.0
+ABORT_SECONDS = 5.0
+MOST_CLIENTS = 1024
+LONGEST_RETRY_WAIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a call may take and how often it is tried; seconds. Errors name the setting behind a limit."""
+
+    request_timeout: float = 30
+    stream_idle_timeout: float = 600
+    run_timeout: float = 3600
+    max_attempts: int = 3
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Take the limits out of the settings."""
+        return cls(
+            settings.flowise_request_timeout,
+            settings.flowise_stream_idle_timeout,
+            settings.flowise_run_timeout,
+            settings.flowise_max_attempts,
+        )
+
+
+Batch = list[FlowEvent]
+"""Events that arrived together."""
+
+
+def never() -> float:
+    """Ask not to be woken while Flowise is silent."""
+    return math.inf
+
+
+class FlowiseClient:
+    """One flow of one Flowise. Thread-safe; all waits are limited; only what has not run is tried again."""
+
+    def __init__(
+        self,
+        base_url: str,
+        flow_id: str = "",
+        api_key: str = "",
+        *,
+        transport: Transport | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Talk to the API at `base_url`; raises ValueError for an address that cannot be one."""
+        self.base_url = flowise_base_url(base_url)
+        self.flow_id = flow_id
+        self._api_key = api_key
+        self._transport = transport or RequestsTransport(self.base_url)
+        self._limits = limits or Limits()
+        self._can_stream: tuple[float, bool] | None = None
+
+    def predict(self, turn: Turn | str, headers: Mapping[str, str] | None = None) -> Transcript:
+        """Run the flow and return its transcript, which prints as the answer. Raises ProxyError."""
+        if isinstance(turn, str):
+            turn = Turn(self.flow_id, turn)
+        transcript = Transcript(turn.chat_id)
+        for event in self.stream(turn, headers=headers):
+            transcript.add(event)
+        return transcript
+
+    def stream(
+        self,
+        turn: Turn,
+        *,
+        wake: Callable[[], float] = never,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[FlowEvent]:
+        """Run the flow and give its events one by one, TurnEnded last; else as `batches`."""
+        with contextlib.closing(self.batches(turn, wake=wake, headers=headers)) as batches:
+            for batch in batches:
+                yield from batch
+
+    def batches(
+        self,
+        turn: Turn,
+        *,
+        wake: Callable[[], float] = never,
+        headers: Mapping[str, str] | None = None,
+    ) -> Generator[Batch, None, None]:
+        """Run the flow and give its events as they arrive, all of one read together. Raises ProxyError.
+
+        While Flowise is silent a batch of one KeepAlive comes as soon as `wake()` seconds have passed. A
+        consumer that closes the iterator early aborts the run. `headers` go along to Flowise.
+        """
+        turn = replace(turn, flow=turn.flow or self.flow_id)
+        if not FLOW_ID.fullmatch(turn.flow):
+            raise ModelNotFound("A flow id must be a UUID.", param="model")
+        if turn.stream and not self.can_stream():
+            turn = replace(turn, stream=False)
+        run = _Run(turn, self._limits, wake)
+        try:
+            reply, head = yield from self._answered(run, headers or {})
+            with contextlib.closing(reply):
+                yield from run.streamed(reply) if _is_event_stream(head) else run.whole(reply)
+        except ConnectionBroken:
+            raise RunFailed(
+                "The connection to Flowise broke before the answer was whole.", code="flowise_bad_answer"
+            ) from None
+        finally:
+            if run.is_running:
+                self.abort(turn.chat_id, turn.flow)
+
+    def can_stream(self) -> bool:
+        """Whether this flow streams, asked once a minute.
+
+        Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
+        every run of a flow that cannot stream. Raises ModelNotFound for an unknown flow.
+        """
+        now = time.monotonic()
+        known = self._can_stream
+        if known is None or now > known[0]:
+            known = (now + PROBE_TTL_SECONDS, self._probe_streaming())
+            self._can_stream = known
+        return known[1]
+
+    def _probe_streaming(self) -> bool:
+        head, body = self.get(f"/chatflows-streaming/{self.flow_id}")
+        answer = _json(body)
+        if head.status == 200:
+            if not _is_json(head):
+                raise not_the_api()
+            return isinstance(answer, dict) and answer.get("isStreaming") is True
+        if head.status == 500 and isinstance(answer, dict):
+            error = failure(str(answer.get("message", "")))
+            if isinstance(error, ModelNotFound):
+                raise error
+        if head.status in (429, 503):
+            raise refused(head, body)
+        return False
+
+    def flows(self) -> list[dict[str, Any]]:
+        """List the flows that the key may see, as Flowise describes them. Raises ProxyError."""
+        head, body = self.get("/chatflows", LISTING_SECONDS)
+        if head.status != 200:
+            raise refused(head, body)
+        rows = _json(body)
+        if isinstance(rows, dict):  # the shape that paging has
+            rows = rows.get("data")
+        if not isinstance(rows, list):
+            raise not_the_api()
+        return [row for row in rows if isinstance(row, dict)]
+
+    def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
+        """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
+        for attempt in self._attempts():
+            with attempt:
+                return self._get_once(path, min(seconds, self._limits.request_timeout))
+        raise AssertionError("tenacity gives up by raising")
+
+    def _get_once(self, path: str, seconds: float) -> tuple[ReplyHead, bytes]:
+        with contextlib.closing(self._send("GET", path, {})) as reply:
+            try:
+                head = reply.head(seconds)
+                body = read_all(reply, seconds) if head else None
+            except (NotSent, ConnectionBroken) as error:
+                raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+        if head is None or body is None:
+            raise FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)
+        return head, body
+
+    def abort(self, chat_id: str, flow_id: str = "") -> None:
+        """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
+        path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
+        threading.Thread(target=self._abort, args=(path,), daemon=True).start()
+
+    def _abort(self, path: str) -> None:
+        with (
+            contextlib.suppress(NotSent, ConnectionBroken),
+            contextlib.closing(self._send("PUT", path, {})) as reply,
+        ):
+            if reply.head(ABORT_SECONDS):
+                read_all(reply, ABORT_SECONDS)
+
+    def _answered(
+        self, run: _Run, headers: Mapping[str, str]
+    ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
+        body = orjson.dumps(prediction_body(run.turn))
+        for attempt in self._attempts():
+            with attempt:
+                reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
+                try:
+                    head = yield from run.awaited_head(reply)
+                    if head.status != 200 or not (_is_event_stream(head) or _is_json(head)):
+                        run.is_running = False
+                        raise refused(head, read_all(reply, PROBE_SECONDS) or b"")
+                except BaseException:
+                    reply.close()
+                    raise
+                return reply, head
+        raise AssertionError("tenacity gives up by raising")
+
+    def _attempts(self) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception(_has_not_run),
+            stop=stop_after_attempt(self._limits.max_attempts),
+            wait=_wait,
+            sleep=time.sleep,
+            reraise=True,
+        )
+
+    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+        own = {"Accept": "application/json, text/event-stream", **headers}
+        if body is not None:
+            own["Content-Type"] = "application/json"
+        if self._api_key:
+            own["Authorization"] = f"Bearer {self._api_key}"
+        return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
+
+
+_UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
+_backoff = wait_exponential_jitter(initial=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+
+
+def _has_not_run(error: BaseException) -> bool:
+    """Whether a call may be sent again: not connected, or Flowise's own 429 or 503 with a short wait."""
+    if not isinstance(error, (FlowiseUnavailable, RateLimited)):
+        return False
+    return (error.retry_after_seconds or 0) <= LONGEST_RETRY_WAIT_SECONDS
+
+
+def _wait(state: Any) -> float:
+    error = state.outcome.exception()
+    asked = error.retry_after_seconds if isinstance(error, RateLimited) else None
+    return max(asked or 0.0, _backoff(state))
+
+
+class FlowiseClients:
+    """A client for each flow, sharing one transport; the least used are forgotten past MOST_CLIENTS."""
+
+    def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
+        """Make clients as the settings say."""
+        self._settings = settings
+        self._limits = Limits.from_settings(settings)
+        self._transport = transport or RequestsTransport(
+            settings.flowise_base_url, connect_timeout_seconds=settings.flowise_connect_timeout
+        )
+        self._clients: OrderedDict[str, FlowiseClient] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def client(self, flow_id: str = "") -> FlowiseClient:
+        """The client of a flow; without one, a client for calls that concern no flow."""
+        with self._lock:
+            client = self._clients.pop(flow_id, None) or FlowiseClient(
+                self._settings.flowise_base_url,
+                flow_id,
+                self._settings.flowise_api_key,
+                transport=self._transport,
+                limits=self._limits,
+            )
+            self._clients[flow_id] = client
+            if len(self._clients) > MOST_CLIENTS:
+                self._clients.popitem(last=False)
+            return client
+
+
+class _Run:
+    """The waits of one run: for the head, for each piece, for the end, each within its limit."""
+
+    def __init__(self, turn: Turn, limits: Limits, wake: Callable[[], float]) -> None:
+        self.turn = turn
+        self.is_running = False
+        self._limits = limits
+        self._wake = wake
+        self._run_deadline = time.monotonic() + limits.run_timeout
+
+    def awaited_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
+        """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""
+        deadline = time.monotonic() + self._limits.request_timeout
+        self.is_running = True
+        try:
+            while (head := reply.head(self._patience(deadline))) is None:
+                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
+                yield [KeepAlive()]
+        except NotSent as error:
+            self.is_running = False
+            raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+        return head
+
+    def streamed(self, reply: Reply) -> Iterator[Batch]:
+        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
+        lines, decoder = SseDecoder(), EventDecoder()
+        while not decoder.has_ended:
+            piece = yield from self._piece(reply, decoder)
+            if not piece:
+                break
+            batch: Batch = []
+            try:
+                self._decode(lines.feed(piece), decoder, batch)
+            except ProxyError:
+                self.is_running = False
+                yield batch
+                raise
+            yield batch
+        if not decoder.has_ended and not decoder.is_complete:
+            raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
+        self.is_running = False
+        yield list(decoder.closing())
+
+    def _decode(self, payloads: Iterator[bytes | object], decoder: EventDecoder, batch: Batch) -> None:
+        for payload in payloads:
+            if isinstance(payload, bytes):
+                batch.extend(decoder.decode(payload))
+            else:
+                batch.append(KeepAlive())
+            if decoder.has_ended:
+                return
+
+    def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
+        limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
+        deadline = time.monotonic() + limit
+        while (piece := reply.read_available(self._patience(deadline))) is None:
+            if decoder.is_complete and time.monotonic() >= deadline:
+                return b""
+            self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)
+            yield [KeepAlive()]
+        self._check(math.inf, "", 0)
+        return piece
+
+    def whole(self, reply: Reply) -> Iterator[Batch]:
+        """Give the events of a JSON answer."""
+        deadline = time.monotonic() + self._limits.request_timeout
+        pieces: list[bytes] = []
+        while (piece := reply.read_available(self._patience(deadline))) != b"":
+            if piece is None:
+                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
+                yield [KeepAlive()]
+            else:
+                pieces.append(piece)
+        self.is_running = False
+        text = b"".join(pieces)
+        answer = _json(text)
+        if answer is None and text.strip() not in (b"", b"null"):
+            raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
+        yield list(answer_events(answer))
+
+    def _patience(self, deadline: float) -> float:
+        now = time.monotonic()
+        return max(0.0, min(deadline - now, self._run_deadline - now, self._wake()))
+
+    def _check(self, deadline: float, setting: str, seconds: float) -> None:
+        now = time.monotonic()
+        if now >= self._run_deadline:
+            setting, seconds, deadline = "FLOWISE_RUN_TIMEOUT", self._limits.run_timeout, self._run_deadline
+        if now >= deadline:
+            raise RunFailed(
+                f"The flow gave no answer within {seconds:g} s ({setting}). It may still be running.",
+                code="flowise_timeout",
+            )
+
+
+def prediction_body(turn: Turn) -> dict[str, Any]:
+    """Flowise's request for a turn; the system text stands marked before the question."""
+    body: dict[str, Any] = {"question": question_with_instructions(turn), "chatId": turn.chat_id}
+    if turn.stream:
+        body["streaming"] = True
+    if turn.history:
+        body["history"] = [{"role": m.role, "content": m.content} for m in turn.history]
+    if turn.uploads:
+        body["uploads"] = [
+            {"type": u.type, "name": u.name, "mime": u.mime, "data": u.data} for u in turn.uploads
+        ]
+    overrides = dict(turn.overrides)
+    if turn.session_id:
+        overrides["sessionId"] = turn.session_id
+    if overrides:
+        body["overrideConfig"] = overrides
+    if turn.human_input:
+        body["humanInput"] = dict(turn.human_input)
+    return body
+
+
+def question_with_instructions(turn: Turn) -> str:
+    """The question, behind the system text if there is one: Flowise has no role for it."""
+    if not turn.instructions:
+        return turn.question
+    return f"[System instructions]\n{turn.instructions}\n[End of system instructions]\n\n{turn.question}"
+
+
+def _is_event_stream(head: ReplyHead) -> bool:
+    return head.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def _is_json(head: ReplyHead) -> bool:
+    kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

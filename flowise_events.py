@@ -1,0 +1,441 @@
+"""Flowise's wire into flow events: event stream, JSON answer, failure texts. Upstream layer, pure.
+
+Sources of the rules: `SSEStreamer.ts`, `buildAgentflow.ts`, `buildChatflow.ts` of Flowise 2.1 to 3.1.4 and
+the recordings in `tests/wire/flowise-3.1.4`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from flow_turn import (
+    ActionAsked,
+    ArtifactMade,
+    FinishReason,
+    FlowEvent,
+    ReasoningDelta,
+    SourcesFound,
+    StepEnded,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolUsed,
+    TurnEnded,
+    TurnIdentified,
+    UsageReported,
+)
+from flowise_failures import failure
+
+HEARTBEAT = object()
+"""What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
+
+
+class SseDecoder:
+    """Bytes of an event stream into its payloads, however they are split. Lines may be of any length.
+
+    Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
+    wrote `message` without a colon before some events.
+    """
+
+    def __init__(self) -> None:
+        """Start at the beginning of a stream."""
+        self._open: list[bytes] = []
+        self._data: list[bytes] = []
+
+    def feed(self, piece: bytes) -> Iterator[bytes | object]:
+        """Give the payload of each event that `piece` completes, and HEARTBEAT for each comment."""
+        lines = piece.split(b"\n")
+        if len(lines) > 1:
+            self._open.append(lines[0])
+            lines[0] = b"".join(self._open)
+            self._open = []
+        self._open.append(lines.pop())
+        for line in lines:
+            yield from self._line(line.removesuffix(b"\r"))
+
+    def _line(self, line: bytes) -> Iterator[bytes | object]:
+        if not line:
+            if self._data:
+                yield b"\n".join(self._data)
+                self._data = []
+        elif line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b":"):
+            yield HEARTBEAT
+
+
+class EventDecoder:
+    """The payloads of one run's event stream into flow events, each thing once.
+
+    Flowise resends tools, agents' reasoning and executed nodes as growing lists; what was told before is left
+    out. Raises a ProxyError for an `error` event.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first event of a run."""
+        self.is_complete = False
+        self.has_ended = False
+        self._spoke = False
+        self._told: Counter[str] = Counter()
+        self._agents_told = 0
+        self._executed: list[Any] = []
+        self._usage: UsageReported | None = None
+
+    def decode(self, payload: bytes) -> Iterator[FlowEvent]:
+        """Give the events of one payload; unknown and malformed ones give none."""
+        message = _json(payload)
+        if not isinstance(message, dict):
+            return
+        name = message.get("event")
+        handler = self._HANDLERS.get(name) if isinstance(name, str) else None
+        if handler is not None:
+            yield from handler(self, message.get("data"))
+
+    def _token(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str) and data:
+            self._spoke = True
+            yield TextDelta(data)
+
+    def _thinking(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str) and data:
+            yield ReasoningDelta(data)
+
+    def _source_documents(self, data: Any) -> Iterator[FlowEvent]:
+        fresh = tuple(self._untold("source", data))
+        if fresh:
+            yield SourcesFound(fresh)
+
+    def _used_tools(self, data: Any) -> Iterator[FlowEvent]:
+        for tool in self._untold("used", data):
+            yield tool_used(tool)
+
+    def _called_tools(self, data: Any) -> Iterator[FlowEvent]:
+        for tool in self._untold("called", data):
+            yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+
+    def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
+        for artifact in self._untold("artifact", data):
+            yield ArtifactMade(artifact)
+
+    def _agent_reasoning(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str):
+            data = _json(data)
+        agents = _dicts(data)
+        for agent in agents[self._agents_told :]:
+            self._told.clear()
+            yield from agent_events(agent)
+        self._agents_told = max(self._agents_told, len(agents))
+
+    def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str) and data:
+            yield StepStarted(data)
+
+    def _next_agent_flow(self, data: Any) -> Iterator[FlowEvent]:
+        if not isinstance(data, dict):
+            return
+        label, status = _text(data.get("nodeLabel")), _text(data.get("status"))
+        if _text(data.get("nodeId")).startswith("startAgentflow"):
+            return
+        if status == "INPROGRESS":
+            self._told.clear()
+            yield StepStarted(label)
+        elif status:
+            yield StepEnded(label, status)
+
+    def _agent_flow_event(self, data: Any) -> Iterator[FlowEvent]:
+        # After FINISHED only ids and follow-up prompts come, seconds later (Flowise issue 5346).
+        self.is_complete = self.is_complete or data == "FINISHED"
+        return iter(())
+
+    def _executed_data(self, data: Any) -> Iterator[FlowEvent]:
+        self._executed = _dicts(data) or self._executed
+        return iter(())
+
+    def _action(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, dict) and self._untold("action", [data]):
+            yield action_asked(data)
+
+    def _usage_metadata(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, dict):
+            self._usage = _usage_of(data)
+        return iter(())
+
+    def _metadata(self, data: Any) -> Iterator[FlowEvent]:
+        self.is_complete = True
+        if isinstance(data, dict):
+            yield identified(data)
+
+    def _error(self, data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        raise failure(data if isinstance(data, str) else "")
+
+    def _end(self, _data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        return iter(())
+
+    def closing(self) -> Iterator[FlowEvent]:
+        """Give what is known only when the run is over: text no token carried, usage, the end itself."""
+        if not self._spoke and (text := executed_text(self._executed)):
+            yield TextDelta(text)
+        usage = executed_usage(self._executed) or self._usage
+        if usage:
+            yield usage
+        yield TurnEnded(executed_reason(self._executed))
+
+    def _untold(self, kind: str, data: Any) -> list[dict[str, Any]]:
+        seen: Counter[str] = Counter()
+        fresh = []
+        for item in _dicts(data):
+            key = f"{kind} {orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()}"
+            seen[key] += 1
+            if seen[key] > self._told[key]:
+                self._told[key] += 1
+                fresh.append(item)
+        return fresh
+
+    _HANDLERS: Mapping[str, Callable[[EventDecoder, Any], Iterator[FlowEvent]]] = {
+        "token": _token,
+        "thinking": _thinking,
+        "sourceDocuments": _source_documents,
+        "usedTools": _used_tools,
+        "calledTools": _called_tools,
+        "artifacts": _artifacts,
+        "fileAnnotations": _artifacts,
+        "agentReasoning": _agent_reasoning,
+        "nextAgent": _next_agent,
+        "nextAgentFlow": _next_agent_flow,
+        "agentFlowEvent": _agent_flow_event,
+        "agentFlowExecutedData": _executed_data,
+        "action": _action,
+        "usageMetadata": _usage_metadata,
+        "metadata": _metadata,
+        "error": _error,
+        "abort": _end,
+        "end": _end,
+    }
+
+
+def answer_events(answer: Any) -> Iterator[FlowEvent]:
+    """A JSON answer into the same events that its stream would have given."""
+    if not isinstance(answer, dict):
+        yield from _text_event(answer)
+        yield TurnEnded()
+        return
+    executed = _dicts(answer.get("agentFlowExecutedData"))
+    for node in executed:
+        yield from node_events(node)
+    for agent in _dicts(answer.get("agentReasoning")):
+        yield from agent_events(agent)
+    for tool in _dicts(answer.get("usedTools")):
+        yield tool_used(tool)
+    yield from _text_event(answer_text(answer, executed))
+    yield from _finds(answer)
+    if isinstance(answer.get("action"), dict):
+        yield action_asked(answer["action"])
+    if usage := executed_usage(executed):
+        yield usage
+    yield identified(answer)
+    yield TurnEnded(executed_reason(executed))
+
+
+def _finds(result: Mapping[str, Any]) -> Iterator[FlowEvent]:
+    if documents := tuple(_dicts(result.get("sourceDocuments"))):
+        yield SourcesFound(documents)
+    for name in ("artifacts", "fileAnnotations"):
+        for artifact in _dicts(result.get(name)):
+            yield ArtifactMade(artifact)
+
+
+_ENVELOPE = frozenset(
+    (
+        *("question", "form", "chatId", "chatMessageId", "sessionId", "executionId", "memoryType"),
+        *("isStreamValid", "followUpPrompts", "flowVariables", "action", "agentReasoning", "assistant"),
+        *("agentFlowExecutedData", "sourceDocuments", "usedTools", "artifacts", "fileAnnotations"),
+    )
+)
+
+
+def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
+    """The answer itself: `text`, `json`, the last node's output, else what a custom function returned."""
+    text = answer.get("text")
+    if isinstance(text, str):
+        return text if text.strip() else executed_text(executed) or ""
+    if text is not None:
+        return text
+    if answer.get("json") is not None:
+        return answer["json"]
+    return {name: value for name, value in answer.items() if name not in _ENVELOPE} or ""
+
+
+def executed_text(executed: list[Any]) -> str:
+    """What the last executed node put out, for nodes that send no token; never a second run."""
+    output = _output(executed[-1]) if executed else {}
+    content = output.get("content")
+    if isinstance(content, str) and content.strip():
+        return content
+    http = output.get("http")
+    if isinstance(http, dict) and http.get("data") not in (None, ""):
+        return _as_text(http["data"])
+    return "" if content is None or isinstance(content, str) else _as_text(content)
+
+
+def executed_usage(executed: list[Any]) -> UsageReported | None:
+    """Tokens of all nodes of a run, or None when no node reported any."""
+    total = None
+    for node in executed:
+        usage = _output(node).get("usageMetadata")
+        if isinstance(usage, dict):
+            for part in (usage, *_calls_before_tools(node, usage)):
+                total = _added(total, _usage_of(part))
+    return total
+
+
+def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> list[Any]:
+    # An Agent's own figures count its last model call alone; those before a tool sit in its messages.
+    if not usage.get("tool_call_tokens"):
+        return []
+    messages = _dicts(_dict(_dict(node.get("data")).get("input")).get("messages"))
+    return [m["usage_metadata"] for m in messages if isinstance(m.get("usage_metadata"), dict)]
+
+
+def executed_reason(executed: list[Any]) -> FinishReason:
+    """Why the model of the last node stopped, in OpenAI's words."""
+    output = _output(executed[-1]) if executed else {}
+    reason = _dict(output.get("responseMetadata")).get("finish_reason")
+    if reason in ("length", "max_tokens", "MAX_TOKENS"):
+        return "length"
+    return "content_filter" if reason in ("content_filter", "SAFETY") else "stop"
+
+
+def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
+    """The steps, thoughts, tools and sources of one executed node of an agentflow."""
+    output, label = _output(node), _text(node.get("nodeLabel"))
+    if _text(node.get("nodeId")).startswith("startAgentflow"):
+        return
+    yield StepStarted(label)
+    thinking = _dict(output.get("reasonContent")).get("thinking")
+    if isinstance(thinking, str) and thinking:
+        yield ReasoningDelta(thinking)
+    tools = _dicts(output.get("usedTools"))
+    for tool in tools:
+        yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+    for tool in tools:
+        yield tool_used(tool)
+    yield from _finds(output)
+    yield StepEnded(label, _text(node.get("status")))
+
+
+def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
+    """The step of one agent of a sequential or multi-agent flow."""
+    yield StepStarted(_text(agent.get("agentName")))
+    for tool in _dicts(agent.get("usedTools")):
+        yield tool_used(tool)
+    yield from _finds(agent)
+
+
+def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
+    """One entry of `usedTools`."""
+    error = tool.get("error")
+    shown = error if isinstance(error, str) or error is None else _as_text(error)
+    return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown or None)
+
+
+def action_asked(action: Mapping[str, Any]) -> ActionAsked:
+    """A human-in-the-loop stop with the labels of its buttons."""
+    labels = [_text(element.get("label")) for element in _dicts(action.get("elements"))]
+    return ActionAsked(action, tuple(label for label in labels if label))
+
+
+def identified(data: Mapping[str, Any]) -> TurnIdentified:
+    """The ids in a JSON answer or a `metadata` event; follow-up prompts are a JSON string within JSON."""
+    prompts = data.get("followUpPrompts")
+    if isinstance(prompts, str):
+        prompts = _json(prompts)
+    return TurnIdentified(
+        _text(data.get("chatMessageId")) or None,
+        _text(data.get("sessionId")) or None,
+        _text(data.get("executionId")) or None,
+        _text(data.get("memoryType")) or None,
+        tuple(p for p in prompts if isinstance(p, str)) if isinstance(prompts, list) else (),
+    )
+
+
+def _text_event(value: Any) -> Iterator[FlowEvent]:
+    text = _as_text(value)
+    if text:
+        yield TextDelta(text)
+
+
+def _as_text(value: Any) -> str:
+    # A flow may return any JSON value; Flowise's own chat shows it as JSON text.
+    return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
+
+
+def _usage_of(usage: Mapping[str, Any]) -> UsageReported:
+    return UsageReported(
+        _count(usage.get("input_tokens")),
+        _count(usage.get("output_tokens")),
+        _count(_dict(usage.get("output_token_details")).get("reasoning")),
+        _count(_dict(usage.get("input_token_details")).get("cache_read")),
+    )
+
+
+def _added(total: UsageReported | None, more: UsageReported) -> UsageReported:
+    if total is None:
+        return more
+    return UsageReported(
+        total.input_tokens + more.input_tokens,
+        total.output_tokens + more.output_tokens,
+        total.reasoning_tokens + more.reasoning_tokens,
+        total.cached_tokens + more.cached_tokens,
+    )
+
+
+def _output(node: Any) -> dict[str, Any]:
+    return _dict(_dict(_dict(node).get("data")).get("output"))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _lenient_json(text)
+
+
+def _lenient_json(text: str | bytes) -> Any:
+    # JavaScript writes half of a surrogate pair as an escape, which orjson refuses and UTF-8 cannot hold.
+    try:
+        return _without_lone_surrogates(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_lone_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_lone_surrogates(k): _without_lone_surrogates(v) for k, v in value.items()}
+    return value

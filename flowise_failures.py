@@ -1,0 +1,177 @@
+"""What Flowise's failures mean: texts, statuses and pages into errors of `proxy_errors`. Pure.
+
+Flowise answers nearly every failure with one status, 500, or with a text in a 200 stream: the text decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from flowise_transport import ReplyHead
+from proxy_errors import (
+    BodyTooLarge,
+    FlowiseMisconfigured,
+    FlowiseRefused,
+    FlowiseUnavailable,
+    ModelNotFound,
+    ProviderRefused,
+    ProxyError,
+    QuotaExhausted,
+    RateLimited,
+    RunFailed,
+)
+
+_PREFIX = re.compile(
+    r"^(?:Error: |[A-Za-z]+(?:Service|Services)\.[A-Za-z]+ - |Error in [^:\n]{1,80} node: )+"
+)
+_SECRETS = re.compile(
+    r"(?i)\b(?:sk|pk|key|api|ghp|xox[a-z])-[\w*-]{4,}|bearer\s+\S+|[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?"
+    r"|\[[0-9a-f:]*::[0-9a-f:.]*\](?::\d+)?|\blocalhost(?::\d+)?|\b[\w-]+(?:\.[\w-]+)+:\d+"
+    r"|(?:[a-z]:)?[\\/](?:[\w.@-]+[\\/])+[\w.@-]*|\b[\w+/=-]{32,}"
+)
+
+
+def readable(message: str) -> str:
+    """A failure's text that may be shown: its first line, without keys, addresses and paths."""
+    first = _PREFIX.sub("", message).strip().split("\n", 1)[0]
+    return _SECRETS.sub("…", first)[:300].strip()
+
+
+def failure(message: str) -> ProxyError:
+    """The error behind a failure text of Flowise, which says all causes with one status.
+
+    What the provider refused becomes a 4xx that no client sends again, since tools may have run before.
+    """
+    bare = _PREFIX.sub("", message).strip()
+    if bare == "Unauthorized":
+        return FlowiseRefused(
+            "Flowise refused the key: set FLOWISE_API_KEY to the key that this flow is bound to in Flowise."
+        )
+    for pattern, make in _CAUSES:
+        if pattern.search(bare):
+            return make()
+    shown = readable(message)
+    return RunFailed(f"The flow failed while it ran: {shown}" if shown else "The flow failed while it ran.")
+
+
+def _provider(code: str, message: str, param: str | None = None) -> Callable[[], ProxyError]:
+    return lambda: ProviderRefused(message, code=code, param=param)
+
+
+_CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
+    (
+        re.compile(r"(?i)\bchatflow \S+ not found|invalid chatflow id"),
+        lambda: ModelNotFound("The flow behind this model does not exist in Flowise.", param="model"),
+    ),
+    (
+        re.compile(r"(?i)predictions? limit exceeded"),
+        lambda: QuotaExhausted("The quota of the Flowise account is used up."),
+    ),
+    (
+        re.compile(r"(?i)context.?length|context window|maximum context|too many tokens|prompt is too long"),
+        _provider(
+            "context_length_exceeded",
+            "The conversation is longer than the model of this flow takes; shorten the messages.",
+            "messages",
+        ),
+    ),
+    (
+        re.compile(r"(?i)content.?(?:filter|policy|management)|safety system|moderation"),
+        _provider("content_filter", "The model provider's content filter refused this request."),
+    ),
+    (
+        re.compile(
+            r"(?i)^429\b|rate.?limit|too many requests|exceeded your current quota|insufficient.quota"
+        ),
+        _provider("provider_rate_limited", "The model provider of this flow limits the rate or quota; wait."),
+    ),
+    (
+        re.compile(
+            r"(?i)^401\b|incorrect api key|invalid (?:model|api) key|invalid.x-api-key|permission.denied"
+        ),
+        _provider("provider_auth", "The model provider refused the credential that is set in this flow."),
+    ),
+)
+
+
+def refused(head: ReplyHead, body: bytes) -> ProxyError:
+    """The error behind any answer to a prediction that is neither a stream nor a JSON 200."""
+    if head.status < 400:
+        return not_the_api()
+    if head.status in _BY_STATUS:
+        return _BY_STATUS[head.status](head, body)
+    answer = _json(body)
+    if isinstance(answer, dict) and isinstance(answer.get("message"), str):
+        return failure(answer["message"])
+    return RunFailed(
+        f"Flowise, or a gateway before it, answered with status {head.status}.", code="flowise_bad_answer"
+    )
+
+
+def not_the_api() -> ProxyError:
+    """The error of an address that answers, but not as Flowise's API does: a page, or a way to elsewhere."""
+    return FlowiseMisconfigured(
+        "FLOWISE_BASE_URL does not lead to Flowise's API: the answer was neither JSON nor an event stream. "
+        "It is Flowise's address with /api/v1, as in https://flows.example.com/api/v1."
+    )
+
+
+def _rate_limited(head: ReplyHead, _body: bytes) -> ProxyError:
+    return RateLimited(
+        "Flowise limits the rate of this flow. Nothing has run; try again later.",
+        retry_after_seconds=_retry_after(head) or 1,
+    )
+
+
+def _unavailable(head: ReplyHead, _body: bytes) -> ProxyError:
+    return FlowiseUnavailable(
+        "Flowise is not available at the moment. Nothing has run; try again later.",
+        retry_after_seconds=_retry_after(head) or 1,
+    )
+
+
+def _unauthorized(_head: ReplyHead, _body: bytes) -> ProxyError:
+    return FlowiseRefused("Flowise refused the key: check FLOWISE_API_KEY.")
+
+
+def _forbidden(_head: ReplyHead, _body: bytes) -> ProxyError:
+    return FlowiseMisconfigured(
+        "Flowise forbids this call: check the flow's allowed origins and the rights of FLOWISE_API_KEY."
+    )
+
+
+def _not_found(_head: ReplyHead, body: bytes) -> ProxyError:
+    answer = _json(body)
+    if isinstance(answer, dict) and isinstance(answer.get("message"), str):
+        return ModelNotFound("The flow behind this model does not exist in Flowise.", param="model")
+    return not_the_api()
+
+
+def _too_large(_head: ReplyHead, _body: bytes) -> ProxyError:
+    return BodyTooLarge("The request is larger than Flowise takes (its FLOWISE_FILE_SIZE_LIMIT).")
+
+
+_BY_STATUS: Mapping[int, Callable[[ReplyHead, bytes], ProxyError]] = {
+    401: _unauthorized,
+    403: _forbidden,
+    404: _not_found,
+    413: _too_large,
+    429: _rate_limited,
+    503: _unavailable,
+}
+
+
+def _retry_after(head: ReplyHead) -> float | None:
+    text = head.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

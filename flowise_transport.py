@@ -1,0 +1,299 @@
+"""The HTTP seam under the Flowise client: a request goes out, its reply is read as it comes. Upstream layer.
+
+A reply never blocks longer than its reader allows, so that one loop can wait for Flowise, keep its own client
+alive and obey every time limit. `RequestsTransport` works with any Python server, an outgoing proxy and
+private certificates; it runs the call in a thread of its own (a greenlet where threads are patched), because
+a time limit that fires inside a read of `requests` loses the stream without an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import SSLError as PoolSSLError
+
+_READ_BYTES = 65536
+_PIECES_AHEAD = 32
+
+
+class NotSent(Exception):
+    """The request did not reach Flowise: refused, name unknown, TLS failed, connecting timed out."""
+
+
+class ConnectionBroken(Exception):
+    """The connection failed after the request went out: the flow may have run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowiseRequest:
+    """A request to Flowise; `url` is absolute, `headers` are all that is sent beside the transport's own."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """Status and headers (names in lower case) of a reply."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Reply(Protocol):
+    """A reply on its way. Every method raises NotSent or ConnectionBroken when the call fails."""
+
+    def head(self, seconds: float) -> ReplyHead | None:
+        """Return status and headers, or None when they did not come within `seconds`."""
+
+    def read_available(self, seconds: float) -> bytes | None:
+        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
+
+    def close(self) -> None:
+        """Let go of the connection at once, also while nothing has been answered."""
+
+
+class Transport(Protocol):
+    """Sends requests to one Flowise."""
+
+    def send(self, request: FlowiseRequest) -> Reply:
+        """Start the call and return its reply at once."""
+
+    def close(self) -> None:
+        """Close idle connections."""
+
+
+_calls = threading.local()
+
+
+class _Watched:
+    """Mixed into urllib3's connections: lets a call cut the connection that it uses at the moment."""
+
+    user: _RequestsReply | None = None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        call: _RequestsReply | None = getattr(_calls, "current", None)
+        if call is not None and call.closed:
+            self.close()  # type: ignore[attr-defined]
+            raise ConnectionAbortedError("the caller left before the request was sent")
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        call: _RequestsReply | None = getattr(_calls, "current", None)
+        self.user = call
+        if call is not None:
+            call.connection = self
+        super().request(*args, **kwargs)  # type: ignore[misc]
+        if call is not None:
+            # http.client forgets the socket of an answer that ends with its connection, so it is kept here.
+            call.socket = self.sock  # type: ignore[attr-defined]
+
+
+class _WatchedHTTPConnection(_Watched, HTTPConnection):
+    pass
+
+
+class _WatchedHTTPSConnection(_Watched, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class RequestsTransport:
+    """The seam over `requests`: kept-alive connections, the environment's outgoing proxy and CA bundle."""
+
+    def __init__(self, base_url: str, *, connect_timeout_seconds: float = 5, pool_size: int = 256) -> None:
+        """Prepare for calls under `base_url`; proxy and CA settings are read once, here."""
+        self.connect_timeout_seconds = connect_timeout_seconds
+        self._session = requests.Session()
+        adapter = _Adapter(pool_connections=4, pool_maxsize=pool_size, max_retries=Retry(0, redirect=False))
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        self._settings = {"proxies": {}, "verify": True, "cert": None}
+        if not _is_loopback(base_url):
+            found = self._session.merge_environment_settings(base_url, {}, None, None, None)
+            self._settings = {name: found[name] for name in ("proxies", "verify", "cert")}
+        # With trust_env a netrc entry could replace our Authorization header, at 150 µs a call.
+        self._session.trust_env = False
+
+    def send(self, request: FlowiseRequest) -> Reply:
+        """Start the call and return its reply at once."""
+        return _RequestsReply(self._session, request, self.connect_timeout_seconds, self._settings)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _RequestsReply:
+    """One call in its own thread, read through a bounded queue: a slow reader slows Flowise down."""
+
+    def __init__(
+        self,
+        session: requests.Session,
+        request: FlowiseRequest,
+        connect_timeout_seconds: float,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.closed = False
+        self.connection: _Watched | None = None
+        self.socket: socket.socket | None = None
+        self._head: ReplyHead | None = None
+        self._pieces: queue.Queue[ReplyHead | bytes | Exception] = queue.Queue(_PIECES_AHEAD)
+        arguments = (session, request, connect_timeout_seconds, settings)
+        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+
+    def head(self, seconds: float) -> ReplyHead | None:
+        """Return status and headers, or None when they did not come within `seconds`."""
+        if self._head is None:
+            piece = self._next(seconds)
+            if isinstance(piece, ReplyHead):
+                self._head = piece
+        return self._head
+
+    def read_available(self, seconds: float) -> bytes | None:
+        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
+        piece = self._next(seconds)
+        if not piece or isinstance(piece, ReplyHead):
+            return piece if isinstance(piece, bytes) else None
+        pieces = [piece]
+        with contextlib.suppress(queue.Empty):
+            while self._pieces.queue and isinstance(self._pieces.queue[0], bytes) and self._pieces.queue[0]:
+                pieces.append(self._pieces.get_nowait())  # type: ignore[arg-type]
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Let go of the connection at once, also while nothing has been answered."""
+        self.closed = True
+        if self.connection is not None and self.connection.user is self and self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._pieces.get_nowait()
+
+    def _next(self, seconds: float) -> ReplyHead | bytes | None:
+        try:
+            piece = self._pieces.get(timeout=max(seconds, 0.0005))
+        except queue.Empty:
+            return None
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def _run(
+        self,
+        session: requests.Session,
+        request: FlowiseRequest,
+        connect_timeout_seconds: float,
+        settings: Mapping[str, Any],
+    ) -> None:
+        _calls.current = self
+        try:
+            prepared = _prepared(request)
+            with session.send(
+                prepared,
+                stream=True,
+                allow_redirects=False,
+                timeout=(connect_timeout_seconds, None),
+                **settings,
+            ) as response:
+                self._pass_on(response)
+        except (requests.RequestException, HTTPError, OSError, ValueError, AttributeError) as error:
+            # An AttributeError comes out of http.client when close() cuts the socket under a read.
+            self._put(_translated(error))
+        finally:
+            _calls.current = None
+
+    def _pass_on(self, response: requests.Response) -> None:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self._put(ReplyHead(response.status_code, headers))
+        while not self.closed:
+            piece = response.raw.read1(_READ_BYTES, decode_content=False)
+            if not piece:
+                self.socket = None  # it is back in the pool and may serve another call
+            self._put(piece)
+            if not piece:
+                return
+
+    def _put(self, piece: ReplyHead | bytes | Exception) -> None:
+        while not self.closed:
+            with contextlib.suppress(queue.Full):
+                self._pieces.put(piece, timeout=1)
+                return
+
+
+def _prepared(request: FlowiseRequest) -> requests.PreparedRequest:
+    prepared = requests.PreparedRequest()
+    # Compressed answers would be held back by the compressor and could blow up when unpacked.
+    headers = {"Accept-Encoding": "identity", **request.headers}
+    prepared.prepare(method=request.method, url=request.url, headers=headers, data=request.body)
+    return prepared
+
+
+def _translated(error: Exception) -> NotSent | ConnectionBroken:
+    """Sort a failure by whether the request can have reached Flowise; keep no address in the text."""
+    if isinstance(error, requests.ConnectTimeout):
+        return NotSent("connecting timed out")
+    reason = error.args[0] if error.args else error
+    reason = getattr(reason, "reason", reason)
+    if isinstance(reason, NewConnectionError):
+        return NotSent("the connection was refused or the name is unknown")
+    if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, PoolSSLError):
+        return NotSent("the TLS connection could not be made")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return NotSent("the outgoing proxy refused")
+    return ConnectionBroken("the connection broke before the answer was whole")
+
+
+def read_all(reply: Reply, seconds: float, limit_bytes: int = 64 * 1024**2) -> bytes | None:
+    """Return a reply's whole body, or None when it did not come within `seconds` or is over the limit."""
+    deadline = time.monotonic() + seconds
+    pieces: list[bytes] = []
+    size = 0
+    while (left := deadline - time.monotonic()) > 0:
+        piece = reply.read_available(left)
+        if piece == b"":
+            return b"".join(pieces)
+        if piece:
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
+                return None
+    return None

@@ -1,0 +1,254 @@
+"""Chat completions and completions: their requests into turns, flow events into their wire. Pure.
+
+Run as a program it converts the files of `sample_payload/` both ways and prints them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from flow_turn import FlowEvent, Transcript, Turn
+from openai_fields import (
+    boolean,
+    ignored_fields,
+    integer,
+    missing,
+    optional_object,
+    stop_sequences,
+    string,
+    wrong_type,
+    wrong_value,
+)
+from openai_messages import conversation
+from openai_wire import (
+    DONE,
+    ChatChoice,
+    ChatCompletion,
+    ChatMessage,
+    Completion,
+    Frame,
+    ParsedRequest,
+    Usage,
+    answer_text,
+    error_frame,
+    flowise_details,
+    new_id,
+    reasoning_text,
+    usage_of,
+    whole_reasoning,
+    whole_text,
+)
+from proxy_errors import ProxyError
+
+MOST_CHOICES = 8
+"""Each choice is a run of the flow of its own."""
+
+
+def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> ParsedRequest:
+    """A chat completion's request; a deployment in the path wins over `model`. Raises BadRequest."""
+    model = deployment or string(body, "model")
+    stream = boolean(body, "stream")
+    chat = conversation(body.get("messages"))
+    count = integer(body, "n", 1, 1, MOST_CHOICES)
+    turns = tuple(
+        Turn(model, chat.question, chat.history, chat.instructions, stream=stream) for _ in range(count)
+    )
+    return ParsedRequest(
+        model,
+        turns,
+        stream,
+        stream and boolean(optional_object(body, "stream_options"), "include_usage"),
+        stop_sequences(body),
+        ignored_fields(body),
+    )
+
+
+def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> ParsedRequest:
+    """A legacy completion's request: each prompt, `n` times, is a choice. Raises BadRequest."""
+    model = deployment or string(body, "model")
+    stream = boolean(body, "stream")
+    prompts = _prompts(body.get("prompt"))
+    count = integer(body, "n", 1, 1, MOST_CHOICES)
+    if len(prompts) * count > MOST_CHOICES:
+        raise wrong_value("prompt", f"prompts times n must be at most {MOST_CHOICES}")
+    texts = [prompt for prompt in prompts for _ in range(count)]
+    return ParsedRequest(
+        model,
+        tuple(Turn(model, text, stream=stream) for text in texts),
+        stream,
+        stream and boolean(optional_object(body, "stream_options"), "include_usage"),
+        stop_sequences(body),
+        ignored_fields(body),
+        tuple(texts) if boolean(body, "echo") else (),
+    )
+
+
+def _prompts(prompt: Any) -> list[str]:
+    if prompt is None:
+        raise missing("prompt")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list):
+        raise wrong_type("prompt", "a string or an array of strings", prompt)
+    if not 1 <= len(prompts) <= MOST_CHOICES:
+        raise wrong_value("prompt", f"1 to {MOST_CHOICES} prompts are allowed")
+    for n, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise wrong_type(f"prompt[{n}]", "a string (token lists cannot be read here)", text)
+    return prompts
+
+
+class _Answer:
+    """What both surfaces do alike: one id, time and model for the whole answer, chunks around what is new."""
+
+    def __init__(
+        self, request: ParsedRequest, identity: Mapping[str, Any], count: Callable[[str], int]
+    ) -> None:
+        self.request = request
+        self.identity = identity
+        self._count_tokens = count
+        self._head = orjson.dumps(identity)[:-1]
+        # OpenAI: with include_usage every chunk before the usage chunk carries `usage: null`.
+        self._tail = b',"usage":null}' if request.include_usage else b"}"
+
+    def chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
+        """A chunk of one choice; `content` is the member that tells what is new."""
+        return Frame(
+            b'%b,"choices":[{"index":%d,%b,"logprobs":null,"finish_reason":%b}]%b%b'
+            % (self._head, index, content, finish, extra, self._tail)
+        )
+
+    def closing(self, transcripts: Sequence[Transcript], nothing: bytes) -> list[Frame]:
+        """The finish of each choice, the vendor key on the last, usage if asked for, and `[DONE]`."""
+        extras = [b""] * len(transcripts)
+        extras[-1] = b',"flowise":' + orjson.dumps(flowise_details(transcripts))
+        frames = [
+            self.chunk(index, nothing, orjson.dumps(transcript.finish_reason or "stop"), extra)
+            for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True))
+        ]
+        if self.request.include_usage:
+            usage = orjson.dumps(self.usage(transcripts))
+            frames.append(Frame(b'%b,"choices":[],"usage":%b}' % (self._head, usage)))
+        return [*frames, DONE]
+
+    def failure(self, error: ProxyError) -> list[Frame]:
+        """The error and `[DONE]`; no finish_reason, so that nobody takes it for an answer."""
+        return [error_frame(error), DONE]
+
+    def usage(self, transcripts: Sequence[Transcript]) -> Usage:
+        """Tokens of all choices."""
+        return usage_of(self.request.turns, transcripts, self._count_tokens)
+
+
+class ChatRenderer:
+    """Flow events of one request as chat completion chunks or a chat completion."""
+
+    def __init__(
+        self,
+        request: ParsedRequest,
+        *,
+        count_tokens: Callable[[str], int],
+        clock: Callable[[], float] = time.time,
+        make_id: Callable[[str], str] = new_id,
+    ) -> None:
+        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
+        self._id, self._created = make_id("chatcmpl-"), int(clock())
+        identity = {"id": self._id, "object": "chat.completion.chunk", "created": self._created}
+        self._answer = _Answer(request, {**identity, "model": request.model}, count_tokens)
+        self.failure = self._answer.failure
+
+    def opening(self) -> list[Frame]:
+        """Give the role first, with `content: ""`, which some clients cannot do without."""
+        delta = b'"delta":{"role":"assistant","content":"","refusal":null}'
+        return [self._answer.chunk(index, delta) for index in range(len(self._answer.request.turns))]
+
+    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
+        """Give a content chunk for text, a reasoning chunk for thoughts and steps."""
+        if text := answer_text(event):
+            return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
+        if thought := reasoning_text(event):
+            delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
+            return [self._answer.chunk(index, delta)]
+        return []
+
+    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """Give the finish of each choice, usage if asked for, and `[DONE]`."""
+        return self._answer.closing(transcripts, b'"delta":{}')
+
+    def body(self, transcripts: Sequence[Transcript]) -> ChatCompletion:
+        """Give the whole chat completion."""
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._answer.request.model,
+            "choices": [_chat_choice(index, transcript) for index, transcript in enumerate(transcripts)],
+            "usage": self._answer.usage(transcripts),
+            "flowise": flowise_details(transcripts),
+        }
+
+
+def _chat_choice(index: int, transcript: Transcript) -> ChatChoice:
+    message: ChatMessage = {"role": "assistant", "content": whole_text(transcript), "refusal": None}
+    if reasoning := whole_reasoning(transcript):
+        message["reasoning_content"] = reasoning
+    finish_reason = transcript.finish_reason or "stop"
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+
+
+class CompletionRenderer:
+    """Flow events of one request as legacy completion chunks or a completion."""
+
+    def __init__(
+        self,
+        request: ParsedRequest,
+        *,
+        count_tokens: Callable[[str], int],
+        clock: Callable[[], float] = time.time,
+        make_id: Callable[[str], str] = new_id,
+    ) -> None:
+        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
+        self._id, self._created = make_id("cmpl-"), int(clock())
+        identity = {"id": self._id, "object": "text_completion", "created": self._created}
+        self._answer = _Answer(request, {**identity, "model": request.model}, count_tokens)
+        self.failure = self._answer.failure
+
+    def opening(self) -> list[Frame]:
+        """Give the prompts back if `echo` asks for it; a completion has no role."""
+        return [self._text(index, prefix) for index, prefix in enumerate(self._answer.request.prefixes)]
+
+    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
+        """Give a text chunk for text; thoughts have no place in a completion."""
+        text = answer_text(event)
+        return [self._text(index, text)] if text else []
+
+    def _text(self, index: int, text: str) -> Frame:
+        return self._answer.chunk(index, b'"text":%b' % orjson.dumps(text))
+
+    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """Give the finish of each choice, usage if asked for, and `[DONE]`."""
+        return self._answer.closing(transcripts, b'"text":""')
+
+    def body(self, transcripts: Sequence[Transcript]) -> Completion:
+        """Give the whole completion."""
+        prefixes = self._answer.request.prefixes or ("",) * len(transcripts)
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._answer.request.model,
+            "choices": [
+                {
+                    "text": prefix + whole_text(transcript),
+                    "index": index,
+                    "logprobs": None,
+                    "finish_reason": transcript.finish_reason or "stop",
+                }
+                for index, (prefix, transcript) in enumerate(zip(prefixes, transcripts, strict=True))
+            ],
+            "usage": self._answer.usage(transcripts),
+            "flowise": flowise_details(transcripts),
+        }

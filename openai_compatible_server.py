@@ -1,0 +1,263 @@
+"""The server: OpenAI's and Azure's routes over Flowise's flows. Composition.
+
+`python3 openai_compatible_server.py` serves; `create_app` is the WSGI application for any other server.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # gevent must patch the standard library before anything below imports it.
+    from proxy_serving import main
+
+    sys.exit(main())
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from flow_guards import POLL_SECONDS, Batches, at_least_every, folded, numbered, side_by_side, stopped_at
+from flow_turn import Model, Transcript, Turn
+from flowise_catalog import Catalog
+from flowise_client import FlowiseClients
+from flowise_transport import Transport
+from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
+from openai_fields import json_object
+from openai_wire import ParsedRequest, Renderer, model_body
+from proxy_auth import Keys, check_origin, cors_headers
+from proxy_errors import (
+    BodyTooLarge,
+    EncodingNotSupported,
+    MethodNotAllowed,
+    ModelNotFound,
+    ProxyError,
+    ServerFault,
+    UnknownUrl,
+    error_body,
+    error_headers,
+    error_status,
+)
+from proxy_settings import Settings
+from proxy_streaming import NumberedBatches, Pace, StreamedAnswer
+from proxy_telemetry import RequestLog, request_id
+from proxy_tokens import count_tokens
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+_PUBLIC = {"/health"}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
+
+
+def create_app(settings: Settings, *, transport: Transport | None = None) -> Flask:
+    """The application over the Flowise that the settings name."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.proxy_max_body_bytes
+    _Server(settings, transport).install(app)
+    app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app))  # type: ignore[method-assign]
+    return app
+
+
+class _PlainPaths:
+    """Takes doubled and trailing slashes out of paths: a redirect would turn a client's POST into a GET."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"]).rstrip("/") or "/"
+        return self._application(environ, start_response)
+
+
+class _Server:
+    """What the views share."""
+
+    def __init__(self, settings: Settings, transport: Transport | None) -> None:
+        self._settings = settings
+        self._keys = Keys(settings.proxy_api_keys)
+        self._clients = FlowiseClients(settings, transport)
+        self._catalog = Catalog(lambda: self._clients.client().flows())
+
+    def install(self, app: Flask) -> None:
+        """Add routes, hooks and error handlers to the application."""
+        app.before_request(self._admit)
+        app.after_request(self._finish)
+        app.register_error_handler(ProxyError, self._refuse)
+        app.register_error_handler(HTTPException, self._refuse_http)
+        app.register_error_handler(Exception, self._refuse_fault)
+        app.add_url_rule("/health", view_func=self.health)
+        for prefix in ("", "/v1", "/openai/v1", "/openai"):
+            self._route(app, f"{prefix}/models", self.models)
+            self._route(app, f"{prefix}/models/<path:name>", self.model)
+        for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/<path:deployment>"):
+            self._route(app, f"{prefix}/chat/completions", self.chat_completions, "POST")
+            self._route(app, f"{prefix}/completions", self.completions, "POST")
+
+    @staticmethod
+    def _route(app: Flask, rule: str, view: Callable[..., Response], method: str = "GET") -> None:
+        app.add_url_rule(
+            rule, endpoint=rule, view_func=view, methods=[method], provide_automatic_options=False
+        )
+
+    def _admit(self) -> Response | None:
+        g.request_id = request_id(request.headers.get("X-Request-Id"))
+        line = request.environ["proxy.log"]
+        line["request_id"] = g.request_id
+        if request.method == "OPTIONS":
+            return Response(status=204)
+        if request.path in _PUBLIC:
+            return None
+        caller = self._keys.caller(request.headers.get)
+        line["caller"] = caller.name
+        check_origin(request.headers.get("Origin"), self._settings)
+        return None
+
+    def _finish(self, response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        origin = request.headers.get("Origin")
+        is_preflight = request.method == "OPTIONS"
+        response.headers.update(cors_headers(origin, asked if is_preflight else None, self._settings))
+        return response
+
+    def health(self) -> Response:
+        """Tell that the server lives; asks nobody else."""
+        return _json({"status": "ok"})
+
+    def models(self) -> Response:
+        """List the models."""
+        data = [model_body(model) for model in self._catalog.models()]
+        return _json({"object": "list", "data": data})
+
+    def model(self, name: str) -> Response:
+        """Describe one model."""
+        return _json(model_body(self._catalog.find(name)))
+
+    def chat_completions(self, deployment: str | None = None) -> Response:
+        """Answer a chat completion."""
+        return self._answer(parse_chat, ChatRenderer, deployment)
+
+    def completions(self, deployment: str | None = None) -> Response:
+        """Answer a legacy completion."""
+        return self._answer(parse_completion, CompletionRenderer, deployment)
+
+    def _answer(
+        self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None
+    ) -> Response:
+        parsed = parse(json_object(_body()), deployment)
+        request.environ["proxy.log"]["stream"] = parsed.stream
+        model = self._model(parsed.model, is_deployment=deployment is not None)
+        parsed = replace(parsed, turns=tuple(replace(turn, flow=model.flow) for turn in parsed.turns))
+        pace = Pace(self._settings.proxy_heartbeat_seconds)
+        batches = self._runs(parsed, model, pace)
+        # From here on the flow may run: whoever leaves must end it.
+        request.environ.get("proxy.watch_client", lambda: None)()
+        transcripts = [Transcript(turn.chat_id) for turn in parsed.turns]
+        renderer = renderer_of(parsed, count_tokens=count_tokens)
+        headers = _answer_headers(parsed)
+        if parsed.stream:
+            answer = StreamedAnswer(batches, renderer, pace, transcripts, may_be_empty=bool(parsed.stop))
+            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
+        try:
+            for _ in folded(batches, transcripts):
+                pace.written()
+        finally:
+            batches.close()
+        return _json(renderer.body(transcripts), headers=headers)
+
+    def _model(self, name: str, *, is_deployment: bool) -> Model:
+        try:
+            model = self._catalog.resolve(name)
+        except ModelNotFound as error:
+            if is_deployment:
+                error.code = "DeploymentNotFound"
+            raise
+        request.environ["proxy.log"]["model"] = model.id
+        return model
+
+    def _runs(self, parsed: ParsedRequest, model: Model, pace: Pace) -> NumberedBatches:
+        client = self._clients.client(model.flow)
+        many = len(parsed.turns) > 1
+        wake = at_least_every(POLL_SECONDS, pace.remaining) if many else pace.remaining
+        headers = _onward_headers()
+
+        def run(turn: Turn) -> Batches:
+            batches = client.batches(turn, wake=wake, headers=headers)
+            return stopped_at(batches, parsed.stop) if parsed.stop else batches
+
+        runs = [run(turn) for turn in parsed.turns]
+        return side_by_side(runs) if many else numbered(runs[0])
+
+    def _refuse(self, error: ProxyError) -> Response:
+        request.environ["proxy.log"]["outcome"] = error.code or error.type
+        status = error_status(error, self._settings.proxy_run_error_status)
+        response = _json(error_body(error), status, error_headers(error))
+        if status in (401, 403, 408, 413, 415):
+            # The body was not read; the next request on this connection would begin within it.
+            response.headers["Connection"] = "close"
+        return response
+
+    def _refuse_http(self, error: HTTPException) -> Response:
+        if isinstance(error, RequestEntityTooLarge):
+            limit = self._settings.proxy_max_body_bytes
+            return self._refuse(
+                BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
+            )
+        asked = f"{request.method} {request.path[:200]}"
+        if error.code == 405:
+            allowed = dict(error.get_headers()).get("Allow", "")
+            response = self._refuse(MethodNotAllowed(f"Not allowed to {asked}; allowed: {allowed}."))
+            response.headers["Allow"] = allowed
+            return response
+        if error.code == 404:
+            return self._refuse(UnknownUrl(f"Invalid URL ({asked})."))
+        return self._refuse_fault(error)
+
+    def _refuse_fault(self, error: Exception) -> Response:
+        log.error("a request failed: %s", g.get("request_id"), exc_info=error)
+        message = f"The server had an error while processing your request ({g.get('request_id')})."
+        return self._refuse(ServerFault(message))
+
+
+def _body() -> bytes:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise EncodingNotSupported(
+            f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
+        )
+    return request.get_data(cache=False)
+
+
+def _onward_headers() -> dict[str, str]:
+    headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
+    trace = request.headers.get("traceparent", "")
+    if _TRACEPARENT.fullmatch(trace):
+        headers["traceparent"] = trace
+    return headers
+
+
+def _answer_headers(parsed: ParsedRequest) -> dict[str, str]:
+    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in parsed.turns)}
+    if parsed.ignored:
+        headers["x-flowise-ignored-params"] = ", ".join(parsed.ignored)
+    return headers
+
+
+def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, mimetype="application/json")

@@ -1,0 +1,269 @@
+"""What the OpenAI surfaces share: frames of an event stream, the renderer's protocol, ids, usage. Leaf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
+
+import orjson
+
+from flow_turn import (
+    ActionAsked,
+    FlowEvent,
+    Model,
+    ReasoningDelta,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolUsed,
+    Transcript,
+    Turn,
+)
+from proxy_errors import ProxyError, error_body
+
+
+class Frame(NamedTuple):
+    """One event of a server-sent stream before it is bytes; `data` is one line."""
+
+    data: bytes
+    event: str | None = None
+
+
+DONE = Frame(b"[DONE]")
+HEARTBEAT = b": keep-alive\n\n"
+
+
+def stream_bytes(frames: Iterable[Frame]) -> bytes:
+    """The bytes of frames: LF only, an event never split over two writes (open-responses.md §4)."""
+    return b"".join(
+        b"data: " + data + b"\n\n"
+        if event is None
+        else f"event: {event}\n".encode() + b"data: " + data + b"\n\n"
+        for data, event in frames
+    )
+
+
+def error_frame(error: ProxyError) -> Frame:
+    """A failure in the middle of a stream, as the OpenAI SDKs raise it: `data: {"error": {…}}`."""
+    return Frame(orjson.dumps(error_body(error)))
+
+
+def new_id(prefix: str) -> str:
+    """An unguessable id such as `chatcmpl-9f86d081884c7d659a2feaa0`."""
+    return prefix + os.urandom(12).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request of any surface: one turn for each choice to come, its `flow` still the model's name."""
+
+    model: str
+    turns: tuple[Turn, ...]
+    stream: bool = False
+    include_usage: bool = False
+    stop: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+
+
+class TokensDetails(TypedDict):
+    """Details of the completion's tokens."""
+
+    reasoning_tokens: int
+
+
+class PromptTokensDetails(TypedDict):
+    """Details of the prompt's tokens."""
+
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    """OpenAI's `CompletionUsage`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: TokensDetails
+
+
+class ChatMessage(TypedDict):
+    """The message of a choice."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    reasoning_content: NotRequired[str]
+
+
+class ChatChoice(TypedDict):
+    """A choice of a chat completion."""
+
+    index: int
+    message: ChatMessage
+    logprobs: None
+    finish_reason: str
+
+
+class FlowiseDetails(TypedDict, total=False):
+    """The vendor key `flowise`: what OpenAI's schema has no place for."""
+
+    chat_id: str
+    session_id: str
+    chat_message_id: str
+    execution_id: str
+    follow_up_prompts: list[str]
+    action: dict[str, Any]
+    usage_estimated: bool
+    warnings: list[str]
+
+
+class ChatCompletion(TypedDict):
+    """The body of a chat completion."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    flowise: FlowiseDetails
+
+
+class CompletionChoice(TypedDict):
+    """A choice of a legacy completion."""
+
+    text: str
+    index: int
+    logprobs: None
+    finish_reason: str
+
+
+class Completion(TypedDict):
+    """The body of a legacy completion."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    flowise: FlowiseDetails
+
+
+def model_body(model: Model) -> dict[str, Any]:
+    """A model as OpenAI lists it, with the keys that Azure's clients read beside them."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "flowise",
+        "name": model.name,
+        "status": "succeeded",
+        "lifecycle_status": "generally-available",
+        "capabilities": {"chat_completion": True, "completion": True, "embeddings": False, "inference": True},
+    }
+
+
+class Renderer(Protocol):
+    """Turns events of one request, whose choices run side by side, into one surface's wire."""
+
+    def opening(self) -> list[Frame]:
+        """Give the frames that begin a stream."""
+
+    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
+        """Give the frames that one event of choice `index` becomes, often none."""
+
+    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """Give the frames that end a whole stream, one transcript for each choice."""
+
+    def failure(self, error: ProxyError) -> list[Frame]:
+        """Give the frames that end a broken stream."""
+
+    def body(self, transcripts: Sequence[Transcript]) -> Mapping[str, Any]:
+        """Give the body of an answer that is not streamed."""
+
+
+def reasoning_text(event: FlowEvent) -> str:
+    """What an event tells about how the answer came about: thoughts as they are, else one readable line."""
+    if isinstance(event, ReasoningDelta):
+        return event.text
+    if isinstance(event, StepStarted):
+        return f"▸ {_one_line(event.label)}\n" if event.label else ""
+    if isinstance(event, ToolCalled):
+        return f"▸ {_one_line(event.tool)}: {_one_line(event.tool_input)}\n"
+    if isinstance(event, ToolUsed):
+        outcome = f"failed: {_one_line(event.error)}" if event.error else _one_line(event.tool_output)
+        return f"▸ {_one_line(event.tool)} → {outcome}\n"
+    return ""
+
+
+def answer_text(event: FlowEvent) -> str:
+    """What an event adds to the answer a person reads."""
+    if isinstance(event, TextDelta):
+        return event.text
+    if isinstance(event, ActionAsked) and event.choices:
+        return "\n\n(Waiting for your decision: " + " / ".join(event.choices) + ")"
+    return ""
+
+
+def whole_text(transcript: Transcript) -> str:
+    """The answer a person reads; the same as the joined text of its stream."""
+    return transcript.text + (answer_text(transcript.action) if transcript.action else "")
+
+
+def whole_reasoning(transcript: Transcript) -> str:
+    """All that was told about how the answer came about."""
+    return "".join(map(reasoning_text, transcript.trail))
+
+
+def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Callable[[str], int]) -> Usage:
+    """Tokens of all choices: Flowise's own figures where it reports any, else counted from the texts."""
+    prompt = completion = reasoning = cached = 0
+    for turn, transcript in zip(turns, transcripts, strict=True):
+        reported = transcript.usage
+        if reported is None:
+            prompt += count("\n".join((turn.instructions, *(m.content for m in turn.history), turn.question)))
+            completion += count(transcript.text)
+        else:
+            prompt += reported.input_tokens
+            completion += reported.output_tokens
+            reasoning += reported.reasoning_tokens
+            cached += reported.cached_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+def flowise_details(transcripts: Sequence[Transcript]) -> FlowiseDetails:
+    """The vendor key for an answer; ids are those of the first choice."""
+    first = transcripts[0]
+    details: FlowiseDetails = {"chat_id": first.chat_id}
+    for key, value in (
+        ("session_id", first.identity.session_id),
+        ("chat_message_id", first.identity.chat_message_id),
+        ("execution_id", first.identity.execution_id),
+        ("follow_up_prompts", list(first.identity.follow_up_prompts)),
+    ):
+        if value:
+            details[key] = value  # type: ignore[literal-required]
+    if first.action:
+        details["action"] = {"id": first.action.action.get("id"), "choices": list(first.action.choices)}
+    if any(transcript.usage is None for transcript in transcripts):
+        details["usage_estimated"] = True
+    if all(transcript.is_empty for transcript in transcripts):
+        details["warnings"] = ["The flow gave an empty answer."]
+    return details
+
+
+def _one_line(value: Any, limit: int = 300) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + "…"

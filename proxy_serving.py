@@ -1,0 +1,297 @@
+"""Serving: gunicorn with gevent workers, sockets, clients that leave, the embedded demo. Composition.
+
+Only this module and the serving transport know of gevent. A WSGI server with threads cannot hold thousands of
+streams, and none notices a client that leaves while Flowise is silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy_errors import BodyTooSlow
+from proxy_settings import Settings, SettingsError
+from proxy_telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
+WANTED_DESCRIPTORS = 65_536
+
+
+def main() -> int:
+    """Read the settings and serve until a signal ends it; the exit status."""
+    try:
+        settings = Settings.from_env()
+        listeners = open_sockets(settings.host, settings.port)
+    except (SettingsError, OSError) as error:
+        print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        return 2
+    configure_logging(settings.log_level, as_json=settings.log_as_json)
+    with embedded_demo(settings) as served:
+        serve(served, listeners, is_demo=served is not settings)
+    return 0
+
+
+def open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Bind the listening sockets: both loopbacks for `localhost`, IPv4 too for `::`. Raises OSError."""
+    families = _addresses(host)
+    sockets: list[socket.socket] = []
+    for family, address in families:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        try:
+            listener.bind((address, port))
+        except OSError as error:
+            listener.close()
+            if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue  # a machine without IPv6
+            for opened in sockets:
+                opened.close()
+            raise OSError(f"PORT={port} on HOST={host}: {error.strerror}") from None
+        port = listener.getsockname()[1]
+        sockets.append(listener)
+    return sockets
+
+
+def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    if host == "localhost":
+        both = [(socket.AF_INET, "127.0.0.1")]
+        return [*both, (socket.AF_INET6, "::1")] if socket.has_ipv6 else both
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        raise OSError(f"HOST={host!r} is no address of this machine") from None
+    return [(found[0][0], str(found[0][4][0]))]
+
+
+@contextlib.contextmanager
+def embedded_demo(settings: Settings) -> Iterator[Settings]:
+    """The settings, with the demo Flowise running behind them when no Flowise is named."""
+    if settings.flowise_base_url:
+        yield settings
+        return
+    command = [sys.executable, str(HERE / "flowise_demo.py"), "--port", "0", "--exit-with-stdin"]
+    # The demo ends when its standard input does, so that it never outlives us, not even after a kill.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:  # noqa: S603
+        try:
+            yield replace(settings, flowise_base_url=json.loads(next(iter(demo.stdout or ())))["base_url"])
+        finally:
+            demo.terminate()
+
+
+def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> None:
+    """Run gunicorn in this process until a signal ends it."""
+    from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
+
+    monkey.patch_all()
+    from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    raise_descriptor_limit()
+    port = listeners[0].getsockname()[1]
+    options = gunicorn_options(settings, listeners)
+    options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
+
+    class Server(BaseApplication):  # type: ignore[misc]
+        """Gunicorn, told what to do by our settings alone."""
+
+        def load_config(self) -> None:
+            for name, value in options.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:
+            from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
+
+            return ServingEdge(create_app(settings), settings.proxy_body_timeout)
+
+    with contextlib.suppress(SystemExit):
+        Server().run()
+
+
+def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:
+    """What gunicorn is told; admission and time limits are ours, so its own are out of the way."""
+    options: dict[str, Any] = {
+        "bind": [f"fd://{listener.detach()}" for listener in listeners],
+        "workers": settings.workers,
+        "worker_class": "gevent",
+        "worker_connections": 20_000,  # past it connections would hang instead of being refused
+        "keepalive": 5,
+        "timeout": 60,
+        "graceful_timeout": max(1, round(settings.proxy_drain_seconds)),
+        "accesslog": None,
+        "control_socket_disable": True,
+        "logger_class": "proxy_serving.GunicornLog",
+        "loglevel": settings.log_level,
+    }
+    if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn's heartbeat file, kept off slow disks
+        options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
+    return options
+
+
+class GunicornLog:
+    """Gunicorn's log through ours; its start-up lines only when asked for."""
+
+    def __init__(self, cfg: Any) -> None:
+        """Take gunicorn's configuration, which it expects to be kept."""
+        self.cfg = cfg
+        self._log = logging.getLogger("gunicorn")
+        self.debug = self._log.debug
+        self.info = self._log.debug
+        self.warning = self._log.warning
+        self.error = self._log.error
+        self.critical = self._log.critical
+        self.exception = self._log.exception
+
+    def setup(self, cfg: Any) -> None:
+        """Take a new configuration."""
+        self.cfg = cfg
+
+    def access(self, *_: Any) -> None:
+        """Write nothing: the request line is ours."""
+
+    def reopen_files(self) -> None:
+        """Nothing to reopen."""
+
+    def close_on_exec(self) -> None:
+        """Nothing to close."""
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open connections as the system does; a stream takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
+    """Say where the server listens, which Flowise it asks and who may call."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("Listening on http://%s:%s/v1 (%s worker(s))", host, port, settings.workers)
+    if is_demo:
+        log.info("No FLOWISE_BASE_URL is set: serving the embedded demo flows, such as %s", DEMO_FLOW)
+    else:
+        log.info("Flowise: %s", settings.flowise_base_url)
+    if settings.is_anonymous:
+        whom = "this machine's programs" if settings.is_loopback else "ANYBODY WHO REACHES THIS PORT"
+        log.info("No client key is set (PROXY_API_KEYS): %s may run every flow", whom)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log.info("Open connections allowed: %s, two for each stream (ulimit -n)", soft)
+
+
+class ServingEdge:
+    """Around the application: a body has a deadline, and a client that leaves ends its run."""
+
+    def __init__(self, application: WSGIApplication, body_timeout_seconds: float) -> None:
+        """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
+        self._application = application
+        self._body_timeout_seconds = body_timeout_seconds
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        environ["wsgi.input"] = _TimedBody(environ["wsgi.input"], self._body_timeout_seconds)
+        watcher = _ClientWatcher(environ.get("gunicorn.socket"))
+        environ["proxy.watch_client"] = watcher.start
+        try:
+            body = self._application(environ, start_response)
+        except BaseException:
+            watcher.stop()
+            raise
+        return _Watched(body, watcher.stop)
+
+
+class _Watched:
+    """An answer's body; its end stops the watch."""
+
+    def __init__(self, body: Iterable[bytes], stop: Callable[[], None]) -> None:
+        self._body = body
+        self._stop = stop
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """End the watch, then the answer."""
+        self._stop()
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+class _TimedBody:
+    """A request's body that must have arrived within a time from its first read on."""
+
+    def __init__(self, body: Any, seconds: float) -> None:
+        self._body = body
+        self._seconds = seconds
+        self._deadline: float | None = None
+
+    def read(self, *size: int) -> bytes:
+        """Read as the body's own `read` does. Raises BodyTooSlow."""
+        return self._timed(self._body.read, *size)
+
+    def readline(self, *size: int) -> bytes:
+        """Read as the body's own `readline` does. Raises BodyTooSlow."""
+        return self._timed(self._body.readline, *size)
+
+    def _timed(self, read: Callable[..., bytes], *size: int) -> bytes:
+        import gevent  # noqa: PLC0415
+
+        now = time.monotonic()
+        self._deadline = self._deadline or now + self._seconds
+        error = BodyTooSlow(f"The body did not arrive within {self._seconds:g} s (PROXY_BODY_TIMEOUT).")
+        with gevent.Timeout(max(0.001, self._deadline - now), error):
+            return read(*size)
+
+
+class _ClientWatcher:
+    """Watches the client's socket while its run is on; its end ends the greenlet that serves it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._watch: Any = None
+
+    def start(self) -> None:
+        """Watch from now on; the body must have been read."""
+        import gevent  # noqa: PLC0415
+
+        if self._client is not None:
+            self._watch = gevent.get_hub().loop.io(self._client.fileno(), 1)
+            self._watch.start(self._readable, gevent.getcurrent())
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch.close()
+            self._watch = None
+
+    def _readable(self, serving: Any) -> None:
+        import gevent  # noqa: PLC0415
+
+        try:
+            ahead = socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            ahead = b""
+        self.stop()
+        if not ahead:  # else it is the next request, sent ahead
+            gevent.kill(serving)

@@ -1,0 +1,134 @@
+"""A run's events as a streamed answer: when the status goes out, what keeps it alive, how it ends. Policy."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+from flow_guards import Batch
+from flow_turn import ActionAsked, ArtifactMade, FlowEvent, ReasoningDelta, StepStarted, TextDelta, Transcript
+from openai_wire import HEARTBEAT, Frame, Renderer, stream_bytes
+from proxy_errors import ProxyError, RunFailed, ServerFault
+
+log = logging.getLogger(__name__)
+
+STEP_HOLD_SECONDS = 1.0
+"""How long a first step may wait for an early failure before the status goes out with it."""
+
+NumberedBatches = Generator[tuple[int, Batch], None, None]
+
+
+class Pace:
+    """When a stream must be written to next; its `remaining` is what a run is asked to wake us by."""
+
+    def __init__(self, heartbeat_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the first interval now."""
+        self._heartbeat_seconds = heartbeat_seconds
+        self._clock = clock
+        self._due = clock() + heartbeat_seconds
+
+    def written(self) -> None:
+        """Begin the interval anew."""
+        self._due = self._clock() + self._heartbeat_seconds
+
+    def hurry(self, seconds: float) -> None:
+        """Be due in `seconds` at the latest."""
+        self._due = min(self._due, self._clock() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds until a write is due, never below zero."""
+        return max(0.0, self._due - self._clock())
+
+
+class StreamedAnswer:
+    """One answer on its way: the status line is held until it is known that there is something to say."""
+
+    def __init__(
+        self,
+        batches: NumberedBatches,
+        renderer: Renderer,
+        pace: Pace,
+        transcripts: Sequence[Transcript],
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
+        """Answer from `batches`; `may_be_empty` where a stop sequence can have cut all."""
+        self._batches = batches
+        self._renderer = renderer
+        self._pace = pace
+        self._transcripts = transcripts
+        self._may_be_empty = may_be_empty
+
+    def begin(self) -> Iterator[bytes]:
+        """Wait for the first substance (or the time to show life), then give the stream's bytes.
+
+        An error before that is raised here, so that it becomes an HTTP status.
+        """
+        try:
+            opening = self._first_bytes()
+        except BaseException:
+            self._batches.close()
+            raise
+        return self._bytes(opening)
+
+    def _first_bytes(self) -> bytes:
+        frames = self._renderer.opening()
+        hurried = False
+        for number, batch in self._batches:
+            frames.extend(self._rendered(number, batch))
+            if any(map(_is_substance, batch)):
+                return stream_bytes(frames)
+            if not hurried and any(isinstance(event, StepStarted) for event in batch):
+                hurried = True
+                self._pace.hurry(STEP_HOLD_SECONDS)
+            if not self._pace.remaining():
+                return stream_bytes(frames) + HEARTBEAT
+        return stream_bytes([*frames, *self._closing()])
+
+    def _bytes(self, opening: bytes) -> Iterator[bytes]:
+        with contextlib.closing(self._batches):
+            yield opening
+            if opening.endswith(b"data: [DONE]\n\n"):
+                return
+            self._pace.written()
+            try:
+                yield from self._rest()
+            except ProxyError as error:
+                log.info("a stream ended with an error: %s", error.code)
+                yield stream_bytes(self._renderer.failure(error))
+            except Exception:
+                log.exception("a stream failed")
+                yield stream_bytes(self._renderer.failure(ServerFault("The server had an error.")))
+
+    def _rest(self) -> Iterator[bytes]:
+        for number, batch in self._batches:
+            piece = stream_bytes(self._rendered(number, batch))
+            if not piece and not self._pace.remaining():
+                piece = HEARTBEAT
+            if piece:
+                yield piece
+                self._pace.written()
+        yield stream_bytes(self._closing())
+
+    def _rendered(self, number: int, batch: Batch) -> list[Frame]:
+        frames: list[Frame] = []
+        for event in batch:
+            self._transcripts[number].add(event)
+            frames.extend(self._renderer.chunks(event, number))
+        return frames
+
+    def _closing(self) -> list[Frame]:
+        refuse_empty(self._transcripts, self._may_be_empty)
+        return self._renderer.closing(self._transcripts)
+
+
+def refuse_empty(transcripts: Sequence[Transcript], may_be_empty: bool) -> None:
+    """Raise for a stream that said nothing: chat UIs show an empty message without a word."""
+    if not may_be_empty and all(transcript.is_empty for transcript in transcripts):
+        raise RunFailed("The flow ended without an answer.", code="empty_answer")
+
+
+def _is_substance(event: FlowEvent) -> bool:
+    return isinstance(event, (TextDelta, ReasoningDelta, ActionAsked, ArtifactMade))

@@ -1,0 +1,127 @@
+"""Log lines and request ids: one line a request, without prompts, keys or addresses of others. Policy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("proxy.request")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_QUIET = ("/health", "/v1/health")
+
+
+def request_id(offered: str | None) -> str:
+    """The caller's own id if it is a harmless one, else a new one."""
+    if offered and _REQUEST_ID.fullmatch(offered):
+        return offered
+    return "req_" + os.urandom(12).hex()
+
+
+def configure_logging(level: str, *, as_json: bool) -> None:
+    """Send all log lines to standard error, as JSON objects or as text a person reads."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their debug lines hold addresses, headers and bodies.
+    for name in ("urllib3", "requests", "openai", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, whatever the message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Put the record on one line."""
+        line: dict[str, Any] = {
+            "time": time.strftime(f"%Y-%m-%dT%H:%M:%S.{int(record.msecs):03}Z", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """A line for a terminal; control characters are shown, never obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Put the record on one line, a traceback below it."""
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock} {record.levelname.lower():7} {_visible(record.getMessage() + fields)}"
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+class RequestLog:
+    """WSGI middleware that writes the line of a request when its answer has ended, however it ended."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        """Wrap an application; it adds to the line by `environ["proxy.log"]`."""
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve the request and note what becomes of it."""
+        started = time.monotonic()
+        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"][:200]}
+        environ["proxy.log"] = fields
+
+        def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            fields["status"] = int(status[:3])
+            return start_response(status, headers, *rest)
+
+        try:
+            body = self._application(environ, noted)
+        except BaseException:
+            _write(fields, started, "client_gone")
+            raise
+        return _Closing(body, fields, started)
+
+
+class _Closing:
+    """An answer's body that tells when it is closed, and whether it was read to its end."""
+
+    def __init__(self, body: Iterable[bytes], fields: dict[str, Any], started: float) -> None:
+        self._body = body
+        self._fields = fields
+        self._started = started
+        self._is_whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._body
+        self._is_whole = True
+
+    def close(self) -> None:
+        """Close the answer and write the line."""
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            _write(self._fields, self._started, "ok" if self._is_whole else "client_gone")
+
+
+def _write(fields: dict[str, Any], started: float, outcome: str) -> None:
+    fields.setdefault("outcome", outcome)
+    fields["ms"] = round((time.monotonic() - started) * 1000, 1)
+    level = logging.DEBUG if fields["path"] in _QUIET else logging.INFO
+    log.log(level, "request", extra={"fields": fields})
