@@ -259,7 +259,7 @@ class FlowiseClient:
 
 
 _UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
-_backoff = wait_exponential_jitter(initial=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+_backoff = wait_exponential_jitter(multiplier=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
 
 
 def _has_not_run(error: BaseException) -> bool:

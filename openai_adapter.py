@@ -252,3 +252,9 @@ class CompletionRenderer:
             "usage": self._answer.usage(transcripts),
             "flowise": flowise_details(transcripts),
         }
+
+
+if __name__ == "__main__":
+    from sample_conversion import main
+
+    main()

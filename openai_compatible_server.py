@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from flow_guards import POLL_SECONDS, Batches, at_least_every, folded, numbered, side_by_side, stopped_at
 from flow_turn import Model, Transcript, Turn
@@ -68,7 +68,6 @@ Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 def create_app(settings: Settings, *, transport: Transport | None = None) -> Flask:
     """The application over the Flowise that the settings name."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.proxy_max_body_bytes
     _Server(settings, transport).install(app)
     app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app))  # type: ignore[method-assign]
     return app
@@ -160,7 +159,7 @@ class _Server:
     def _answer(
         self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None
     ) -> Response:
-        parsed = parse(json_object(_body()), deployment)
+        parsed = parse(json_object(_body(self._settings.proxy_max_body_bytes)), deployment)
         request.environ["proxy.log"]["stream"] = parsed.stream
         model = self._model(parsed.model, is_deployment=deployment is not None)
         parsed = replace(parsed, turns=tuple(replace(turn, flow=model.flow) for turn in parsed.turns))
@@ -214,11 +213,6 @@ class _Server:
         return response
 
     def _refuse_http(self, error: HTTPException) -> Response:
-        if isinstance(error, RequestEntityTooLarge):
-            limit = self._settings.proxy_max_body_bytes
-            return self._refuse(
-                BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
-            )
         asked = f"{request.method} {request.path[:200]}"
         if error.code == 405:
             allowed = dict(error.get_headers()).get("Allow", "")
@@ -235,13 +229,26 @@ class _Server:
         return self._refuse(ServerFault(message))
 
 
-def _body() -> bytes:
+def _body(limit: int) -> bytes:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise EncodingNotSupported(
             f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
         )
-    return request.get_data(cache=False)
+    stream, length = request.environ["wsgi.input"], request.content_length
+    if length is None and not request.environ.get("wsgi.input_terminated"):
+        return b""
+    too_large = BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
+    if length is not None and length > limit:
+        raise too_large
+    wanted = limit + 1 if length is None else length
+    pieces: list[bytes] = []
+    while wanted and (piece := stream.read(wanted)):
+        pieces.append(piece)
+        wanted -= len(piece)
+    if length is None and not wanted:
+        raise too_large
+    return b"".join(pieces)
 
 
 def _onward_headers() -> dict[str, str]:

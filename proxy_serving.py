@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxy_errors import BodyTooSlow
+from proxy_errors import BadRequest, BodyTooSlow, error_body
 from proxy_settings import Settings, SettingsError
 from proxy_telemetry import configure_logging
 
@@ -102,8 +102,11 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
 
     monkey.patch_all()
+    from gunicorn import util  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    # What gunicorn cannot parse never reaches the application; clients want JSON there too.
+    util.write_error = write_parse_error
     raise_descriptor_limit()
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
@@ -171,6 +174,14 @@ class GunicornLog:
 
     def close_on_exec(self) -> None:
         """Nothing to close."""
+
+
+def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
+    """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
+    error = BadRequest(f"{reason}: {message[:200]}" if message else reason)
+    body = json.dumps(error_body(error)).encode()
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 def raise_descriptor_limit() -> None:

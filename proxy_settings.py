@@ -48,7 +48,6 @@ class Settings:
     proxy_drain_seconds: float = 30
     proxy_log_format: str = "auto"
     log_level: str = "info"
-    proxy_log_prompts: bool = False
 
     def __repr__(self) -> str:
         """Name the settings without any secret."""
@@ -248,5 +247,4 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_drain_seconds": _number(0, 3600),
     "proxy_log_format": _one_of("auto", "text", "json"),
     "log_level": _one_of("debug", "info", "warning", "error"),
-    "proxy_log_prompts": _boolean,
 }

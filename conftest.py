@@ -1,0 +1,45 @@
+"""Fixtures of all tests: the demo Flowise and the server in front of it, each a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from tests.demo_server import DemoServer
+from tests.running_proxy import RunningProxy
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden files be written anew on purpose."""
+    parser.addoption("--update-wire", action="store_true", help="write the golden files in tests/wire anew")
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[DemoServer]:
+    """A demo Flowise that keeps what it was asked."""
+    with DemoServer("--token-seconds", "0.002") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def proxy(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """The server, started as a user starts it, in front of the demo."""
+    folder = tmp_path_factory.mktemp("proxy")
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder for one test's own server."""
+    return tmp_path
+
+
+@pytest.fixture
+def openai_client(proxy: RunningProxy) -> Iterator[OpenAI]:
+    """OpenAI's own client, pointed at the server; it tries once, so that errors are seen as sent."""
+    with OpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
+        yield client

@@ -1,0 +1,173 @@
+"""Who may call: client keys and origins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from proxy_auth import ANONYMOUS, Caller, Keys, check_origin, cors_headers, is_origin_allowed
+from proxy_errors import NotAuthenticated, OriginNotAllowed
+from proxy_settings import Settings
+
+OPEN = Settings()
+KEYED = Settings(proxy_api_keys=("k",))
+ONE_PAGE = Settings(proxy_cors_origins=("https://a.example",))
+ONE_PAGE_KEYED = Settings(proxy_api_keys=("k",), proxy_cors_origins=("https://a.example",))
+ALL_PAGES = Settings(proxy_cors_origins=("*",))
+NO_PAGE = Settings(proxy_api_keys=("k",), proxy_cors_origins=())
+
+
+def headers(**values: str) -> Callable[[str], str | None]:
+    """A request's headers, looked up without regard to case."""
+    lowered = {name.lower().replace("_", "-"): value for name, value in values.items()}
+    return lambda name: lowered.get(name.lower())
+
+
+@pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer anything"}, {"api_key": "x"}])
+def test_without_keys_everybody_is_let_in_as_nobody(sent: dict[str, str]) -> None:
+    assert Keys([]).caller(headers(**sent)) is ANONYMOUS
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"Authorization": "Bearer first"},
+        {"Authorization": "bearer first"},
+        {"Authorization": "BEARER   first  "},
+        {"api_key": "first"},
+        {"api_key": " first "},
+        {"api_key": "wrong", "Authorization": "Bearer first"},
+        {"api_key": "first", "Authorization": "Bearer wrong"},
+        {"api_key": "first", "Authorization": "Basic Zm9v"},
+    ],
+)
+def test_a_key_is_taken_from_either_header(sent: dict[str, str]) -> None:
+    keys = Keys(["first", "second"])
+    assert keys.caller(headers(**sent)) == keys.caller(headers(Authorization="Bearer first"))
+    assert keys.caller(headers(**sent)) != keys.caller(headers(Authorization="Bearer second"))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Bearer first second"},
+        {"Authorization": "first"},
+        {"Authorization": "Basic first"},
+        {"Authorization": "Bearer First"},
+        {"Authorization": "Bearer firs"},
+        {"Authorization": "Bearer \udcff"},
+        {"api_key": ""},
+        {"api_key": "wrong"},
+        {"x_api_key": "first"},
+    ],
+)
+def test_every_wrong_key_is_refused_alike(sent: dict[str, str]) -> None:
+    with pytest.raises(NotAuthenticated) as caught:
+        Keys(["first", "second"]).caller(headers(**sent))
+    assert str(caught.value) == "Incorrect API key provided: send a client key of this server."
+
+
+def test_a_callers_name_tells_nothing_of_the_key() -> None:
+    caller = Keys(["sk-very-secret"]).caller(headers(api_key="sk-very-secret"))
+    assert caller == Caller(caller.name)
+    assert caller.name.startswith("key-")
+    assert not any(part in caller.name for part in ("very", "secret", "sk-"))
+    assert "sk-very-secret" not in repr(vars(Keys(["sk-very-secret"])))
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin", "is_allowed"),
+    [
+        (OPEN, "http://localhost:5173", True),
+        (OPEN, "https://127.0.0.1", True),
+        (OPEN, "http://[::1]:3000", True),
+        (OPEN, "https://evil.example", False),
+        (OPEN, "http://localhost.evil.example", False),
+        (OPEN, "http://localhost@evil.example", False),
+        (OPEN, "ftp://localhost", False),
+        (OPEN, "null", False),
+        (OPEN, "http://[", False),
+        (OPEN, "http://", False),
+        (KEYED, "https://any.example", True),
+        (KEYED, "null", True),
+        (ONE_PAGE, "https://a.example", True),
+        (ONE_PAGE, "https://a.example.evil.example", False),
+        (ONE_PAGE, "http://localhost", False),
+        (ONE_PAGE_KEYED, "https://b.example", False),
+        (ALL_PAGES, "https://any.example", True),
+        (NO_PAGE, "https://a.example", False),
+    ],
+)
+def test_origins_are_allowed_as_set_else_any_with_keys_else_loopback(
+    settings: Settings, origin: str, is_allowed: bool
+) -> None:
+    assert is_origin_allowed(origin, settings) is is_allowed
+
+
+@pytest.mark.parametrize("origin", [None, "", "http://localhost:3000"])
+def test_a_call_that_is_no_foreign_page_is_taken(origin: str | None) -> None:
+    check_origin(origin, OPEN)
+
+
+@pytest.mark.parametrize("settings", [KEYED, ONE_PAGE_KEYED, NO_PAGE, ALL_PAGES])
+def test_a_foreign_page_is_not_refused_where_a_key_protects_us_or_all_are_wanted(settings: Settings) -> None:
+    check_origin("https://evil.example", settings)
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+@pytest.mark.parametrize("settings", [OPEN, ONE_PAGE])
+def test_a_foreign_page_is_refused_where_no_key_protects_us(settings: Settings, origin: str) -> None:
+    with pytest.raises(OriginNotAllowed, match="PROXY_CORS_ORIGINS"):
+        check_origin(origin, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin", "allowed"),
+    [
+        (OPEN, None, None),
+        (OPEN, "", None),
+        (OPEN, "https://evil.example", None),
+        (OPEN, "http://localhost:3000", "http://localhost:3000"),
+        (KEYED, "https://any.example", "*"),
+        (ONE_PAGE, "https://a.example", "https://a.example"),
+        (ONE_PAGE_KEYED, "https://a.example", "https://a.example"),
+        (ONE_PAGE_KEYED, "https://b.example", None),
+        (ALL_PAGES, "https://any.example", "https://any.example"),
+    ],
+)
+def test_cors_headers_name_the_page_that_may_read(
+    settings: Settings, origin: str | None, allowed: str | None
+) -> None:
+    given = cors_headers(origin, None, settings)
+    assert given.get("Access-Control-Allow-Origin") == allowed
+    assert ("Access-Control-Expose-Headers" in given) is (allowed is not None)
+    assert "Access-Control-Allow-Headers" not in given
+    assert "Access-Control-Allow-Credentials" not in given
+    assert (given.get("Vary") == "Origin") is (allowed is not None)
+
+
+def test_a_preflight_is_told_methods_and_the_headers_it_asked_for() -> None:
+    given = cors_headers("https://any.example", "authorization, x-special", KEYED)
+    assert given["Access-Control-Allow-Headers"] == "authorization, x-special"
+    assert given["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
+    assert given["Access-Control-Max-Age"] == "600"
+    assert "Access-Control-Allow-Credentials" not in given
+
+
+def test_a_preflight_that_asks_for_no_header_is_told_those_of_the_openai_clients() -> None:
+    given = cors_headers("https://any.example", "", KEYED)["Access-Control-Allow-Headers"].split(", ")
+    assert {"authorization", "api-key", "content-type", "x-stainless-lang", "x-stainless-timeout"} <= set(
+        given
+    )
+    assert "*" not in given
+
+
+def test_a_page_can_read_when_and_whether_to_try_again() -> None:
+    exposed = cors_headers("https://any.example", None, KEYED)["Access-Control-Expose-Headers"].split(", ")
+    assert {"x-request-id", "retry-after", "retry-after-ms", "x-should-retry"} <= set(exposed)

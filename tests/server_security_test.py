@@ -1,0 +1,260 @@
+"""What a hostile caller can do to the server: nothing but what the API offers."""
+
+from __future__ import annotations
+
+import random
+import socket
+import string
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+import requests
+
+from tests.demo_server import DemoServer
+from tests.openai_check import valid
+from tests.processes import Server, clean_environment
+from tests.running_proxy import PROJECT, RunningProxy
+
+CANARY = "sk-canary-5d41402abc4b2a76b9719d911017c592"
+HOSTILE = [
+    *(
+        "..",
+        "../..",
+        "../../api/v1/apikey",
+        "%2e%2e",
+        "%2e%2e%2fchatflows",
+        "..%2f..",
+        "a/../../b",
+        "a?x=1",
+        "a#b",
+    ),
+    *(
+        "//evil.example",
+        "http://evil.example/",
+        "a@evil.example",
+        "\x00",
+        "a\r\nX-Evil: 1",
+        "．．／",
+        "é",
+        "🙂",
+        " ",
+    ),
+    *("5518949f-3ebc-4082-af01-fa2a18623da6/..", "5518949f-3ebc-4082-af01-fa2a18623da6?x", "x" * 5000),
+]
+
+
+def hostile_ids(count: int) -> list[str]:
+    """The worst ids known, and random ones of their letters."""
+    dice = random.Random(7)  # noqa: S311
+    letters = string.printable + "．／%.é🙂\u2028"
+    made = ["".join(dice.choices(letters, k=dice.randint(1, 60))) for _ in range(count - len(HOSTILE))]
+    return HOSTILE + made
+
+
+@pytest.fixture(scope="module")
+def keyed(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """A server with client keys and small limits."""
+    settings = {
+        "FLOWISE_BASE_URL": demo.base_url,
+        "PROXY_API_KEYS": f"{CANARY}, second-key",
+        "PROXY_MAX_BODY_BYTES": "20000",
+        "PROXY_BODY_TIMEOUT": "0.7",
+        "LOG_LEVEL": "debug",
+    }
+    with RunningProxy(tmp_path_factory.mktemp("keyed"), **settings) as server:
+        yield server
+
+
+def test_no_hostile_model_leaves_the_prediction_route(proxy: RunningProxy, demo: DemoServer) -> None:
+    demo.clear()
+    started = demo.stats()["runs_started"]
+    with requests.Session() as session:
+        for name in hostile_ids(1000):
+            body = {"model": name, "messages": [{"role": "user", "content": "x"}]}
+            answer = session.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=10)
+            assert answer.status_code in (400, 404), name
+            assert answer.json()["error"]["code"] in ("model_not_found", None), name
+    assert demo.records() == []
+    assert demo.stats()["runs_started"] == started
+
+
+def test_no_hostile_deployment_leaves_the_prediction_route(proxy: RunningProxy, demo: DemoServer) -> None:
+    demo.clear()
+    address = urlsplit(proxy.url)
+    for name in hostile_ids(200):
+        path = f"/openai/deployments/{quote(name, safe='')}/chat/completions"
+        body = b'{"messages":[{"role":"user","content":"x"}]}'
+        with socket.create_connection((address.hostname or "", address.port or 0)) as raw:
+            raw.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                + body
+            )
+            head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
+        assert head.split()[1] in (b"400", b"404", b"405", b"414"), name
+        valid("error", body)
+    assert demo.records() == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {CANARY[:-1]}"},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {CANARY}"},
+        {"api-key": "wrong"},
+        {"Authorization": "Bearer é".encode("latin-1").decode("latin-1")},
+    ],
+)
+def test_a_wrong_key_is_one_401_everywhere(keyed: RunningProxy, headers: dict[str, str]) -> None:
+    answers = [
+        requests.get(f"{keyed.url}/v1/models", headers=headers, timeout=5),
+        requests.get(f"{keyed.url}/nothing/here", headers=headers, timeout=5),
+        requests.post(f"{keyed.url}/v1/chat/completions", data=b"{", headers=headers, timeout=5),
+        requests.post(f"{keyed.url}/openai/deployments/x/completions", headers=headers, timeout=5),
+        requests.put(f"{keyed.url}/v1/models", headers=headers, timeout=5),
+    ]
+    for answer in answers:
+        valid("error", answer.content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert answer.content == answers[0].content
+    assert requests.get(f"{keyed.url}/health", headers=headers, timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {CANARY}"},
+        {"authorization": f"bearer  {CANARY}"},
+        {"api-key": "second-key"},
+        {"api-key": "second-key", "Authorization": "Bearer wrong"},
+    ],
+)
+def test_a_right_key_in_either_header_is_let_in(keyed: RunningProxy, headers: dict[str, str]) -> None:
+    assert requests.get(f"{keyed.url}/v1/models", headers=headers, timeout=5).status_code == 200
+
+
+def test_without_keys_pages_of_other_origins_run_nothing(proxy: RunningProxy, demo: DemoServer) -> None:
+    demo.clear()
+    body = '{"model":"demo-assistant","messages":[{"role":"user","content":"x"}]}'
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+    ):
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        answer = requests.post(f"{proxy.url}/v1/chat/completions", data=body, headers=headers, timeout=5)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert demo.records() == []
+    for origin in ("http://localhost:3080", "http://127.0.0.1", "http://[::1]:5173"):
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        answer = requests.post(f"{proxy.url}/v1/chat/completions", data=body, headers=headers, timeout=5)
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, origin)
+
+
+def test_a_preflight_needs_no_key_and_names_the_headers(keyed: RunningProxy) -> None:
+    headers = {
+        "Origin": "https://chat.example.com",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+    }
+    answer = requests.options(f"{keyed.url}/v1/chat/completions", headers=headers, timeout=5)
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Access-Control-Allow-Headers"] == headers["Access-Control-Request-Headers"]
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    refused = requests.get(
+        f"{keyed.url}/v1/models", headers={"Origin": "https://chat.example.com"}, timeout=5
+    )
+    assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, "*")
+
+
+def _post(keyed: RunningProxy, **more: Any) -> requests.Response:
+    headers = {"api-key": CANARY, **more.pop("headers", {})}
+    return requests.post(f"{keyed.url}/v1/chat/completions", headers=headers, timeout=10, **more)
+
+
+def test_a_body_over_the_limit_is_413_with_and_without_a_length(keyed: RunningProxy) -> None:
+    for body in (b"x" * 30_000, (b"x" * 1000 for _ in range(30))):
+        answer = _post(keyed, data=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+        valid("error", answer.content)
+
+
+def test_a_compressed_body_is_415(keyed: RunningProxy) -> None:
+    answer = _post(keyed, data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_content_encoding")
+
+
+def test_a_body_that_does_not_arrive_is_408(keyed: RunningProxy) -> None:
+    address = urlsplit(keyed.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
+        raw.sendall(
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {CANARY}\r\nContent-Length: 99\r\n\r\n{{".encode()
+        )
+        began = time.monotonic()
+        answer = raw.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"PROXY_BODY_TIMEOUT" in answer
+    assert time.monotonic() - began < 5
+
+
+def test_no_key_and_no_prompt_is_in_any_log_line(keyed: RunningProxy) -> None:
+    prompt = "prompt-canary-73feffa4b7f6bb68e44cf984c85f6e88"
+    for text in (prompt, f"{prompt} fail500", f"{prompt} reset"):
+        for flow in ("demo-assistant", "demo-errors"):
+            body = {"model": flow, "messages": [{"role": "user", "content": text}], "stream": True}
+            _post(keyed, json=body)
+    requests.get(
+        f"{keyed.url}/v1/models/a%0d%0aevil%1b[31m", headers={"api-key": "wrong-key-canary"}, timeout=5
+    )
+    log = keyed.log()
+    assert "demo-errors" in log
+    for canary in (CANARY, prompt, "wrong-key-canary", "second-key"):
+        assert canary not in log
+    assert "\x1b" not in log
+
+
+def _stopped_at_once(folder: Path, **settings: str) -> str:
+    command = [sys.executable, str(PROJECT / "openai_compatible_server.py")]
+    with Server("refused", command, clean_environment(folder, **settings), folder) as server:
+        status = server.ended(15)
+    assert status == 2
+    return server.tail()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"PORT": "eighty"}, "PORT='eighty' is not allowed: it must be a whole number from 0 to 65535"),
+        ({"FLOWISE_BASE_URL": "flows.example.com"}, "FLOWISE_BASE_URL='flows.example.com' is not allowed"),
+        ({"HOST": "0.0.0.0"}, "PROXY_API_KEYS"),
+        ({"HOST": "no.such.host.invalid", "PROXY_API_KEYS": "k"}, "HOST='no.such.host.invalid'"),
+        ({"FLOWISE_API_KEY": "secret key"}, "FLOWISE_API_KEY=(hidden) is not allowed"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    tmp_path: Path, settings: dict[str, str], expected: str
+) -> None:
+    output = _stopped_at_once(tmp_path, **settings)
+    assert len(output.splitlines()) == 1
+    assert expected in output
+    assert "secret" not in output
+
+
+def test_a_taken_port_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        output = _stopped_at_once(tmp_path, PORT=port)
+    assert len(output.splitlines()) == 1
+    assert f"PORT={port}" in output
