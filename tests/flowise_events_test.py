@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_every_recorded_stream_gives_the_same_events_in_pieces(name: str) -> Non
     body = recorded(name)[1]
     whole = payloads(body)
     assert payloads(*(bytes([byte]) for byte in body)) == whole
-    step = max(1, len(body) // 40)
+    step = 1 if len(body) < 2000 else len(body) // 40
     for place in range(0, len(body), step):
         assert payloads(body[:place], body[place:]) == whole, f"cut at {place}"
 
@@ -121,7 +122,7 @@ def test_every_recorded_stream_gives_the_same_events_in_pieces(name: str) -> Non
 def test_a_stream_gives_the_same_events_however_it_is_split(places: list[int]) -> None:
     body = recorded("ok-unicode-conv-stream")[1]
     cuts = [0, *sorted(places), len(body)]
-    assert payloads(*(body[a:b] for a, b in zip(cuts, cuts[1:], strict=False))) == payloads(body)
+    assert payloads(*(body[a:b] for a, b in itertools.pairwise(cuts))) == payloads(body)
 
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if name not in RAW])
@@ -454,9 +455,7 @@ def test_a_step_ends_with_the_state_flowise_gives(status: str) -> None:
 def test_the_start_node_is_no_step() -> None:
     start = "startAgentflow_0"
     assert told(node("Start", "INPROGRESS", start), node("Start", "FINISHED", start), closed=False) == []
-    assert list(answer_events({"text": "a", "agentFlowExecutedData": [{"nodeId": start}]}))[0] == TextDelta(
-        "a"
-    )
+    assert StepStarted not in map(type, answer_events({"agentFlowExecutedData": [{"nodeId": start}]}))
 
 
 ACTION = {
@@ -594,14 +593,9 @@ def test_a_recorded_stream_ends_well_or_raises_what_it_means(name: str) -> None:
 
 
 def test_tokens_before_an_error_are_given() -> None:
-    events = []
+    events: list[FlowEvent] = []
     with pytest.raises(RunFailed):
         events.extend(decoded(payloads(recorded("err-llm-failmid-conv-stream")[1])))
-    decoder = EventDecoder()
-    with pytest.raises(RunFailed):
-        for payload in payloads(recorded("err-llm-failmid-conv-stream")[1]):
-            assert isinstance(payload, bytes)
-            events.extend(decoder.decode(payload))
     assert folded(events).text == "Reply to [failmid] after "
 
 
@@ -836,6 +830,8 @@ def test_a_json_answer_of_a_chatflow_or_of_agents_tells_tools_and_sources() -> N
 
 CALL_IDS = {"ok-af_agent_human": "the text holds the id of the tool call, which is another in each run"}
 
+ONLY_CALLED = {"ok-af_agent_reply": "Flowise streams what a tool gave from the last node alone"}
+
 
 def pairs() -> list[str]:
     """Names of flows that were recorded both ways and answered."""
@@ -871,6 +867,7 @@ def test_a_flow_says_the_same_streamed_or_not(name: str) -> None:
 @pytest.mark.parametrize("name", pairs())
 def test_the_tools_of_a_flow_are_told_alike_streamed_or_not(name: str) -> None:
     def tools(transcript: Transcript) -> set[str]:
-        return {event.tool for event in transcript.trail if isinstance(event, ToolUsed)}
+        kinds = ToolCalled if name in ONLY_CALLED else ToolUsed
+        return {event.tool for event in transcript.trail if isinstance(event, kinds)}
 
     assert tools(of_recording(f"{name}-stream")) == tools(of_recording(f"{name}-json"))
