@@ -22,7 +22,10 @@ _BATCHES_AHEAD = 64
 
 
 def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
-    """End the answer before the first of `sequences`, also one split over events; the run is aborted."""
+    """End the answer before the first of `sequences` to be complete, however it is split over events.
+
+    What is left of the run is aborted.
+    """
     held = ""
     with contextlib.closing(batches):
         for batch in batches:
@@ -48,8 +51,8 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
 
 
 def _first_stop(text: str, sequences: Sequence[str]) -> int | None:
-    found = [place for sequence in sequences if (place := text.find(sequence)) >= 0]
-    return min(found, default=None)
+    found = [(place + len(sequence), place) for sequence in sequences if (place := text.find(sequence)) >= 0]
+    return min(found)[1] if found else None
 
 
 def _kept_back(text: str, sequences: Sequence[str]) -> int:

@@ -6,10 +6,13 @@ what remains when all events of a run are added up. Errors are exceptions (`prox
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
+
+import orjson
 
 HistoryRole = Literal["userMessage", "apiMessage"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
@@ -237,3 +240,16 @@ class Transcript:
     def __str__(self) -> str:
         """The answer's whole text."""
         return self.text
+
+
+def json_text(value: Any) -> str:
+    """A foreign JSON value as text, whatever it holds; strings as they are."""
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # deeper or larger numbers than orjson writes, though it reads them
+        try:
+            return json.dumps(value, default=str)
+        except (ValueError, RecursionError):
+            return "…"

@@ -82,8 +82,11 @@ def named(rows: Iterable[Mapping[str, Any]]) -> list[Model]:
         flow, name = row.get("id"), row.get("name")
         if not isinstance(flow, str) or not isinstance(name, str) or not FLOW_ID.fullmatch(flow):
             continue
-        slug = slug_of(name) or f"flow-{flow[:8]}"
-        unique = slug if slug not in models else f"{slug}-{flow[:8]}"
+        slug = slug_of(name)
+        if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
+            slug = f"flow-{flow[:8]}"
+        candidates = (slug, f"{slug}-{flow[:8]}", f"{slug}-{flow}")
+        unique = next(candidate for candidate in candidates if candidate not in models)
         models[unique] = Model(unique, flow.lower(), name, _seconds(row.get("createdDate")))
     return sorted(models.values(), key=lambda model: model.id)
 

@@ -22,7 +22,7 @@ import orjson
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from flow_turn import FlowEvent, KeepAlive, Transcript, Turn
-from flowise_events import EventDecoder, SseDecoder, answer_events
+from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import failure, not_the_api, refused
 from flowise_transport import (
     ConnectionBroken,
@@ -166,7 +166,7 @@ class FlowiseClient:
 
     def _probe_streaming(self) -> bool:
         head, body = self.get(f"/chatflows-streaming/{self.flow_id}")
-        answer = _json(body)
+        answer = lenient_json(body)
         if head.status == 200:
             if not _is_json(head):
                 raise not_the_api()
@@ -184,7 +184,7 @@ class FlowiseClient:
         head, body = self.get("/chatflows", LISTING_SECONDS)
         if head.status != 200:
             raise refused(head, body)
-        rows = _json(body)
+        rows = lenient_json(body)
         if isinstance(rows, dict):  # the shape that paging has
             rows = rows.get("data")
         if not isinstance(rows, list):
@@ -379,7 +379,7 @@ class _Run:
                 pieces.append(piece)
         self.is_running = False
         text = b"".join(pieces)
-        answer = _json(text)
+        answer = lenient_json(text)
         if answer is None and text.strip() not in (b"", b"null"):
             raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
         yield list(answer_events(answer))
@@ -434,10 +434,3 @@ def _is_event_stream(head: ReplyHead) -> bool:
 def _is_json(head: ReplyHead) -> bool:
     kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None

@@ -28,8 +28,10 @@ from flow_turn import (
     TurnEnded,
     TurnIdentified,
     UsageReported,
+    json_text,
 )
 from flowise_failures import failure
+from proxy_errors import RunFailed
 
 HEARTBEAT = object()
 """What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
@@ -81,14 +83,17 @@ class EventDecoder:
         self.is_complete = False
         self.has_ended = False
         self._spoke = False
+        # Tools may be used twice alike by two nodes; a source or a file is the same one.
+        self._told_of_node: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
         self._agents_told = 0
         self._executed: list[Any] = []
         self._usage: UsageReported | None = None
+        self._asked: ActionAsked | None = None
 
     def decode(self, payload: bytes) -> Iterator[FlowEvent]:
         """Give the events of one payload; unknown and malformed ones give none."""
-        message = _json(payload)
+        message = lenient_json(payload)
         if not isinstance(message, dict):
             return
         name = message.get("event")
@@ -106,29 +111,34 @@ class EventDecoder:
             yield ReasoningDelta(data)
 
     def _source_documents(self, data: Any) -> Iterator[FlowEvent]:
-        fresh = tuple(self._untold("source", data))
-        if fresh:
+        if fresh := tuple(self._untold(self._told, "source", data)):
             yield SourcesFound(fresh)
 
     def _used_tools(self, data: Any) -> Iterator[FlowEvent]:
-        for tool in self._untold("used", data):
+        for tool in self._untold(self._told_of_node, "used", data):
             yield tool_used(tool)
 
     def _called_tools(self, data: Any) -> Iterator[FlowEvent]:
-        for tool in self._untold("called", data):
+        for tool in self._untold(self._told_of_node, "called", data):
             yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
 
     def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
-        for artifact in self._untold("artifact", data):
+        for artifact in self._untold(self._told, "artifact", data):
             yield ArtifactMade(artifact)
 
     def _agent_reasoning(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str):
-            data = _json(data)
+            data = lenient_json(data)
         agents = _dicts(data)
         for agent in agents[self._agents_told :]:
-            self._told.clear()
-            yield from agent_events(agent)
+            # The flow's last events tell all agents' tools, sources and files once more.
+            yield StepStarted(_text(agent.get("agentName")))
+            for tool in _dicts(agent.get("usedTools")):
+                self._told_of_node[_key("used", tool)] += 1
+                yield tool_used(tool)
+            yield from self._source_documents(agent.get("sourceDocuments"))
+            for name in ("artifacts", "fileAnnotations"):
+                yield from self._artifacts(agent.get(name))
         self._agents_told = max(self._agents_told, len(agents))
 
     def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
@@ -142,7 +152,7 @@ class EventDecoder:
         if _text(data.get("nodeId")).startswith("startAgentflow"):
             return
         if status == "INPROGRESS":
-            self._told.clear()
+            self._told_of_node.clear()
             yield StepStarted(label)
         elif status:
             yield StepEnded(label, status)
@@ -157,8 +167,9 @@ class EventDecoder:
         return iter(())
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
-        if isinstance(data, dict) and self._untold("action", [data]):
-            yield action_asked(data)
+        # Told at the end: an answer without tokens must come before its question.
+        self._asked = action_asked(data) if isinstance(data, dict) else self._asked
+        return iter(())
 
     def _usage_metadata(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, dict):
@@ -174,6 +185,10 @@ class EventDecoder:
         self.has_ended = True
         raise failure(data if isinstance(data, str) else "")
 
+    def _abort(self, _data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        raise RunFailed("The run was stopped in Flowise.")
+
     def _end(self, _data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
         return iter(())
@@ -182,19 +197,22 @@ class EventDecoder:
         """Give what is known only when the run is over: text no token carried, usage, the end itself."""
         if not self._spoke and (text := executed_text(self._executed)):
             yield TextDelta(text)
+        if self._asked:
+            yield self._asked
         usage = executed_usage(self._executed) or self._usage
         if usage:
             yield usage
         yield TurnEnded(executed_reason(self._executed))
 
-    def _untold(self, kind: str, data: Any) -> list[dict[str, Any]]:
+    @staticmethod
+    def _untold(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
         seen: Counter[str] = Counter()
         fresh = []
         for item in _dicts(data):
-            key = f"{kind} {orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()}"
+            key = _key(kind, item)
             seen[key] += 1
-            if seen[key] > self._told[key]:
-                self._told[key] += 1
+            if seen[key] > told[key]:
+                told[key] += 1
                 fresh.append(item)
         return fresh
 
@@ -215,7 +233,7 @@ class EventDecoder:
         "usageMetadata": _usage_metadata,
         "metadata": _metadata,
         "error": _error,
-        "abort": _end,
+        "abort": _abort,
         "end": _end,
     }
 
@@ -280,8 +298,8 @@ def executed_text(executed: list[Any]) -> str:
         return content
     http = output.get("http")
     if isinstance(http, dict) and http.get("data") not in (None, ""):
-        return _as_text(http["data"])
-    return "" if content is None or isinstance(content, str) else _as_text(content)
+        return json_text(http["data"])
+    return "" if content is None or isinstance(content, str) else json_text(content)
 
 
 def executed_usage(executed: list[Any]) -> UsageReported | None:
@@ -341,7 +359,7 @@ def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
 def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
     """One entry of `usedTools`."""
     error = tool.get("error")
-    shown = error if isinstance(error, str) or error is None else _as_text(error)
+    shown = error if isinstance(error, str) or error is None else json_text(error)
     return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown or None)
 
 
@@ -355,7 +373,7 @@ def identified(data: Mapping[str, Any]) -> TurnIdentified:
     """The ids in a JSON answer or a `metadata` event; follow-up prompts are a JSON string within JSON."""
     prompts = data.get("followUpPrompts")
     if isinstance(prompts, str):
-        prompts = _json(prompts)
+        prompts = lenient_json(prompts)
     return TurnIdentified(
         _text(data.get("chatMessageId")) or None,
         _text(data.get("sessionId")) or None,
@@ -365,15 +383,18 @@ def identified(data: Mapping[str, Any]) -> TurnIdentified:
     )
 
 
+def _key(kind: str, item: Any) -> str:
+    try:
+        return f"{kind} {orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()}"
+    except TypeError:
+        return f"{kind} {item!r}"
+
+
 def _text_event(value: Any) -> Iterator[FlowEvent]:
-    text = _as_text(value)
+    # A flow may return any JSON value; Flowise's own chat shows it as JSON text.
+    text = "" if value is None else json_text(value)
     if text:
         yield TextDelta(text)
-
-
-def _as_text(value: Any) -> str:
-    # A flow may return any JSON value; Flowise's own chat shows it as JSON text.
-    return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
 
 
 def _usage_of(usage: Mapping[str, Any]) -> UsageReported:
@@ -416,14 +437,15 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _json(text: str | bytes) -> Any:
+def lenient_json(text: str | bytes) -> Any:
+    """A JSON value as Flowise writes it, None for what is none."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _lenient_json(text)
+        return _mended_json(text)
 
 
-def _lenient_json(text: str | bytes) -> Any:
+def _mended_json(text: str | bytes) -> Any:
     # JavaScript writes half of a surrogate pair as an escape, which orjson refuses and UTF-8 cannot hold.
     try:
         return _without_lone_surrogates(json.loads(text))

@@ -28,17 +28,17 @@ from proxy_errors import (
 _PREFIX = re.compile(
     r"^(?:Error: |[A-Za-z]+(?:Service|Services)\.[A-Za-z]+ - |Error in [^:\n]{1,80} node: )+"
 )
-_SECRETS = re.compile(
-    r"(?i)\b(?:sk|pk|key|api|ghp|xox[a-z])-[\w*-]{4,}|bearer\s+\S+|[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?"
-    r"|\[[0-9a-f:]*::[0-9a-f:.]*\](?::\d+)?|\blocalhost(?::\d+)?|\b[\w-]+(?:\.[\w-]+)+:\d+"
-    r"|(?:[a-z]:)?[\\/](?:[\w.@-]+[\\/])+[\w.@-]*|\b[\w+/=-]{32,}"
+_TELLING = re.compile(
+    # addresses, paths, hosts, keys and settings: whatever a word of plain language does not hold
+    r"[/\\@=]|::|:\d|\w\.\w|\w{24}|(?i:\b(?:sk|pk|hf|gsk|key|api|ghp|xox[a-z])[-_][\w*])"
 )
 
 
 def readable(message: str) -> str:
-    """A failure's text that may be shown: its first line, without keys, addresses and paths."""
+    """A failure's text that may be shown: its first line, without words that look like keys or addresses."""
     first = _PREFIX.sub("", message).strip().split("\n", 1)[0]
-    return _SECRETS.sub("…", first)[:300].strip()
+    words = re.sub(r"(?i)bearer\s+\S+", "…", first).split()
+    return " ".join("…" if _TELLING.search(word) else word for word in words)[:300].strip()
 
 
 def failure(message: str) -> ProxyError:
@@ -167,7 +167,7 @@ _BY_STATUS: Mapping[int, Callable[[ReplyHead, bytes], ProxyError]] = {
 
 def _retry_after(head: ReplyHead) -> float | None:
     text = head.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
 
 
 def _json(body: bytes) -> Any:

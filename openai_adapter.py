@@ -15,9 +15,9 @@ from flow_turn import FlowEvent, Transcript, Turn
 from openai_fields import (
     boolean,
     ignored_fields,
+    include_usage,
     integer,
     missing,
-    optional_object,
     stop_sequences,
     string,
     wrong_type,
@@ -61,7 +61,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         model,
         turns,
         stream,
-        stream and boolean(optional_object(body, "stream_options"), "include_usage"),
+        include_usage(body) and stream,
         stop_sequences(body),
         ignored_fields(body),
     )
@@ -80,7 +80,7 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
         model,
         tuple(Turn(model, text, stream=stream) for text in texts),
         stream,
-        stream and boolean(optional_object(body, "stream_options"), "include_usage"),
+        include_usage(body) and stream,
         stop_sequences(body),
         ignored_fields(body),
         tuple(texts) if boolean(body, "echo") else (),

@@ -25,7 +25,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if "recursion" in str(error).lower():
+        if "depth" in str(error) or "recursion" in str(error).lower():
             raise BadRequest("The JSON body is nested too deeply.") from None
         raise BadRequest(
             "We could not parse the JSON body of your request: it must be UTF-8 encoded JSON "
@@ -72,11 +72,11 @@ def string(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
     return value
 
 
-def boolean(body: Mapping[str, Any], name: str) -> bool:
+def boolean(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
     """A boolean; absent or null is false."""
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise wrong_type(name, "a boolean", value)
+        raise wrong_type(param or name, "a boolean", value)
     return bool(value)
 
 
@@ -98,6 +98,12 @@ def optional_object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise wrong_type(name, "an object", value)
     return value or {}
+
+
+def include_usage(body: Mapping[str, Any]) -> bool:
+    """Whether a stream is to end with a usage chunk."""
+    options = optional_object(body, "stream_options")
+    return boolean(options, "include_usage", "stream_options.include_usage")
 
 
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flow_turn import HistoryMessage
+from flow_turn import HistoryMessage, json_text
 from openai_fields import missing, string, wrong_type, wrong_value
 from proxy_errors import BadRequest
 
@@ -60,6 +60,8 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
     text = _content(message.get("content"), param, role)
+    if role == "assistant" and not text and isinstance(message.get("refusal"), str):
+        text = message["refusal"]
     if role in ("system", "developer"):
         reading.instructions.extend([text] if text else [])
     elif role == "assistant":
@@ -82,22 +84,30 @@ def _read_answer(reading: _Reading, message: Mapping[str, Any], text: str, param
 
 
 def _tool_calls(reading: _Reading, message: Mapping[str, Any], param: str) -> Iterator[str]:
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list):
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
         raise wrong_type(f"{param}.tool_calls", "an array", calls)
-    for n, call in enumerate(calls):
+    for n, call in enumerate(calls or ()):
+        place = f"{param}.tool_calls[{n}]"
         if not isinstance(call, dict):
-            raise wrong_type(f"{param}.tool_calls[{n}]", "an object", call)
-        function = call.get("function") or call.get("custom")
-        if not isinstance(function, dict):
-            raise missing(f"{param}.tool_calls[{n}].function")
-        name = string(function, "name", f"{param}.tool_calls[{n}].function.name")
+            raise wrong_type(place, "an object", call)
+        kind = "custom" if call.get("type") == "custom" else "function"
+        name, told = _called(call.get(kind), f"{place}.{kind}")
         if isinstance(call.get("id"), str):
             reading.tool_names[call["id"]] = name
-        yield f"[Called tool {name} with {function.get('arguments', function.get('input', ''))}]"
-    legacy = message.get("function_call")
-    if isinstance(legacy, dict):
-        yield f"[Called tool {legacy.get('name')} with {legacy.get('arguments', '')}]"
+        yield told
+    if message.get("function_call") is not None:
+        yield _called(message["function_call"], f"{param}.function_call")[1]
+
+
+def _called(function: Any, param: str) -> tuple[str, str]:
+    if function is None:
+        raise missing(param)
+    if not isinstance(function, dict):
+        raise wrong_type(param, "an object", function)
+    name = string(function, "name", f"{param}.name")
+    arguments = function.get("arguments", function.get("input", ""))
+    return name, f"[Called tool {name} with {json_text(arguments)}]"
 
 
 def _tool_result(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> str:

@@ -20,6 +20,7 @@ from flow_turn import (
     ToolUsed,
     Transcript,
     Turn,
+    json_text,
 )
 from proxy_errors import ProxyError, error_body
 
@@ -255,7 +256,10 @@ def flowise_details(transcripts: Sequence[Transcript]) -> FlowiseDetails:
         if value:
             details[key] = value  # type: ignore[literal-required]
     if first.action:
-        details["action"] = {"id": first.action.action.get("id"), "choices": list(first.action.choices)}
+        details["action"] = {
+            "id": json_text(first.action.action.get("id")),
+            "choices": list(first.action.choices),
+        }
     if any(transcript.usage is None for transcript in transcripts):
         details["usage_estimated"] = True
     if all(transcript.is_empty for transcript in transcripts):
@@ -264,6 +268,5 @@ def flowise_details(transcripts: Sequence[Transcript]) -> FlowiseDetails:
 
 
 def _one_line(value: Any, limit: int = 300) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    text = " ".join(text.split())
+    text = " ".join(json_text(value).split())
     return text if len(text) <= limit else text[:limit] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -95,7 +96,8 @@ def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
     try:
         return parse(text)
     except ValueError as error:
-        shown = "(hidden)" if name.lower() in _SECRET else repr(text[:80])
+        may_hold_key = name.lower() in _SECRET or "@" in text or "?" in text
+        shown = "(hidden)" if may_hold_key else repr(text[:80])
         raise SettingsError(f"{name}={shown} is not allowed: {error}") from None
 
 
@@ -110,7 +112,7 @@ def _check_together(settings: Settings) -> None:
 
 def is_loopback_host(host: str) -> bool:
     """Whether a host name or address means this machine alone."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -160,7 +162,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         complaint = f"it must be a whole number from {low} to {high}"
-        if not (text.isascii() and text.isdigit() and low <= int(text[:18]) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
             raise ValueError(complaint)
         return int(text)
 
@@ -206,10 +208,11 @@ def _list(item: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _origin(text: str) -> str:
-    parts = urlsplit(text)
-    if text != "*" and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.path):
-        raise ValueError("it must be * or origins such as https://chat.example.com, comma-separated")
-    return text
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        if text == "*" or (parts.scheme in {"http", "https"} and parts.netloc and not parts.path):
+            return text
+    raise ValueError("it must be * or origins such as https://chat.example.com, comma-separated")
 
 
 def _run_error_status(text: str) -> int:
@@ -220,9 +223,17 @@ def _run_error_status(text: str) -> int:
 
 def _hostname(text: str) -> str:
     bare = text.strip("[]")
-    if not bare or any(c.isspace() or c in "/@?#" for c in bare):
+    has_port = ":" in bare and not _is_ipv6(bare)
+    if not bare or has_port or any(c.isspace() or c in "/@?#" for c in bare):
         raise ValueError("it must be a host name or an address, such as localhost, 127.0.0.1 or ::")
     return bare
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).version == 6
+    except ValueError:
+        return False
 
 
 _SECRET = {"flowise_api_key", "proxy_api_keys"}

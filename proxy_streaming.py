@@ -71,7 +71,7 @@ class StreamedAnswer:
         except BaseException:
             self._batches.close()
             raise
-        return self._bytes(opening)
+        return _Stream(self._bytes(opening), self._batches)
 
     def _first_bytes(self) -> bytes:
         frames = self._renderer.opening()
@@ -87,7 +87,7 @@ class StreamedAnswer:
                 return stream_bytes(frames) + HEARTBEAT
         return stream_bytes([*frames, *self._closing()])
 
-    def _bytes(self, opening: bytes) -> Iterator[bytes]:
+    def _bytes(self, opening: bytes) -> Generator[bytes, None, None]:
         with contextlib.closing(self._batches):
             yield opening
             if opening.endswith(b"data: [DONE]\n\n"):
@@ -122,6 +122,25 @@ class StreamedAnswer:
     def _closing(self) -> list[Frame]:
         refuse_empty(self._transcripts, self._may_be_empty)
         return self._renderer.closing(self._transcripts)
+
+
+class _Stream:
+    """The stream's bytes; closing it ends the run even if nobody ever read."""
+
+    def __init__(self, pieces: Generator[bytes, None, None], batches: NumberedBatches) -> None:
+        self._pieces = pieces
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """End the stream and its run."""
+        self._pieces.close()
+        self._batches.close()
 
 
 def refuse_empty(transcripts: Sequence[Transcript], may_be_empty: bool) -> None:

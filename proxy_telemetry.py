@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -54,7 +55,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # half a surrogate pair, or a number beyond 64 bits
+            return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -65,7 +69,9 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {_visible(record.getMessage() + fields)}"
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(_visible, self.formatException(record.exc_info).splitlines())])
 
 
 def _visible(text: str) -> str:

@@ -85,6 +85,10 @@ def test_sources_add_up_and_usage_is_replaced() -> None:
     assert transcript.usage == UsageReported(30, 40, 5, 6)
 
 
+def test_what_is_no_event_leaves_a_transcript_as_it_is() -> None:
+    assert folded("Hello", None) == Transcript("c1")  # type: ignore[arg-type]
+
+
 def test_a_run_without_its_end_has_no_finish_reason() -> None:
     assert folded(TextDelta("a")).finish_reason is None
 

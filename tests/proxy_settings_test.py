@@ -123,9 +123,9 @@ def test_a_bad_value_is_refused_in_one_line_that_names_variable_value_and_what_i
     assert len(said.splitlines()) == 1
     assert name in said
     assert allowed in said
-    assert (repr(text) in said) is (name not in SECRET)
-    if name in SECRET:
-        assert "(hidden)" in said
+    may_hold_key = name in SECRET or "@" in text or "?" in text
+    assert (repr(text) in said) is not may_hold_key
+    assert ("(hidden)" in said) is may_hold_key
         assert not any(part in said for part in text.split(","))
 
 
@@ -199,7 +199,7 @@ def test_a_prediction_path_is_cut_with_a_warning(
         ("127.8.9.1", True),
         ("::1", True),
         ("[::1]", True),
-        ("0.0.0.0", False),  # noqa: S104
+        ("0.0.0.0", False),
         ("::", False),
         ("10.0.0.1", False),
         ("localhost.example.com", False),
@@ -211,7 +211,7 @@ def test_loopback_is_this_machine_alone(host: str, is_loopback: bool) -> None:
     assert is_loopback_host(host) is is_loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.1.2.3", "flows.example.com"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.1.2.3", "flows.example.com"])
 def test_other_machines_are_let_in_only_with_a_key_or_on_purpose(host: str) -> None:
     said = complaint(HOST=host)
     assert len(said.splitlines()) == 1
@@ -250,13 +250,11 @@ def test_settings_cannot_be_changed() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="credentials in a base URL are shown")
 @pytest.mark.parametrize("url", ["http://me:pass-1@host", "http://host/?apiKey=pass-1"])
 def test_a_password_in_a_base_url_is_not_shown(url: str) -> None:
     assert "pass-1" not in complaint(FLOWISE_BASE_URL=url)
 
 
-@pytest.mark.xfail(strict=True, reason="only the first 18 digits are compared with the bounds")
 @pytest.mark.parametrize(
     ("name", "text"),
     [("PORT", "0" * 18 + "999999"), ("PROXY_MAX_BODY_BYTES", "0" * 17 + "1" + "0" * 20 + "kb")],
@@ -265,16 +263,13 @@ def test_leading_zeros_do_not_get_a_number_past_its_bounds(name: str, text: str)
     assert name in complaint(**{name: text})
 
 
-@pytest.mark.xfail(strict=True, reason="a port in HOST is taken as part of the name")
 def test_a_host_with_a_port_is_refused() -> None:
     assert "a host name or an address" in complaint(HOST="localhost:8000")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="capital letters are not known")
 def test_localhost_is_loopback_in_any_case() -> None:
     assert is_loopback_host("LocalHost")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the URL parser's own words are passed on")
 def test_a_broken_origin_is_told_what_is_allowed() -> None:
     assert "* or origins" in complaint(PROXY_CORS_ORIGINS="https://[")
