@@ -126,6 +126,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_variable_value_and_what_i
     may_hold_key = name in SECRET or "@" in text or "?" in text
     assert (repr(text) in said) is not may_hold_key
     assert ("(hidden)" in said) is may_hold_key
+    if name in SECRET:
         assert not any(part in said for part in text.split(","))
 
 
