@@ -24,6 +24,7 @@ from flow_turn import (
     TurnEnded,
     TurnIdentified,
     UsageReported,
+    json_text,
 )
 
 ACTION = ActionAsked({"id": "a1"}, ("Proceed", "Reject"))
@@ -129,3 +130,13 @@ def test_turns_and_events_cannot_be_changed(value: object) -> None:
     name = next((field.name for field in dataclasses.fields(value)), "anything")  # type: ignore[arg-type]
     with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
         setattr(value, name, "changed")
+
+
+def test_a_foreign_value_is_text_whatever_it_holds() -> None:
+    assert json_text("as it is") == "as it is"
+    assert json_text({"a": [1, None]}) == '{"a":[1,null]}'
+    assert json_text(2**70) == str(2**70)
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert json_text(nested) == "…"

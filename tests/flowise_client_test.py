@@ -1,0 +1,163 @@
+"""The client of one flow, where the demo cannot go: odd probes, odd listings, all fields of a turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from flow_turn import HistoryMessage, Turn, Upload
+from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, prediction_body
+from flowise_transport import FlowiseRequest, Reply
+from openai_compatible_server import create_app
+from proxy_errors import FlowiseMisconfigured, FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited
+from proxy_settings import Settings
+from tests.demo_server import DemoServer
+from tests.scripted_server import ScriptedServer, http
+
+FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
+QUICK = Limits(request_timeout=0.2, max_attempts=1)
+
+
+def client_of(server: ScriptedServer) -> FlowiseClient:
+    """A client that waits no longer than it must."""
+    return FlowiseClient(server.url, FLOW, "key", limits=QUICK)
+
+
+@pytest.mark.parametrize("flow", ["", "x", "../../chatflows", f"{FLOW}/..", f"{FLOW}?a=b", FLOW[:-1]])
+def test_only_a_uuid_ever_gets_into_an_address(flow: str) -> None:
+    with ScriptedServer([http("200 OK", b"{}")]) as server:
+        with pytest.raises(ModelNotFound):
+            FlowiseClient(server.url, flow).predict("Hello")
+        assert server.requests == []
+
+
+def test_streaming_is_asked_for_once_a_minute(demo: DemoServer) -> None:
+    client = FlowiseClient(demo.base_url, FLOW)
+    before = demo.stats()["probes"]
+    assert [client.can_stream() for _ in range(5)] == [True] * 5
+    assert demo.stats()["probes"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (http("200 OK", b"<html>", "text/html"), FlowiseMisconfigured),
+        (http("429 Too Many", b"slow", "text/html", "Retry-After: 9"), RateLimited),
+        (http("503 Unavailable", b"", "text/html", "Retry-After: 9"), FlowiseUnavailable),
+        (http("500 Error", b'{"message":"Error: a.b - Chatflow x not found"}'), ModelNotFound),
+    ],
+)
+def test_a_probe_that_tells_a_cause_is_an_error(answer: bytes, error: type[ProxyError]) -> None:
+    with ScriptedServer([answer]) as server, pytest.raises(error):
+        client_of(server).can_stream()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http("200 OK", b'{"isStreaming":"true"}'),
+        http("200 OK", b"[]"),
+        http("404 Not Found", b"{}"),
+        http("500 Error", b'{"message":"Error: the database is locked"}'),
+        http("500 Error", b"<html>", "text/html"),
+    ],
+)
+def test_a_probe_that_tells_nothing_means_no_stream(answer: bytes) -> None:
+    with ScriptedServer([answer]) as server:
+        assert client_of(server).can_stream() is False
+
+
+def test_a_probe_that_hangs_or_breaks_is_unavailable() -> None:
+    with ScriptedServer([], [b"", b""]) as server:
+        for _ in range(2):
+            with pytest.raises(FlowiseUnavailable):
+                client_of(server).can_stream()
+
+
+@pytest.mark.parametrize("body", [b'[{"id":"a"},5]', b'{"data":[{"id":"a"}],"total":1}'])
+def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
+    with ScriptedServer([http("200 OK", body)]) as server:
+        assert client_of(server).flows() == [{"id": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (http("401 Unauthorized", b'{"error":"Unauthorized Access"}'), "flowise_auth"),
+        (http("403 Forbidden", b'{"message":"Forbidden"}'), "flowise_misconfigured"),
+        (http("200 OK", b"<html>", "text/html"), "flowise_misconfigured"),
+        (http("200 OK", b"{}"), "flowise_misconfigured"),
+        (http("500 Error", b"{}"), "flowise_bad_answer"),
+    ],
+)
+def test_a_listing_that_is_none_says_why(answer: bytes, code: str) -> None:
+    with ScriptedServer([answer]) as server:
+        with pytest.raises(ProxyError) as caught:
+            client_of(server).flows()
+        assert caught.value.code == code
+
+
+def test_all_fields_of_a_turn_are_flowises() -> None:
+    turn = Turn(
+        FLOW,
+        "Why?",
+        (HistoryMessage("userMessage", "Hi"),),
+        "Be brief.",
+        (Upload("file", "a.png", "image/png", "data:image/png;base64,"),),
+        "session",
+        {"temperature": 0},
+        {"type": "proceed"},
+        stream=True,
+        chat_id="chat",
+    )
+    assert prediction_body(turn) == {
+        "question": "[System instructions]\nBe brief.\n[End of system instructions]\n\nWhy?",
+        "chatId": "chat",
+        "streaming": True,
+        "history": [{"role": "userMessage", "content": "Hi"}],
+        "uploads": [{"type": "file", "name": "a.png", "mime": "image/png", "data": "data:image/png;base64,"}],
+        "overrideConfig": {"temperature": 0, "sessionId": "session"},
+        "humanInput": {"type": "proceed"},
+    }
+    assert prediction_body(Turn(FLOW, "Why?", chat_id="chat")) == {"question": "Why?", "chatId": "chat"}
+
+
+def test_clients_are_kept_for_their_flow_and_bounded() -> None:
+    clients = FlowiseClients(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
+    first = clients.client(FLOW)
+    assert clients.client(FLOW) is first
+    for number in range(MOST_CLIENTS):
+        clients.client(f"{number:08x}{FLOW[8:]}")
+    assert clients.client(FLOW) is not first
+
+
+class _Broken:
+    """A transport with a bug."""
+
+    def send(self, request: FlowiseRequest) -> Reply:
+        """Fail as no code of ours should."""
+        raise ZeroDivisionError(f"secret of {request.url}")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bug_of_ours_is_a_500_that_tells_nothing(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"), transport=_Broken())
+    body = {"model": FLOW, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
+    answer = app.test_client().post("/v1/chat/completions", json=body)
+    assert answer.status_code == 500
+    error = orjson.loads(answer.data)["error"]
+    assert error["type"] == "server_error"
+    assert answer.headers["x-request-id"] in error["message"]
+    assert b"secret" not in answer.data
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_body_without_a_length_is_empty_where_the_server_does_not_end_it(tmp_path: Path) -> None:
+    app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
+    answer = app.test_client().post("/v1/chat/completions")
+    assert answer.status_code == 400
