@@ -206,11 +206,7 @@ class _Server:
     def _refuse(self, error: ProxyError) -> Response:
         request.environ["proxy.log"]["outcome"] = error.code or error.type
         status = error_status(error, self._settings.proxy_run_error_status)
-        response = _json(error_body(error), status, error_headers(error))
-        if status in (401, 403, 408, 413, 415):
-            # The body was not read; the next request on this connection would begin within it.
-            response.headers["Connection"] = "close"
-        return response
+        return _json(error_body(error), status, error_headers(error))
 
     def _refuse_http(self, error: HTTPException) -> Response:
         asked = f"{request.method} {request.path[:200]}"
