@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup run test check fix live
+.PHONY: help setup run test check fix live bench
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -44,6 +44,9 @@ fix: setup ## repair formatting and what ruff can repair
 
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it
 	$(BIN)/python -m pytest -q --timeout 600 -m live tests/live
+
+bench: setup ## print figures: what many keys do to each other
+	$(BIN)/python -m benchmarks.many_keys
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
 PURE := flow_*.py,flowise_events.py,flowise_failures.py,openai_adapter.py,openai_fields.py,openai_messages.py,openai_wire.py,proxy_errors.py

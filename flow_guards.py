@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from flow_turn import FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
+from proxy_errors import ProxyError
 
 Batch = list[FlowEvent]
 Batches = Generator[Batch, None, None]
@@ -63,6 +64,22 @@ def _kept_back(text: str, sequences: Sequence[str]) -> int:
         if any(sequence.startswith(ending) for sequence in sequences):
             return length
     return 0
+
+
+def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:
+    """Ask `other` if the run failed and it is certain that nothing has run."""
+    has_spoken = False
+    try:
+        with contextlib.closing(batches):
+            for batch in batches:
+                has_spoken = has_spoken or any(not isinstance(event, KeepAlive) for event in batch)
+                yield batch
+        return
+    except ProxyError as error:
+        if has_spoken or not error.nothing_ran:
+            raise
+    with contextlib.closing(other()) as batches:
+        yield from batches
 
 
 def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:

@@ -58,12 +58,24 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970."""
+    """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970.
+
+    `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached.
+    """
 
     id: str
     flow: str
     name: str
     created: int = 0
+    description: str = ""
+    type: str = ""
+    names: frozenset[str] = frozenset()
+    streams: bool | None = None
+    takes_images: bool | None = None
+    takes_files: bool | None = None
+    has_memory: bool | None = None
+    request_timeout: float | None = None
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

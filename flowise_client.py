@@ -23,7 +23,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from flow_turn import FlowEvent, KeepAlive, Transcript, Turn
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
-from flowise_failures import failure, not_the_api, refused
+from flowise_failures import failure, no_such_flow, not_the_api, refused
 from flowise_transport import (
     ConnectionBroken,
     FlowiseRequest,
@@ -45,7 +45,11 @@ CLOSING_GRACE_SECONDS = 5.0
 
 PROBE_SECONDS = 10.0
 PROBE_TTL_SECONDS = 60.0
-LISTING_SECONDS = 2.0
+PAGE_ROWS = 50
+MOST_PAGES = 1000
+MISSING_SECONDS = 10.0
+"""How long a flow that Flowise does not know is not asked for again."""
+
 ABORT_SECONDS = 5.0
 MOST_CLIENTS = 1024
 LONGEST_RETRY_WAIT_SECONDS = 2.0
@@ -99,6 +103,7 @@ class FlowiseClient:
         self._transport = transport or RequestsTransport(self.base_url)
         self._limits = limits or Limits()
         self._can_stream: tuple[float, bool] | None = None
+        self._missing_until = 0.0
 
     def predict(self, turn: Turn | str, headers: Mapping[str, str] | None = None) -> Transcript:
         """Run the flow and return its transcript, which prints as the answer. Raises ProxyError."""
@@ -127,6 +132,7 @@ class FlowiseClient:
         *,
         wake: Callable[[], float] = never,
         headers: Mapping[str, str] | None = None,
+        request_timeout: float | None = None,
     ) -> Generator[Batch, None, None]:
         """Run the flow and give its events as they arrive, all of one read together. Raises ProxyError.
 
@@ -136,13 +142,19 @@ class FlowiseClient:
         turn = replace(turn, flow=turn.flow or self.flow_id)
         if not FLOW_ID.fullmatch(turn.flow):
             raise ModelNotFound("A flow id must be a UUID.", param="model")
-        if turn.stream and not self.can_stream():
-            turn = replace(turn, stream=False)
-        run = _Run(turn, self._limits, wake)
+        if time.monotonic() < self._missing_until:
+            raise no_such_flow()
+        limits = replace(self._limits, request_timeout=request_timeout or self._limits.request_timeout)
+        run = _Run(turn, limits, wake)
         try:
+            if turn.stream and not self.can_stream():
+                run.turn = replace(turn, stream=False)
             reply, head = yield from self._answered(run, headers or {})
             with contextlib.closing(reply):
                 yield from run.streamed(reply) if _is_event_stream(head) else run.whole(reply)
+        except ModelNotFound:
+            self._missing_until = time.monotonic() + MISSING_SECONDS
+            raise
         except ConnectionBroken:
             raise RunFailed(
                 "The connection to Flowise broke before the answer was whole.", code="flowise_bad_answer"
@@ -160,12 +172,12 @@ class FlowiseClient:
         now = time.monotonic()
         known = self._can_stream
         if known is None or now > known[0]:
-            known = (now + PROBE_TTL_SECONDS, self._probe_streaming())
+            known = (now + PROBE_TTL_SECONDS, self._probe_streaming(self.flow_id))
             self._can_stream = known
         return known[1]
 
-    def _probe_streaming(self) -> bool:
-        head, body = self.get(f"/chatflows-streaming/{self.flow_id}")
+    def _probe_streaming(self, flow_id: str) -> bool:
+        head, body = self.get(f"/chatflows-streaming/{flow_id}")
         answer = lenient_json(body)
         if head.status == 200:
             if not _is_json(head):
@@ -179,17 +191,40 @@ class FlowiseClient:
             raise refused(head, body)
         return False
 
-    def flows(self) -> list[dict[str, Any]]:
-        """List the flows that the key may see, as Flowise describes them. Raises ProxyError."""
-        head, body = self.get("/chatflows", LISTING_SECONDS)
-        if head.status != 200:
-            raise refused(head, body)
-        rows = lenient_json(body)
-        if isinstance(rows, dict):  # the shape that paging has
-            rows = rows.get("data")
-        if not isinstance(rows, list):
+    def flows(self) -> Iterator[dict[str, Any]]:
+        """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
+
+        A row holds the flow's whole drawing, often 100 kB and more, so they come page by page; Flowise before
+        3.0.4 knows no pages and gives all at once.
+        """
+        seen = 0
+        for page in range(1, MOST_PAGES + 1):
+            head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
+            if head.status != 200:
+                raise refused(head, body)
+            answer = lenient_json(body)
+            rows = answer.get("data") if isinstance(answer, dict) else answer
+            if not isinstance(rows, list):
+                raise not_the_api()
+            yield from (row for row in rows if isinstance(row, dict))
+            seen += len(rows)
+            if not rows or not isinstance(answer, dict) or seen >= answer.get("total", 0):
+                return
+
+    def abilities(self, flow_id: str) -> tuple[bool, dict[str, Any]]:
+        """Tell whether a flow streams, and which uploads it takes. Raises ProxyError."""
+        streams = self._probe_streaming(flow_id)
+        head, body = self.get(f"/chatflows-uploads/{flow_id}")
+        uploads = lenient_json(body)
+        return streams, uploads if head.status == 200 and isinstance(uploads, dict) else {}
+
+    def version(self) -> str:
+        """Flowise's version, empty where it does not tell. Raises ProxyError."""
+        head, body = self.get("/version")
+        answer = lenient_json(body)
+        if head.status == 200 and not _is_json(head):
             raise not_the_api()
-        return [row for row in rows if isinstance(row, dict)]
+        return str(answer.get("version", "")) if isinstance(answer, dict) else ""
 
     def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
         """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
@@ -285,20 +320,20 @@ class FlowiseClients:
         self._transport = transport or RequestsTransport(
             settings.flowise_base_url, connect_timeout_seconds=settings.flowise_connect_timeout
         )
-        self._clients: OrderedDict[str, FlowiseClient] = OrderedDict()
+        self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()
         self._lock = threading.Lock()
 
-    def client(self, flow_id: str = "") -> FlowiseClient:
-        """The client of a flow; without one, a client for calls that concern no flow."""
+    def client(self, flow_id: str = "", api_key: str = "") -> FlowiseClient:
+        """The client of a flow with a caller's own key, else ours; without a flow, for calls on none."""
         with self._lock:
-            client = self._clients.pop(flow_id, None) or FlowiseClient(
+            client = self._clients.pop((flow_id, api_key), None) or FlowiseClient(
                 self._settings.flowise_base_url,
                 flow_id,
-                self._settings.flowise_api_key,
+                api_key or self._settings.flowise_api_key,
                 transport=self._transport,
                 limits=self._limits,
             )
-            self._clients[flow_id] = client
+            self._clients[flow_id, api_key] = client
             if len(self._clients) > MOST_CLIENTS:
                 self._clients.popitem(last=False)
             return client

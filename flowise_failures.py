@@ -58,6 +58,11 @@ def failure(message: str) -> ProxyError:
     return RunFailed(f"The flow failed while it ran: {shown}" if shown else "The flow failed while it ran.")
 
 
+def no_such_flow() -> ProxyError:
+    """The error of a flow that Flowise does not know."""
+    return ModelNotFound("The flow behind this model does not exist in Flowise.", param="model")
+
+
 def _provider(code: str, message: str, param: str | None = None) -> Callable[[], ProxyError]:
     return lambda: ProviderRefused(message, code=code, param=param)
 
@@ -65,7 +70,7 @@ def _provider(code: str, message: str, param: str | None = None) -> Callable[[],
 _CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
     (
         re.compile(r"(?i)\bchatflow \S+ not found|invalid chatflow id"),
-        lambda: ModelNotFound("The flow behind this model does not exist in Flowise.", param="model"),
+        no_such_flow,
     ),
     (
         re.compile(r"(?i)predictions? limit exceeded"),
@@ -147,7 +152,7 @@ def _forbidden(_head: ReplyHead, _body: bytes) -> ProxyError:
 def _not_found(_head: ReplyHead, body: bytes) -> ProxyError:
     answer = _json(body)
     if isinstance(answer, dict) and isinstance(answer.get("message"), str):
-        return ModelNotFound("The flow behind this model does not exist in Flowise.", param="model")
+        return no_such_flow()
     return not_the_api()
 
 

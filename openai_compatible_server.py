@@ -13,30 +13,46 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
+import contextlib
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from flow_guards import POLL_SECONDS, Batches, at_least_every, folded, numbered, side_by_side, stopped_at
+from flow_guards import (
+    POLL_SECONDS,
+    Batches,
+    at_least_every,
+    folded,
+    numbered,
+    side_by_side,
+    stopped_at,
+    with_fallback,
+)
 from flow_turn import Model, Transcript, Turn
 from flowise_catalog import Catalog
 from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
-from openai_wire import ParsedRequest, Renderer, model_body
-from proxy_auth import Keys, check_origin, cors_headers
+from openai_tasks import is_task
+from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
+from proxy_auth import ANONYMOUS, Keys, check_origin, cors_headers
+from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
     BodyTooLarge,
     EncodingNotSupported,
+    FlowiseRefused,
     MethodNotAllowed,
     ModelNotFound,
+    NotAuthenticated,
     ProxyError,
     ServerFault,
     UnknownUrl,
@@ -44,6 +60,8 @@ from proxy_errors import (
     error_headers,
     error_status,
 )
+from proxy_limits import KeyLimits
+from proxy_models import Models
 from proxy_settings import Settings
 from proxy_streaming import NumberedBatches, Pace, StreamedAnswer
 from proxy_telemetry import RequestLog, request_id
@@ -54,7 +72,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PUBLIC = {"/health"}
+_PUBLIC = {"/health", "/ready"}
+MOST_CATALOGS = 256
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -89,9 +108,38 @@ class _Server:
 
     def __init__(self, settings: Settings, transport: Transport | None) -> None:
         self._settings = settings
-        self._keys = Keys(settings.proxy_api_keys)
+        self._config_file = config_file(settings)
+        self._config = ProxyConfig()
+        self._keys = Keys()
+        self._limits = KeyLimits(settings.workers)
         self._clients = FlowiseClients(settings, transport)
-        self._catalog = Catalog(lambda: self._clients.client().flows())
+        self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._follow_config()
+
+    def _follow_config(self) -> None:
+        """Take a changed `proxy.yaml` over; requests begun before keep what they began with."""
+        config = self._config_file.current
+        if config is not self._config:
+            settings = self._settings
+            passes_through = settings.flowise_key_passthrough
+            keys = Keys(settings.proxy_api_keys, config.keys, passes_through=passes_through)
+            if keys.is_open and not self._keys.is_open:
+                log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
+            else:
+                self._keys = keys
+            self._config = config
+            self._catalogs.clear()
+
+    def _models(self) -> Models:
+        key = g.caller.flowise_key
+        catalog = self._catalogs.pop(key, None)
+        if catalog is None:
+            client = self._clients.client("", key)
+            catalog = Catalog(client, self._config.discovery.refresh_seconds)
+        self._catalogs[key] = catalog
+        if len(self._catalogs) > MOST_CATALOGS:
+            self._catalogs.popitem(last=False)
+        return Models(g.config, catalog, g.caller)
 
     def install(self, app: Flask) -> None:
         """Add routes, hooks and error handlers to the application."""
@@ -101,9 +149,12 @@ class _Server:
         app.register_error_handler(HTTPException, self._refuse_http)
         app.register_error_handler(Exception, self._refuse_fault)
         app.add_url_rule("/health", view_func=self.health)
+        app.add_url_rule("/ready", view_func=self.ready)
         for prefix in ("", "/v1", "/openai/v1", "/openai"):
             self._route(app, f"{prefix}/models", self.models)
+            self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
+        self._route(app, "/openai/deployments", self.deployments)
         for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/<path:deployment>"):
             self._route(app, f"{prefix}/chat/completions", self.chat_completions, "POST")
             self._route(app, f"{prefix}/completions", self.completions, "POST")
@@ -120,11 +171,18 @@ class _Server:
         line["request_id"] = g.request_id
         if request.method == "OPTIONS":
             return Response(status=204)
+        self._follow_config()
+        g.config = self._config
         if request.path in _PUBLIC:
             return None
-        caller = self._keys.caller(request.headers.get)
-        line["caller"] = caller.name
-        check_origin(request.headers.get("Origin"), self._settings)
+        g.caller = self._keys.caller(request.headers.get)
+        line["caller"] = g.caller.name
+        check_origin(request.headers.get("Origin"), self._settings, is_open=self._keys.is_open)
+        if request.method == "POST":
+            caller = g.caller
+            admission = self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
+            request.environ["proxy.on_close"].append(admission.release)
+            g.limit_headers = admission.headers
         return None
 
     def _finish(self, response: Response) -> Response:
@@ -132,21 +190,48 @@ class _Server:
         asked = request.headers.get("Access-Control-Request-Headers", "")
         origin = request.headers.get("Origin")
         is_preflight = request.method == "OPTIONS"
-        response.headers.update(cors_headers(origin, asked if is_preflight else None, self._settings))
+        response.headers.update(
+            cors_headers(
+                origin,
+                asked if is_preflight else None,
+                self._settings,
+                is_open=self._keys.is_open,
+            )
+        )
+        response.headers.update(g.get("limit_headers", {}))
         return response
 
     def health(self) -> Response:
         """Tell that the server lives; asks nobody else."""
         return _json({"status": "ok"})
 
+    def ready(self) -> Response:
+        """Tell that the server can serve; what may be wrong, only to a caller with a key."""
+        body: dict[str, Any] = {"status": "ready"}
+        with contextlib.suppress(NotAuthenticated):
+            g.caller = self._keys.caller(request.headers.get)
+            body["flowise"] = self._flowise_state()
+            body["config_error"] = self._config_file.error
+        return _json(body)
+
+    def _flowise_state(self) -> dict[str, Any]:
+        try:
+            return {"reachable": True, "version": self._clients.client("", g.caller.flowise_key).version()}
+        except ProxyError as error:
+            return {"reachable": False, "error": error.message}
+
     def models(self) -> Response:
         """List the models."""
-        data = [model_body(model) for model in self._catalog.models()]
+        return _json({"object": "list", "data": [model_body(model) for model in self._models().listed()]})
+
+    def deployments(self) -> Response:
+        """List the models as Azure's deployments."""
+        data = [deployment_body(model) for model in self._models().listed()]
         return _json({"object": "list", "data": data})
 
     def model(self, name: str) -> Response:
         """Describe one model."""
-        return _json(model_body(self._catalog.find(name)))
+        return _json(model_body(self._models().known(name)))
 
     def chat_completions(self, deployment: str | None = None) -> Response:
         """Answer a chat completion."""
@@ -161,10 +246,10 @@ class _Server:
     ) -> Response:
         parsed = parse(json_object(_body(self._settings.proxy_max_body_bytes)), deployment)
         request.environ["proxy.log"]["stream"] = parsed.stream
-        model = self._model(parsed.model, is_deployment=deployment is not None)
-        parsed = replace(parsed, turns=tuple(replace(turn, flow=model.flow) for turn in parsed.turns))
+        models = self._models()
+        model = self._model(models, parsed, is_deployment=deployment is not None)
         pace = Pace(self._settings.proxy_heartbeat_seconds)
-        batches = self._runs(parsed, model, pace)
+        batches = self._runs(parsed, models, model, pace)
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
         transcripts = [Transcript(turn.chat_id) for turn in parsed.turns]
@@ -180,9 +265,11 @@ class _Server:
             batches.close()
         return _json(renderer.body(transcripts), headers=headers)
 
-    def _model(self, name: str, *, is_deployment: bool) -> Model:
+    def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
-            model = self._catalog.resolve(name)
+            model = models.resolve(parsed.model)
+            if g.config.tasks.model != "flow" and is_task(parsed.turns):
+                model = models.resolve(g.config.tasks.model)
         except ModelNotFound as error:
             if is_deployment:
                 error.code = "DeploymentNotFound"
@@ -190,20 +277,35 @@ class _Server:
         request.environ["proxy.log"]["model"] = model.id
         return model
 
-    def _runs(self, parsed: ParsedRequest, model: Model, pace: Pace) -> NumberedBatches:
-        client = self._clients.client(model.flow)
+    def _runs(self, parsed: ParsedRequest, models: Models, model: Model, pace: Pace) -> NumberedBatches:
         many = len(parsed.turns) > 1
         wake = at_least_every(POLL_SECONDS, pace.remaining) if many else pace.remaining
-        headers = _onward_headers()
+        headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
+
+        def of_model(turn: Turn, model: Model) -> Batches:
+            client = self._clients.client(model.flow, key)
+            batches = client.batches(
+                replace(turn, flow=model.flow),
+                wake=wake,
+                headers=headers,
+                request_timeout=model.request_timeout,
+            )
+            return with_fallback(batches, lambda: instead_of(turn, model)) if model.fallback else batches
+
+        def instead_of(turn: Turn, model: Model) -> Batches:
+            line["fallback"] = model.fallback
+            return of_model(replace(turn, chat_id=str(uuid4())), models.resolve(model.fallback or ""))
 
         def run(turn: Turn) -> Batches:
-            batches = client.batches(turn, wake=wake, headers=headers)
+            batches = of_model(turn, model)
             return stopped_at(batches, parsed.stop) if parsed.stop else batches
 
         runs = [run(turn) for turn in parsed.turns]
         return side_by_side(runs) if many else numbered(runs[0])
 
     def _refuse(self, error: ProxyError) -> Response:
+        if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
+            error = NotAuthenticated("Flowise refuses this API key.")
         request.environ["proxy.log"]["outcome"] = error.code or error.type
         status = error_status(error, self._settings.proxy_run_error_status)
         return _json(error_body(error), status, error_headers(error))

@@ -6,38 +6,62 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
+from proxy_config import KeyConfig
 from proxy_errors import NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings, is_loopback_host
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request; the name may be logged, it tells nothing of the key."""
+    """Who sent a request, and what it may; the name may be logged, it tells nothing of the key.
+
+    `flowise_key` is the caller's own key for Flowise, where keys are passed through.
+    """
 
     name: str
+    models: tuple[str, ...] = ("*",)
+    requests_per_minute: int | None = None
+    max_in_flight: int | None = None
+    flowise_key: str = ""
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether one of a model's names is among those that the caller may use."""
+        return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
 
 
 ANONYMOUS = Caller("anonymous")
 
 
 class Keys:
-    """The client keys, kept as digests."""
+    """The client keys, kept as digests; with pass-through any key, which is then Flowise's to judge."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Take the keys of the settings; none at all lets everybody in."""
+    def __init__(
+        self, keys: Iterable[str] = (), named: Iterable[KeyConfig] = (), *, passes_through: bool = False
+    ) -> None:
+        """Take the keys of the settings and those of the file; none at all lets everybody in."""
+        self._passes_through = passes_through
         self._callers = {_digest(key): Caller(f"key-{_digest(key).hex()[:8]}") for key in keys}
+        for key in named:
+            self._callers[bytes.fromhex(key.sha256)] = Caller(
+                key.name, key.models, key.requests_per_minute, key.max_in_flight
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is let in."""
+        return not self._callers and not self._passes_through
 
     def caller(self, header: Callable[[str], str | None]) -> Caller:
         """The caller behind `Authorization: Bearer` or `api-key`. Raises NotAuthenticated, always alike."""
-        if not self._callers:
+        offered = _offered(header)
+        if self._passes_through and offered:
+            return Caller(f"flowise-{_digest(offered[0]).hex()[:8]}", flowise_key=offered[0])
+        if self.is_open:
             return ANONYMOUS
-        scheme, _, token = (header("Authorization") or "").partition(" ")
-        offered = [(header("api-key") or "").strip()]
-        if scheme.lower() == "bearer":
-            offered.append(token.strip())
-        for key in filter(None, offered):
+        for key in offered:
             digest = _digest(key)
             # Every key is compared, so that time tells nothing.
             matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
@@ -46,20 +70,26 @@ class Keys:
         raise NotAuthenticated("Incorrect API key provided: send a client key of this server.")
 
 
+def _offered(header: Callable[[str], str | None]) -> list[str]:
+    scheme, _, token = (header("Authorization") or "").partition(" ")
+    keys = [(header("api-key") or "").strip(), token.strip() if scheme.lower() == "bearer" else ""]
+    return [key for key in keys if key]
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def is_origin_allowed(origin: str, settings: Settings) -> bool:
+def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool:
     """Whether a page of this origin may read answers: as set, else any if keys protect us, else loopback."""
     if settings.proxy_cors_origins is not None:
         return "*" in settings.proxy_cors_origins or origin in settings.proxy_cors_origins
-    return not settings.is_anonymous or _is_loopback_origin(origin)
+    return not is_open or _is_loopback_origin(origin)
 
 
-def check_origin(origin: str | None, settings: Settings) -> None:
+def check_origin(origin: str | None, settings: Settings, *, is_open: bool) -> None:
     """Refuse other origins where no key protects us: CORS alone stops no `text/plain` POST of a web page."""
-    if origin and settings.is_anonymous and not is_origin_allowed(origin, settings):
+    if origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open):
         raise OriginNotAllowed(
             "This server has no client keys and therefore takes no requests of web pages of other origins; "
             "set PROXY_API_KEYS or PROXY_CORS_ORIGINS."
@@ -86,17 +116,20 @@ _ALLOWED_HEADERS = (
     )
 )
 _EXPOSED_HEADERS = (
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-request-id, retry-after, retry-after-ms, x-should-retry, x-flowise-chat-id, x-flowise-ignored-params"
 )
 
 
-def cors_headers(origin: str | None, asked_headers: str | None, settings: Settings) -> dict[str, str]:
+def cors_headers(
+    origin: str | None, asked_headers: str | None, settings: Settings, *, is_open: bool
+) -> dict[str, str]:
     """The headers that let an allowed page read an answer; never with credentials."""
-    if not origin or not is_origin_allowed(origin, settings):
+    if not origin or not is_origin_allowed(origin, settings, is_open=is_open):
         return {}
     allows_all = settings.proxy_cors_origins is None or "*" in settings.proxy_cors_origins
     headers = {
-        "Access-Control-Allow-Origin": "*" if allows_all and not settings.is_anonymous else origin,
+        "Access-Control-Allow-Origin": "*" if allows_all and not is_open else origin,
         "Access-Control-Expose-Headers": _EXPOSED_HEADERS,
         "Vary": "Origin",
     }

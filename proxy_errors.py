@@ -7,6 +7,7 @@ The status tells whether sending again is safe, since clients resend by status a
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, TypedDict
 
 
@@ -32,6 +33,7 @@ class ProxyError(Exception):
     type: ClassVar[str] = "server_error"
     code: str | None = None
     may_have_run: ClassVar[bool] = False
+    nothing_ran: ClassVar[bool] = False
     should_retry: ClassVar[bool | None] = None
 
     def __init__(
@@ -48,6 +50,7 @@ class ProxyError(Exception):
         self.param = param
         self.code = code or self.code
         self.retry_after_seconds = retry_after_seconds
+        self.headers: dict[str, str] = {}
 
 
 class BadRequest(ProxyError):
@@ -77,6 +80,7 @@ class ModelNotFound(ProxyError):
     """No such model, or none that this caller may use."""
 
     status = 404
+    nothing_ran = True
     type = "invalid_request_error"
     code = "model_not_found"
 
@@ -125,6 +129,7 @@ class RateLimited(ProxyError):
     """Too many requests; nothing has run."""
 
     status = 429
+    nothing_ran = True
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
@@ -133,6 +138,7 @@ class QuotaExhausted(ProxyError):
     """The Flowise account has used up its quota; waiting a moment does not help."""
 
     status = 429
+    nothing_ran = True
     type = "insufficient_quota"
     code = "insufficient_quota"
     should_retry = False
@@ -142,6 +148,7 @@ class FlowiseUnavailable(ProxyError):
     """Flowise could not be reached or refused for now; nothing has run."""
 
     status = 503
+    nothing_ran = True
     type = "server_error"
     code = "flowise_unavailable"
 
@@ -150,6 +157,7 @@ class FlowiseRefused(ProxyError):
     """Flowise does not take our key; nothing has run and only a setting can help."""
 
     status = 400
+    nothing_ran = True
     type = "upstream_error"
     code = "flowise_auth"
     should_retry = False
@@ -159,6 +167,7 @@ class FlowiseMisconfigured(ProxyError):
     """The address given is not Flowise's API, or its settings forbid us the flow."""
 
     status = 400
+    nothing_ran = True
     type = "upstream_error"
     code = "flowise_misconfigured"
     should_retry = False
@@ -199,10 +208,10 @@ def error_status(error: ProxyError, run_error_status: int) -> int:
 
 def error_headers(error: ProxyError) -> dict[str, str]:
     """Headers that tell an SDK whether and when to try again (openai-python `_should_retry`)."""
-    headers: dict[str, str] = {}
+    headers = dict(error.headers)
     if error.should_retry is not None:
         headers["x-should-retry"] = "true" if error.should_retry else "false"
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
-        headers["retry-after-ms"] = str(max(1, round(error.retry_after_seconds * 1000)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_seconds * 1000)))
     return headers

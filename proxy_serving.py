@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy_config import ConfigError, config_file
 from proxy_errors import BadRequest, BodyTooSlow, error_body
 from proxy_settings import Settings, SettingsError
 from proxy_telemetry import configure_logging
@@ -38,8 +39,9 @@ def main() -> int:
     """Read the settings and serve until a signal ends it; the exit status."""
     try:
         settings = Settings.from_env()
+        settings.check_admission(has_keys=bool(config_file(settings).current.keys))
         listeners = open_sockets(settings.host, settings.port)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, ConfigError, OSError) as error:
         print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         return 2
     configure_logging(settings.log_level, as_json=settings.log_as_json)

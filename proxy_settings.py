@@ -31,6 +31,7 @@ class Settings:
 
     flowise_base_url: str = ""
     flowise_api_key: str = ""
+    flowise_key_passthrough: bool = False
     flowise_connect_timeout: float = 5
     flowise_request_timeout: float = 30
     flowise_stream_idle_timeout: float = 600
@@ -41,6 +42,7 @@ class Settings:
     workers: int = 1
     proxy_api_keys: tuple[str, ...] = ()
     proxy_allow_anonymous: bool = False
+    proxy_config: str = ""
     proxy_cors_origins: tuple[str, ...] | None = None
     proxy_max_body_bytes: int = 50 * 1024**2
     proxy_body_timeout: float = 30
@@ -62,8 +64,8 @@ class Settings:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether any caller is let in."""
-        return not self.proxy_api_keys
+        """Whether any caller is let in, as far as the environment says."""
+        return not self.proxy_api_keys and not self.flowise_key_passthrough
 
     @property
     def log_as_json(self) -> bool:
@@ -88,8 +90,20 @@ class Settings:
             if text:
                 read[field.name] = _parsed(name, text, _PARSERS[field.name])
         settings = cls(**read)
-        _check_together(settings)
+        if settings.flowise_key_passthrough and settings.proxy_api_keys:
+            raise SettingsError(
+                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
+            )
         return settings
+
+    def check_admission(self, *, has_keys: bool) -> None:
+        """Refuse to let other machines in without a key. Raises SettingsError."""
+        if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
+            return
+        raise SettingsError(
+            f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
+            "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
+        )
 
 
 def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
@@ -99,15 +113,6 @@ def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
         may_hold_key = name.lower() in _SECRET or "@" in text or "?" in text
         shown = "(hidden)" if may_hold_key else repr(text[:80])
         raise SettingsError(f"{name}={shown} is not allowed: {error}") from None
-
-
-def _check_together(settings: Settings) -> None:
-    if settings.is_loopback or not settings.is_anonymous or settings.proxy_allow_anonymous:
-        return
-    raise SettingsError(
-        f"HOST={settings.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
-        "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
-    )
 
 
 def is_loopback_host(host: str) -> bool:
@@ -240,6 +245,7 @@ _SECRET = {"flowise_api_key", "proxy_api_keys"}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "flowise_base_url": _base_url_setting,
     "flowise_api_key": _header_text,
+    "flowise_key_passthrough": _boolean,
     "flowise_connect_timeout": _number(0.1, 600),
     "flowise_request_timeout": _number(0.1, 86400),
     "flowise_stream_idle_timeout": _number(0.1, 86400),
@@ -250,6 +256,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "workers": _integer(1, 256),
     "proxy_api_keys": _list(_header_text),
     "proxy_allow_anonymous": _boolean,
+    "proxy_config": str,
     "proxy_cors_origins": _list(_origin),
     "proxy_max_body_bytes": _size,
     "proxy_body_timeout": _number(0.1, 3600),

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -90,6 +90,8 @@ class RequestLog:
         started = time.monotonic()
         fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"][:200]}
         environ["proxy.log"] = fields
+        on_close: list[Callable[[], None]] = []
+        environ["proxy.on_close"] = on_close
 
         def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             fields["status"] = int(status[:3])
@@ -98,16 +100,24 @@ class RequestLog:
         try:
             body = self._application(environ, noted)
         except BaseException:
+            _end(on_close)
             _write(fields, started, "client_gone")
             raise
-        return _Closing(body, fields, started)
+        return _Closing(body, fields, started, on_close)
 
 
 class _Closing:
     """An answer's body that tells when it is closed, and whether it was read to its end."""
 
-    def __init__(self, body: Iterable[bytes], fields: dict[str, Any], started: float) -> None:
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        fields: dict[str, Any],
+        started: float,
+        on_close: list[Callable[[], None]],
+    ) -> None:
         self._body = body
+        self._on_close = on_close
         self._fields = fields
         self._started = started
         self._is_whole = False
@@ -123,7 +133,13 @@ class _Closing:
             if close is not None:
                 close()
         finally:
+            _end(self._on_close)
             _write(self._fields, self._started, "ok" if self._is_whole else "client_gone")
+
+
+def _end(on_close: list[Callable[[], None]]) -> None:
+    while on_close:
+        on_close.pop()()
 
 
 def _write(fields: dict[str, Any], started: float, outcome: str) -> None:

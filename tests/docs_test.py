@@ -41,7 +41,7 @@ def test_the_readme_names_every_route() -> None:
     rules = {rule.rule.replace("<path:", "{").replace(">", "}") for rule in app.url_map.iter_rules()}
     plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
     for rule in plain:
-        named = rule if rule.startswith(("/openai", "/health")) else f"/v1{rule}"
+        named = rule if rule.startswith(("/openai", "/health", "/ready")) else f"/v1{rule}"
         assert named.replace("{name}", "{id}") in README, named
 
 

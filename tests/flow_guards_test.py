@@ -17,9 +17,10 @@ from flow_guards import (
     numbered,
     side_by_side,
     stopped_at,
+    with_fallback,
 )
 from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, Transcript, TurnEnded, UsageReported
-from proxy_errors import ProxyError, RunFailed
+from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
 
 PATIENCE_SECONDS = 20.0
 
@@ -272,3 +273,32 @@ def test_the_fold_takes_a_step_for_each_batch() -> None:
     steps = folded([(1, [TextDelta("b")]), (0, [TextDelta("a"), TextDelta("A")]), (1, [])], transcripts)
     assert sum(1 for _ in steps) == 3
     assert [transcript.text for transcript in transcripts] == ["aA", "b"]
+
+
+def failing(error: Exception, *batches: Batch) -> Batches:
+    """A run that fails after these batches."""
+    yield from batches
+    raise error
+
+
+@pytest.mark.parametrize("before", [[], [[KeepAlive()]]])
+def test_another_model_answers_if_nothing_has_run(before: list[Batch]) -> None:
+    other = Run([TextDelta("other"), TurnEnded()])
+    events = events_of(with_fallback(failing(FlowiseUnavailable("gone"), *before), other))
+    assert text_of(events) == "other"
+    assert other.closed.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "before"),
+    [(RunFailed("broke"), []), (FlowiseUnavailable("gone"), [[TextDelta("a")]])],
+)
+def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, before: list[Batch]) -> None:
+    other = Run([TurnEnded()])
+    with pytest.raises(type(error)):
+        events_of(with_fallback(failing(error, *before), other))
+
+
+def test_a_run_that_answers_needs_no_other() -> None:
+    run = Run([TextDelta("mine"), TurnEnded()])
+    assert text_of(events_of(with_fallback(run(), lambda: failing(AssertionError())))) == "mine"

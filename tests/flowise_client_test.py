@@ -79,7 +79,7 @@ def test_a_probe_that_hangs_or_breaks_is_unavailable() -> None:
 @pytest.mark.parametrize("body", [b'[{"id":"a"},5]', b'{"data":[{"id":"a"}],"total":1}'])
 def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
     with ScriptedServer([http("200 OK", body)]) as server:
-        assert client_of(server).flows() == [{"id": "a"}]
+        assert list(client_of(server).flows()) == [{"id": "a"}]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
 def test_a_listing_that_is_none_says_why(answer: bytes, code: str) -> None:
     with ScriptedServer([answer]) as server:
         with pytest.raises(ProxyError) as caught:
-            client_of(server).flows()
+            list(client_of(server).flows())
         assert caught.value.code == code
 
 

@@ -28,9 +28,14 @@ LEAVES = frozenset(
 UPSTREAM = frozenset(
     {"flowise_transport", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"}
 )
-POLICY = frozenset({"proxy_auth", "proxy_telemetry", "proxy_streaming", "proxy_tokens"})
-WIRE = frozenset({"openai_messages", "openai_adapter"})
-COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "sample_conversion"})
+POLICY = frozenset(
+    {
+        *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
+        *("proxy_telemetry", "proxy_streaming", "proxy_tokens"),
+    }
+)
+WIRE = frozenset({"openai_messages", "openai_adapter", "openai_tasks"})
+COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
 DEMO = frozenset(
     {
         *("flowise_demo", "flowise_demo_http", "flowise_demo_predictions", "flowise_demo_runs"),
@@ -42,7 +47,7 @@ NOTHING: frozenset[str] = frozenset()
 
 TABLE: dict[str, Rule] = {
     "flow_turn": Rule(NOTHING, WEB | IO),
-    "flow_guards": Rule(frozenset({"flow_turn"}), WEB | IO),
+    "flow_guards": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | IO),
     "proxy_errors": Rule(NOTHING, WEB | IO),
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
     "openai_wire": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | (IO - {"os"})),
@@ -50,11 +55,15 @@ TABLE: dict[str, Rule] = {
     **{name: Rule(LEAVES | {"openai_messages"}, WEB | IO) for name in WIRE},
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
+    "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    # Names are made of the file's models and the catalog's flows.
+    "proxy_models": Rule(CORE_LEAVES | {"flowise_catalog", "proxy_auth", "proxy_config"}, WEB),
     **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE) for name in COMPOSITION},
     **{name: Rule(DEMO, WEB) for name in DEMO},
 }
 
 LATE = {
+    ("proxy_cli", "proxy_serving"): "function",
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",

@@ -54,6 +54,11 @@ class Server:
                 raise RuntimeError(f"{self.name} was not ready after {seconds} s:\n{self.tail()}")
             time.sleep(POLL_SECONDS)
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
     def ended(self, seconds: float) -> int:
         """Waits for the process to end by itself and returns its exit status."""
         return self._process.wait(seconds)

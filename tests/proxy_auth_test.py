@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import pytest
 
 from proxy_auth import ANONYMOUS, Caller, Keys, check_origin, cors_headers, is_origin_allowed
+from proxy_config import KeyConfig
 from proxy_errors import NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings
 
@@ -107,24 +109,24 @@ def test_a_callers_name_tells_nothing_of_the_key() -> None:
 def test_origins_are_allowed_as_set_else_any_with_keys_else_loopback(
     settings: Settings, origin: str, is_allowed: bool
 ) -> None:
-    assert is_origin_allowed(origin, settings) is is_allowed
+    assert is_origin_allowed(origin, settings, is_open=settings.is_anonymous) is is_allowed
 
 
 @pytest.mark.parametrize("origin", [None, "", "http://localhost:3000"])
 def test_a_call_that_is_no_foreign_page_is_taken(origin: str | None) -> None:
-    check_origin(origin, OPEN)
+    check_origin(origin, OPEN, is_open=True)
 
 
 @pytest.mark.parametrize("settings", [KEYED, ONE_PAGE_KEYED, NO_PAGE, ALL_PAGES])
 def test_a_foreign_page_is_not_refused_where_a_key_protects_us_or_all_are_wanted(settings: Settings) -> None:
-    check_origin("https://evil.example", settings)
+    check_origin("https://evil.example", settings, is_open=settings.is_anonymous)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 @pytest.mark.parametrize("settings", [OPEN, ONE_PAGE])
 def test_a_foreign_page_is_refused_where_no_key_protects_us(settings: Settings, origin: str) -> None:
     with pytest.raises(OriginNotAllowed, match="PROXY_CORS_ORIGINS"):
-        check_origin(origin, settings)
+        check_origin(origin, settings, is_open=settings.is_anonymous)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_a_foreign_page_is_refused_where_no_key_protects_us(settings: Settings, 
 def test_cors_headers_name_the_page_that_may_read(
     settings: Settings, origin: str | None, allowed: str | None
 ) -> None:
-    given = cors_headers(origin, None, settings)
+    given = cors_headers(origin, None, settings, is_open=settings.is_anonymous)
     assert given.get("Access-Control-Allow-Origin") == allowed
     assert ("Access-Control-Expose-Headers" in given) is (allowed is not None)
     assert "Access-Control-Allow-Headers" not in given
@@ -153,7 +155,7 @@ def test_cors_headers_name_the_page_that_may_read(
 
 
 def test_a_preflight_is_told_methods_and_the_headers_it_asked_for() -> None:
-    given = cors_headers("https://any.example", "authorization, x-special", KEYED)
+    given = cors_headers("https://any.example", "authorization, x-special", KEYED, is_open=False)
     assert given["Access-Control-Allow-Headers"] == "authorization, x-special"
     assert given["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
     assert given["Access-Control-Max-Age"] == "600"
@@ -161,7 +163,9 @@ def test_a_preflight_is_told_methods_and_the_headers_it_asked_for() -> None:
 
 
 def test_a_preflight_that_asks_for_no_header_is_told_those_of_the_openai_clients() -> None:
-    given = cors_headers("https://any.example", "", KEYED)["Access-Control-Allow-Headers"].split(", ")
+    given = cors_headers("https://any.example", "", KEYED, is_open=False)[
+        "Access-Control-Allow-Headers"
+    ].split(", ")
     assert {"authorization", "api-key", "content-type", "x-stainless-lang", "x-stainless-timeout"} <= set(
         given
     )
@@ -169,5 +173,24 @@ def test_a_preflight_that_asks_for_no_header_is_told_those_of_the_openai_clients
 
 
 def test_a_page_can_read_when_and_whether_to_try_again() -> None:
-    exposed = cors_headers("https://any.example", None, KEYED)["Access-Control-Expose-Headers"].split(", ")
+    exposed = cors_headers("https://any.example", None, KEYED, is_open=False)[
+        "Access-Control-Expose-Headers"
+    ].split(", ")
     assert {"x-request-id", "retry-after", "retry-after-ms", "x-should-retry"} <= set(exposed)
+
+
+def test_a_named_key_brings_its_models_and_limits() -> None:
+    named = KeyConfig("sales", hashlib.sha256(b"key").hexdigest(), ("sales-*",), 5, 2)
+    caller = Keys((), [named]).caller({"api-key": "key"}.get)
+    assert (caller.name, caller.requests_per_minute, caller.max_in_flight) == ("sales", 5, 2)
+    assert caller.may_use(["x", "sales-team"])
+    assert not caller.may_use(["x", "Sales-team"])
+
+
+def test_keys_passed_through_are_flowises_to_judge() -> None:
+    keys = Keys(passes_through=True)
+    assert not keys.is_open
+    assert keys.caller({"Authorization": "Bearer theirs"}.get).flowise_key == "theirs"
+    assert "theirs" not in keys.caller({"api-key": "theirs"}.get).name
+    with pytest.raises(NotAuthenticated):
+        keys.caller(lambda _: None)

@@ -49,6 +49,12 @@ class RunningProxy:
         """Where the server listens."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        assert self._server is not None
+        return self._server.pid
+
     def log(self) -> str:
         """All that the server has written so far."""
         assert self._server is not None

@@ -1,0 +1,166 @@
+"""The command line: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy_cli import main
+from tests.demo_server import DemoServer
+from tests.processes import clean_environment
+from tests.running_proxy import PROJECT
+from tests.scripted_server import ScriptedServer, http
+
+FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("FLOWISE_BASE_URL", "FLOWISE_API_KEY", "PROXY_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run a command; its status and what it said."""
+    status = main(arguments)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def use(monkeypatch: pytest.MonkeyPatch, base_url: str, key: str = "") -> None:
+    """Point the command at a Flowise."""
+    monkeypatch.setenv("FLOWISE_BASE_URL", base_url)
+    if key:
+        monkeypatch.setenv("FLOWISE_API_KEY", key)
+
+
+def test_a_healthy_flowise_is_shown_with_its_flows(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, demo.base_url)
+    status, out, _ = told(capsys, "check")
+    assert status == 0
+    assert "Flowise 3.1.4" in out
+    assert "All well" in out
+    line = next(line for line in out.splitlines() if line.startswith("demo-json "))
+    assert line.split()[1:3] == ["CHATFLOW", "no"]
+    status, out, _ = told(capsys, "check", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["problems"] == []
+    assert {flow["slug"]: flow["streams"] for flow in report["flows"]}["demo-agent"] is True
+
+
+def test_nothing_listening_a_wrong_path_and_a_wrong_key_name_cause_and_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "http://127.0.0.1:9")
+    status, out, _ = told(capsys, "check")
+    assert status == 1
+    assert "PROBLEM: Flowise cannot be reached" in out
+    assert "Is Flowise running" in out
+    page = http("200 OK", b"<html>", "text/html")
+    with ScriptedServer(page_script := [page]) as server:
+        use(monkeypatch, server.url + "/wrong")
+        status, out, _ = told(capsys, "check")
+    assert page_script
+    assert status == 1
+    assert "/api/v1" in out
+    with DemoServer("--key", "right") as keyed:
+        use(monkeypatch, keyed.base_url, "wrong")
+        status, out, _ = told(capsys, "check")
+    assert status == 1
+    assert "FLOWISE_API_KEY" in out
+
+
+def test_an_old_flowise_that_knows_no_pages_no_version_and_no_probe_is_healthy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.dumps([{"id": FLOW, "name": "old flow", "flowData": "{}", "type": None}]).encode()
+    missing = http("404 Not Found", b'{"message":"no such route"}')
+    answers = [[missing], [http("200 OK", rows)], [missing], [missing]]
+    with ScriptedServer(
+        *[[a[0].replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1), b""] for a in answers]
+    ) as server:
+        use(monkeypatch, server.url)
+        status, out, _ = told(capsys, "check")
+    assert status == 0, out
+    assert "(version unknown)" in out
+    assert "old-flow  CHATFLOW  no" in out
+
+
+def test_a_configured_flow_that_is_not_there_is_a_problem(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, demo.base_url)
+    Path("proxy.yaml").write_text("models:\n  - id: gone\n    flow: 00000000-0000-4000-8000-000000000001\n")
+    status, out, _ = told(capsys, "check")
+    assert status == 1
+    assert "PROBLEM: proxy.yaml: the flow of model gone" in out
+
+
+def test_models_are_those_that_clients_see(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, demo.base_url)
+    Path("proxy.yaml").write_text(f"models:\n  - id: support\n    flow: {FLOW}\n")
+    assert told(capsys, "models")[1].splitlines()[1].split()[:2] == ["support", FLOW]
+    listed = json.loads(told(capsys, "models", "--json")[1])
+    assert {"id": "support", "flow": FLOW, "name": "support"} in [
+        {**model, "name": "support"} if model["id"] == "support" else model for model in listed
+    ]
+
+
+def test_an_answer_is_printed_as_it_comes(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, demo.base_url)
+    status, out, _ = told(capsys, "ask", "demo-assistant", "What is the price for Apple?")
+    assert status == 0
+    assert 'You asked: "What is the price for Apple?"' in out
+    status, out, err = told(capsys, "ask", "nothing", "Hello")
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_new_key_fits_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = told(capsys, "keys", "new", "librechat")
+    key = next(line.strip() for line in out.splitlines() if line.strip().startswith("sk-flowise-"))
+    assert status == 0
+    assert f"sha256: {hashlib.sha256(key.encode()).hexdigest()}" in out
+    assert "name: librechat" in out
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["models"], ["ask", "m", "q"]])
+def test_without_a_flowise_there_is_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = told(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err == "error: FLOWISE_BASE_URL is not set: there is no Flowise to ask\n"
+
+
+def test_a_wrong_file_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, "http://127.0.0.1:9")
+    Path("proxy.yaml").write_text("keys: 5\n")
+    status, _, err = told(capsys, "check")
+    assert status == 2
+    assert err.startswith("error: proxy.yaml:1: keys: ")
+
+
+def test_serve_is_the_server_itself(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "proxy_cli.py"), "serve"]
+    environment = clean_environment(tmp_path, PORT="eighty")
+    ended = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 2
+    assert "PORT='eighty'" in ended.stderr
