@@ -11,6 +11,7 @@ import pytest
 from dotenv import dotenv_values
 
 from openai_compatible_server import create_app
+from proxy_config import load_config
 from proxy_settings import Settings
 from sample_conversion import SAMPLES, conversion, main
 
@@ -58,6 +59,15 @@ def test_the_samples_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(path.name in printed for path in SAMPLES.glob("*.json"))
     assert '"object": "chat.completion"' in printed
     assert '"question": ' in printed
+
+
+def test_the_readmes_file_is_a_right_one(tmp_path: Path) -> None:
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", README, re.S) if "sha256" in block)
+    path = tmp_path / "proxy.yaml"
+    path.write_text(example)
+    config = load_config(path)
+    assert [model.id for model in config.models] == ["support"]
+    assert [key.name for key in config.keys] == ["librechat"]
 
 
 def test_versions_are_pinned_exactly() -> None:
