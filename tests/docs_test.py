@@ -62,7 +62,9 @@ def test_the_samples_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_readmes_file_is_a_right_one(tmp_path: Path) -> None:
-    example = next(block for block in re.findall(r"```yaml\n(.*?)```", README, re.S) if "sha256" in block)
+    example = next(
+        block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "sha256" in block
+    )
     path = tmp_path / "proxy.yaml"
     path.write_text(example)
     config = load_config(path)
