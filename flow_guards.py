@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from flow_turn import FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
-from proxy_errors import ProxyError
+from proxy_errors import ProxyError, RunFailed
 
 Batch = list[FlowEvent]
 Batches = Generator[Batch, None, None]
@@ -89,27 +89,39 @@ def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
             yield 0, batch
 
 
-def side_by_side(runs: Sequence[Batches]) -> Generator[tuple[int, Batch], None, None]:
+def side_by_side(
+    runs: Sequence[Batches], left: threading.Event | None = None
+) -> Generator[tuple[int, Batch], None, None]:
     """Run several at once, each in a thread, and give their batches as they come, with the run's number.
 
-    The first failure ends all. A run must give a KeepAlive every POLL_SECONDS, else it outlives its reader.
+    The first failure ends all; `left` is set when nobody reads any more. A run must give a KeepAlive every
+    POLL_SECONDS, else it outlives its reader.
     """
     results: queue.Queue[tuple[int, Batch | Exception | None]] = queue.Queue(_BATCHES_AHEAD)
-    left = threading.Event()
-    for number, run in enumerate(runs):
-        threading.Thread(target=_feed, args=(number, run, results, left), daemon=True).start()
+    left = left or threading.Event()
     open_runs = len(runs)
     try:
+        for number, run in enumerate(runs):
+            threading.Thread(target=_feed, args=(number, run, results, left), daemon=True).start()
         while open_runs:
             number, result = results.get()
             if isinstance(result, Exception):
-                raise result
+                raise _of_several(result)
             if result is None:
                 open_runs -= 1
             else:
                 yield number, result
     finally:
         left.set()
+
+
+def _of_several(error: Exception) -> Exception:
+    """A failure of one run among others: whatever its own status says, another may have run."""
+    if isinstance(error, ProxyError) and (error.status >= 500 or error.status in (408, 429)):
+        return RunFailed(
+            f"One of several choices failed, others may have run: {error.message}", code=error.code
+        )
+    return error
 
 
 def _feed(
@@ -126,6 +138,8 @@ def _feed(
 
     try:
         with contextlib.closing(run):
+            if left.is_set():
+                return
             for batch in run:
                 put(batch)
                 if left.is_set():
@@ -135,9 +149,15 @@ def _feed(
         put(error)
 
 
-def at_least_every(seconds: float, wake: Callable[[], float]) -> Callable[[], float]:
-    """A wake-up call no later than `seconds`."""
-    return lambda: min(seconds, wake())
+def while_wanted(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
+    """A wake-up call no later than POLL_SECONDS, which fails once nobody reads any more."""
+
+    def remaining() -> float:
+        if left.is_set():
+            raise RunFailed("Nobody waits for this run any more.")
+        return min(POLL_SECONDS, wake())
+
+    return remaining
 
 
 def folded(batches: Iterable[tuple[int, Batch]], transcripts: Sequence[Transcript]) -> Iterator[None]:

@@ -72,6 +72,7 @@ class Catalog:
         self._by_flow: dict[str, FlowProfile] = {}
         self._by_slug: dict[str, str] = {}
         self._former: OrderedDict[str, str] = OrderedDict()
+        self._was_listed = False
         self.error: ProxyError | None = None
 
     def profiles(self) -> list[FlowProfile]:
@@ -90,6 +91,10 @@ class Catalog:
         self._keep_fresh(may_wait=False)
         return self._by_flow.get(flow)
 
+    def failure(self) -> ProxyError | None:
+        """Why there has never been a listing; None once there was one."""
+        return None if self._was_listed else self.error
+
     def _keep_fresh(self, *, may_wait: bool = True) -> None:
         if self._clock() >= self._due and not self._is_refreshing:
             if not self._first.is_set():
@@ -105,6 +110,7 @@ class Catalog:
         wait = RETRY_SECONDS
         try:
             self._take_over(profiled(self._source.flows()))
+            self._was_listed = True
             self._first.set()
             self._ask_abilities()
             self.error = None

@@ -45,6 +45,7 @@ CLOSING_GRACE_SECONDS = 5.0
 
 PROBE_SECONDS = 10.0
 PROBE_TTL_SECONDS = 60.0
+PROBE_RETRY_SECONDS = 5.0
 PAGE_ROWS = 50
 MOST_PAGES = 1000
 MISSING_SECONDS = 10.0
@@ -147,7 +148,7 @@ class FlowiseClient:
         limits = replace(self._limits, request_timeout=request_timeout or self._limits.request_timeout)
         run = _Run(turn, limits, wake)
         try:
-            if turn.stream and not self.can_stream():
+            if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
             reply, head = yield from self._answered(run, headers or {})
             with contextlib.closing(reply):
@@ -163,8 +164,8 @@ class FlowiseClient:
             if run.is_running:
                 self.abort(turn.chat_id, turn.flow)
 
-    def can_stream(self) -> bool:
-        """Whether this flow streams, asked once a minute.
+    def can_stream(self, flow_id: str = "") -> bool:
+        """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
 
         Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
         every run of a flow that cannot stream. Raises ModelNotFound for an unknown flow.
@@ -172,11 +173,12 @@ class FlowiseClient:
         now = time.monotonic()
         known = self._can_stream
         if known is None or now > known[0]:
-            known = (now + PROBE_TTL_SECONDS, self._probe_streaming(self.flow_id))
+            streams = self._probe_streaming(flow_id or self.flow_id)
+            known = (now + (PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS), bool(streams))
             self._can_stream = known
         return known[1]
 
-    def _probe_streaming(self, flow_id: str) -> bool:
+    def _probe_streaming(self, flow_id: str) -> bool | None:
         head, body = self.get(f"/chatflows-streaming/{flow_id}")
         answer = lenient_json(body)
         if head.status == 200:
@@ -189,7 +191,7 @@ class FlowiseClient:
                 raise error
         if head.status in (429, 503):
             raise refused(head, body)
-        return False
+        return None
 
     def flows(self) -> Iterator[dict[str, Any]]:
         """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
@@ -213,7 +215,7 @@ class FlowiseClient:
 
     def abilities(self, flow_id: str) -> tuple[bool, dict[str, Any]]:
         """Tell whether a flow streams, and which uploads it takes. Raises ProxyError."""
-        streams = self._probe_streaming(flow_id)
+        streams = bool(self._probe_streaming(flow_id))
         head, body = self.get(f"/chatflows-uploads/{flow_id}")
         uploads = lenient_json(body)
         return streams, uploads if head.status == 200 and isinstance(uploads, dict) else {}
@@ -263,6 +265,7 @@ class FlowiseClient:
         body = orjson.dumps(prediction_body(run.turn))
         for attempt in self._attempts():
             with attempt:
+                run.check_wanted()
                 reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
                 try:
                     head = yield from run.awaited_head(reply)
@@ -348,6 +351,10 @@ class _Run:
         self._limits = limits
         self._wake = wake
         self._run_deadline = time.monotonic() + limits.run_timeout
+
+    def check_wanted(self) -> None:
+        """Raise what the consumer's `wake` raises once it waits no more: nothing must be sent then."""
+        self._wake()
 
     def awaited_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
         """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""

@@ -89,12 +89,18 @@ class _Watched:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
+        # The limit was for connecting; a large body may take longer to send.
+        self.sock.settimeout(None)  # type: ignore[attr-defined]
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
         call: _RequestsReply | None = getattr(_calls, "current", None)
         if call is not None and call.closed:
             self.close()  # type: ignore[attr-defined]
             raise ConnectionAbortedError("the caller left before the request was sent")
 
     def request(self, *args: Any, **kwargs: Any) -> None:
+        self._check_wanted()
         call: _RequestsReply | None = getattr(_calls, "current", None)
         self.user = call
         if call is not None:
@@ -174,10 +180,16 @@ class _RequestsReply:
         self.closed = False
         self.connection: _Watched | None = None
         self.socket: socket.socket | None = None
+        self._is_read = False
         self._head: ReplyHead | None = None
         self._pieces: queue.Queue[ReplyHead | bytes | Exception] = queue.Queue(_PIECES_AHEAD)
         arguments = (session, request, connect_timeout_seconds, settings)
-        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=arguments, daemon=True).start()
+        except BaseException:
+            # Starting waits for the thread; a caller that is ended meanwhile never gets this reply to close.
+            self.close()
+            raise
 
     def head(self, seconds: float) -> ReplyHead | None:
         """Return status and headers, or None when they did not come within `seconds`."""
@@ -201,9 +213,11 @@ class _RequestsReply:
     def close(self) -> None:
         """Let go of the connection at once, also while nothing has been answered."""
         self.closed = True
-        if self.connection is not None and self.connection.user is self and self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+        if self.connection is not None and self.connection.user is self and not self._is_read:
+            used = self.socket or getattr(self.connection, "sock", None)
+            if used is not None:
+                with contextlib.suppress(OSError):
+                    used.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(queue.Empty):
             while True:
                 self._pieces.get_nowait()
@@ -242,12 +256,16 @@ class _RequestsReply:
             _calls.current = None
 
     def _pass_on(self, response: requests.Response) -> None:
+        if response.status_code < 200 and self.connection is not None:
+            # An early hint: the answer proper is still to come on this connection, which nobody else may get.
+            self.connection.close()  # type: ignore[attr-defined]
+            raise ConnectionResetError("an interim answer")
         headers = {name.lower(): value for name, value in response.headers.items()}
         self._put(ReplyHead(response.status_code, headers))
         while not self.closed:
             piece = response.raw.read1(_READ_BYTES, decode_content=False)
             if not piece:
-                self.socket = None  # it is back in the pool and may serve another call
+                self._is_read = True  # the connection is back in the pool and may serve another call
             self._put(piece)
             if not piece:
                 return

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import contextlib
 import logging
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -27,13 +28,12 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flow_guards import (
-    POLL_SECONDS,
     Batches,
-    at_least_every,
     folded,
     numbered,
     side_by_side,
     stopped_at,
+    while_wanted,
     with_fallback,
 )
 from flow_turn import Model, Transcript, Turn
@@ -47,6 +47,7 @@ from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, Keys, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
+    BadRequest,
     BodyTooLarge,
     EncodingNotSupported,
     FlowiseRefused,
@@ -279,7 +280,8 @@ class _Server:
 
     def _runs(self, parsed: ParsedRequest, models: Models, model: Model, pace: Pace) -> NumberedBatches:
         many = len(parsed.turns) > 1
-        wake = at_least_every(POLL_SECONDS, pace.remaining) if many else pace.remaining
+        left = threading.Event()
+        wake = while_wanted(left, pace.remaining) if many else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
 
         def of_model(turn: Turn, model: Model) -> Batches:
@@ -301,7 +303,7 @@ class _Server:
             return stopped_at(batches, parsed.stop) if parsed.stop else batches
 
         runs = [run(turn) for turn in parsed.turns]
-        return side_by_side(runs) if many else numbered(runs[0])
+        return side_by_side(runs, left) if many else numbered(runs[0])
 
     def _refuse(self, error: ProxyError) -> Response:
         if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
@@ -346,6 +348,8 @@ def _body(limit: int) -> bytes:
         wanted -= len(piece)
     if length is None and not wanted:
         raise too_large
+    if length is not None and wanted:
+        raise BadRequest("The body is shorter than its Content-Length.")
     return b"".join(pieces)
 
 

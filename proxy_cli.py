@@ -168,6 +168,9 @@ class _Listed:
     def by_flow(self, flow: str) -> FlowProfile | None:
         return self._profiles.get(flow)
 
+    def failure(self) -> ProxyError | None:
+        return None
+
 
 def _all_models(settings: Settings, config: ProxyConfig) -> Models:
     return Models(config, _Listed(profiled(_client(settings).flows())), ANONYMOUS)

@@ -10,7 +10,7 @@ from flow_turn import Model
 from flowise_catalog import FLOW_ID, FlowProfile
 from proxy_auth import Caller
 from proxy_config import ModelConfig, ProxyConfig
-from proxy_errors import ModelNotFound
+from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError
 
 MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 
@@ -26,6 +26,9 @@ class Profiles(Protocol):
 
     def by_flow(self, flow: str) -> FlowProfile | None:
         """Find the flow of an id."""
+
+    def failure(self) -> ProxyError | None:
+        """Tell why there has never been a listing."""
 
 
 class Models:
@@ -69,6 +72,9 @@ class Models:
         if FLOW_ID.fullmatch(name):
             return self._of_flow(name.lower())
         profile = self._catalog.by_slug(name) if self._config.discovery.enabled else None
+        failure = self._catalog.failure() if profile is None and self._config.discovery.enabled else None
+        if isinstance(failure, FlowiseUnavailable):
+            raise failure  # whether there is such a model cannot be known; trying again may help
         if profile is None or profile.type not in self._config.discovery.types:
             return None
         return self._discovered(profile)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import resource
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_config import ConfigError, config_file
 from proxy_errors import BadRequest, BodyTooSlow, error_body
 from proxy_settings import Settings, SettingsError
-from proxy_telemetry import configure_logging
+from proxy_telemetry import configure_logging, request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
 DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 WANTED_DESCRIPTORS = 65_536
+BODY_STEP_BYTES = 16_384
 
 
 def main() -> int:
@@ -45,9 +47,9 @@ def main() -> int:
         print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         return 2
     configure_logging(settings.log_level, as_json=settings.log_as_json)
+    raise_descriptor_limit()
     with embedded_demo(settings) as served:
-        serve(served, listeners, is_demo=served is not settings)
-    return 0
+        return serve(served, listeners, is_demo=served is not settings)
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
@@ -94,13 +96,16 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
     # The demo ends when its standard input does, so that it never outlives us, not even after a kill.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:  # noqa: S603
         try:
-            yield replace(settings, flowise_base_url=json.loads(next(iter(demo.stdout or ())))["base_url"])
+            line = next(iter(demo.stdout or ()), b"")
+            if not line:
+                raise OSError("the embedded demo flows did not start")
+            yield replace(settings, flowise_base_url=json.loads(line)["base_url"])
         finally:
             demo.terminate()
 
 
-def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> None:
-    """Run gunicorn in this process until a signal ends it."""
+def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> int:
+    """Run gunicorn in this process until a signal ends it; the exit status."""
     from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
 
     monkey.patch_all()
@@ -109,13 +114,14 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
 
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
-    raise_descriptor_limit()
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
 
     class Server(BaseApplication):  # type: ignore[misc]
         """Gunicorn, told what to do by our settings alone."""
+
+        body_timeout_seconds = settings.proxy_body_timeout
 
         def load_config(self) -> None:
             for name, value in options.items():
@@ -124,10 +130,18 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         def load(self) -> Any:
             from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
 
-            return ServingEdge(create_app(settings), settings.proxy_body_timeout)
+            return ServingEdge(create_app(settings))
 
-    with contextlib.suppress(SystemExit):
+    master = os.getpid()
+    try:
         Server().run()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+        if os.getpid() != master:
+            # A worker: nothing of what the master began is its to end, and its status tells the master why.
+            os._exit(status)
+        return status
+    return 0
 
 
 def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:
@@ -142,6 +156,8 @@ def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> 
         "graceful_timeout": max(1, round(settings.proxy_drain_seconds)),
         "accesslog": None,
         "control_socket_disable": True,
+        "forwarder_headers": "",
+        "pre_request": guard_body,
         "logger_class": "proxy_serving.GunicornLog",
         "loglevel": settings.log_level,
     }
@@ -157,12 +173,21 @@ class GunicornLog:
         """Take gunicorn's configuration, which it expects to be kept."""
         self.cfg = cfg
         self._log = logging.getLogger("gunicorn")
-        self.debug = self._log.debug
-        self.info = self._log.debug
-        self.warning = self._log.warning
+        self.info = self.debug
         self.error = self._log.error
         self.critical = self._log.critical
         self.exception = self._log.exception
+
+    def debug(self, message: object, *arguments: Any, **named: Any) -> None:
+        """Write gunicorn's own steps, but no request line: it may hold a key."""
+        if not str(message).startswith(("%s %s", "Ignored", "Invalid")):
+            self._log.debug(message, *arguments, **named)
+
+    def warning(self, message: object, *arguments: Any, **named: Any) -> None:
+        """Write a warning; of what could not be parsed only that it was so."""
+        if str(message).startswith("Invalid request"):
+            message, arguments = "something that is no HTTP request was refused", ()
+        self._log.warning(message, *arguments, **named)
 
     def setup(self, cfg: Any) -> None:
         """Take a new configuration."""
@@ -180,10 +205,21 @@ class GunicornLog:
 
 def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
     """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
-    error = BadRequest(f"{reason}: {message[:200]}" if message else reason)
-    body = json.dumps(error_body(error)).encode()
-    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    _ = message  # it repeats what was sent, a key perhaps
+    body = json.dumps(error_body(BadRequest(f"The request could not be read: {reason}."))).encode()
+    lines = [
+        f"HTTP/1.1 {status} {reason}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"x-request-id: {request_id(None)}",
+        f"Content-Length: {len(body)}",
+    ]
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+
+
+def guard_body(worker: Any, request: Any) -> None:
+    """Put a deadline on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    request.body = _TimedBody(request.body, worker.app.body_timeout_seconds)
 
 
 def raise_descriptor_limit() -> None:
@@ -210,16 +246,14 @@ def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
 
 
 class ServingEdge:
-    """Around the application: a body has a deadline, and a client that leaves ends its run."""
+    """Around the application: a client that leaves ends its run, and what it did not read is not read."""
 
-    def __init__(self, application: WSGIApplication, body_timeout_seconds: float) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
         self._application = application
-        self._body_timeout_seconds = body_timeout_seconds
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        environ["wsgi.input"] = _TimedBody(environ["wsgi.input"], self._body_timeout_seconds)
         watcher = _ClientWatcher(environ.get("gunicorn.socket"))
         environ["proxy.watch_client"] = watcher.start
         try:
@@ -227,51 +261,80 @@ class ServingEdge:
         except BaseException:
             watcher.stop()
             raise
-        return _Watched(body, watcher.stop)
+        finish = getattr(environ["wsgi.input"], "finish", lambda: None)
+        return _Watched(body, (watcher.stop, finish))
 
 
 class _Watched:
     """An answer's body; its end stops the watch."""
 
-    def __init__(self, body: Iterable[bytes], stop: Callable[[], None]) -> None:
+    def __init__(self, body: Iterable[bytes], stops: Iterable[Callable[[], None]]) -> None:
         self._body = body
-        self._stop = stop
+        self._stops = stops
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._body)
 
     def close(self) -> None:
         """End the watch, then the answer."""
-        self._stop()
+        for stop in self._stops:
+            stop()
         close = getattr(self._body, "close", None)
         if close is not None:
             close()
 
 
 class _TimedBody:
-    """A request's body that must have arrived within a time from its first read on."""
+    """A request's body, read in small steps that let others run, within a time from its first read on."""
 
     def __init__(self, body: Any, seconds: float) -> None:
         self._body = body
         self._seconds = seconds
         self._deadline: float | None = None
+        self._is_finished = False
+        self._is_broken = False
 
-    def read(self, *size: int) -> bytes:
-        """Read as the body's own `read` does. Raises BodyTooSlow."""
-        return self._timed(self._body.read, *size)
+    def read(self, size: int = -1) -> bytes:
+        """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
+        if self._is_finished:
+            return self._rest()
+        pieces: list[bytes] = []
+        left = size if size >= 0 else sys.maxsize
+        while left > 0 and (piece := self._step(min(left, BODY_STEP_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
 
-    def readline(self, *size: int) -> bytes:
-        """Read as the body's own `readline` does. Raises BodyTooSlow."""
-        return self._timed(self._body.readline, *size)
+    def finish(self) -> None:
+        """Answered: what is still unread is not worth reading, the connection ends instead."""
+        self._is_finished = True
 
-    def _timed(self, read: Callable[..., bytes], *size: int) -> bytes:
+    def _rest(self) -> bytes:
+        from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # noqa: PLC0415
+
+        if self._is_broken or self._body.read(1):
+            raise NoMoreData
+        return b""
+
+    def _step(self, size: int) -> bytes:
         import gevent  # noqa: PLC0415
+        from gunicorn.http.errors import ParseException  # noqa: PLC0415
 
         now = time.monotonic()
         self._deadline = self._deadline or now + self._seconds
         error = BodyTooSlow(f"The body did not arrive within {self._seconds:g} s (PROXY_BODY_TIMEOUT).")
-        with gevent.Timeout(max(0.001, self._deadline - now), error):
-            return read(*size)
+        self._is_broken = True
+        if now > self._deadline:
+            raise error
+        try:
+            with gevent.Timeout(self._deadline - now, error):
+                piece: bytes = self._body.read(size)
+            self._is_broken = False
+        except (OSError, ParseException):
+            raise BadRequest("The body broke off, or its chunks are malformed.") from None
+        # A body that has arrived already is read without ever waiting: others must get their turn.
+        gevent.sleep(0)
+        return piece
 
 
 class _ClientWatcher:

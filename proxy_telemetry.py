@@ -37,6 +37,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Their debug lines hold addresses, headers and bodies.
+    # Its warnings name Flowise's host.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     for name in ("urllib3", "requests", "openai", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from flow_guards import (
     Batch,
     Batches,
-    at_least_every,
     folded,
     numbered,
     side_by_side,
     stopped_at,
+    while_wanted,
     with_fallback,
 )
 from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, Transcript, TurnEnded, UsageReported
-from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
+from proxy_errors import BadRequest, FlowiseUnavailable, ProxyError, RateLimited, RunFailed
 
 PATIENCE_SECONDS = 20.0
 
@@ -265,7 +265,35 @@ def test_a_reader_that_stands_still_holds_up_the_runs() -> None:
 
 @pytest.mark.parametrize(("wake", "expected"), [(15.0, 0.25), (0.1, 0.1), (0.0, 0.0)])
 def test_a_wake_up_call_comes_no_later_than_asked(wake: float, expected: float) -> None:
-    assert at_least_every(0.25, lambda: wake)() == expected
+    left = threading.Event()
+    remaining = while_wanted(left, lambda: wake)
+    assert remaining() == expected
+    left.set()
+    with pytest.raises(RunFailed):
+        remaining()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FlowiseUnavailable("gone"), RunFailed),
+        (RateLimited("slow"), RunFailed),
+        (BadRequest("wrong"), BadRequest),
+        (ZeroDivisionError(), ZeroDivisionError),
+    ],
+)
+def test_a_failure_of_one_among_several_gives_no_leave_to_try_again(
+    error: Exception, expected: type[Exception]
+) -> None:
+    with pytest.raises(expected):
+        list(side_by_side([failing(error)]))
+
+
+def test_several_runs_that_nobody_ever_reads_do_not_begin() -> None:
+    run = Run([TurnEnded()])
+    together = side_by_side([run()])
+    together.close()
+    assert run.given == 0
 
 
 def test_the_fold_takes_a_step_for_each_batch() -> None:

@@ -92,6 +92,21 @@ def test_an_answer_that_is_cut_is_a_broken_connection_after_what_came(rest: byte
         reply.close()
 
 
+def test_an_interim_answer_never_leaves_the_next_one_to_somebody_else() -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    with ScriptedServer(
+        [hint, http("200 OK", b"of the first")], [http("200 OK", b"of the second")]
+    ) as server:
+        transport = RequestsTransport(server.url)
+        request = FlowiseRequest("GET", server.url)
+        with pytest.raises(ConnectionBroken):
+            transport.send(request).head(5)
+        second = transport.send(request)
+        assert head_of(second).status == 200
+        assert read_all(second, 5) == b"of the second"
+        second.close()
+
+
 def test_a_connection_lost_before_the_head_may_have_run() -> None:
     with ScriptedServer([b"", b""]) as server, pytest.raises(ConnectionBroken):
         call(server.url, b"{}").head(5)

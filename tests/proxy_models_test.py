@@ -7,7 +7,7 @@ import pytest
 from flowise_catalog import FlowProfile
 from proxy_auth import ANONYMOUS, Caller
 from proxy_config import DiscoveryConfig, ModelConfig, ProxyConfig
-from proxy_errors import ModelNotFound
+from proxy_errors import FlowiseRefused, FlowiseUnavailable, ModelNotFound, ProxyError
 from proxy_models import Models
 
 A, B, C = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
@@ -30,6 +30,12 @@ class Listed:
     def by_flow(self, flow: str) -> FlowProfile | None:
         """Find by id."""
         return next((p for p in self._profiles if p.flow == flow), None)
+
+    def failure(self) -> ProxyError | None:
+        """Tell why there is no listing."""
+        return self.error
+
+    error: ProxyError | None = None
 
 
 FLOWS = Listed(
@@ -106,3 +112,14 @@ def test_a_caller_sees_and_uses_its_own_models_only() -> None:
 def test_a_model_is_described_as_the_list_does() -> None:
     assert models().known("bot").name == "Bot"
     assert models().known(C).name == C
+
+
+def test_a_name_is_not_unknown_while_no_listing_could_ever_be_had() -> None:
+    unlisted = Listed()
+    unlisted.error = FlowiseUnavailable("gone")
+    with pytest.raises(FlowiseUnavailable):
+        Models(ProxyConfig(), unlisted, ANONYMOUS).resolve("bot")
+    assert Models(ProxyConfig(), unlisted, ANONYMOUS).resolve(A).flow == A
+    unlisted.error = FlowiseRefused("the key may not list")
+    with pytest.raises(ModelNotFound):
+        Models(ProxyConfig(), unlisted, ANONYMOUS).resolve("bot")

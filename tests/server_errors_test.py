@@ -156,6 +156,20 @@ def test_no_flowise_at_all_is_503(folder: Path) -> None:
         assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
 
 
+def test_one_of_several_choices_that_is_refused_is_no_leave_to_try_again(folder: Path) -> None:
+    with DemoServer("--token-seconds", "0.001") as own:
+        own.control("POST", "/__demo/script", {"prediction_status": [None, 503, 503, 503]})
+        with RunningProxy(folder, FLOWISE_BASE_URL=own.base_url) as server:
+            answer = chat(server, "5518949f-3ebc-4082-af01-fa2a18623da6", n=2)
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_a_name_is_not_unknown_while_flowise_was_never_there(folder: Path) -> None:
+    with RunningProxy(folder, FLOWISE_BASE_URL="http://127.0.0.1:9") as server:
+        assert chat(server, "demo-assistant").status_code == 503
+
+
 def test_a_key_that_flowise_refuses_names_the_setting(demo: DemoServer, folder: Path) -> None:
     with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url, FLOWISE_API_KEY="wrong") as server:
         for stream in (False, True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import string
@@ -205,6 +206,58 @@ def test_a_body_that_does_not_arrive_is_408(keyed: RunningProxy) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"PROXY_BODY_TIMEOUT" in answer
     assert time.monotonic() - began < 5
+
+
+def _raw(server: RunningProxy, sent: bytes) -> bytes:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
+        raw.sendall(sent)
+        return raw.makefile("rb").read()
+
+
+def test_a_body_with_bad_chunks_is_a_400_that_repeats_nothing(keyed: RunningProxy) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {CANARY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = _raw(keyed, head.encode() + b"SECRET-CHUNK\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"SECRET" not in answer
+    assert "SECRET" not in keyed.log()
+    assert "Traceback" not in keyed.log()
+
+
+def test_a_key_in_a_header_that_cannot_be_parsed_is_nowhere(keyed: RunningProxy) -> None:
+    answer = _raw(
+        keyed, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization Bearer sk-HEADER-CANARY\r\n\r\n"
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert b"x-request-id" in head
+    valid("error", body)
+    assert _raw(keyed, b"GET /v1/models?key=sk QUERY-CANARY HTTP/1.1\r\nHost: x\r\n\r\n")
+    for canary in ("HEADER-CANARY", "QUERY-CANARY"):
+        assert canary.encode() not in answer
+        assert canary not in keyed.log()
+
+
+def test_an_endless_body_without_a_key_holds_nobody_up(keyed: RunningProxy) -> None:
+    address = urlsplit(keyed.url)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
+        raw.sendall(head)
+        stop = time.monotonic() + 3
+        with contextlib.suppress(OSError):
+            while time.monotonic() < stop:
+                raw.sendall(b"1\r\na\r\n" * 20_000)
+    began = time.monotonic()
+    assert requests.get(f"{keyed.url}/health", timeout=30).status_code == 200
+    assert time.monotonic() - began < 2
+
+
+def test_a_server_that_cannot_start_ends_instead_of_trying_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "tenacity.py").write_text("raise ImportError('broken')")
+    command = [sys.executable, str(PROJECT / "openai_compatible_server.py")]
+    settings = {"PYTHONPATH": str(tmp_path), "PORT": "0", "FLOWISE_BASE_URL": "http://127.0.0.1:9"}
+    with Server("broken", command, clean_environment(tmp_path, **settings), tmp_path) as server:
+        assert server.ended(20) != 0
 
 
 def test_no_key_and_no_prompt_is_in_any_log_line(keyed: RunningProxy) -> None:

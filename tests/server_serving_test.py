@@ -77,6 +77,29 @@ def test_a_client_that_leaves_frees_flowise(
     assert wait_for(lambda: demo.stats()["active_runs"] <= before["active_runs"], 2)
 
 
+@pytest.mark.parametrize("choices", [1, 2])
+def test_clients_that_leave_at_once_leave_nothing_behind(tmp_path: Path, choices: int) -> None:
+    with (
+        DemoServer("--token-seconds", "0.01") as own,
+        RunningProxy(tmp_path, FLOWISE_BASE_URL=own.base_url) as server,
+    ):
+        assert chat(server, "demo-assistant").status_code == 200
+        address = urlsplit(server.url)
+        body = {
+            "model": "demo-agent-errors",
+            "stream": True,
+            "n": choices,
+            "messages": [{"role": "user", "content": "silent"}],
+        }
+        raw_body = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw_body)}\r\n\r\n"
+        for _ in range(50):
+            with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
+                raw.sendall(head.encode() + raw_body)
+        assert wait_for(lambda: server.log().count("client_gone") == 50, 10)
+        assert wait_for(lambda: own.stats()["active_runs"] == 0, 5), own.stats()
+
+
 def test_many_silent_streams_leave_room_for_others(proxy: RunningProxy, demo: DemoServer) -> None:
     before = demo.stats()["runs_started"]
     with contextlib.ExitStack() as open_streams:
