@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from flow_guards import (
     Batch,
     Batches,
+    _feed,
     folded,
     numbered,
     side_by_side,
@@ -330,3 +332,10 @@ def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, bef
 def test_a_run_that_answers_needs_no_other() -> None:
     run = Run([TextDelta("mine"), TurnEnded()])
     assert text_of(events_of(with_fallback(run(), lambda: failing(AssertionError())))) == "mine"
+
+
+def test_a_run_that_nobody_waits_for_does_not_begin() -> None:
+    left, run = threading.Event(), Run([TurnEnded()])
+    left.set()
+    _feed(0, run(), queue.Queue(), left)
+    assert run.given == 0
