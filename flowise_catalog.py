@@ -171,14 +171,17 @@ def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
     """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
     profiles: list[FlowProfile] = []
     taken: set[str] = set()
-    for row in sorted(rows, key=lambda row: (str(row.get("createdDate")), str(row.get("id")))):
+    # By id first: a flow that is saved while pages are read stands on two of them.
+    distinct = {str(row.get("id")).lower(): row for row in rows}.values()
+    for row in sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id")))):
         profile = _profile(row)
         if profile is None or profile.is_hidden:
             continue
         slug = slug_of(profile.name)
         if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
             slug = f"flow-{profile.flow[:8]}"
-        candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug}-{profile.flow}")
+        # The last one is no other flow's name, being this flow's id.
+        candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
         slug = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(slug)
         profiles.append(replace(profile, slug=slug))

@@ -210,7 +210,8 @@ class FlowiseClient:
                 raise not_the_api()
             yield from (row for row in rows if isinstance(row, dict))
             seen += len(rows)
-            if not rows or not isinstance(answer, dict) or seen >= answer.get("total", 0):
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not rows or not isinstance(total, int) or seen >= total:
                 return
 
     def abilities(self, flow_id: str) -> tuple[bool, dict[str, Any]]:

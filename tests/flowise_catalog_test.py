@@ -248,3 +248,15 @@ def test_abilities_are_asked_once_for_each_state_of_a_flow() -> None:
     flowise.rows, clock.now = [row(1, "a", updatedDate="2")], 183
     settled(catalog, flowise, 4)
     assert len(flowise.probed) == 3
+
+
+def test_a_flow_on_two_pages_of_a_listing_is_one() -> None:
+    assert [profile.slug for profile in profiled([row(1, "Bot"), row(1, "Bot")])] == ["bot"]
+
+
+def test_a_name_is_found_even_if_all_made_up_ones_are_taken() -> None:
+    rows = [row(1, "bot"), row(2, "bot aaaaaaaa"), row(3, f"bot {flow_id(4)}"), row(4, "bot")]
+    slugs = {profile.flow: profile.slug for profile in profiled(rows)}
+    assert len(set(slugs.values())) == 4
+    assert slugs[flow_id(4)] == flow_id(4)
+    assert all(len(slug) <= 128 for slug in (p.slug for p in profiled([row(n, "x" * 200) for n in range(4)])))

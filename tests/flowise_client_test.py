@@ -76,7 +76,9 @@ def test_a_probe_that_hangs_or_breaks_is_unavailable() -> None:
                 client_of(server).can_stream()
 
 
-@pytest.mark.parametrize("body", [b'[{"id":"a"},5]', b'{"data":[{"id":"a"}],"total":1}'])
+@pytest.mark.parametrize(
+    "body", [b'[{"id":"a"},5]', b'{"data":[{"id":"a"}],"total":1}', b'{"data":[{"id":"a"}],"total":null}']
+)
 def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
     with ScriptedServer([http("200 OK", body)]) as server:
         assert list(client_of(server).flows()) == [{"id": "a"}]
