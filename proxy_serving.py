@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 WANTED_DESCRIPTORS = 65_536
 BODY_STEP_BYTES = 16_384
+MOST_STEPS_UNREAD = 8
 
 
 def main() -> int:
@@ -312,9 +313,11 @@ class _TimedBody:
     def _rest(self) -> bytes:
         from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # noqa: PLC0415
 
-        if self._is_broken or self._body.read(1):
-            raise NoMoreData
-        return b""
+        # A client that was refused may go on using its connection, if little is left to read on it.
+        for _ in range(0 if self._is_broken else MOST_STEPS_UNREAD):
+            if not self._body.read(BODY_STEP_BYTES):
+                return b""
+        raise NoMoreData
 
     def _step(self, size: int) -> bytes:
         import gevent  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import random
 import socket
 import string
@@ -236,6 +237,19 @@ def test_a_key_in_a_header_that_cannot_be_parsed_is_nowhere(keyed: RunningProxy)
     for canary in ("HEADER-CANARY", "QUERY-CANARY"):
         assert canary.encode() not in answer
         assert canary not in keyed.log()
+
+
+def test_a_refused_caller_may_go_on_using_its_connection(keyed: RunningProxy) -> None:
+    address = urlsplit(keyed.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+    for _ in range(3):
+        connection.request("POST", "/v1/chat/completions", b"x" * 15_000)
+        refused = connection.getresponse()
+        assert (refused.status, bool(refused.read())) == (401, True)
+        connection.request("GET", "/v1/models", headers={"api-key": CANARY})
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
+    connection.close()
 
 
 def test_an_endless_body_without_a_key_holds_nobody_up(keyed: RunningProxy) -> None:
