@@ -22,7 +22,6 @@ from proxy_errors import ProxyError
 from proxy_models import Models
 from proxy_settings import Settings, SettingsError
 
-CHECK_SECONDS = 10.0
 KEY_PREFIX = "sk-flowise-"
 
 

@@ -43,7 +43,7 @@ class Models:
     def listed(self) -> list[Model]:
         """What the caller may use: configured models, then flows that no configured model stands for."""
         configured = [self._configured(model) for model in self._config.models]
-        taken = {model.flow for model in configured} | {model.id for model in configured}
+        taken = frozenset[str]().union(*(model.names for model in configured))
         found = [self._discovered(profile) for profile in self._profiles()]
         models = [*configured, *(m for m in found if m.flow not in taken and m.id not in taken)]
         return [model for model in models if self._caller.may_use(model.names)]

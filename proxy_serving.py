@@ -239,7 +239,7 @@ def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
         log.info("No FLOWISE_BASE_URL is set: serving the embedded demo flows, such as %s", DEMO_FLOW)
     else:
         log.info("Flowise: %s", settings.flowise_base_url)
-    if settings.is_anonymous:
+    if settings.is_anonymous and not config_file(settings).current.keys:
         whom = "this machine's programs" if settings.is_loopback else "ANYBODY WHO REACHES THIS PORT"
         log.info("No client key is set (PROXY_API_KEYS): %s may run every flow", whom)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
