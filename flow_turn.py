@@ -60,7 +60,9 @@ class Turn:
 class Model:
     """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970.
 
-    `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached.
+    `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached. `inputs` are
+    the override inputs that the flow has enabled, each with the name of the node type that has it (several
+    nodes: one of them), None where Flowise does not tell. The last six are choices of `proxy.yaml`.
     """
 
     id: str
@@ -73,9 +75,17 @@ class Model:
     streams: bool | None = None
     takes_images: bool | None = None
     takes_files: bool | None = None
+    takes_audio: bool | None = None
     has_memory: bool | None = None
+    inputs: Mapping[str, str] | None = None
     request_timeout: float | None = None
     fallback: str | None = None
+    history: str = "auto"
+    system: str = "auto"
+    steps: str = "reasoning"
+    sources: str = "auto"
+    usage: str = "auto"
+    tools: str = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,15 @@ class ToolUsed:
     tool_input: Any
     tool_output: Any
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCalled:
+    """The flow wants a function of the client's to be run; `arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +206,7 @@ FlowEvent = (
     | StepEnded
     | ToolCalled
     | ToolUsed
+    | FunctionCalled
     | SourcesFound
     | ArtifactMade
     | ActionAsked
@@ -210,6 +230,7 @@ class Transcript:
     chat_id: str = ""
     texts: list[str] = field(default_factory=list)
     trail: list[TrailEvent] = field(default_factory=list)
+    calls: list[FunctionCalled] = field(default_factory=list)
     sources: list[Mapping[str, Any]] = field(default_factory=list)
     artifacts: list[Mapping[str, Any]] = field(default_factory=list)
     action: ActionAsked | None = None
@@ -224,6 +245,8 @@ class Transcript:
                 self.texts.append(text)
             case ReasoningDelta() | StepStarted() | ToolCalled() | ToolUsed():
                 self.trail.append(event)
+            case FunctionCalled():
+                self.calls.append(event)
             case SourcesFound(documents):
                 self.sources.extend(documents)
             case ArtifactMade(artifact):
@@ -247,7 +270,7 @@ class Transcript:
     @property
     def is_empty(self) -> bool:
         """Whether the run gave nothing a person could see."""
-        return not (self.action or self.artifacts or any(text.strip() for text in self.texts))
+        return not (self.action or self.artifacts or self.calls or any(text.strip() for text in self.texts))
 
     def __str__(self) -> str:
         """The answer's whole text."""

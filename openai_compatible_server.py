@@ -44,7 +44,7 @@ from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_c
 from openai_fields import json_object
 from openai_tasks import is_task
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
-from proxy_auth import ANONYMOUS, Keys, check_origin, cors_headers
+from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
     BadRequest,
@@ -123,7 +123,10 @@ class _Server:
         if config is not self._config:
             settings = self._settings
             passes_through = settings.flowise_key_passthrough
-            keys = Keys(settings.proxy_api_keys, config.keys, passes_through=passes_through)
+            anonymous = LOCAL if settings.is_loopback else ANONYMOUS
+            keys = Keys(
+                settings.proxy_api_keys, config.keys, passes_through=passes_through, anonymous=anonymous
+            )
             if keys.is_open and not self._keys.is_open:
                 log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
             else:

@@ -18,6 +18,7 @@ from proxy_settings import Settings, is_loopback_host
 class Caller:
     """Who sent a request, and what it may; the name may be logged, it tells nothing of the key.
 
+    `single_user` tells that one person alone holds the key, `overrides` that it may set Flowise's own fields;
     `flowise_key` is the caller's own key for Flowise, where keys are passed through.
     """
 
@@ -25,6 +26,8 @@ class Caller:
     models: tuple[str, ...] = ("*",)
     requests_per_minute: int | None = None
     max_in_flight: int | None = None
+    single_user: bool = False
+    overrides: bool = False
     flowise_key: str = ""
 
     def may_use(self, names: Iterable[str]) -> bool:
@@ -33,20 +36,33 @@ class Caller:
 
 
 ANONYMOUS = Caller("anonymous")
+LOCAL = Caller("anonymous", single_user=True, overrides=True)
+"""Whoever asks a server that needs no key and listens on loopback alone: its owner."""
 
 
 class Keys:
     """The client keys, kept as digests; with pass-through any key, which is then Flowise's to judge."""
 
     def __init__(
-        self, keys: Iterable[str] = (), named: Iterable[KeyConfig] = (), *, passes_through: bool = False
+        self,
+        keys: Iterable[str] = (),
+        named: Iterable[KeyConfig] = (),
+        *,
+        passes_through: bool = False,
+        anonymous: Caller = LOCAL,
     ) -> None:
         """Take the keys of the settings and those of the file; none at all lets everybody in."""
         self._passes_through = passes_through
+        self._anonymous = anonymous
         self._callers = {_digest(key): Caller(f"key-{_digest(key).hex()[:8]}") for key in keys}
         for key in named:
             self._callers[bytes.fromhex(key.sha256)] = Caller(
-                key.name, key.models, key.requests_per_minute, key.max_in_flight
+                key.name,
+                key.models,
+                key.requests_per_minute,
+                key.max_in_flight,
+                key.single_user,
+                key.overrides,
             )
 
     @property
@@ -60,7 +76,7 @@ class Keys:
         if self._passes_through and offered:
             return Caller(f"flowise-{_digest(offered[0]).hex()[:8]}", flowise_key=offered[0])
         if self.is_open:
-            return ANONYMOUS
+            return self._anonymous
         for key in offered:
             digest = _digest(key)
             # Every key is compared, so that time tells nothing.

@@ -45,6 +45,12 @@ class ModelConfig:
     aliases: tuple[str, ...] = ()
     request_timeout: float | None = None
     fallback: str | None = None
+    history: str = "auto"
+    system: str = "auto"
+    steps: str = "reasoning"
+    sources: str = "auto"
+    usage: str = "auto"
+    tools: str = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class KeyConfig:
     models: tuple[str, ...] = ("*",)
     requests_per_minute: int | None = None
     max_in_flight: int | None = None
+    single_user: bool = False
+    overrides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,7 +541,8 @@ def _boolean(spot: _Spot) -> bool:
 
 
 def _one_of(*allowed: str) -> _Field:
-    return _text("|".join(allowed), f"one of {', '.join(allowed)}")
+    # To YAML a bare `off` is a boolean.
+    return _text("|".join(allowed), f"one of {', '.join(allowed)}", types=("str", "bool"))
 
 
 def _list(item: _Field, allowed: str, *, may_be_empty: bool = False) -> _Field:
@@ -562,6 +571,12 @@ _MODEL = _Table(
         "name": _prose(256),
         "description": _prose(4096),
         "aliases": _list(_text(_MODEL_ID, _MODEL_ID_TEXT), "a list of model ids"),
+        "history": _one_of("auto", "session", "messages", "question"),
+        "system": _one_of("auto", "override", "question", "drop"),
+        "steps": _one_of("reasoning", "off"),
+        "sources": _one_of("auto", "annotations", "footer", "off"),
+        "usage": _one_of("auto", "asked", "always"),
+        "tools": _one_of("report", "prompt", "reject"),
         "request_timeout": _number(0.1, 86400),
         "fallback": _text(_MODEL_ID, _MODEL_ID_TEXT),
     },
@@ -589,6 +604,8 @@ _KEY = _Table(
         ),
         "requests_per_minute": _whole_number(1, 1_000_000),
         "max_in_flight": _whole_number(1, 100_000),
+        "single_user": _Field("true or false", _boolean),
+        "overrides": _Field("true or false", _boolean),
     },
     refused=dict.fromkeys(("key", "secret", "token", "api_key", "password"), _PLAIN_KEY),
     may_hold_secrets=True,

@@ -105,6 +105,12 @@ class Models:
             description=config.description,
             request_timeout=config.request_timeout,
             fallback=config.fallback,
+            history=config.history,
+            system=config.system,
+            steps=config.steps,
+            sources=config.sources,
+            usage=config.usage,
+            tools=config.tools,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy_auth import ANONYMOUS, Caller, Keys, check_origin, cors_headers, is_origin_allowed
+from proxy_auth import ANONYMOUS, LOCAL, Caller, Keys, check_origin, cors_headers, is_origin_allowed
 from proxy_config import KeyConfig
 from proxy_errors import NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings
@@ -28,7 +28,8 @@ def headers(**values: str) -> Callable[[str], str | None]:
 
 @pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer anything"}, {"api_key": "x"}])
 def test_without_keys_everybody_is_let_in_as_nobody(sent: dict[str, str]) -> None:
-    assert Keys([]).caller(headers(**sent)) is ANONYMOUS
+    assert Keys([]).caller(headers(**sent)) is LOCAL
+    assert Keys([], anonymous=ANONYMOUS).caller(headers(**sent)) is ANONYMOUS
 
 
 @pytest.mark.parametrize(

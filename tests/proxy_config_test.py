@@ -38,7 +38,13 @@ SHA_RULE = "the SHA-256 of a key, 64 hexadecimal digits (python3 proxy_cli.py ke
 NAME_RULE = "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)"
 ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * needs quotes"
 PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (python3 proxy_cli.py keys new)"
-KNOWN_KEY_FIELDS = "known are name, sha256, models, requests_per_minute, max_in_flight"
+KNOWN_KEY_FIELDS = (
+    "known are name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides"
+)
+MODEL_FIELDS = (
+    "id, flow, name, description, aliases, history, system, steps, sources, usage, tools, request_timeout, "
+    "fallback"
+)
 
 WHOLE = f"""
 models:
@@ -47,6 +53,12 @@ models:
     name: Support assistant
     description: "Answers\\nquestions"
     aliases: [gpt-4o, team/gpt@1:x]
+    history: session
+    system: drop
+    steps: off
+    sources: footer
+    usage: always
+    tools: prompt
     request_timeout: 120
     fallback: support-small
   - {{id: support-small, flow: {FLOW}, request_timeout: .5}}
@@ -56,6 +68,8 @@ keys:
     models: [support, "sales-*", "*"]
     requests_per_minute: 120
     max_in_flight: 20
+    single_user: true
+    overrides: true
   - {{name: other, sha256: {OTHER_SHA}}}
 discovery: {{enabled: false, types: [CHATFLOW, ASSISTANT], refresh_seconds: 2.5, ids: uuid}}
 tasks: {{model: support-small}}
@@ -86,12 +100,20 @@ def test_every_field_is_read(file: Path) -> None:
         models=(
             ModelConfig(
                 *("support", FLOW, "Support assistant", "Answers\nquestions"),
-                *(("gpt-4o", "team/gpt@1:x"), 120.0, "support-small"),
+                aliases=("gpt-4o", "team/gpt@1:x"),
+                request_timeout=120.0,
+                fallback="support-small",
+                history="session",
+                system="drop",
+                steps="off",
+                sources="footer",
+                usage="always",
+                tools="prompt",
             ),
             ModelConfig("support-small", FLOW, request_timeout=0.5),
         ),
         keys=(
-            KeyConfig("Librechat Zürich", SHA, ("support", "sales-*", "*"), 120, 20),
+            KeyConfig("Librechat Zürich", SHA, ("support", "sales-*", "*"), 120, 20, True, True),
             KeyConfig("other", OTHER_SHA),
         ),
         discovery=DiscoveryConfig(False, ("CHATFLOW", "ASSISTANT"), 2.5, "uuid"),
@@ -202,7 +224,7 @@ WHOLE_FILE = [
 MODELS = [
     (
         "models:\n- a",
-        "2: models[0]: must be a mapping with id, flow, name, description, aliases, request_timeout, fallback",
+        f"2: models[0]: must be a mapping with {MODEL_FIELDS}",
     ),
     ("models:\n- id: a", "2: models[0].flow: is missing; it must be a flow id (a UUID)"),
     (f"models:\n-\n  flow: {FLOW}", f"3: models[0].id: is missing; it must be {ID_RULE}"),
@@ -212,11 +234,9 @@ MODELS = [
     (f"models:\n- id: a\n  flow: {FLOW}/x", "3: models[0].flow: must be a flow id (a UUID)"),
     (model("id: b"), "4: models[0].id: is given twice (first on line 2)"),
     (model("flwo: x"), "4: models[0].flwo: is not a known field; did you mean flow?"),
-    (
-        model("history: auto"),
-        "4: models[0].history: is not a known field; known are id, flow, name, description, aliases, "
-        "request_timeout, fallback",
-    ),
+    (model("colour: red"), f"4: models[0].colour: is not a known field; known are {MODEL_FIELDS}"),
+    (model("history: all"), "4: models[0].history: must be one of auto, session, messages, question"),
+    (model("tools: yes"), "4: models[0].tools: must be one of report, prompt, reject"),
     (model("name: 5"), f"4: models[0].name: must be {TEXT.format(256)}"),
     (model(f"name: {'n' * 257}"), f"4: models[0].name: must be {TEXT.format(256)}"),
     (model(r'name: "\x07"'), f"4: models[0].name: must be {TEXT.format(256)}"),
@@ -274,7 +294,8 @@ NAMES = [
 KEYS = [
     (
         f"keys:\n- {SECRET}",
-        "2: keys[0]: must be a mapping with name, sha256, models, requests_per_minute, max_in_flight",
+        "2: keys[0]: must be a mapping with name, sha256, models, requests_per_minute, max_in_flight, "
+        "single_user, overrides",
     ),
     (f"keys:\n- {SECRET}: x", f"2: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
     ("keys:\n- name: a\n  hunter: x", f"3: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
