@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 import orjson
 
 from flow_turn import (
     ActionAsked,
+    Attachment,
     FlowEvent,
     Model,
     ReasoningDelta,
@@ -58,15 +59,28 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request of any surface: one turn for each choice to come, its `flow` still the model's name."""
+    """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
+
+    `said` is the question as the client has it (the turns' own is never empty), `conversation` and `user` are
+    the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
+    fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
+    another request may go on from the answer.
+    """
 
     model: str
     turns: tuple[Turn, ...]
     stream: bool = False
     include_usage: bool = False
     stop: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    said: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    is_conversation: bool = False
 
 
 class TokensDetails(TypedDict):
@@ -237,7 +251,8 @@ def answer_text(event: FlowEvent) -> str:
     if isinstance(event, TextDelta):
         return event.text
     if isinstance(event, ActionAsked) and event.choices:
-        return "\n\n(Waiting for your decision: " + " / ".join(event.choices) + ")"
+        reference = f" · {event.reference}" if event.reference else ""
+        return f"\n\n(Waiting for your decision: {' / '.join(event.choices)}{reference})"
     return ""
 
 
