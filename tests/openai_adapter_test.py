@@ -299,12 +299,21 @@ def test_the_vendor_key_holds_ids_prompts_and_the_action_without_its_insides() -
         "session_id": "session-1",
         "chat_message_id": "msg-1",
         "execution_id": "exec-1",
+        "memory_type": "Buffer Memory",
+        "execution_time_seconds": 0.0,
+        "nodes": [{"name": "Agent", "state": "FINISHED"}],
+        "used_tools": [
+            {"name": "calculator", "input": {"input": "6*7"}, "output": "42"},
+            {"name": "search", "input": "q", "output": None, "error": "it\n  broke"},
+        ],
+        "source_documents": [{"pageContent": "p", "metadata": {"source": "a.pdf"}}],
         "follow_up_prompts": ["And 7*8?"],
+        "warnings": ["The tool search failed."],
     }
     asked = json.loads(Case("a", CHAT, alone(ACTION)).whole())["flowise"]
     assert asked["action"] == {"id": "act-1", "choices": ["Proceed", "Reject"]}
     assert asked["usage_estimated"] is True
-    assert "warnings" not in asked
+    assert not {"warnings", "nodes", "used_tools", "files"} & set(asked)
     nothing = json.loads(Case("a", CHAT, alone(END)).whole())["flowise"]
     assert nothing["warnings"] == ["The flow gave an empty answer."]
 
