@@ -364,6 +364,8 @@ def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
     tools = _dicts(output.get("usedTools"))
     for tool in tools:
         yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+    for call in _dicts(output.get("calledTools")):  # asked for but not run: a person decides
+        yield ToolCalled(_text(call.get("name")), call.get("args"))
     for tool in tools:
         yield tool_used(tool)
     yield StepEnded(label, _text(node.get("status")), _seconds([node]))

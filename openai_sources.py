@@ -20,7 +20,7 @@ _TITLE_KEYS = ("title", "name", "fileName", "filename")
 _URL = re.compile(r"https?://[^\s<>\"\\^`{|}\x00-\x20\x7f]{1,2000}", re.IGNORECASE)
 _MARKER = re.compile(
     r"(?s:(?P<fence>`{3,}).*?(?:(?P=fence)|\Z))|`[^`\n]*`"  # code, where [1] is an index
-    r"|\[\^?(?P<plain>\d{1,3})\](?![(\[:])"
+    r"|\[\^?(?P<plain>\d{1,3})\](?![(:])"
     r"|【(?P<wide>\d{1,3})(?:†[^】\n]{0,200})?】"
 )
 _FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?:\n|\s*\Z))+")

@@ -52,7 +52,7 @@ class StoredFile:
     def path(self) -> str:
         """Where Flowise's API gives it."""
         query = {"chatflowId": self.flow, "chatId": self.chat_id, "fileName": self.name}
-        return f"/get-upload-file?{urlencode(query, quote_via=quote)}"
+        return f"/get-upload-file?{urlencode(query, quote_via=quote, safe='')}"
 
 
 class FileLinks:
