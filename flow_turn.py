@@ -127,6 +127,7 @@ class StepEnded:
 
     label: str
     state: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,15 @@ class SourcesFound:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactMade:
-    """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`."""
+    """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`.
+
+    `stored` is its name if Flowise keeps it beside the run, `url` where a client can get it, if known.
+    Files are told after the text and the action, whenever they were made.
+    """
 
     artifact: Mapping[str, Any]
+    stored: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,34 +248,41 @@ TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
 class Transcript:
     """The fold of a run's events: the source of every whole body and of a stream's closing frames.
 
-    It prints as the answer's text.
+    It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state while
+    Flowise has told no end.
     """
 
     chat_id: str = ""
     texts: list[str] = field(default_factory=list)
     trail: list[TrailEvent] = field(default_factory=list)
     calls: list[FunctionCalled] = field(default_factory=list)
+    steps: list[StepEnded] = field(default_factory=list)
     sources: list[Mapping[str, Any]] = field(default_factory=list)
-    artifacts: list[Mapping[str, Any]] = field(default_factory=list)
+    artifacts: list[ArtifactMade] = field(default_factory=list)
     action: ActionAsked | None = None
     usage: UsageReported | None = None
     identity: TurnIdentified = field(default_factory=TurnIdentified)
     finish_reason: FinishReason | None = None
     is_cut: bool = False
 
-    def add(self, event: FlowEvent) -> None:  # noqa: C901 - one case an event, so that none is forgotten
+    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Take one event in."""
         match event:
             case TextDelta(text):
                 self.texts.append(text)
-            case ReasoningDelta() | StepStarted() | ToolCalled() | ToolUsed():
+            case ReasoningDelta() | ToolCalled() | ToolUsed():
                 self.trail.append(event)
+            case StepStarted(label):
+                self.trail.append(event)
+                self.steps.append(StepEnded(label, ""))
+            case StepEnded():
+                self._end_step(event)
             case FunctionCalled():
                 self.calls.append(event)
             case SourcesFound(documents):
                 self.sources.extend(documents)
-            case ArtifactMade(artifact):
-                self.artifacts.append(artifact)
+            case ArtifactMade():
+                self.artifacts.append(event)
             case ActionAsked():
                 self.action = event
             case UsageReported():
@@ -277,8 +291,15 @@ class Transcript:
                 self.identity = event
             case TurnEnded(reason, is_cut):
                 self.finish_reason, self.is_cut = reason, is_cut
-            case StepEnded() | KeepAlive():
+            case KeepAlive():
                 pass
+
+    def _end_step(self, ended: StepEnded) -> None:
+        begun = StepEnded(ended.label, "")
+        if begun in self.steps:
+            self.steps[self.steps.index(begun)] = ended
+        else:
+            self.steps.append(ended)
 
     @property
     def text(self) -> str:

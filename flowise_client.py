@@ -258,16 +258,33 @@ class FlowiseClient:
         raise AssertionError("tenacity gives up by raising")
 
     def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        reply = self._send(request.method, request.url, request.headers, request.body)
+        head, reply = self._opened(request, seconds)
         with contextlib.closing(reply):
             try:
-                head = reply.head(seconds)
-                body = read_all(reply, seconds) if head else None
+                body = read_all(reply, seconds)
             except (NotSent, ConnectionBroken) as error:
                 raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
-        if head is None or body is None:
-            raise FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)
+        if body is None:
+            raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
         return head, body
+
+    def opened(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
+        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
+        return self._opened(FlowiseRequest("GET", path, {}), seconds)
+
+    def _opened(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
+        reply = self._send(request.method, request.url, request.headers, request.body)
+        try:
+            head = reply.head(seconds)
+            if head is None:
+                raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+        except (NotSent, ConnectionBroken) as error:
+            reply.close()
+            raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+        except BaseException:
+            reply.close()
+            raise
+        return head, reply
 
     def abort(self, chat_id: str, flow_id: str = "") -> None:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
@@ -319,6 +336,7 @@ class FlowiseClient:
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
 
 
+_TOO_LATE = "Flowise did not answer in time."
 _UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
 _backoff = wait_exponential_jitter(multiplier=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
 

@@ -44,6 +44,8 @@ from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
+from openai_files import FILES_PATH
+from openai_style import style_of
 from openai_tasks import is_task
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
@@ -64,6 +66,7 @@ from proxy_errors import (
     error_status,
 )
 from proxy_exchange import Plan, Planner
+from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
 from proxy_identity import Conversations
 from proxy_limits import KeyLimits
 from proxy_models import Models
@@ -81,6 +84,8 @@ log = logging.getLogger(__name__)
 _PUBLIC = {"/health", "/ready"}
 MOST_CATALOGS = 256
 _HEADER_TEXT = re.compile(r"[!-~]{1,256}")
+_FILE_RULE = "/flowise/files/<path:token>"
+_OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -123,6 +128,7 @@ class _Server:
         self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
         self._planner: Planner | None = None
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._file_links: FileLinks | None = None
         self._follow_config()
 
     def _follow_config(self) -> None:
@@ -167,6 +173,8 @@ class _Server:
             self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
         self._route(app, "/openai/deployments", self.deployments)
+        for prefix in ("", "/v1", "/openai/v1"):
+            self._route(app, prefix + _FILE_RULE, self.file)
         for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/<path:deployment>"):
             self._route(app, f"{prefix}/chat/completions", self.chat_completions, "POST")
             self._route(app, f"{prefix}/completions", self.completions, "POST")
@@ -185,7 +193,7 @@ class _Server:
             return Response(status=204)
         self._follow_config()
         g.config = self._config
-        if request.path in _PUBLIC:
+        if request.path in _PUBLIC or (request.endpoint or "").endswith(_FILE_RULE):
             return None
         g.caller = self._keys.caller(request.headers.get)
         line["caller"] = g.caller.name
@@ -254,10 +262,25 @@ class _Server:
         """Answer a legacy completion."""
         return self._answer(parse_completion, CompletionRenderer, deployment)
 
+    def file(self, token: str) -> Response:
+        """Give a file that a flow made to whoever holds its link."""
+        file = self._files().opened(token)
+        head, reply = self._clients.client(file.flow).opened(file.path)
+        try:
+            check_is_file(head.status, head.headers.get("content-type", ""))
+            first = first_piece(reply)
+        except BaseException:
+            reply.close()
+            raise
+        response = Response(pieces(first, reply), headers=file_headers(file.name, first))
+        response.call_on_close(reply.close)
+        return response
+
     def _answer(
         self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None
     ) -> Response:
-        parsed = parse(json_object(_body(self._settings.proxy_max_body_bytes)), deployment)
+        body = json_object(_body(self._settings.proxy_max_body_bytes))
+        parsed = parse(body, deployment)
         request.environ["proxy.log"]["stream"] = parsed.stream
         models = self._models()
         model = self._model(models, parsed, is_deployment=deployment is not None)
@@ -267,7 +290,9 @@ class _Server:
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
-        renderer = renderer_of(replace(parsed, turns=plan.turns), count_tokens=count_tokens)
+        agent, of_task = request.headers.get("User-Agent", ""), is_task(parsed.turns)
+        style = style_of(model, body, agent, is_task=of_task)
+        renderer = renderer_of(replace(parsed, turns=plan.turns), count_tokens=count_tokens, style=style)
         headers = _answer_headers(plan)
         line = request.environ["proxy.log"]
 
@@ -294,13 +319,20 @@ class _Server:
         client = self._clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, request.headers.get, client)
 
+    # Both are made late: the secret may have to be read from the store, and that not before a fork.
     def _planner_now(self) -> Planner:
-        """The planner; made late, since the secret may have to be read from the store after a fork."""
         if self._planner is None:
-            secret = self._settings.proxy_secret.encode() or kept_secret(self._store)
             ttl_seconds = self._settings.proxy_response_ttl_days * 86400
-            self._planner = Planner(Conversations(self._store, secret, ttl_seconds))
+            self._planner = Planner(Conversations(self._store, self._secret(), ttl_seconds))
         return self._planner
+
+    def _files(self) -> FileLinks:
+        if self._file_links is None:
+            self._file_links = FileLinks(self._secret(), self._settings.proxy_response_ttl_days)
+        return self._file_links
+
+    def _secret(self) -> bytes:
+        return self._settings.proxy_secret.encode() or kept_secret(self._store)
 
     def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
@@ -324,6 +356,7 @@ class _Server:
         left = threading.Event()
         wake = while_wanted(left, pace.remaining) if many else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
+        base = self._settings.proxy_public_url or _own_address()
 
         def of_model(turn: Turn, model: Model) -> Batches:
             client = self._clients.client(model.flow, key)
@@ -333,9 +366,13 @@ class _Server:
                 headers=headers,
                 request_timeout=model.request_timeout,
             )
+            batches = with_links(batches, lambda name: link(StoredFile(model.flow, turn.chat_id, name)))
             if model.fallback:
                 batches = with_fallback(batches, lambda: instead_of(turn, model))
             return batches
+
+        def link(file: StoredFile) -> str:
+            return f"{base}{FILES_PATH}{self._files().token(file)}"
 
         def instead_of(turn: Turn, model: Model) -> Batches:
             line["fallback"] = model.fallback
@@ -397,6 +434,11 @@ def _body(limit: int) -> bytes:
     if length is not None and wanted:
         raise BadRequest("The body is shorter than its Content-Length.")
     return b"".join(pieces)
+
+
+def _own_address() -> str:
+    """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
+    return request.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(request.host_url) else ""
 
 
 def _onward_headers() -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flow_turn import Attachment, FunctionCalled, HistoryMessage, json_text
 from openai_fields import missing, string, wrong_type, wrong_value
+from openai_sources import without_footer
 from openai_uploads import audio_part, file_part, image_part
 from proxy_errors import BadRequest
 
@@ -107,6 +108,7 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
 
 
 def _read_answer(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> None:
+    text = without_footer(text)
     calls = list(_tool_calls(reading, message, param))
     earlier = "\n\n".join(reading.question)
     reading.question.clear()

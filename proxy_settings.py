@@ -45,6 +45,7 @@ class Settings:
     proxy_config: str = ""
     proxy_store: str = "sqlite:///data/proxy.sqlite3"
     proxy_secret: str = ""
+    proxy_public_url: str = ""
     proxy_response_ttl_days: float = 30
     proxy_cors_origins: tuple[str, ...] | None = None
     proxy_max_body_bytes: int = 50 * 1024**2
@@ -229,17 +230,28 @@ def _origin(text: str) -> str:
 
 def _secret(text: str) -> str:
     if len(text) < 16:
-        raise ValueError("it must be at least 16 characters long")
+        raise ValueError("it must have at least 16 characters, such as `openssl rand -hex 32` prints")
     return text
 
 
 def _store(text: str) -> str:
     scheme, _, rest = text.partition(":")
-    if text == "memory:" or (scheme == "sqlite" and len(rest.removeprefix("///")) > 0 and rest[:3] == "///"):
+    if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
         return text
     if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
         return text
     raise ValueError("it must be sqlite:///path, memory: or redis://host:port/number")
+
+
+def _public_url(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_plain = text.isascii() and text.isprintable() and not set(text) & set(' ()<>"\\@?#')
+        if parts.scheme in {"http", "https"} and parts.hostname and is_plain:
+            return text.rstrip("/")
+    raise ValueError(
+        "it must be the address by which clients reach this server, such as https://ai.example.com"
+    )
 
 
 def _run_error_status(text: str) -> int:
@@ -281,7 +293,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_config": str,
     "proxy_store": _store,
     "proxy_secret": _secret,
-    "proxy_response_ttl_days": _number(0.01, 3650),
+    "proxy_public_url": _public_url,
+    "proxy_response_ttl_days": _number(0.01, 36500),
     "proxy_cors_origins": _list(_origin),
     "proxy_max_body_bytes": _size,
     "proxy_body_timeout": _number(0.1, 3600),

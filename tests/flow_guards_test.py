@@ -80,7 +80,7 @@ def check_stopped(deltas: list[str], sequences: list[str]) -> None:
     events = events_of(stopped_at(run(), sequences))
     is_cut = any(sequence in text for sequence in sequences)
     assert text_of(events) == cut(text, sequences)
-    assert events[-1] == TurnEnded("stop" if is_cut else "length")
+    assert events[-1] == (TurnEnded("stop", is_cut=True) if is_cut else TurnEnded("length"))
     assert sum(isinstance(event, TurnEnded) for event in events) == 1
     assert run.closed.is_set()
 
