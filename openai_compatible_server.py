@@ -42,6 +42,7 @@ from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
+from openai_responses import ResponsesRenderer, parse_response
 from openai_tasks import is_task
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
@@ -158,6 +159,7 @@ class _Server:
             self._route(app, f"{prefix}/models", self.models)
             self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
+            self._route(app, f"{prefix}/responses", self.responses, "POST")
         self._route(app, "/openai/deployments", self.deployments)
         for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/<path:deployment>"):
             self._route(app, f"{prefix}/chat/completions", self.chat_completions, "POST")
@@ -244,6 +246,10 @@ class _Server:
     def completions(self, deployment: str | None = None) -> Response:
         """Answer a legacy completion."""
         return self._answer(parse_completion, CompletionRenderer, deployment)
+
+    def responses(self) -> Response:
+        """Answer a response."""
+        return self._answer(parse_response, ResponsesRenderer, None)
 
     def _answer(
         self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None

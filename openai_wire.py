@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 import orjson
@@ -58,7 +58,11 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request of any surface: one turn for each choice to come, its `flow` still the model's name."""
+    """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
+
+    The last seven are of Responses alone: `input_items` is the input made whole, `echo` what the answer
+    repeats.
+    """
 
     model: str
     turns: tuple[Turn, ...]
@@ -67,6 +71,13 @@ class ParsedRequest:
     stop: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    previous_response_id: str = ""
+    conversation_id: str = ""
+    store: bool = False
+    background: bool = False
+    input_items: tuple[Mapping[str, Any], ...] = ()
+    include: tuple[str, ...] = ()
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TokensDetails(TypedDict):
