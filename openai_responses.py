@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-import orjson
-
 from flow_turn import FlowEvent, FunctionCalled, ToolUsed, Transcript, Turn, json_text
 from openai_fields import boolean, missing, string, wrong_value
 from openai_responses_fields import (
@@ -305,5 +303,5 @@ def _value(value: Any) -> str:
     kept = value
     while isinstance(kept, list) and len(json_text(kept)) > LONGEST_VALUE:
         kept = kept[:-1]
-    text = orjson.dumps(kept).decode()
+    text = json_text(kept)
     return text if kept and len(text) <= LONGEST_VALUE else ""

@@ -41,6 +41,14 @@ class Entry:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message comes from; `content` is what its content is called there, empty for a text alone."""
+
+    item: str
+    content: str = ""
+
+
 def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
     """The items of `input`, a text being one user message; `resolve` looks references up."""
     if isinstance(value, str):
@@ -71,29 +79,39 @@ def check_calls(entries: Iterable[Entry]) -> None:
 
 def told(entries: Iterable[Entry], instructions: str | None) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
-    messages, places = _messages(entries)
-    if instructions:
-        messages.insert(0, {"role": "system", "content": instructions})
-        places.insert(0, _Place("instructions"))
+    messages, places = chat_messages(entries, instructions)
     try:
         return conversation(messages)
     except BadRequest as error:
         param = input_place(error.param or "", places)
-        message = error.message.replace(error.param or "\0", param)
-        if param == "input":
-            message = "The input holds no text."
+        message = error.message.replace(f"'{error.param}'", f"'{param}'")
+        message = message.replace("The messages hold", "The input holds")
         raise BadRequest(message, param=param, code=error.code) from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a message comes from; `content` is what its content is called there, empty for a text alone."""
+def chat_messages(
+    entries: Iterable[Entry], instructions: str | None = None
+) -> tuple[list[dict[str, Any]], list[Place]]:
+    """The items as messages of a chat, and where each comes from.
 
-    item: str
-    content: str = ""
+    Thoughts and calls of the flow's own tools are left out: the flow has them, or needs them no more.
+    """
+    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    places = [Place("instructions") for _ in messages]
+    for entry in entries:
+        kind = entry.item["type"]
+        if kind == "reasoning" or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
+            continue
+        if kind == "function_call" and messages and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("tool_calls", []).append(_tool_call(entry.item))
+            continue
+        messages.append(_message(entry.item))
+        content = "output" if kind == "function_call_output" else "content"
+        places.append(Place(entry.place, content if entry.place.startswith("input[") else ""))
+    return messages, places
 
 
-def input_place(param: str, places: Sequence[_Place]) -> str:
+def input_place(param: str, places: Sequence[Place]) -> str:
     """The place in the input for a place in the messages made of it."""
     found = _MESSAGES_PLACE.fullmatch(param)
     if not found:
@@ -103,26 +121,6 @@ def input_place(param: str, places: Sequence[_Place]) -> str:
         return place.item
     rest = found[2].replace(".content", f".{place.content}", 1)
     return place.item + rest.replace(".image_url.url", ".image_url").replace(".file.", ".")
-
-
-# --- items as messages ---
-
-
-def _messages(entries: Iterable[Entry]) -> tuple[list[dict[str, Any]], list[_Place]]:
-    messages: list[dict[str, Any]] = []
-    places: list[_Place] = []
-    for entry in entries:
-        kind = entry.item["type"]
-        if kind == "reasoning" or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
-            continue
-        is_open = bool(messages) and messages[-1]["role"] == "assistant"
-        if kind == "function_call" and is_open:
-            messages[-1].setdefault("tool_calls", []).append(_tool_call(entry.item))
-            continue
-        messages.append(_message(entry.item))
-        content = "output" if kind == "function_call_output" else "content"
-        places.append(_Place(entry.place, "" if entry.place == "input" else content))
-    return messages, places
 
 
 def _message(item: Item) -> dict[str, Any]:

@@ -172,6 +172,7 @@ class Output:
         self._items: dict[int, OutputItem] = {}
         self._count = 0
         self._open: dict[_Kind, tuple[int, _Writing]] = {}
+        self._has_calls = False
 
     @property
     def items(self) -> list[OutputItem]:
@@ -188,6 +189,7 @@ class Output:
 
     def call(self, event: FunctionCalled) -> list[Frame]:
         """Take a call of a function of the client's."""
+        self._has_calls = True
         return [*self._close_first_thoughts(), *self._call(event.call_id, event.name, event.arguments)]
 
     def tool(self, event: ToolUsed) -> list[Frame]:
@@ -201,13 +203,13 @@ class Output:
             "call_id": call_id,
             "output": output,
         }
-        called = self._call(call_id, _function_name(event.tool), json_text(event.tool_input))
+        called = self._call(call_id, _function_name(event.tool), _arguments(event.tool_input))
         return [*closed, *called, *self._added(item), self._done(item)]
 
     def end(self, status: ItemStatus, citations: Sequence[Citation]) -> list[Frame]:
         """Close what is open; an output that would be nothing becomes an empty message."""
         frames = self._close_first_thoughts()
-        if not any(item["type"] == "function_call" for item in self._items.values()):
+        if not self._has_calls:
             frames += self._write(_MESSAGE, "")
         frames += self._close(_MESSAGE, status, citations)
         return [*frames, *self._close(_THOUGHTS, status)]
@@ -269,6 +271,11 @@ class Output:
     def _new_index(self) -> int:
         self._count += 1
         return self._count - 1
+
+
+def _arguments(tool_input: Any) -> str:
+    """What a tool was given as the JSON object that a function's arguments are."""
+    return json_text(tool_input if isinstance(tool_input, dict) else {"input": tool_input})
 
 
 def _function_name(tool: str) -> str:
