@@ -38,8 +38,19 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An upload of a client, the field it came in, and how many messages of the history came before it."""
+
+    upload: Upload
+    param: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One run of a flow. `flow` is a flow id, `instructions` the system text, `chat_id` unique per run.
+
+    `extra` are further fields of Flowise's request, sent as they are.
 
     Flowise keeps one event stream per `chat_id` over all flows, so two runs must never share one; a
     conversation goes on by `session_id` alone.
@@ -53,6 +64,7 @@ class Turn:
     session_id: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     human_input: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     chat_id: str = field(default_factory=lambda: str(uuid4()))
 
@@ -161,10 +173,14 @@ class ArtifactMade:
 
 @dataclass(frozen=True, slots=True)
 class ActionAsked:
-    """The flow stopped and waits for a person's decision between `choices`."""
+    """The flow stopped and waits for a person's decision between `choices`.
+
+    `reference` is shown with the question, to find the run again where nothing else tells whose it is.
+    """
 
     action: Mapping[str, Any]
     choices: tuple[str, ...]
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +211,10 @@ class KeepAlive:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The run is over and whole."""
+    """The run is over and whole; `is_cut` tells that it was ended here, and Flowise may have gone on."""
 
     reason: FinishReason = "stop"
+    is_cut: bool = False
 
 
 FlowEvent = (
@@ -247,6 +264,7 @@ class Transcript:
     usage: UsageReported | None = None
     identity: TurnIdentified = field(default_factory=TurnIdentified)
     finish_reason: FinishReason | None = None
+    is_cut: bool = False
     order: bytearray = field(default_factory=bytearray)
 
     def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
@@ -270,8 +288,8 @@ class Transcript:
                 self.usage = event
             case TurnIdentified():
                 self.identity = event
-            case TurnEnded(reason):
-                self.finish_reason = reason
+            case TurnEnded(reason, is_cut):
+                self.finish_reason, self.is_cut = reason, is_cut
             case StepEnded() | KeepAlive():
                 pass
 

@@ -14,10 +14,12 @@ import orjson
 from flow_turn import FlowEvent, Transcript, Turn
 from openai_fields import (
     boolean,
-    ignored_fields,
+    identifiers,
     include_usage,
     integer,
     missing,
+    parameters,
+    passed_through,
     stop_sequences,
     string,
     wrong_type,
@@ -55,15 +57,23 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
     chat = conversation(body.get("messages"))
     count = integer(body, "n", 1, 1, MOST_CHOICES)
     turns = tuple(
-        Turn(model, chat.question, chat.history, chat.instructions, stream=stream) for _ in range(count)
+        Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream) for _ in range(count)
     )
+    conversation_id, user, resends = identifiers(body)
     return ParsedRequest(
         model,
         turns,
         stream,
         include_usage(body) and stream,
         stop_sequences(body),
-        ignored_fields(body),
+        said=chat.question,
+        attachments=chat.attachments,
+        conversation=conversation_id,
+        user=user,
+        resends=resends,
+        parameters=parameters(body),
+        passed=passed_through(body),
+        is_conversation=True,
     )
 
 
@@ -82,8 +92,11 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
         stream,
         include_usage(body) and stream,
         stop_sequences(body),
-        ignored_fields(body),
         tuple(texts) if boolean(body, "echo") else (),
+        said=prompts[0],
+        user=identifiers(body).user,
+        parameters=parameters(body),
+        passed=passed_through(body),
     )
 
 

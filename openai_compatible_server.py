@@ -35,6 +35,8 @@ from flow_guards import (
     stopped_at,
     while_wanted,
     with_fallback,
+    with_reference,
+    with_undo,
 )
 from flow_turn import Model, Transcript, Turn
 from flowise_catalog import Catalog
@@ -62,10 +64,13 @@ from proxy_errors import (
     error_headers,
     error_status,
 )
+from proxy_exchange import Plan, Planner
+from proxy_identity import Conversations
 from proxy_limits import KeyLimits
 from proxy_models import Models
 from proxy_settings import Settings
-from proxy_streaming import NumberedBatches, Pace, StreamedAnswer
+from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here
+from proxy_streaming import NumberedBatches, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
 
@@ -76,6 +81,7 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
 MOST_CATALOGS = 256
+_HEADER_TEXT = re.compile(r"[!-~]{1,256}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -86,10 +92,10 @@ _EVENT_STREAM = {
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 
 
-def create_app(settings: Settings, *, transport: Transport | None = None) -> Flask:
-    """The application over the Flowise that the settings name."""
+def create_app(settings: Settings, *, transport: Transport | None = None, run: Run = run_here) -> Flask:
+    """The application over the Flowise that the settings name; `run` runs what may wait for a disk."""
     app = Flask(__name__, static_folder=None)
-    _Server(settings, transport).install(app)
+    _Server(settings, transport, run).install(app)
     app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
@@ -108,13 +114,15 @@ class _PlainPaths:
 class _Server:
     """What the views share."""
 
-    def __init__(self, settings: Settings, transport: Transport | None) -> None:
+    def __init__(self, settings: Settings, transport: Transport | None, run: Run) -> None:
         self._settings = settings
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
         self._limits = KeyLimits(settings.workers)
         self._clients = FlowiseClients(settings, transport)
+        self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
+        self._planner: Planner | None = None
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
         self._follow_config()
 
@@ -218,6 +226,7 @@ class _Server:
             g.caller = self._keys.caller(request.headers.get)
             body["flowise"] = self._flowise_state()
             body["config_error"] = self._config_file.error
+            body["store_error"] = self._store.error
         return _json(body)
 
     def _flowise_state(self) -> dict[str, Any]:
@@ -258,22 +267,46 @@ class _Server:
         request.environ["proxy.log"]["stream"] = parsed.stream
         models = self._models()
         model = self._model(models, parsed, is_deployment=deployment is not None)
+        plan = self._plan(parsed, model)
         pace = Pace(self._settings.proxy_heartbeat_seconds)
-        batches = self._runs(parsed, models, model, pace)
+        batches = self._runs(parsed, plan, models, model, pace)
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
-        transcripts = [Transcript(turn.chat_id) for turn in parsed.turns]
-        renderer = renderer_of(parsed, count_tokens=count_tokens)
-        headers = _answer_headers(parsed)
+        transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
+        renderer = renderer_of(replace(parsed, turns=plan.turns), count_tokens=count_tokens)
+        headers = _answer_headers(plan)
+        line = request.environ["proxy.log"]
+
+        def ended() -> None:
+            if parsed.stream:
+                refuse_empty(transcripts)
+            self._planner_now().ended(plan, transcripts, stood_in="fallback" in line)
+
         if parsed.stream:
-            answer = StreamedAnswer(batches, renderer, pace, transcripts, may_be_empty=bool(parsed.stop))
+            answer = StreamedAnswer(batches, renderer, pace, transcripts, ended)
             return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
         try:
             for _ in folded(batches, transcripts):
                 pace.written()
         finally:
             batches.close()
+        ended()
         return _json(renderer.body(transcripts), headers=headers)
+
+    def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
+        planner = self._planner_now()
+        if not parsed.is_conversation or is_task(parsed.turns):
+            return planner.alone(parsed, model, g.caller)
+        client = self._clients.client(model.flow, g.caller.flowise_key)
+        return planner.plan(parsed, model, g.caller, request.headers.get, client)
+
+    def _planner_now(self) -> Planner:
+        """The planner; made late, since the secret may have to be read from the store after a fork."""
+        if self._planner is None:
+            secret = self._settings.proxy_secret.encode() or kept_secret(self._store)
+            ttl_seconds = self._settings.proxy_response_ttl_days * 86400
+            self._planner = Planner(Conversations(self._store, secret, ttl_seconds))
+        return self._planner
 
     def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
@@ -287,8 +320,13 @@ class _Server:
         request.environ["proxy.log"]["model"] = model.id
         return model
 
-    def _runs(self, parsed: ParsedRequest, models: Models, model: Model, pace: Pace) -> NumberedBatches:
-        many = len(parsed.turns) > 1
+    def _runs(
+        self, parsed: ParsedRequest, plan: Plan, models: Models, model: Model, pace: Pace
+    ) -> NumberedBatches:
+        if plan.instead:
+            return numbered(batch for batch in [list(plan.instead)])
+        many = len(plan.turns) > 1
+        planner = self._planner_now()
         left = threading.Event()
         wake = while_wanted(left, pace.remaining) if many else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
@@ -301,17 +339,22 @@ class _Server:
                 headers=headers,
                 request_timeout=model.request_timeout,
             )
-            return with_fallback(batches, lambda: instead_of(turn, model)) if model.fallback else batches
+            if model.fallback:
+                batches = with_fallback(batches, lambda: instead_of(turn, model))
+            return batches
 
         def instead_of(turn: Turn, model: Model) -> Batches:
             line["fallback"] = model.fallback
-            return of_model(replace(turn, chat_id=str(uuid4())), models.resolve(model.fallback or ""))
+            other = models.resolve(model.fallback or "")
+            return of_model(planner.anew(plan, replace(turn, chat_id=str(uuid4())), other, parsed), other)
 
         def run(turn: Turn) -> Batches:
-            batches = of_model(turn, model)
+            batches = with_undo(of_model(turn, model), lambda: planner.not_begun(plan))
+            if plan.exchange and plan.exchange.reference:
+                batches = with_reference(batches, plan.exchange.reference)
             return stopped_at(batches, parsed.stop) if parsed.stop else batches
 
-        runs = [run(turn) for turn in parsed.turns]
+        runs = [run(turn) for turn in plan.turns]
         return side_by_side(runs, left) if many else numbered(runs[0])
 
     def _refuse(self, error: ProxyError) -> Response:
@@ -370,11 +413,17 @@ def _onward_headers() -> dict[str, str]:
     return headers
 
 
-def _answer_headers(parsed: ParsedRequest) -> dict[str, str]:
-    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in parsed.turns)}
-    if parsed.ignored:
-        headers["x-flowise-ignored-params"] = ", ".join(parsed.ignored)
+def _answer_headers(plan: Plan) -> dict[str, str]:
+    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)}
+    if plan.ignored:
+        headers["x-flowise-ignored-params"] = ", ".join(plan.ignored)
+    if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
+        headers["x-conversation-id"] = plan.exchange.conversation
     return headers
+
+
+def _store_lost(reason: str) -> None:
+    log.error("conversations cannot be continued: %s", reason)
 
 
 def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from flow_turn import FlowEvent, FunctionCalled, ToolUsed, Transcript, Turn, json_text
-from openai_fields import boolean, missing, string, wrong_value
+from openai_fields import boolean, identifiers, missing, passed_through, string, wrong_value
 from openai_responses_fields import (
     LONGEST_VALUE,
     MOST_PAIRS,
@@ -20,8 +20,8 @@ from openai_responses_fields import (
     check_stream_options,
     conversation_id,
     echoed,
-    ignored_names,
     included,
+    parameters,
 )
 from openai_responses_input import (
     Entry,
@@ -80,11 +80,19 @@ def parse_response(
     if not conversation:
         check_calls([*before, *entries])
     chat = told([*before, *entries], echo["instructions"])
+    ids = identifiers(body)
     return ParsedRequest(
         model,
-        (Turn(model, chat.question, chat.history, chat.instructions, stream=stream),),
+        (Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream),),
         stream,
-        ignored=ignored_names(body, echo),
+        said=chat.question,
+        attachments=chat.attachments,
+        conversation=conversation or ids.conversation,
+        user=ids.user,
+        resends=ids.resends and not conversation,
+        parameters=parameters(body, echo),
+        passed=passed_through(body),
+        is_conversation=True,
         previous_response_id=echo["previous_response_id"] or "",
         conversation_id=conversation,
         store=echo["store"],

@@ -1,6 +1,6 @@
 """Fields of a Responses request beside its input: checked, and as the answer repeats them. Wire layer, pure.
 
-Every field may be null. What no flow can obey is checked for its type alone and named in `ignored_names`.
+Every field may be null. What no flow can obey is checked for its type alone and named by `parameters`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 _LARGEST = 2**53
 _NAMED = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs", "max_output_tokens"),
-    *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "reasoning", "service_tier", "prompt"),
+    *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier", "prompt"),
     *("context_management", "moderation"),
 )
 
@@ -87,16 +87,20 @@ def echoed(body: Mapping[str, Any]) -> Echo:
     }
 
 
-def ignored_names(body: Mapping[str, Any], echo: Echo) -> tuple[str, ...]:
-    """What was asked for but cannot be obeyed."""
-    names = [name for name in _NAMED if body.get(name) is not None]
-    asked = {
-        "text": echo["text"] != {"format": {"type": "text"}},
-        "truncation": echo["truncation"] == "auto",
-        "background": echo["background"],
-        "include": bool(set(included(body)) - {TOOL_CALLS}),
-    }
-    return (*names, *(name for name, is_asked in asked.items() if is_asked))
+def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
+    """What was asked for and a flow may or may not obey."""
+    asked = {name: body[name] for name in _NAMED if body.get(name) is not None}
+    if echo["reasoning"] and echo["reasoning"]["effort"]:
+        asked["reasoning_effort"] = echo["reasoning"]["effort"]
+    if echo["text"] != {"format": {"type": "text"}}:
+        asked["text"] = echo["text"]
+    if echo["truncation"] == "auto":
+        asked["truncation"] = "auto"
+    if echo["background"]:
+        asked["background"] = True
+    if others := set(included(body)) - {TOOL_CALLS}:
+        asked["include"] = sorted(others)
+    return asked
 
 
 def included(body: Mapping[str, Any]) -> tuple[str, ...]:

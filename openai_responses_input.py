@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openai_fields import missing, string, wrong_type, wrong_value
@@ -81,12 +81,14 @@ def told(entries: Iterable[Entry], instructions: str | None) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
     messages, places = chat_messages(entries, instructions)
     try:
-        return conversation(messages)
+        chat = conversation(messages)
     except BadRequest as error:
         param = input_place(error.param or "", places)
         message = error.message.replace(f"'{error.param}'", f"'{param}'")
         message = message.replace("The messages hold", "The input holds")
         raise BadRequest(message, param=param, code=error.code) from None
+    attached = (replace(each, param=input_place(each.param, places)) for each in chat.attachments)
+    return replace(chat, attachments=tuple(attached))
 
 
 def chat_messages(

@@ -11,6 +11,7 @@ import orjson
 
 from flow_turn import (
     ActionAsked,
+    Attachment,
     FlowEvent,
     Model,
     ReasoningDelta,
@@ -60,8 +61,13 @@ def new_id(prefix: str) -> str:
 class ParsedRequest:
     """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
 
+    `said` is the question as the client has it (the turns' own is never empty), `conversation` and `user` are
+    the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
+    fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
+    another request may go on from the answer.
+
     The last seven are of Responses alone: `input_items` is the input made whole, `echo` what the answer
-    repeats.
+    repeats of the request, `conversation_id` its field `conversation`.
     """
 
     model: str
@@ -69,8 +75,15 @@ class ParsedRequest:
     stream: bool = False
     include_usage: bool = False
     stop: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    said: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    is_conversation: bool = False
     previous_response_id: str = ""
     conversation_id: str = ""
     store: bool = False
@@ -248,7 +261,8 @@ def answer_text(event: FlowEvent) -> str:
     if isinstance(event, TextDelta):
         return event.text
     if isinstance(event, ActionAsked) and event.choices:
-        return "\n\n(Waiting for your decision: " + " / ".join(event.choices) + ")"
+        reference = f" · {event.reference}" if event.reference else ""
+        return f"\n\n(Waiting for your decision: {' / '.join(event.choices)}{reference})"
     return ""
 
 

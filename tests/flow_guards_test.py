@@ -144,7 +144,7 @@ def test_what_is_held_back_comes_before_the_end_and_after_what_stood_between() -
 
 
 def test_a_stop_at_the_very_beginning_leaves_only_the_end() -> None:
-    assert events_of(stopped_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop")]
+    assert events_of(stopped_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop", is_cut=True)]
 
 
 def test_a_stop_ends_the_run_at_once() -> None:
@@ -156,7 +156,11 @@ def test_a_stop_ends_the_run_at_once() -> None:
 
 def test_events_around_a_stop_keep_their_order() -> None:
     run = Run([StepStarted("a"), TextDelta("one STOP two"), StepStarted("never")])
-    assert events_of(stopped_at(run(), ["STOP"])) == [StepStarted("a"), TextDelta("one "), TurnEnded("stop")]
+    assert events_of(stopped_at(run(), ["STOP"])) == [
+        StepStarted("a"),
+        TextDelta("one "),
+        TurnEnded("stop", is_cut=True),
+    ]
 
 
 def test_a_failure_passes_through_a_stop_guard_and_closes_the_run() -> None:

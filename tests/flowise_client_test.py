@@ -110,19 +110,25 @@ def test_all_fields_of_a_turn_are_flowises() -> None:
         (Upload("file", "a.png", "image/png", "data:image/png;base64,"),),
         "session",
         {"temperature": 0},
-        {"type": "proceed"},
         stream=True,
         chat_id="chat",
     )
-    assert prediction_body(turn) == {
+    shown = {
         "question": "[System instructions]\nBe brief.\n[End of system instructions]\n\nWhy?",
         "chatId": "chat",
         "streaming": True,
         "history": [{"role": "userMessage", "content": "Hi"}],
         "uploads": [{"type": "file", "name": "a.png", "mime": "image/png", "data": "data:image/png;base64,"}],
         "overrideConfig": {"temperature": 0, "sessionId": "session"},
-        "humanInput": {"type": "proceed"},
     }
+    assert prediction_body(turn) == shown
+    assert prediction_body(replace(turn, extra={"leadEmail": "a@b.c"}, human_input=None)) == {
+        **shown,
+        "leadEmail": "a@b.c",
+    }
+    resumed = prediction_body(replace(turn, question="", human_input={"type": "proceed"}))
+    assert resumed["humanInput"] == {"type": "proceed"}
+    assert "question" not in resumed
     assert prediction_body(Turn(FLOW, "Why?", chat_id="chat")) == {"question": "Why?", "chatId": "chat"}
 
 

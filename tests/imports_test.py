@@ -26,16 +26,26 @@ LEAVES = frozenset(
     {"flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"}
 )
 UPSTREAM = frozenset(
-    {"flowise_transport", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"}
+    {
+        "flowise_transport",
+        "flowise_failures",
+        "flowise_events",
+        "flowise_client",
+        "flowise_catalog",
+        "flowise_actions",
+        "flowise_overrides",
+    }
 )
 POLICY = frozenset(
     {
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
-        *("proxy_telemetry", "proxy_streaming", "proxy_tokens"),
+        *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
-WIRE = frozenset({"openai_messages", "openai_adapter", "openai_tasks", "openai_responses", *RESPONSES})
+WIRE = frozenset(
+    {"openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_responses", *RESPONSES}
+)
 COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
 DEMO = frozenset(
     {
@@ -53,7 +63,7 @@ TABLE: dict[str, Rule] = {
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
     "openai_wire": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | (IO - {"os"})),
     "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
-    **{name: Rule(LEAVES | {"openai_messages"}, WEB | IO) for name in WIRE},
+    **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
     # One surface in four files: the parser and renderer over fields, input and output.
     **{
         name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
@@ -63,7 +73,9 @@ TABLE: dict[str, Rule] = {
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
     # Names are made of the file's models and the catalog's flows.
     "proxy_models": Rule(CORE_LEAVES | {"flowise_catalog", "proxy_auth", "proxy_config"}, WEB),
-    **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE) for name in COMPOSITION},
+    # Fits a request to its flow and its conversation: needs both sides, but neither the web nor a renderer.
+    "proxy_exchange": Rule(LEAVES | UPSTREAM | POLICY | {"openai_messages"}, WEB | IO),
+    **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange"}) for name in COMPOSITION},
     **{name: Rule(DEMO, WEB) for name in DEMO},
 }
 

@@ -308,7 +308,7 @@ def test_a_chat_becomes_a_turn() -> None:
         ("userMessage", "a"),
         ("apiMessage", "b"),
     ]
-    assert (parsed.model, parsed.stop, parsed.ignored) == ("m", ("X",), ("temperature", "tools"))
+    assert (parsed.model, parsed.stop, parsed.parameters) == ("m", ("X",), {"temperature": 0.5, "tools": []})
     assert (parsed.stream, parsed.include_usage, turn.stream, parsed.prefixes) == (False, False, False, ())
 
 

@@ -458,7 +458,7 @@ def test_a_text_becomes_a_turn() -> None:
         True,
         False,
     )
-    assert (request.previous_response_id, request.conversation_id, request.ignored) == ("", "", ())
+    assert (request.previous_response_id, request.conversation_id, request.parameters) == ("", "", {})
     [item] = request.input_items
     assert item["content"] == [{"type": "input_text", "text": HELLO["input"]}]
     assert parse_response({**HELLO, "model": None}, "deployed").turns[0].flow == "deployed"
@@ -619,7 +619,7 @@ def test_null_is_as_good_as_silence() -> None:
     nulls = dict.fromkeys(KEYS | {"stream", "include", "conversation", "user"} - {"model", "output"})
     request = parse_response({**nulls, **HELLO})
     assert request.echo == parse_response(HELLO).echo
-    assert request.ignored == ()
+    assert request.parameters == {}
 
 
 @pytest.mark.parametrize(
@@ -631,7 +631,6 @@ def test_null_is_as_good_as_silence() -> None:
         ("max_output_tokens", 16, 16),
         ("max_tool_calls", 1, 1),
         ("parallel_tool_calls", False, False),
-        ("reasoning", {"summary": "auto"}, {"effort": None, "summary": "auto"}),
         ("tool_choice", "required", "required"),
         ("tools", [{"type": "web_search"}], [{"type": "web_search"}]),
         (
@@ -667,7 +666,7 @@ def test_null_is_as_good_as_silence() -> None:
 )
 def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: Any) -> None:
     request = parsed(**{name: value})
-    assert (request.echo[name], request.ignored) == (echo, (name,))
+    assert (request.echo[name], list(request.parameters)) == (echo, [name])
     valid("response", Case("e", TEXT, {name: value}).whole())
 
 
@@ -685,13 +684,39 @@ def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: A
 )
 def test_what_can_be_obeyed_is_repeated_and_not_named(name: str, value: Any) -> None:
     request = parsed(**{name: value})
-    assert (request.echo[name], request.ignored) == (value, ())
+    assert (request.echo[name], request.parameters) == (value, {})
 
 
 def test_only_what_cannot_be_included_is_named() -> None:
-    assert parse_response({**HELLO, **TOOLS}).ignored == ()
-    assert parsed(include=["reasoning.encrypted_content"]).ignored == ("include",)
-    assert parsed(prompt={"id": "p"}, stream_options={"include_obfuscation": True}).ignored == ("prompt",)
+    assert parse_response({**HELLO, **TOOLS}).parameters == {}
+    assert parsed(include=["reasoning.encrypted_content"]).parameters == {
+        "include": ["reasoning.encrypted_content"]
+    }
+    assert parsed(prompt={"id": "p"}, stream_options={"include_obfuscation": True}).parameters == {
+        "prompt": {"id": "p"}
+    }
+
+
+def test_the_effort_alone_of_reasoning_needs_a_flow_that_takes_it() -> None:
+    both = parsed(reasoning={"effort": "low", "summary": "auto"})
+    assert both.echo["reasoning"] == {"effort": "low", "summary": "auto"}
+    assert both.parameters == {"reasoning_effort": "low"}
+    assert parsed(reasoning={"summary": "auto"}).parameters == {}
+
+
+def test_who_asks_and_in_which_conversation_is_read() -> None:
+    own = parse_response(
+        {**HELLO, "conversation": "conv_1", "user": "ann", "chat_id": "c", "session_id": "s"}
+    )
+    assert (own.conversation, own.conversation_id, own.user, own.resends) == (
+        "conv_1",
+        "conv_1",
+        "ann",
+        False,
+    )
+    other = parse_response({**HELLO, "chat_id": "c", "overrideConfig": {"a": 1}})
+    assert (other.conversation, other.conversation_id, other.resends) == ("c", "", True)
+    assert (other.passed, other.is_conversation) == ({"overrideConfig": {"a": 1}}, True)
 
 
 def message(*parts: Any, role: str = "user") -> dict[str, Any]:
@@ -818,6 +843,9 @@ def test_images_and_files_become_parts_of_a_chat() -> None:
             {"role": "user", "content": [{"type": "input_text", "text": "b"}, part]},
         ]
         valid("response.request", {"model": "m", "input": items})
+        [attached] = parse_response({"model": "m", "input": items}).attachments
+        assert attached.position == 0
+        assert attached.param.startswith("input[1].content[1]")
         entries = read_input(items, lambda _: None, numbered_ids())
         assert entries[1].item["content"][1] == part
         messages, places = chat_messages(entries)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -199,17 +200,30 @@ def test_the_sdks_streaming_helper_accumulates(openai_client: OpenAI, model: str
     assert message.status == "completed"
 
 
-def test_the_sdk_sends_an_answers_items_back(openai_client: OpenAI, demo: DemoServer) -> None:
-    first = openai_client.responses.create(model="demo-agent", input="Hello")
+def test_an_answers_items_sent_back_continue_its_session(openai_client: OpenAI, demo: DemoServer) -> None:
+    asked = f"Hello {uuid4()}"
+    first = openai_client.responses.create(model="demo-agent", input=asked)
     demo.clear()
     items: list[Any] = [
-        {"role": "user", "content": "Hello"},
+        {"role": "user", "content": asked},
         *first.output,
         {"role": "user", "content": "And?"},
     ]
     assert openai_client.responses.create(model="demo-agent", input=items).output_text
-    history = demo.records()[-1]["body"]["history"]
-    assert [message["content"] for message in history] == ["Hello", first.output_text]
+    sent = demo.records()[-1]["body"]
+    assert first.metadata is not None
+    assert sent["overrideConfig"]["sessionId"] == first.metadata["flowise_session_id"]
+    assert (sent["question"], sent.get("history")) == ("And?", None)
+
+
+def test_a_conversation_goes_on_with_the_new_message_alone(openai_client: OpenAI, demo: DemoServer) -> None:
+    conversation = f"conv_{uuid4().hex}"
+    for said in ("My name is Ann.", "Who am I?"):
+        answer = openai_client.responses.create(model="demo-agent", input=said, conversation=conversation)
+        assert answer.conversation is not None
+        assert answer.conversation.id == conversation
+    first, second = [record["body"] for record in demo.records()[-2:]]
+    assert first["overrideConfig"]["sessionId"] == second["overrideConfig"]["sessionId"]
 
 
 class Answer(BaseModel):
