@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +20,7 @@ from typing import Any
 import orjson
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from flow_turn import FlowEvent, KeepAlive, Transcript, Turn
+from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import failure, no_such_flow, not_the_api, refused
 from flowise_transport import (
@@ -36,9 +35,6 @@ from flowise_transport import (
 )
 from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited, RunFailed
 from proxy_settings import Settings, flowise_base_url
-
-FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-"""What may stand in a path after `/prediction/`: a UUID and nothing else."""
 
 CLOSING_GRACE_SECONDS = 5.0
 """How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""

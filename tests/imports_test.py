@@ -26,7 +26,10 @@ LEAVES = frozenset(
     {"flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"}
 )
 UPSTREAM = frozenset(
-    {"flowise_transport", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"}
+    {
+        *("flowise_transport", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"),
+        "flowise_profiles",
+    }
 )
 POLICY = frozenset(
     {
@@ -57,7 +60,7 @@ TABLE: dict[str, Rule] = {
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
     # Names are made of the file's models and the catalog's flows.
-    "proxy_models": Rule(CORE_LEAVES | {"flowise_catalog", "proxy_auth", "proxy_config"}, WEB),
+    "proxy_models": Rule(CORE_LEAVES | {"flowise_profiles", "proxy_auth", "proxy_config"}, WEB),
     **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE) for name in COMPOSITION},
     **{name: Rule(DEMO, WEB) for name in DEMO},
 }
