@@ -9,8 +9,9 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from flow_turn import FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
+from flow_turn import ActionAsked, FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
 from proxy_errors import ProxyError, RunFailed
 
 Batch = list[FlowEvent]
@@ -42,7 +43,7 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
                 end = _first_stop(text, sequences)
                 if end is not None:
                     passed.extend([TextDelta(text[:end])] if end else [])
-                    yield [*passed, TurnEnded("stop")]
+                    yield [*passed, TurnEnded("stop", is_cut=True)]
                     return
                 kept = _kept_back(text, sequences)
                 held = text[len(text) - kept :]
@@ -80,6 +81,30 @@ def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:
             raise
     with contextlib.closing(other()) as batches:
         yield from batches
+
+
+def with_undo(batches: Batches, undo: Callable[[], None]) -> Batches:
+    """Call `undo` if the run failed and it is certain that nothing has run."""
+    has_spoken = False
+    with contextlib.closing(batches):
+        try:
+            for batch in batches:
+                has_spoken = has_spoken or any(not isinstance(event, KeepAlive) for event in batch)
+                yield batch
+        except ProxyError as error:
+            if error.nothing_ran and not has_spoken:
+                undo()
+            raise
+
+
+def with_reference(batches: Batches, reference: str) -> Batches:
+    """Mark a question for a decision with a reference by which its run can be found again."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield [
+                replace(event, reference=reference) if isinstance(event, ActionAsked) else event
+                for event in batch
+            ]
 
 
 def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:

@@ -44,8 +44,19 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """An upload of a client, the field it came in, and how many messages of the history came before it."""
+
+    upload: Upload
+    param: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One run of a flow. `flow` is a flow id, `instructions` the system text, `chat_id` unique per run.
+
+    `extra` are further fields of Flowise's request, sent as they are.
 
     Flowise keeps one event stream per `chat_id` over all flows, so two runs must never share one; a
     conversation goes on by `session_id` alone.
@@ -59,6 +70,7 @@ class Turn:
     session_id: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     human_input: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     chat_id: str = field(default_factory=lambda: str(uuid4()))
 
@@ -122,6 +134,7 @@ class StepEnded:
 
     label: str
     state: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +173,27 @@ class SourcesFound:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactMade:
-    """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`."""
+    """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`.
+
+    `stored` is its name if Flowise keeps it beside the run, `url` where a client can get it, if known.
+    Files are told after the text and the action, whenever they were made.
+    """
 
     artifact: Mapping[str, Any]
+    stored: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionAsked:
-    """The flow stopped and waits for a person's decision between `choices`."""
+    """The flow stopped and waits for a person's decision between `choices`.
+
+    `reference` is shown with the question, to find the run again where nothing else tells whose it is.
+    """
 
     action: Mapping[str, Any]
     choices: tuple[str, ...]
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +224,10 @@ class KeepAlive:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The run is over and whole."""
+    """The run is over and whole; `is_cut` tells that it was ended here, and Flowise may have gone on."""
 
     reason: FinishReason = "stop"
+    is_cut: bool = False
 
 
 FlowEvent = (
@@ -231,43 +255,58 @@ TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
 class Transcript:
     """The fold of a run's events: the source of every whole body and of a stream's closing frames.
 
-    It prints as the answer's text.
+    It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state while
+    Flowise has told no end.
     """
 
     chat_id: str = ""
     texts: list[str] = field(default_factory=list)
     trail: list[TrailEvent] = field(default_factory=list)
     calls: list[FunctionCalled] = field(default_factory=list)
+    steps: list[StepEnded] = field(default_factory=list)
     sources: list[Mapping[str, Any]] = field(default_factory=list)
-    artifacts: list[Mapping[str, Any]] = field(default_factory=list)
+    artifacts: list[ArtifactMade] = field(default_factory=list)
     action: ActionAsked | None = None
     usage: UsageReported | None = None
     identity: TurnIdentified = field(default_factory=TurnIdentified)
     finish_reason: FinishReason | None = None
+    is_cut: bool = False
 
-    def add(self, event: FlowEvent) -> None:  # noqa: C901 - one case an event, so that none is forgotten
+    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Take one event in."""
         match event:
             case TextDelta(text):
                 self.texts.append(text)
-            case ReasoningDelta() | StepStarted() | ToolCalled() | ToolUsed():
+            case ReasoningDelta() | ToolCalled() | ToolUsed():
                 self.trail.append(event)
+            case StepStarted(label):
+                self.trail.append(event)
+                self.steps.append(StepEnded(label, ""))
+            case StepEnded():
+                self._end_step(event)
             case FunctionCalled():
                 self.calls.append(event)
             case SourcesFound(documents):
                 self.sources.extend(documents)
-            case ArtifactMade(artifact):
-                self.artifacts.append(artifact)
+            case ArtifactMade():
+                self.artifacts.append(event)
             case ActionAsked():
                 self.action = event
             case UsageReported():
                 self.usage = event
             case TurnIdentified():
                 self.identity = event
-            case TurnEnded(reason):
-                self.finish_reason = reason
-            case StepEnded() | KeepAlive():
+            case TurnEnded(reason, is_cut):
+                self.finish_reason, self.is_cut = reason, is_cut
+            case KeepAlive():
                 pass
+
+    def _end_step(self, ended: StepEnded) -> None:
+        begun = StepEnded(ended.label, "")
+        if begun in self.steps:
+            self.steps[self.steps.index(begun)] = ended
+        else:
+            self.steps.append(ended)
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ Usable alone::
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
 import threading
@@ -19,10 +20,11 @@ from typing import Any
 
 import orjson
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from urllib3 import encode_multipart_formdata
 
-from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn
+from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn, Upload
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
-from flowise_failures import failure, no_such_flow, not_the_api, refused
+from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
 from flowise_transport import (
     ConnectionBroken,
     FlowiseRequest,
@@ -40,6 +42,7 @@ CLOSING_GRACE_SECONDS = 5.0
 """How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
 
 PROBE_SECONDS = 10.0
+DOCUMENT_SECONDS = 60.0
 PROBE_TTL_SECONDS = 60.0
 PROBE_RETRY_SECONDS = 5.0
 PAGE_ROWS = 50
@@ -225,23 +228,59 @@ class FlowiseClient:
             raise not_the_api()
         return str(answer.get("version", "")) if isinstance(answer, dict) else ""
 
+    def document_text(self, chat_id: str, upload: Upload) -> str:
+        """The text of a document (its data a data URI), which Flowise reads. Raises ProxyError."""
+        content = base64.b64decode(upload.data.partition(",")[2])
+        body, kind = encode_multipart_formdata({"files": (upload.name, content, upload.mime)})
+        path = f"/attachments/{self.flow_id}/{chat_id}"
+        head, answer = self._call(
+            FlowiseRequest("POST", path, {"Content-Type": kind}, body), DOCUMENT_SECONDS
+        )
+        files = lenient_json(answer)
+        if head.status == 200 and isinstance(files, list) and files and isinstance(files[0], dict):
+            return str(files[0].get("content") or "")
+        if head.status in (429, 503):
+            raise refused(head, answer)
+        raise document_refused(answer)
+
     def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
         """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
+        return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
+
+    def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
         for attempt in self._attempts():
             with attempt:
-                return self._get_once(path, min(seconds, self._limits.request_timeout))
+                return self._call_once(request, seconds)
         raise AssertionError("tenacity gives up by raising")
 
-    def _get_once(self, path: str, seconds: float) -> tuple[ReplyHead, bytes]:
-        with contextlib.closing(self._send("GET", path, {})) as reply:
+    def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
+        head, reply = self._opened(request, seconds)
+        with contextlib.closing(reply):
             try:
-                head = reply.head(seconds)
-                body = read_all(reply, seconds) if head else None
+                body = read_all(reply, seconds)
             except (NotSent, ConnectionBroken) as error:
                 raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
-        if head is None or body is None:
-            raise FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)
+        if body is None:
+            raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
         return head, body
+
+    def opened(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
+        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
+        return self._opened(FlowiseRequest("GET", path, {}), seconds)
+
+    def _opened(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
+        reply = self._send(request.method, request.url, request.headers, request.body)
+        try:
+            head = reply.head(seconds)
+            if head is None:
+                raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+        except (NotSent, ConnectionBroken) as error:
+            reply.close()
+            raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+        except BaseException:
+            reply.close()
+            raise
+        return head, reply
 
     def abort(self, chat_id: str, flow_id: str = "") -> None:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
@@ -293,6 +332,7 @@ class FlowiseClient:
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
 
 
+_TOO_LATE = "Flowise did not answer in time."
 _UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
 _backoff = wait_exponential_jitter(multiplier=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
 
@@ -440,7 +480,13 @@ class _Run:
 
 def prediction_body(turn: Turn) -> dict[str, Any]:
     """Flowise's request for a turn; the system text stands marked before the question."""
-    body: dict[str, Any] = {"question": question_with_instructions(turn), "chatId": turn.chat_id}
+    body: dict[str, Any] = {
+        "question": question_with_instructions(turn),
+        "chatId": turn.chat_id,
+        **turn.extra,
+    }
+    if turn.human_input or turn.extra.get("form"):
+        del body["question"]  # Flowise takes one of the two
     if turn.stream:
         body["streaming"] = True
     if turn.history:

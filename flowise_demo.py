@@ -46,6 +46,7 @@ from flowise_demo_predictions import (
     system_override,
 )
 from flowise_demo_runs import (
+    STORED_FILES,
     Answer,
     Event,
     Execution,
@@ -121,6 +122,7 @@ class DemoFlowise:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: OrderedDict[tuple[str, str], deque[Json]] = OrderedDict()
         self._executions: dict[tuple[str, str], Execution] = {}
+        self._chats_with_files: deque[tuple[str, str]] = deque(maxlen=MAX_SESSIONS)
         self._scripted: Json = {}
 
     async def start(self) -> tuple[asyncio.Server, str]:
@@ -263,6 +265,16 @@ class DemoFlowise:
             text = content.decode(errors="replace") if kind.startswith("text/") else f"The text of {name}."
             rows.append({"name": name, "mimeType": kind, "size": len(content), "content": text})
         return json_response(rows)
+
+    def stored_file(self, request: Request) -> Response:
+        """A file that a run left in the storage, without a type of its own."""
+        flow_id, chat_id, name = (request.query.get(key, "") for key in ("chatflowId", "chatId", "fileName"))
+        if not (flow_id and chat_id and name):
+            return Response(500, b"Invalid file path", "text/html; charset=utf-8")
+        if (flow_id, chat_id) not in self._chats_with_files or name not in STORED_FILES:
+            raise HttpFailed(500, f"ENOENT: no such file or directory, open '/root/.flowise/storage/{name}'")
+        disposition = ("Content-Disposition", f'attachment; filename="{name}"')
+        return Response(200, STORED_FILES[name], "application/octet-stream", (disposition,))
 
     def abort(self, _request: Request, flow_id: str, chat_id: str) -> Response:
         """Stop an agentflow's run; the answer is the same whether there is one or not."""
@@ -487,6 +499,8 @@ class DemoFlowise:
     def _store(self, run: Run, answer: Answer) -> str:
         """Keep both messages, and an agentflow's execution; the id of the answer's message."""
         message_id = str(uuid.uuid4())
+        if run.flow.kind == "files":
+            self._chats_with_files.append((run.flow.id, str(run.chat_id)))
         if run.flow.type == "AGENTFLOW":
             self._executions[run.session] = Execution(run.execution_id, answer.entries)
         kept = self._sessions.setdefault(run.session, deque(maxlen=MAX_SESSION_MESSAGES))
@@ -588,7 +602,12 @@ _PAGE = Response(
     ),
 )
 _UNAUTHORIZED = json_response({"error": "Unauthorized Access"}, 401)
-_PUBLIC_PREFIXES = ("/api/v1/prediction/", "/api/v1/chatmessage/abort/", "/api/v1/attachments/")
+_PUBLIC_PREFIXES = (
+    "/api/v1/get-upload-file",
+    "/api/v1/prediction/",
+    "/api/v1/chatmessage/abort/",
+    "/api/v1/attachments/",
+)
 _TYPES = ("CHATFLOW", "AGENTFLOW", "MULTIAGENT", "ASSISTANT")
 _FLOW_FIELDS = ("id", "name", "kind", "streams", "memory", "images", "keyed", "scripts")
 
@@ -664,6 +683,7 @@ def _routes() -> Iterator[Route]:
         ("POST", f"attachments{one}{one}", demo.read_attachments, "attachments", False),
         ("PUT", f"chatmessage/abort{one}{one}", demo.abort, "abort", False),
         ("GET", f"chatmessage{one}", demo.stored_messages, "messages", True),
+        ("GET", "get-upload-file", demo.stored_file, "file", False),
     ):
         yield Route(method, re.compile(f"/api/v1/{path}/?"), answer, group, is_protected)
     for method, path, control in (

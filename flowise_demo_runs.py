@@ -10,8 +10,10 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from flowise_demo_scripts import AGENT_NODES, Flow, Json, Message, Script, Wait, answer_text, words_of
@@ -118,9 +120,14 @@ def _chatflow(turn: Turn) -> Steps:
     yield from _speech(turn, tokens)
     if sources:
         yield Event("sourceDocuments", SOURCE_DOCUMENTS)
+    extras = {"sourceDocuments": SOURCE_DOCUMENTS} if sources else {}
+    if turn.flow.kind == "files":
+        extras = FILES_MADE
+        for name, made in extras.items():
+            yield Event(name, made)
     if script.fault_at == "end":
         yield Fault(script.fault)
-    yield Answer("".join(tokens), {"sourceDocuments": SOURCE_DOCUMENTS} if sources else {})
+    yield Answer("".join(tokens), extras)
 
 
 def _tokens(turn: Turn) -> tuple[str, ...]:
@@ -155,6 +162,43 @@ def _speech(turn: Turn, tokens: tuple[str, ...]) -> Steps:
     if script.fault and script.fault_at == "tokens":
         yield Fault(script.fault)
 
+
+def _chart() -> bytes:
+    """A bar chart of 120 by 80 pixels as PNG."""
+    heights = (20, 45, 30, 70, 55)
+    rows = []
+    for y in range(80):
+        row = bytearray(b"\xff" * 360)
+        for bar, height in enumerate(heights):
+            if 80 - y <= height:
+                row[bar * 72 + 12 : bar * 72 + 60] = b"\x3b\x82\xf6" * 16
+        rows.append(b"\0" + bytes(row))
+    size = (120).to_bytes(4, "big") + (80).to_bytes(4, "big")
+    parts = ((b"IHDR", size + b"\x08\x02\0\0\0"), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b""))
+    chunks = (len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+STORED_FILES: Mapping[str, bytes] = MappingProxyType(
+    {
+        "chart.png": _chart(),
+        "report.pdf": b"%PDF-1.4\n%%EOF\n",
+        "page.html": b"<script>document.title = 'run'</script>",
+        "not really.png": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+    }
+)
+"""What a run of the flow `demo-files` leaves in Flowise's storage."""
+
+FILES_MADE: Json = {
+    "usedTools": [{"tool": "make_chart", "toolInput": {"title": "Bars"}, "toolOutput": "chart.png"}],
+    "artifacts": [
+        {"type": "png", "data": "FILE-STORAGE::chart.png"},
+        {"type": "html", "data": "<b>hi</b>"},
+        {"type": "html", "data": "FILE-STORAGE::page.html"},
+        {"type": "png", "data": "FILE-STORAGE::not really.png"},
+    ],
+    "fileAnnotations": [{"filePath": "FILE-STORAGE::report.pdf", "fileName": "report.pdf"}],
+}
 
 SOURCE_DOCUMENTS: list[Json] = [
     {

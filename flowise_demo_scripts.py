@@ -25,6 +25,7 @@ DEMO_FLOWS: Mapping[str, str] = MappingProxyType(
         "demo-keyed": "7a82c5f0-e94d-4b16-8d3f-29f6b0e7c148",
         "demo-agent-errors": "8b53f6a1-3c70-4e29-b5d4-e07a1c86f9d2",
         "demo-tool-approval": "9c64a7b2-4d81-4f3a-86e5-f18b2d97a0e3",
+        "demo-files": "ad75b8c3-5e92-4a4b-97f6-029c3ea8b1f4",
     }
 )
 UNAUTHORIZED_PROVIDER = (
@@ -117,6 +118,7 @@ CHAT_NODES: Mapping[str, tuple[tuple[str, str, str, Json], ...]] = MappingProxyT
                 {"returnSourceDocuments": True},
             ),
         ),
+        "files": (_CHAT_MODEL, _MEMORY, ("toolAgent_0", "Tool Agent", "Agents", {"systemMessage": ""})),
         "load": (_CHAT_MODEL,),
     }
 )
@@ -161,6 +163,7 @@ def demo_flows() -> list[Flow]:
         flow("demo-keyed", keyed=True),
         flow("demo-agent-errors", "llm_agent", images=True, scripts="all"),
         flow("demo-tool-approval", "tool_approval", images=True),
+        flow("demo-files", "files"),
     ]
 
 

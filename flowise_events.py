@@ -7,6 +7,7 @@ the recordings in `tests/wire/flowise-3.1.4`.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ from flow_turn import (
     UsageReported,
     json_text,
 )
-from flowise_failures import failure
+from flowise_failures import failure, readable
 from proxy_errors import RunFailed
 
 HEARTBEAT = object()
@@ -87,6 +88,9 @@ class EventDecoder:
         self._told_of_node: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
         self._agents_told = 0
+        self._next_agents: Counter[str] = Counter()
+        self._ended_nodes: list[Mapping[str, Any]] = []
+        self._files: list[ArtifactMade] = []
         self._executed: list[Any] = []
         self._usage: UsageReported | None = None
         self._asked: ActionAsked | None = None
@@ -123,8 +127,10 @@ class EventDecoder:
             yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
 
     def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
-        for artifact in self._untold(self._told, "artifact", data):
-            yield ArtifactMade(artifact)
+        # Told at the end: a file of an early node would stand before the text here, and a JSON answer has no
+        # order of its own.
+        self._files += map(artifact_made, self._untold(self._told, "artifact", data))
+        return iter(())
 
     def _agent_reasoning(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str):
@@ -132,17 +138,22 @@ class EventDecoder:
         agents = _dicts(data)
         for agent in agents[self._agents_told :]:
             # The flow's last events tell all agents' tools, sources and files once more.
-            yield StepStarted(_text(agent.get("agentName")))
+            name = _text(agent.get("agentName"))
+            if not self._next_agents[name]:
+                yield StepStarted(name)
+            self._next_agents[name] -= bool(self._next_agents[name])
             for tool in _dicts(agent.get("usedTools")):
                 self._told_of_node[_key("used", tool)] += 1
                 yield tool_used(tool)
             yield from self._source_documents(agent.get("sourceDocuments"))
-            for name in ("artifacts", "fileAnnotations"):
-                yield from self._artifacts(agent.get(name))
+            for kind in ("artifacts", "fileAnnotations"):
+                yield from self._artifacts(agent.get(kind))
         self._agents_told = max(self._agents_told, len(agents))
 
     def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
+        # The agent's own entry in `agentReasoning` follows when it is done.
         if isinstance(data, str) and data:
+            self._next_agents[data] += 1
             yield StepStarted(data)
 
     def _next_agent_flow(self, data: Any) -> Iterator[FlowEvent]:
@@ -152,10 +163,12 @@ class EventDecoder:
         if _text(data.get("nodeId")).startswith("startAgentflow"):
             return
         if status == "INPROGRESS":
+            yield from self._ended_steps()
             self._told_of_node.clear()
             yield StepStarted(label)
         elif status:
-            yield StepEnded(label, status)
+            # How long it took stands in the executed data, which comes next.
+            self._ended_nodes.append(data)
 
     def _agent_flow_event(self, data: Any) -> Iterator[FlowEvent]:
         # After FINISHED only ids and follow-up prompts come, seconds later (Flowise issue 5346).
@@ -164,7 +177,13 @@ class EventDecoder:
 
     def _executed_data(self, data: Any) -> Iterator[FlowEvent]:
         self._executed = _dicts(data) or self._executed
-        return iter(())
+        return self._ended_steps()
+
+    def _ended_steps(self) -> Iterator[FlowEvent]:
+        ended, self._ended_nodes = self._ended_nodes, []
+        for node in ended:
+            entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
+            yield StepEnded(_text(node.get("nodeLabel")), _text(node.get("status")), _seconds(entries[-1:]))
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
         # Told at the end: an answer without tokens must come before its question.
@@ -194,11 +213,13 @@ class EventDecoder:
         return iter(())
 
     def closing(self) -> Iterator[FlowEvent]:
-        """Give what is known only when the run is over: text no token carried, usage, the end itself."""
+        """Give what is known only when the run is over: text no token carried, files, usage, its end."""
+        yield from self._ended_steps()
         if not self._spoke and (text := executed_text(self._executed)):
             yield TextDelta(text)
         if self._asked:
             yield self._asked
+        yield from self._files
         usage = executed_usage(self._executed) or self._usage
         if usage:
             yield usage
@@ -244,29 +265,30 @@ def answer_events(answer: Any) -> Iterator[FlowEvent]:
         yield from _text_event(answer)
         yield TurnEnded()
         return
-    executed = _dicts(answer.get("agentFlowExecutedData"))
+    executed, agents = _dicts(answer.get("agentFlowExecutedData")), _dicts(answer.get("agentReasoning"))
     for node in executed:
         yield from node_events(node)
-    for agent in _dicts(answer.get("agentReasoning")):
+    for agent in agents:
         yield from agent_events(agent)
     for tool in _dicts(answer.get("usedTools")):
         yield tool_used(tool)
+    finds = [*map(_output, executed), *agents, answer]
+    if documents := tuple(_once(finds, "sourceDocuments")):
+        yield SourcesFound(documents)
     yield from _text_event(answer_text(answer, executed))
-    yield from _finds(answer)
     if isinstance(answer.get("action"), dict):
         yield action_asked(answer["action"])
+    yield from map(artifact_made, _once(finds, "artifacts", "fileAnnotations"))
     if usage := executed_usage(executed):
         yield usage
     yield identified(answer)
     yield TurnEnded(executed_reason(executed))
 
 
-def _finds(result: Mapping[str, Any]) -> Iterator[FlowEvent]:
-    if documents := tuple(_dicts(result.get("sourceDocuments"))):
-        yield SourcesFound(documents)
-    for name in ("artifacts", "fileAnnotations"):
-        for artifact in _dicts(result.get(name)):
-            yield ArtifactMade(artifact)
+def _once(finds: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """What nodes, agents and the flow itself found, each once although several may tell of it."""
+    told = {_key("", item): item for find in finds for name in names for item in _dicts(find.get(name))}
+    return list(told.values())
 
 
 _ENVELOPE = frozenset(
@@ -331,7 +353,7 @@ def executed_reason(executed: list[Any]) -> FinishReason:
 
 
 def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
-    """The steps, thoughts, tools and sources of one executed node of an agentflow."""
+    """The steps, thoughts and tools of one executed node of an agentflow."""
     output, label = _output(node), _text(node.get("nodeLabel"))
     if _text(node.get("nodeId")).startswith("startAgentflow"):
         return
@@ -342,10 +364,11 @@ def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
     tools = _dicts(output.get("usedTools"))
     for tool in tools:
         yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+    for call in _dicts(output.get("calledTools")):  # asked for but not run: a person decides
+        yield ToolCalled(_text(call.get("name")), call.get("args"))
     for tool in tools:
         yield tool_used(tool)
-    yield from _finds(output)
-    yield StepEnded(label, _text(node.get("status")))
+    yield StepEnded(label, _text(node.get("status")), _seconds([node]))
 
 
 def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
@@ -353,14 +376,25 @@ def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
     yield StepStarted(_text(agent.get("agentName")))
     for tool in _dicts(agent.get("usedTools")):
         yield tool_used(tool)
-    yield from _finds(agent)
 
 
 def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
     """One entry of `usedTools`."""
     error = tool.get("error")
-    shown = error if isinstance(error, str) or error is None else json_text(error)
-    return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown or None)
+    shown = readable(json_text(error)) or "no reason given" if error else None
+    return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown)
+
+
+def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
+    """A file with the name under which Flowise keeps it, if it does and the name is a plain one."""
+    name = artifact.get("fileName") if "filePath" in artifact else artifact.get("data")
+    stored = _STORED.fullmatch(name) if isinstance(name, str) else None
+    is_kept = stored and ("filePath" in artifact or stored["mark"])
+    return ArtifactMade(artifact, stored["name"] if stored and is_kept else "")
+
+
+_STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7f]{1,200})")
+"""A name that is no path: Flowise itself keeps files flat beside each run."""
 
 
 def action_asked(action: Mapping[str, Any]) -> ActionAsked:
@@ -419,6 +453,13 @@ def _added(total: UsageReported | None, more: UsageReported) -> UsageReported:
 
 def _output(node: Any) -> dict[str, Any]:
     return _dict(_dict(_dict(node).get("data")).get("output"))
+
+
+def _seconds(entries: list[Any]) -> float | None:
+    """How long the model of an executed node took; Flowise tells it for some kinds of nodes."""
+    times = [_dict(_output(entry).get("timeMetadata")).get("delta") for entry in entries]
+    known = [time for time in times if isinstance(time, (int, float)) and not isinstance(time, bool)]
+    return known[0] / 1000 if known else None
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import orjson
 
 from flowise_transport import ReplyHead
 from proxy_errors import (
+    BadRequest,
     BodyTooLarge,
     FlowiseMisconfigured,
     FlowiseRefused,
@@ -115,6 +116,20 @@ def refused(head: ReplyHead, body: bytes) -> ProxyError:
     return RunFailed(
         f"Flowise, or a gateway before it, answered with status {head.status}.", code="flowise_bad_answer"
     )
+
+
+def document_refused(body: bytes) -> ProxyError:
+    """The error of a file that Flowise does not read for a flow."""
+    answer = _json(body)
+    message = answer.get("message") if isinstance(answer, dict) else None
+    text = message if isinstance(message, str) else ""
+    if re.search("(?i)not enabled", text):
+        reason = "the flow takes no files (its setting for full file uploads is off)"
+    elif re.search("(?i)not allowed|not supported|invalid file|mime|extension", text):
+        reason = "the flow does not take files of this type"
+    else:
+        reason = "Flowise cannot read it"
+    return BadRequest(f"This file cannot be passed on: {reason}.", code="unsupported_content")
 
 
 def not_the_api() -> ProxyError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -14,16 +15,21 @@ import orjson
 from flow_turn import FlowEvent, Transcript, Turn
 from openai_fields import (
     boolean,
-    ignored_fields,
+    identifiers,
     include_usage,
     integer,
     missing,
+    parameters,
+    passed_through,
     stop_sequences,
     string,
     wrong_type,
     wrong_value,
 )
 from openai_messages import conversation
+from openai_sources import sources_footer, url_annotations
+from openai_style import Style
+from openai_vendor import FlowiseDetails, answer_metadata, flowise_details
 from openai_wire import (
     DONE,
     ChatChoice,
@@ -35,7 +41,6 @@ from openai_wire import (
     Usage,
     answer_text,
     error_frame,
-    flowise_details,
     new_id,
     reasoning_text,
     usage_of,
@@ -55,15 +60,23 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
     chat = conversation(body.get("messages"))
     count = integer(body, "n", 1, 1, MOST_CHOICES)
     turns = tuple(
-        Turn(model, chat.question, chat.history, chat.instructions, stream=stream) for _ in range(count)
+        Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream) for _ in range(count)
     )
+    conversation_id, user, resends = identifiers(body)
     return ParsedRequest(
         model,
         turns,
         stream,
         include_usage(body) and stream,
         stop_sequences(body),
-        ignored_fields(body),
+        said=chat.question,
+        attachments=chat.attachments,
+        conversation=conversation_id,
+        user=user,
+        resends=resends,
+        parameters=parameters(body),
+        passed=passed_through(body),
+        is_conversation=True,
     )
 
 
@@ -82,8 +95,11 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
         stream,
         include_usage(body) and stream,
         stop_sequences(body),
-        ignored_fields(body),
         tuple(texts) if boolean(body, "echo") else (),
+        said=prompts[0],
+        user=identifiers(body).user,
+        parameters=parameters(body),
+        passed=passed_through(body),
     )
 
 
@@ -105,14 +121,23 @@ class _Answer:
     """What both surfaces do alike: one id, time and model for the whole answer, chunks around what is new."""
 
     def __init__(
-        self, request: ParsedRequest, identity: Mapping[str, Any], count: Callable[[str], int]
+        self,
+        request: ParsedRequest,
+        identity: Mapping[str, Any],
+        count: Callable[[str], int],
+        style: Style,
+        clock: Callable[[], float],
     ) -> None:
         self.request = request
-        self.identity = identity
+        self.style = style
         self._count_tokens = count
+        self._clock, self._begun = clock, clock()
+        identity = {**identity, "created": int(self._begun), "model": request.model}
+        self.id, self.created = identity["id"], identity["created"]
+        self._includes_usage = request.include_usage or style.usage
         self._head = orjson.dumps(identity)[:-1]
         # OpenAI: with include_usage every chunk before the usage chunk carries `usage: null`.
-        self._tail = b',"usage":null}' if request.include_usage else b"}"
+        self._tail = b',"usage":null}' if self._includes_usage else b"}"
 
     def chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
         """A chunk of one choice; `content` is the member that tells what is new."""
@@ -124,12 +149,12 @@ class _Answer:
     def closing(self, transcripts: Sequence[Transcript], nothing: bytes) -> list[Frame]:
         """The finish of each choice, the vendor key on the last, usage if asked for, and `[DONE]`."""
         extras = [b""] * len(transcripts)
-        extras[-1] = b',"flowise":' + orjson.dumps(flowise_details(transcripts))
+        extras[-1] = b',"flowise":' + orjson.dumps(self.details(transcripts))
         frames = [
             self.chunk(index, nothing, orjson.dumps(transcript.finish_reason or "stop"), extra)
             for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True))
         ]
-        if self.request.include_usage:
+        if self._includes_usage:
             usage = orjson.dumps(self.usage(transcripts))
             frames.append(Frame(b'%b,"choices":[],"usage":%b}' % (self._head, usage)))
         return [*frames, DONE]
@@ -142,6 +167,18 @@ class _Answer:
         """Tokens of all choices."""
         return usage_of(self.request.turns, transcripts, self._count_tokens)
 
+    def seconds(self) -> float:
+        """How long the answer has taken so far."""
+        return max(0.0, self._clock() - self._begun)
+
+    def details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
+        """The vendor key."""
+        return flowise_details(transcripts, self.seconds())
+
+    def footer(self, transcript: Transcript) -> str:
+        """The sources as text, where the style wants them so."""
+        return sources_footer(transcript) if self.style.footer else ""
+
 
 class ChatRenderer:
     """Flow events of one request as chat completion chunks or a chat completion."""
@@ -151,13 +188,13 @@ class ChatRenderer:
         request: ParsedRequest,
         *,
         count_tokens: Callable[[str], int],
+        style: Style = Style(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.time,
         make_id: Callable[[str], str] = new_id,
     ) -> None:
         """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
-        self._id, self._created = make_id("chatcmpl-"), int(clock())
-        identity = {"id": self._id, "object": "chat.completion.chunk", "created": self._created}
-        self._answer = _Answer(request, {**identity, "model": request.model}, count_tokens)
+        identity = {"id": make_id("chatcmpl-"), "object": "chat.completion.chunk"}
+        self._answer = _Answer(request, identity, count_tokens, style, clock)
         self.failure = self._answer.failure
 
     def opening(self) -> list[Frame]:
@@ -169,34 +206,49 @@ class ChatRenderer:
         """Give a content chunk for text, a reasoning chunk for thoughts and steps."""
         if text := answer_text(event):
             return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
-        if thought := reasoning_text(event):
+        if thought := reasoning_text(event, steps=self._answer.style.steps):
             delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
             return [self._answer.chunk(index, delta)]
         return []
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the finish of each choice, usage if asked for, and `[DONE]`."""
-        return self._answer.closing(transcripts, b'"delta":{}')
+        """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
+        late = [self._late(index, transcript) for index, transcript in enumerate(transcripts)]
+        return [*chain.from_iterable(late), *self._answer.closing(transcripts, b'"delta":{}')]
+
+    def _late(self, index: int, transcript: Transcript) -> list[Frame]:
+        """Sources are told once: the AI SDK shows them again for each chunk that carries them."""
+        frames = []
+        if footer := self._answer.footer(transcript):
+            frames.append(self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(footer)))
+        if self._answer.style.annotations and (found := url_annotations(transcript)):
+            delta = b'"delta":{"content":"","annotations":%b}' % orjson.dumps(found)
+            frames.append(self._answer.chunk(index, delta))
+        return frames
 
     def body(self, transcripts: Sequence[Transcript]) -> ChatCompletion:
         """Give the whole chat completion."""
         return {
-            "id": self._id,
+            "id": self._answer.id,
             "object": "chat.completion",
-            "created": self._created,
+            "created": self._answer.created,
             "model": self._answer.request.model,
-            "choices": [_chat_choice(index, transcript) for index, transcript in enumerate(transcripts)],
+            "choices": [self._choice(index, transcript) for index, transcript in enumerate(transcripts)],
             "usage": self._answer.usage(transcripts),
-            "flowise": flowise_details(transcripts),
+            "metadata": answer_metadata(transcripts, self._answer.seconds()),
+            "flowise": self._answer.details(transcripts),
         }
 
-
-def _chat_choice(index: int, transcript: Transcript) -> ChatChoice:
-    message: ChatMessage = {"role": "assistant", "content": whole_text(transcript), "refusal": None}
-    if reasoning := whole_reasoning(transcript):
-        message["reasoning_content"] = reasoning
-    finish_reason = transcript.finish_reason or "stop"
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, index: int, transcript: Transcript) -> ChatChoice:
+        style = self._answer.style
+        text = whole_text(transcript) + self._answer.footer(transcript)
+        message: ChatMessage = {"role": "assistant", "content": text, "refusal": None}
+        if reasoning := whole_reasoning(transcript, steps=style.steps):
+            message["reasoning_content"] = reasoning
+        if style.annotations and (found := url_annotations(transcript)):
+            message["annotations"] = found
+        finish_reason = transcript.finish_reason or "stop"
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
 
 
 class CompletionRenderer:
@@ -207,13 +259,13 @@ class CompletionRenderer:
         request: ParsedRequest,
         *,
         count_tokens: Callable[[str], int],
+        style: Style = Style(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.time,
         make_id: Callable[[str], str] = new_id,
     ) -> None:
         """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
-        self._id, self._created = make_id("cmpl-"), int(clock())
-        identity = {"id": self._id, "object": "text_completion", "created": self._created}
-        self._answer = _Answer(request, {**identity, "model": request.model}, count_tokens)
+        identity = {"id": make_id("cmpl-"), "object": "text_completion"}
+        self._answer = _Answer(request, identity, count_tokens, style, clock)
         self.failure = self._answer.failure
 
     def opening(self) -> list[Frame]:
@@ -230,19 +282,21 @@ class CompletionRenderer:
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the finish of each choice, usage if asked for, and `[DONE]`."""
-        return self._answer.closing(transcripts, b'"text":""')
+        footers = [(index, self._answer.footer(each)) for index, each in enumerate(transcripts)]
+        late = [self._text(index, footer) for index, footer in footers if footer]
+        return [*late, *self._answer.closing(transcripts, b'"text":""')]
 
     def body(self, transcripts: Sequence[Transcript]) -> Completion:
         """Give the whole completion."""
         prefixes = self._answer.request.prefixes or ("",) * len(transcripts)
         return {
-            "id": self._id,
+            "id": self._answer.id,
             "object": "text_completion",
-            "created": self._created,
+            "created": self._answer.created,
             "model": self._answer.request.model,
             "choices": [
                 {
-                    "text": prefix + whole_text(transcript),
+                    "text": prefix + whole_text(transcript) + self._answer.footer(transcript),
                     "index": index,
                     "logprobs": None,
                     "finish_reason": transcript.finish_reason or "stop",
@@ -250,7 +304,7 @@ class CompletionRenderer:
                 for index, (prefix, transcript) in enumerate(zip(prefixes, transcripts, strict=True))
             ],
             "usage": self._answer.usage(transcripts),
-            "flowise": flowise_details(transcripts),
+            "flowise": self._answer.details(transcripts),
         }
 
 

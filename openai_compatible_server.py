@@ -35,6 +35,8 @@ from flow_guards import (
     stopped_at,
     while_wanted,
     with_fallback,
+    with_reference,
+    with_undo,
 )
 from flow_turn import Model, Transcript, Turn
 from flowise_catalog import Catalog
@@ -42,6 +44,8 @@ from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
+from openai_files import FILES_PATH
+from openai_style import style_of
 from openai_tasks import is_task
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
@@ -61,10 +65,14 @@ from proxy_errors import (
     error_headers,
     error_status,
 )
+from proxy_exchange import Plan, Planner
+from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
+from proxy_identity import Conversations
 from proxy_limits import KeyLimits
 from proxy_models import Models
 from proxy_settings import Settings
-from proxy_streaming import NumberedBatches, Pace, StreamedAnswer
+from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here
+from proxy_streaming import NumberedBatches, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
 
@@ -75,6 +83,9 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
 MOST_CATALOGS = 256
+_HEADER_TEXT = re.compile(r"[!-~]{1,256}")
+_FILE_RULE = "/flowise/files/<path:token>"
+_OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -85,10 +96,10 @@ _EVENT_STREAM = {
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 
 
-def create_app(settings: Settings, *, transport: Transport | None = None) -> Flask:
-    """The application over the Flowise that the settings name."""
+def create_app(settings: Settings, *, transport: Transport | None = None, run: Run = run_here) -> Flask:
+    """The application over the Flowise that the settings name; `run` runs what may wait for a disk."""
     app = Flask(__name__, static_folder=None)
-    _Server(settings, transport).install(app)
+    _Server(settings, transport, run).install(app)
     app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
@@ -107,14 +118,17 @@ class _PlainPaths:
 class _Server:
     """What the views share."""
 
-    def __init__(self, settings: Settings, transport: Transport | None) -> None:
+    def __init__(self, settings: Settings, transport: Transport | None, run: Run) -> None:
         self._settings = settings
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
         self._limits = KeyLimits(settings.workers)
         self._clients = FlowiseClients(settings, transport)
+        self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
+        self._planner: Planner | None = None
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._file_links: FileLinks | None = None
         self._follow_config()
 
     def _follow_config(self) -> None:
@@ -159,6 +173,8 @@ class _Server:
             self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
         self._route(app, "/openai/deployments", self.deployments)
+        for prefix in ("", "/v1", "/openai/v1"):
+            self._route(app, prefix + _FILE_RULE, self.file)
         for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/<path:deployment>"):
             self._route(app, f"{prefix}/chat/completions", self.chat_completions, "POST")
             self._route(app, f"{prefix}/completions", self.completions, "POST")
@@ -177,7 +193,7 @@ class _Server:
             return Response(status=204)
         self._follow_config()
         g.config = self._config
-        if request.path in _PUBLIC:
+        if request.path in _PUBLIC or (request.endpoint or "").endswith(_FILE_RULE):
             return None
         g.caller = self._keys.caller(request.headers.get)
         line["caller"] = g.caller.name
@@ -216,6 +232,7 @@ class _Server:
             g.caller = self._keys.caller(request.headers.get)
             body["flowise"] = self._flowise_state()
             body["config_error"] = self._config_file.error
+            body["store_error"] = self._store.error
         return _json(body)
 
     def _flowise_state(self) -> dict[str, Any]:
@@ -245,29 +262,77 @@ class _Server:
         """Answer a legacy completion."""
         return self._answer(parse_completion, CompletionRenderer, deployment)
 
+    def file(self, token: str) -> Response:
+        """Give a file that a flow made to whoever holds its link."""
+        file = self._files().opened(token)
+        head, reply = self._clients.client(file.flow).opened(file.path)
+        try:
+            check_is_file(head.status, head.headers.get("content-type", ""))
+            first = first_piece(reply)
+        except BaseException:
+            reply.close()
+            raise
+        response = Response(pieces(first, reply), headers=file_headers(file.name, first))
+        response.call_on_close(reply.close)
+        return response
+
     def _answer(
         self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None
     ) -> Response:
-        parsed = parse(json_object(_body(self._settings.proxy_max_body_bytes)), deployment)
+        body = json_object(_body(self._settings.proxy_max_body_bytes))
+        parsed = parse(body, deployment)
         request.environ["proxy.log"]["stream"] = parsed.stream
         models = self._models()
         model = self._model(models, parsed, is_deployment=deployment is not None)
+        plan = self._plan(parsed, model)
         pace = Pace(self._settings.proxy_heartbeat_seconds)
-        batches = self._runs(parsed, models, model, pace)
+        batches = self._runs(parsed, plan, models, model, pace)
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
-        transcripts = [Transcript(turn.chat_id) for turn in parsed.turns]
-        renderer = renderer_of(parsed, count_tokens=count_tokens)
-        headers = _answer_headers(parsed)
+        transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
+        agent, of_task = request.headers.get("User-Agent", ""), is_task(parsed.turns)
+        style = style_of(model, body, agent, is_task=of_task)
+        renderer = renderer_of(replace(parsed, turns=plan.turns), count_tokens=count_tokens, style=style)
+        headers = _answer_headers(plan)
+        line = request.environ["proxy.log"]
+
+        def ended() -> None:
+            if parsed.stream:
+                refuse_empty(transcripts)
+            self._planner_now().ended(plan, transcripts, stood_in="fallback" in line)
+
         if parsed.stream:
-            answer = StreamedAnswer(batches, renderer, pace, transcripts, may_be_empty=bool(parsed.stop))
+            answer = StreamedAnswer(batches, renderer, pace, transcripts, ended)
             return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
         try:
             for _ in folded(batches, transcripts):
                 pace.written()
         finally:
             batches.close()
+        ended()
         return _json(renderer.body(transcripts), headers=headers)
+
+    def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
+        planner = self._planner_now()
+        if not parsed.is_conversation or is_task(parsed.turns):
+            return planner.alone(parsed, model, g.caller)
+        client = self._clients.client(model.flow, g.caller.flowise_key)
+        return planner.plan(parsed, model, g.caller, request.headers.get, client)
+
+    # Both are made late: the secret may have to be read from the store, and that not before a fork.
+    def _planner_now(self) -> Planner:
+        if self._planner is None:
+            ttl_seconds = self._settings.proxy_response_ttl_days * 86400
+            self._planner = Planner(Conversations(self._store, self._secret(), ttl_seconds))
+        return self._planner
+
+    def _files(self) -> FileLinks:
+        if self._file_links is None:
+            self._file_links = FileLinks(self._secret(), self._settings.proxy_response_ttl_days)
+        return self._file_links
+
+    def _secret(self) -> bytes:
+        return self._settings.proxy_secret.encode() or kept_secret(self._store)
 
     def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
@@ -281,11 +346,17 @@ class _Server:
         request.environ["proxy.log"]["model"] = model.id
         return model
 
-    def _runs(self, parsed: ParsedRequest, models: Models, model: Model, pace: Pace) -> NumberedBatches:
-        many = len(parsed.turns) > 1
+    def _runs(
+        self, parsed: ParsedRequest, plan: Plan, models: Models, model: Model, pace: Pace
+    ) -> NumberedBatches:
+        if plan.instead:
+            return numbered(batch for batch in [list(plan.instead)])
+        many = len(plan.turns) > 1
+        planner = self._planner_now()
         left = threading.Event()
         wake = while_wanted(left, pace.remaining) if many else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
+        base = self._settings.proxy_public_url or _own_address()
 
         def of_model(turn: Turn, model: Model) -> Batches:
             client = self._clients.client(model.flow, key)
@@ -295,17 +366,26 @@ class _Server:
                 headers=headers,
                 request_timeout=model.request_timeout,
             )
-            return with_fallback(batches, lambda: instead_of(turn, model)) if model.fallback else batches
+            batches = with_links(batches, lambda name: link(StoredFile(model.flow, turn.chat_id, name)))
+            if model.fallback:
+                batches = with_fallback(batches, lambda: instead_of(turn, model))
+            return batches
+
+        def link(file: StoredFile) -> str:
+            return f"{base}{FILES_PATH}{self._files().token(file)}"
 
         def instead_of(turn: Turn, model: Model) -> Batches:
             line["fallback"] = model.fallback
-            return of_model(replace(turn, chat_id=str(uuid4())), models.resolve(model.fallback or ""))
+            other = models.resolve(model.fallback or "")
+            return of_model(planner.anew(plan, replace(turn, chat_id=str(uuid4())), other, parsed), other)
 
         def run(turn: Turn) -> Batches:
-            batches = of_model(turn, model)
+            batches = with_undo(of_model(turn, model), lambda: planner.not_begun(plan))
+            if plan.exchange and plan.exchange.reference:
+                batches = with_reference(batches, plan.exchange.reference)
             return stopped_at(batches, parsed.stop) if parsed.stop else batches
 
-        runs = [run(turn) for turn in parsed.turns]
+        runs = [run(turn) for turn in plan.turns]
         return side_by_side(runs, left) if many else numbered(runs[0])
 
     def _refuse(self, error: ProxyError) -> Response:
@@ -356,6 +436,11 @@ def _body(limit: int) -> bytes:
     return b"".join(pieces)
 
 
+def _own_address() -> str:
+    """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
+    return request.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(request.host_url) else ""
+
+
 def _onward_headers() -> dict[str, str]:
     headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
     trace = request.headers.get("traceparent", "")
@@ -364,11 +449,17 @@ def _onward_headers() -> dict[str, str]:
     return headers
 
 
-def _answer_headers(parsed: ParsedRequest) -> dict[str, str]:
-    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in parsed.turns)}
-    if parsed.ignored:
-        headers["x-flowise-ignored-params"] = ", ".join(parsed.ignored)
+def _answer_headers(plan: Plan) -> dict[str, str]:
+    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)}
+    if plan.ignored:
+        headers["x-flowise-ignored-params"] = ", ".join(plan.ignored)
+    if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
+        headers["x-conversation-id"] = plan.exchange.conversation
     return headers
+
+
+def _store_lost(reason: str) -> None:
+    log.error("conversations cannot be continued: %s", reason)
 
 
 def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

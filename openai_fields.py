@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -189,14 +189,71 @@ _TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
 }
 
 
-def ignored_fields(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Check what only has a type, and name what was asked for but cannot be obeyed."""
+def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what only has a type, and give what was asked for beside the conversation itself."""
     for name, check in _TYPED_ONLY.items():
         if body.get(name) is not None:
             check(name, body[name])
-    named = []
+    asked = {}
     for name, check in CHECKS.items():
         if body.get(name) is not None:
             check(name, body[name])
-            named.append(name)
-    return tuple(named)
+            asked[name] = body[name]
+    return asked
+
+
+class Identifiers(NamedTuple):
+    """What a body says of whom it is from: the conversation's id and the user, both empty if not said.
+
+    `resends` tells that a client that gives its id in this way always sends the whole conversation.
+    """
+
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+
+
+def identifiers(body: Mapping[str, Any]) -> Identifiers:
+    """The ids in a body: of the conversation (its several names) and of the user."""
+    user = text_or_nothing(body, "user") or text_or_nothing(body, "safety_identifier")
+    overrides = passed_through(body).get("overrideConfig", {})
+    for place, name, param in (
+        (body, "conversation_id", "conversation_id"),
+        (body, "session_id", "session_id"),
+        (optional_object(body, "metadata"), "conversation_id", "metadata.conversation_id"),
+        (overrides, "sessionId", "overrideConfig.sessionId"),
+    ):
+        if conversation := text_or_nothing(place, name, param):
+            return Identifiers(conversation, user)
+    return Identifiers(text_or_nothing(body, "chat_id"), user, resends=True)
+
+
+def text_or_nothing(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
+    """A string; absent or null is empty."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(param or name, "a string", value)
+    return value or ""
+
+
+PASSED_THROUGH: Mapping[str, Callable[[str, Any], None]] = {
+    "overrideConfig": _OBJECT,
+    "vars": _OBJECT,
+    "form": _OBJECT,
+    "humanInput": _OBJECT,
+    "uploads": _LIST,
+    "leadEmail": _TEXT,
+}
+"""Fields of Flowise's own request that a caller may set, if its key may."""
+
+
+def passed_through(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Flowise's own fields, from the body itself or from its object `flowise`."""
+    nested = optional_object(body, "flowise")
+    given = {}
+    for name, check in PASSED_THROUGH.items():
+        for place, param in ((nested, f"flowise.{name}"), (body, name)):
+            if place.get(name) is not None:
+                check(param, place[name])
+                given[name] = place[name]
+    return given

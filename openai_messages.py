@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flow_turn import HistoryMessage, json_text
+from flow_turn import Attachment, FunctionCalled, HistoryMessage, json_text
 from openai_fields import missing, string, wrong_type, wrong_value
+from openai_sources import without_footer
+from openai_uploads import audio_part, file_part, image_part
 from proxy_errors import BadRequest
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 GO_ON = "Go on."
+LOOK = "See the attachment."
 _MOST_MESSAGES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat as Flowise takes it: all up to the last answer is history, what follows is the question."""
+    """A chat as Flowise takes it: all up to the last answer is history, what follows is the question.
+
+    `question` is what the users said, empty if nothing; `to_ask` is what to ask then. The attachments are in
+    order, those of the question at the position `len(history)`.
+    """
 
     question: str
     history: tuple[HistoryMessage, ...] = ()
     instructions: str = ""
+    attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def to_ask(self) -> str:
+        """The question, never empty."""
+        if self.question:
+            return self.question
+        return LOOK if any(a.position == len(self.history) for a in self.attachments) else GO_ON
 
 
 @dataclass(slots=True)
@@ -30,6 +45,15 @@ class _Reading:
     history: list[HistoryMessage] = field(default_factory=list)
     question: list[str] = field(default_factory=list)
     tool_names: dict[str, str] = field(default_factory=dict)
+    attachments: list[Attachment] = field(default_factory=list)
+
+    def attach(self, part: Mapping[str, Any], param: str) -> None:
+        """Keep a part that is no text."""
+        read = _READERS[part["type"]](part, param, len(self.attachments) + 1)
+        self.attachments.append(replace(read, position=len(self.history)))
+
+
+_READERS = {"image_url": image_part, "input_audio": audio_part, "file": file_part}
 
 
 def conversation(messages: Any) -> Conversation:
@@ -45,12 +69,23 @@ def conversation(messages: Any) -> Conversation:
         _read(reading, message, f"messages[{n}]")
     question = "\n\n".join(reading.question)
     instructions = "\n\n".join(reading.instructions)
-    if not (question or reading.history):
+    has_said = question or reading.history or reading.attachments
+    if not has_said:
         # Nothing but a system text: it is all that can be asked.
         question, instructions = instructions, ""
-    if not (question or reading.history):
+    if not (question or has_said):
         raise BadRequest("The messages hold no text.", param="messages", code="invalid_value")
-    return Conversation(question or GO_ON, tuple(reading.history), instructions)
+    return Conversation(question, tuple(reading.history), instructions, tuple(reading.attachments))
+
+
+def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
+    """An answer as it stands in the history once its client sends it back."""
+    told = [{"id": c.call_id, "function": {"name": c.name, "arguments": c.arguments}} for c in calls]
+    history = conversation([{"role": "assistant", "content": text, "tool_calls": told}, _NOBODY]).history
+    return history[-1].content if history else ""
+
+
+_NOBODY = {"role": "user", "content": "-"}
 
 
 def _read(reading: _Reading, message: Any, param: str) -> None:
@@ -59,7 +94,7 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
-    text = _content(message.get("content"), param, role)
+    text = _content(reading, message.get("content"), param, role)
     if role == "assistant" and not text and isinstance(message.get("refusal"), str):
         text = message["refusal"]
     if role in ("system", "developer"):
@@ -73,6 +108,7 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
 
 
 def _read_answer(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> None:
+    text = without_footer(text)
     calls = list(_tool_calls(reading, message, param))
     earlier = "\n\n".join(reading.question)
     reading.question.clear()
@@ -118,7 +154,7 @@ def _tool_result(reading: _Reading, message: Mapping[str, Any], text: str, param
     return f"Tool result of {name if isinstance(name, str) else 'the tool'}: {text}"
 
 
-def _content(content: Any, param: str, role: str) -> str:
+def _content(reading: _Reading, content: Any, param: str, role: str) -> str:
     if isinstance(content, str):
         return content
     if content is None:
@@ -127,10 +163,12 @@ def _content(content: Any, param: str, role: str) -> str:
         raise missing(f"{param}.content")
     if not isinstance(content, list):
         raise wrong_type(f"{param}.content", "a string or an array of parts", content)
-    return "\n".join(_part(part, f"{param}.content[{n}]") for n, part in enumerate(content))
+    texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(content)]
+    return "\n".join(text for text in texts if text is not None)
 
 
-def _part(part: Any, param: str) -> str:
+def _part(reading: _Reading, part: Any, param: str) -> str | None:
+    """The text of a part; None for one that is kept as an attachment."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -139,10 +177,9 @@ def _part(part: Any, param: str) -> str:
     if kind in ("text", "refusal", "input_text", "output_text"):
         name = "refusal" if kind == "refusal" else "text"
         return string(part, name, f"{param}.{name}")
-    if kind in ("image_url", "input_audio", "file"):
-        raise BadRequest(
-            f"This server does not pass content of type '{kind}' to flows yet; send text.",
-            param=f"{param}.type",
-            code="unsupported_content",
-        )
-    raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of text, refusal")
+    if kind in _READERS:
+        reading.attach(part, param)
+        return None
+    raise wrong_value(
+        f"{param}.type", f"'{kind[:40]}' is none of text, image_url, input_audio, file, refusal"
+    )

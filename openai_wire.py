@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 import orjson
 
 from flow_turn import (
     ActionAsked,
+    ArtifactMade,
+    Attachment,
     FlowEvent,
     Model,
     ReasoningDelta,
@@ -22,6 +24,9 @@ from flow_turn import (
     Turn,
     json_text,
 )
+from openai_files import artifact_text
+from openai_sources import Annotation
+from openai_vendor import FlowiseDetails
 from proxy_errors import ProxyError, error_body
 
 
@@ -58,15 +63,28 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request of any surface: one turn for each choice to come, its `flow` still the model's name."""
+    """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
+
+    `said` is the question as the client has it (the turns' own is never empty), `conversation` and `user` are
+    the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
+    fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
+    another request may go on from the answer.
+    """
 
     model: str
     turns: tuple[Turn, ...]
     stream: bool = False
     include_usage: bool = False
     stop: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    said: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    is_conversation: bool = False
 
 
 class TokensDetails(TypedDict):
@@ -98,6 +116,7 @@ class ChatMessage(TypedDict):
     content: str
     refusal: None
     reasoning_content: NotRequired[str]
+    annotations: NotRequired[list[Annotation]]
 
 
 class ChatChoice(TypedDict):
@@ -109,19 +128,6 @@ class ChatChoice(TypedDict):
     finish_reason: str
 
 
-class FlowiseDetails(TypedDict, total=False):
-    """The vendor key `flowise`: what OpenAI's schema has no place for."""
-
-    chat_id: str
-    session_id: str
-    chat_message_id: str
-    execution_id: str
-    follow_up_prompts: list[str]
-    action: dict[str, Any]
-    usage_estimated: bool
-    warnings: list[str]
-
-
 class ChatCompletion(TypedDict):
     """The body of a chat completion."""
 
@@ -131,6 +137,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    metadata: dict[str, str]
     flowise: FlowiseDetails
 
 
@@ -218,10 +225,17 @@ class Renderer(Protocol):
         """Give the body of an answer that is not streamed."""
 
 
-def reasoning_text(event: FlowEvent) -> str:
-    """What an event tells about how the answer came about: thoughts as they are, else one readable line."""
+def reasoning_text(event: FlowEvent, *, steps: bool = True) -> str:
+    """What an event tells about how the answer came about: thoughts as they are, else one readable line.
+
+    Without `steps` thoughts alone.
+    """
     if isinstance(event, ReasoningDelta):
         return event.text
+    return _step_line(event) if steps else ""
+
+
+def _step_line(event: FlowEvent) -> str:
     if isinstance(event, StepStarted):
         return f"▸ {_one_line(event.label)}\n" if event.label else ""
     if isinstance(event, ToolCalled):
@@ -237,18 +251,20 @@ def answer_text(event: FlowEvent) -> str:
     if isinstance(event, TextDelta):
         return event.text
     if isinstance(event, ActionAsked) and event.choices:
-        return "\n\n(Waiting for your decision: " + " / ".join(event.choices) + ")"
-    return ""
+        reference = f" · {event.reference}" if event.reference else ""
+        return f"\n\n(Waiting for your decision: {' / '.join(event.choices)}{reference})"
+    return artifact_text(event) if isinstance(event, ArtifactMade) else ""
 
 
 def whole_text(transcript: Transcript) -> str:
     """The answer a person reads; the same as the joined text of its stream."""
-    return transcript.text + (answer_text(transcript.action) if transcript.action else "")
+    asked = answer_text(transcript.action) if transcript.action else ""
+    return transcript.text + asked + "".join(map(artifact_text, transcript.artifacts))
 
 
-def whole_reasoning(transcript: Transcript) -> str:
+def whole_reasoning(transcript: Transcript, *, steps: bool = True) -> str:
     """All that was told about how the answer came about."""
-    return "".join(map(reasoning_text, transcript.trail))
+    return "".join(reasoning_text(event, steps=steps) for event in transcript.trail)
 
 
 def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Callable[[str], int]) -> Usage:
@@ -259,6 +275,10 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
         if reported is None:
             prompt += count("\n".join((turn.instructions, *(m.content for m in turn.history), turn.question)))
             completion += count(transcript.text)
+            thoughts = whole_reasoning(transcript, steps=False)
+            thought = count(thoughts) if thoughts else 0
+            completion += thought
+            reasoning += thought
         else:
             prompt += reported.input_tokens
             completion += reported.output_tokens
@@ -271,30 +291,6 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
         "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
-
-
-def flowise_details(transcripts: Sequence[Transcript]) -> FlowiseDetails:
-    """The vendor key for an answer; ids are those of the first choice."""
-    first = transcripts[0]
-    details: FlowiseDetails = {"chat_id": first.chat_id}
-    for key, value in (
-        ("session_id", first.identity.session_id),
-        ("chat_message_id", first.identity.chat_message_id),
-        ("execution_id", first.identity.execution_id),
-        ("follow_up_prompts", list(first.identity.follow_up_prompts)),
-    ):
-        if value:
-            details[key] = value  # type: ignore[literal-required]
-    if first.action:
-        details["action"] = {
-            "id": json_text(first.action.action.get("id")),
-            "choices": list(first.action.choices),
-        }
-    if any(transcript.usage is None for transcript in transcripts):
-        details["usage_estimated"] = True
-    if all(transcript.is_empty for transcript in transcripts):
-        details["warnings"] = ["The flow gave an empty answer."]
-    return details
 
 
 def _one_line(value: Any, limit: int = 300) -> str:

@@ -19,7 +19,8 @@ class Caller:
     """Who sent a request, and what it may; the name may be logged, it tells nothing of the key.
 
     `single_user` tells that one person alone holds the key, `overrides` that it may set Flowise's own fields;
-    `flowise_key` is the caller's own key for Flowise, where keys are passed through.
+    `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
+    apart where the name does not, and is not for logs.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Caller:
     single_user: bool = False
     overrides: bool = False
     flowise_key: str = ""
+    scope: str = ""
 
     def may_use(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is among those that the caller may use."""
@@ -74,7 +76,9 @@ class Keys:
         """The caller behind `Authorization: Bearer` or `api-key`. Raises NotAuthenticated, always alike."""
         offered = _offered(header)
         if self._passes_through and offered:
-            return Caller(f"flowise-{_digest(offered[0]).hex()[:8]}", flowise_key=offered[0])
+            # Anybody can make up a key whose digest begins like another's.
+            whole = _digest(offered[0]).hex()
+            return Caller(f"flowise-{whole[:8]}", flowise_key=offered[0], scope=whole)
         if self.is_open:
             return self._anonymous
         for key in offered:

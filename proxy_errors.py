@@ -85,6 +85,14 @@ class ModelNotFound(ProxyError):
     code = "model_not_found"
 
 
+class FileNotFound(ProxyError):
+    """A link to a file that is forged or expired, or whose file is gone."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "file_not_found"
+
+
 class UnknownUrl(ProxyError):
     """No route takes this path."""
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_config import ConfigError, config_file
 from proxy_errors import BadRequest, BodyTooSlow, error_body
 from proxy_settings import Settings, SettingsError
+from proxy_store import Run
 from proxy_telemetry import configure_logging, request_id
 
 if TYPE_CHECKING:
@@ -105,6 +106,18 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
             demo.terminate()
 
 
+def store_thread() -> Run:
+    """One native thread of a worker for the store: a slow disk must not hold up the streams."""
+    from gevent.threadpool import ThreadPool  # noqa: PLC0415
+
+    pool = ThreadPool(1)
+
+    def run(function: Callable[[], Any]) -> Any:
+        return pool.apply(function)
+
+    return run
+
+
 def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> int:
     """Run gunicorn in this process until a signal ends it; the exit status."""
     from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
@@ -131,7 +144,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         def load(self) -> Any:
             from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
 
-            return ServingEdge(create_app(settings))
+            return ServingEdge(create_app(settings, run=store_thread()))
 
     master = os.getpid()
     try:

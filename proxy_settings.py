@@ -43,6 +43,10 @@ class Settings:
     proxy_api_keys: tuple[str, ...] = ()
     proxy_allow_anonymous: bool = False
     proxy_config: str = ""
+    proxy_store: str = "sqlite:///data/proxy.sqlite3"
+    proxy_secret: str = ""
+    proxy_public_url: str = ""
+    proxy_response_ttl_days: float = 30
     proxy_cors_origins: tuple[str, ...] | None = None
     proxy_max_body_bytes: int = 50 * 1024**2
     proxy_body_timeout: float = 30
@@ -93,6 +97,10 @@ class Settings:
         if settings.flowise_key_passthrough and settings.proxy_api_keys:
             raise SettingsError(
                 "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
+            )
+        if settings.proxy_store == "memory:" and settings.workers > 1:
+            raise SettingsError(
+                "PROXY_STORE='memory:' serves one worker only: set WORKERS=1, or a file or Redis"
             )
         return settings
 
@@ -220,6 +228,32 @@ def _origin(text: str) -> str:
     raise ValueError("it must be * or origins such as https://chat.example.com, comma-separated")
 
 
+def _secret(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("it must have at least 16 characters, such as `openssl rand -hex 32` prints")
+    return text
+
+
+def _store(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
+        return text
+    if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
+        return text
+    raise ValueError("it must be sqlite:///path, memory: or redis://host:port/number")
+
+
+def _public_url(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_plain = text.isascii() and text.isprintable() and not set(text) & set(' ()<>"\\@?#')
+        if parts.scheme in {"http", "https"} and parts.hostname and is_plain:
+            return text.rstrip("/")
+    raise ValueError(
+        "it must be the address by which clients reach this server, such as https://ai.example.com"
+    )
+
+
 def _run_error_status(text: str) -> int:
     if text not in {"400", "500", "502"}:
         raise ValueError("it must be 400, 500 or 502")
@@ -241,7 +275,7 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-_SECRET = {"flowise_api_key", "proxy_api_keys"}
+_SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "flowise_base_url": _base_url_setting,
     "flowise_api_key": _header_text,
@@ -257,6 +291,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_api_keys": _list(_header_text),
     "proxy_allow_anonymous": _boolean,
     "proxy_config": str,
+    "proxy_store": _store,
+    "proxy_secret": _secret,
+    "proxy_public_url": _public_url,
+    "proxy_response_ttl_days": _number(0.01, 36500),
     "proxy_cors_origins": _list(_origin),
     "proxy_max_body_bytes": _size,
     "proxy_body_timeout": _number(0.1, 3600),

@@ -51,15 +51,17 @@ class StreamedAnswer:
         renderer: Renderer,
         pace: Pace,
         transcripts: Sequence[Transcript],
-        *,
-        may_be_empty: bool = False,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """Answer from `batches`; `may_be_empty` where a stop sequence can have cut all."""
+        """Answer from `batches`.
+
+        `ended` is called once all runs are whole, before the client is told; what it raises ends the stream.
+        """
         self._batches = batches
         self._renderer = renderer
         self._pace = pace
         self._transcripts = transcripts
-        self._may_be_empty = may_be_empty
+        self._ended = ended
 
     def begin(self) -> Iterator[bytes]:
         """Wait for the first substance (or the time to show life), then give the stream's bytes.
@@ -120,7 +122,7 @@ class StreamedAnswer:
         return frames
 
     def _closing(self) -> list[Frame]:
-        refuse_empty(self._transcripts, self._may_be_empty)
+        self._ended()
         return self._renderer.closing(self._transcripts)
 
 
@@ -143,9 +145,10 @@ class _Stream:
         self._batches.close()
 
 
-def refuse_empty(transcripts: Sequence[Transcript], may_be_empty: bool) -> None:
+def refuse_empty(transcripts: Sequence[Transcript]) -> None:
     """Raise for a stream that said nothing: chat UIs show an empty message without a word."""
-    if not may_be_empty and all(transcript.is_empty for transcript in transcripts):
+    # A stop sequence may have cut all there was.
+    if all(transcript.is_empty and not transcript.is_cut for transcript in transcripts):
         raise RunFailed("The flow ended without an answer.", code="empty_answer")
 
 

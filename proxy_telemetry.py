@@ -90,7 +90,7 @@ class RequestLog:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request and note what becomes of it."""
         started = time.monotonic()
-        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"][:200]}
+        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": _path(environ)}
         environ["proxy.log"] = fields
         on_close: list[Callable[[], None]] = []
         environ["proxy.on_close"] = on_close
@@ -137,6 +137,11 @@ class _Closing:
         finally:
             _end(self._on_close)
             _write(self._fields, self._started, "ok" if self._is_whole else "client_gone")
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    """The path as it may be logged: what follows `/files/` opens a file to whoever reads it."""
+    return re.sub(r"(/flowise/files/).+", r"\1…", str(environ["PATH_INFO"]))[:200]
 
 
 def _end(on_close: list[Callable[[], None]]) -> None:

@@ -80,7 +80,7 @@ def check_stopped(deltas: list[str], sequences: list[str]) -> None:
     events = events_of(stopped_at(run(), sequences))
     is_cut = any(sequence in text for sequence in sequences)
     assert text_of(events) == cut(text, sequences)
-    assert events[-1] == TurnEnded("stop" if is_cut else "length")
+    assert events[-1] == (TurnEnded("stop", is_cut=True) if is_cut else TurnEnded("length"))
     assert sum(isinstance(event, TurnEnded) for event in events) == 1
     assert run.closed.is_set()
 
@@ -144,7 +144,7 @@ def test_what_is_held_back_comes_before_the_end_and_after_what_stood_between() -
 
 
 def test_a_stop_at_the_very_beginning_leaves_only_the_end() -> None:
-    assert events_of(stopped_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop")]
+    assert events_of(stopped_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop", is_cut=True)]
 
 
 def test_a_stop_ends_the_run_at_once() -> None:
@@ -156,7 +156,11 @@ def test_a_stop_ends_the_run_at_once() -> None:
 
 def test_events_around_a_stop_keep_their_order() -> None:
     run = Run([StepStarted("a"), TextDelta("one STOP two"), StepStarted("never")])
-    assert events_of(stopped_at(run(), ["STOP"])) == [StepStarted("a"), TextDelta("one "), TurnEnded("stop")]
+    assert events_of(stopped_at(run(), ["STOP"])) == [
+        StepStarted("a"),
+        TextDelta("one "),
+        TurnEnded("stop", is_cut=True),
+    ]
 
 
 def test_a_failure_passes_through_a_stop_guard_and_closes_the_run() -> None:

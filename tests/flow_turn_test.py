@@ -59,13 +59,23 @@ def test_the_list_of_these_tests_holds_every_event() -> None:
     assert {type(event) for event in ONE_OF_EACH} == set(get_args(FlowEvent))
 
 
+def test_steps_end_in_the_order_they_began_and_may_end_unannounced() -> None:
+    transcript = folded(
+        StepStarted("One"), StepStarted("One"), StepStarted("Two"), StepEnded("One", "FINISHED", 0.5)
+    )
+    assert transcript.steps == [StepEnded("One", "FINISHED", 0.5), StepEnded("One", ""), StepEnded("Two", "")]
+    transcript.add(StepEnded("Three", "ERROR"))
+    assert transcript.steps[-1] == StepEnded("Three", "ERROR")
+
+
 def test_a_transcript_keeps_each_thing_in_its_place() -> None:
     transcript = folded(*ONE_OF_EACH)
 
     assert transcript.text == str(transcript) == "Hello"
     assert transcript.trail == [ONE_OF_EACH[1], ONE_OF_EACH[2], ONE_OF_EACH[4], ONE_OF_EACH[5]]
+    assert transcript.steps == [StepEnded("Agent", "FINISHED")]
     assert transcript.sources == [{"pageContent": "a"}, {"pageContent": "b"}]
-    assert transcript.artifacts == [{"type": "png", "data": "x"}]
+    assert transcript.artifacts == [ArtifactMade({"type": "png", "data": "x"})]
     assert transcript.action is ACTION
     assert transcript.usage == UsageReported(1, 2)
     assert transcript.identity == TurnIdentified("m1", "s1")

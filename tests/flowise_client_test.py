@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -9,7 +11,7 @@ import pytest
 
 from flow_turn import HistoryMessage, Turn, Upload
 from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, prediction_body
-from flowise_transport import FlowiseRequest, Reply
+from flowise_transport import FlowiseRequest, Reply, read_all
 from openai_compatible_server import create_app
 from proxy_errors import FlowiseMisconfigured, FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited
 from proxy_settings import Settings
@@ -110,19 +112,25 @@ def test_all_fields_of_a_turn_are_flowises() -> None:
         (Upload("file", "a.png", "image/png", "data:image/png;base64,"),),
         "session",
         {"temperature": 0},
-        {"type": "proceed"},
         stream=True,
         chat_id="chat",
     )
-    assert prediction_body(turn) == {
+    shown = {
         "question": "[System instructions]\nBe brief.\n[End of system instructions]\n\nWhy?",
         "chatId": "chat",
         "streaming": True,
         "history": [{"role": "userMessage", "content": "Hi"}],
         "uploads": [{"type": "file", "name": "a.png", "mime": "image/png", "data": "data:image/png;base64,"}],
         "overrideConfig": {"temperature": 0, "sessionId": "session"},
-        "humanInput": {"type": "proceed"},
     }
+    assert prediction_body(turn) == shown
+    assert prediction_body(replace(turn, extra={"leadEmail": "a@b.c"}, human_input=None)) == {
+        **shown,
+        "leadEmail": "a@b.c",
+    }
+    resumed = prediction_body(replace(turn, question="", human_input={"type": "proceed"}))
+    assert resumed["humanInput"] == {"type": "proceed"}
+    assert "question" not in resumed
     assert prediction_body(Turn(FLOW, "Why?", chat_id="chat")) == {"question": "Why?", "chatId": "chat"}
 
 
@@ -163,3 +171,27 @@ def test_a_body_without_a_length_is_empty_where_the_server_does_not_end_it(tmp_p
     app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
     answer = app.test_client().post("/v1/chat/completions")
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [],  # not a byte comes
+        [b""],  # the connection ends before the head
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1"],  # the rest never comes
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1", b""],  # it breaks off
+    ],
+    ids=["silent", "closed", "stuck", "cut"],
+)
+def test_an_answer_that_does_not_come_whole_is_no_answer(script: list[bytes]) -> None:
+    with ScriptedServer(script) as server, pytest.raises(FlowiseUnavailable):
+        client_of(server).get("/version")
+
+
+def test_what_is_opened_is_read_by_the_caller() -> None:
+    with ScriptedServer([http("404 Not Found", b"no", "text/plain")]) as server:
+        head, reply = client_of(server).opened("/get-upload-file?fileName=x")
+        with contextlib.closing(reply):
+            assert (head.status, head.headers["content-type"]) == (404, "text/plain")
+            assert read_all(reply, 5) == b"no"
+        assert server.requests[0].startswith(b"GET /api/v1/get-upload-file?fileName=x HTTP/1.1\r\n")

@@ -746,3 +746,17 @@ def test_main_serves_until_its_input_ends(
     threading.Timer(0.1, ended.set).start()
     assert main(["--exit-with-stdin", "--token-seconds", "0"]) == 0
     assert json.loads(capsys.readouterr().out)["base_url"].startswith("http://127.0.0.1:")
+
+
+# ------------------------------------------------------------------------------------------------ stored files
+def test_a_run_leaves_files_that_are_fetched_by_flow_chat_and_name(demo: Client) -> None:
+    flow = DEMO_FLOWS["demo-files"]
+    made = demo.ask("demo-files", "Draw", streaming=False, chatId="drawn").body
+    assert made["artifacts"][0] == {"type": "png", "data": "FILE-STORAGE::chart.png"}
+    assert made["fileAnnotations"][0]["fileName"] == "report.pdf"
+    path = f"/api/v1/get-upload-file?chatflowId={flow}&chatId=drawn&fileName=report.pdf"
+    report = demo.call("GET", path)
+    assert (report.status, report.text[:5]) == (200, "%PDF-")
+    assert demo.call("GET", path.replace("drawn", "other")).status == 500
+    assert demo.call("GET", path.replace("report.pdf", "other.pdf")).status == 500
+    assert demo.call("GET", path.replace("fileName", "name")).status == 500

@@ -28,7 +28,7 @@ from flow_turn import (
     TurnIdentified,
     UsageReported,
 )
-from flowise_events import HEARTBEAT, EventDecoder, SseDecoder, answer_events
+from flowise_events import HEARTBEAT, EventDecoder, SseDecoder, answer_events, artifact_made
 from openai_wire import whole_text
 from proxy_errors import FlowiseRefused, ProviderRefused, ProxyError, RunFailed
 
@@ -366,7 +366,14 @@ def test_a_tool_that_failed_says_so() -> None:
         ToolUsed("a", None, None, "boom")
     ]
     assert told(("usedTools", [{"tool": 1, "error": {"m": 1}}]), closed=False) == [
-        ToolUsed("", None, None, '{"m":1}')
+        ToolUsed("", None, None, "…")
+    ]
+    assert told(("usedTools", [{"tool": "a", "error": " "}]), closed=False) == [
+        ToolUsed("a", None, None, "no reason given")
+    ]
+    leak = "ENOENT: no such file /root/.flowise/storage/x.pdf sk-abc123\n    at stack"
+    assert told(("usedTools", [{"tool": "a", "error": leak}]), closed=False) == [
+        ToolUsed("a", None, None, "ENOENT: no such file … …")
     ]
     assert told(("usedTools", [{"tool": "a", "error": ""}]), closed=False) == [ToolUsed("a", None, None)]
 
@@ -419,7 +426,7 @@ def test_a_source_that_two_nodes_found_is_told_once_in_a_run() -> None:
     assert folded(events).sources == [document]
 
 
-def test_sources_files_and_thoughts_are_told_as_they_come() -> None:
+def test_sources_and_thoughts_are_told_as_they_come_and_files_at_the_end() -> None:
     one, two = {"pageContent": "1", "metadata": {}}, {"pageContent": "2"}
     file = {"filePath": "a", "fileName": "b"}
     events = told(
@@ -431,21 +438,86 @@ def test_sources_files_and_thoughts_are_told_as_they_come() -> None:
         ("fileAnnotations", [file]),
         ("fileAnnotations", [file]),
         ("nextAgent", "Writer"),
-        closed=False,
+        ("token", "Hello"),
+        ("action", {"id": "1"}),
     )
     assert events == [
         ReasoningDelta("hm"),
         SourcesFound((one,)),
         SourcesFound((two,)),
-        ArtifactMade({"type": "png", "data": "x"}),
-        ArtifactMade(file),
         StepStarted("Writer"),
+        TextDelta("Hello"),
+        ActionAsked({"id": "1"}, ()),
+        ArtifactMade({"type": "png", "data": "x"}),
+        ArtifactMade(file, "b"),
+        TurnEnded(),
     ]
+
+
+@pytest.mark.parametrize(
+    ("artifact", "stored"),
+    [
+        ({"type": "png", "data": "FILE-STORAGE::artifact_1.png"}, "artifact_1.png"),
+        ({"type": "png", "data": "FILE-STORAGE::Übersicht 1.png"}, "Übersicht 1.png"),
+        ({"filePath": "FILE-STORAGE::a.pdf", "fileName": "a.pdf"}, "a.pdf"),
+        ({"filePath": "/root/.flowise/a.pdf", "fileName": "FILE-STORAGE::a.pdf"}, "a.pdf"),
+        ({"filePath": "a", "fileName": None}, ""),
+        ({"type": "png", "data": "artifact_1.png"}, ""),
+        ({"type": "png", "data": 5}, ""),
+        ({"type": "png", "data": "data:image/png;base64,AAAA"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::../x.png"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::.env"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::a\\b.png"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::a\nb.png"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::"}, ""),
+        ({"type": "png", "data": "FILE-STORAGE::" + "x" * 201}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_stored_file_is_known_by_a_name_that_is_no_path(artifact: dict[str, Any], stored: str) -> None:
+    assert artifact_made(artifact) == ArtifactMade(artifact, stored)
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "STOPPED", "ERROR", "TERMINATED"])
 def test_a_step_ends_with_the_state_flowise_gives(status: str) -> None:
-    assert told(node("Agent", status), closed=False) == [StepEnded("Agent", status)]
+    assert told(node("Agent", status)) == [StepEnded("Agent", status), TurnEnded()]
+
+
+@pytest.mark.parametrize(
+    ("output", "seconds"),
+    [
+        ({"timeMetadata": {"start": 1, "end": 251, "delta": 250}}, 0.25),
+        ({"timeMetadata": {"delta": True}}, None),
+        ({"timeMetadata": 5}, None),
+        ({}, None),
+    ],
+)
+def test_a_step_says_how_long_its_model_took(output: Any, seconds: float | None) -> None:
+    entry = {"nodeId": "agentAgentflow_0", "nodeLabel": "Agent", "status": "FINISHED"}
+    entries = [{"nodeId": "other"}, {**entry, "data": {"output": output}}]
+    events = told(
+        node("Agent", "INPROGRESS"),
+        node("Agent", "FINISHED"),
+        ("agentFlowExecutedData", entries),
+        ("token", "x"),
+    )
+    ended = StepEnded("Agent", "FINISHED", seconds)
+    assert events == [StepStarted("Agent"), ended, TextDelta("x"), TurnEnded()]
+    assert ended in answer_events({"text": "x", "agentFlowExecutedData": entries[1:]})
+
+
+def test_an_agent_that_was_announced_is_one_step() -> None:
+    one, two = agent("One"), agent("Two")
+    events = told(
+        ("agentReasoning", [one]),
+        ("nextAgent", "Two"),
+        ("agentReasoning", [one, two]),
+        ("nextAgent", "One"),
+        ("agentReasoning", [one, two, one]),
+        ("agentReasoning", [one, two, one, two]),
+        closed=False,
+    )
+    assert events == [StepStarted(name) for name in ("One", "Two", "One", "Two")]
 
 
 def test_the_start_node_is_no_step() -> None:
@@ -786,11 +858,11 @@ def test_a_json_answer_tells_its_steps_before_its_text() -> None:
         ToolCalled("b", {"q": "b"}),
         used("a", "1"),
         used("b", "2"),
+        StepEnded("Agent", "FINISHED"),
         SourcesFound(({"pageContent": "p"},)),
+        TextDelta("Hello"),
         ArtifactMade({"type": "png"}),
         ArtifactMade({"filePath": "f"}),
-        StepEnded("Agent", "FINISHED"),
-        TextDelta("Hello"),
         TurnIdentified("m"),
         TurnEnded("stop"),
     ]
@@ -809,10 +881,10 @@ def test_a_json_answer_of_a_chatflow_or_of_agents_tells_tools_and_sources() -> N
         StepStarted("One"),
         used("b", "2"),
         used("a", "1"),
-        TextDelta("Hello"),
         SourcesFound(({"pageContent": "p"},)),
-        ArtifactMade({"type": "png"}),
+        TextDelta("Hello"),
         ActionAsked({"id": "1"}, ()),
+        ArtifactMade({"type": "png"}),
         TurnIdentified(),
         TurnEnded("stop"),
     ]

@@ -23,21 +23,31 @@ class Rule(NamedTuple):
 WEB = frozenset({"flask", "werkzeug"})
 IO = frozenset({"os", "socket", "select", "subprocess", "requests", "urllib3", "http", "asyncio"})
 LEAVES = frozenset(
-    {"flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"}
+    {
+        *("flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"),
+        *("openai_files", "openai_sources", "openai_style", "openai_vendor"),
+    }
 )
 UPSTREAM = frozenset(
     {
-        *("flowise_transport", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"),
+        "flowise_transport",
+        "flowise_failures",
+        "flowise_events",
+        "flowise_client",
+        "flowise_catalog",
+        "flowise_actions",
+        "flowise_overrides",
         "flowise_profiles",
     }
 )
 POLICY = frozenset(
     {
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
-        *("proxy_telemetry", "proxy_streaming", "proxy_tokens"),
+        *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
+        "proxy_files",
     }
 )
-WIRE = frozenset({"openai_messages", "openai_adapter", "openai_tasks"})
+WIRE = frozenset({"openai_messages", "openai_uploads", "openai_adapter", "openai_tasks"})
 COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
 DEMO = frozenset(
     {
@@ -53,15 +63,26 @@ TABLE: dict[str, Rule] = {
     "flow_guards": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | IO),
     "proxy_errors": Rule(NOTHING, WEB | IO),
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
-    "openai_wire": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | (IO - {"os"})),
+    "openai_files": Rule(frozenset({"flow_turn"}), WEB | IO),
+    "openai_sources": Rule(frozenset({"flow_turn", "openai_files"}), WEB | IO),
+    "openai_style": Rule(frozenset({"flow_turn"}), WEB | IO),
+    "openai_vendor": Rule(frozenset({"flow_turn"}), WEB | IO),
+    "openai_wire": Rule(
+        frozenset({"flow_turn", "proxy_errors", "openai_files", "openai_sources", "openai_vendor"}),
+        WEB | (IO - {"os"}),
+    ),
     "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
-    **{name: Rule(LEAVES | {"openai_messages"}, WEB | IO) for name in WIRE},
+    **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    # A file is passed on as Flowise's reply comes.
+    "proxy_files": Rule(CORE_LEAVES | {"flowise_transport"}, WEB),
     # Names are made of the file's models and the catalog's flows.
     "proxy_models": Rule(CORE_LEAVES | {"flowise_profiles", "proxy_auth", "proxy_config"}, WEB),
-    **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE) for name in COMPOSITION},
+    # Fits a request to its flow and its conversation: needs both sides, but neither the web nor a renderer.
+    "proxy_exchange": Rule(LEAVES | UPSTREAM | POLICY | {"openai_messages"}, WEB | IO),
+    **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange"}) for name in COMPOSITION},
     **{name: Rule(DEMO, WEB) for name in DEMO},
 }
 

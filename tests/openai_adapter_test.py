@@ -35,6 +35,7 @@ from flow_turn import (
     UsageReported,
 )
 from openai_adapter import MOST_CHOICES, ChatRenderer, CompletionRenderer, parse_chat, parse_completion
+from openai_style import Style
 from openai_wire import (
     DONE,
     Frame,
@@ -82,6 +83,28 @@ ACTION: Events = [
 ]
 
 
+SOURCES: Events = [
+    SourcesFound(
+        (
+            {"pageContent": "p", "metadata": {"source": "https://docs.example/one", "title": "One"}},
+            {"pageContent": "q", "metadata": {"source": "/root/.flowise/two.pdf", "loc": {"pageNumber": 2}}},
+            {"pageContent": "r", "metadata": {"source": "https://docs.example/three"}},
+        )
+    ),
+    TextDelta("Wörld 🙂[1], see [3] and [2]."),
+    *END,
+]
+FILES: Events = [
+    TextDelta("Here."),
+    ActionAsked({"id": "a"}, ("Yes", "No")),
+    ArtifactMade({"type": "png"}, "chart.png", "https://ai.example.com/v1/flowise/files/" + "x" * 100),
+    ArtifactMade({"type": "html", "data": "<b>hi</b>"}),
+    ReasoningDelta("Thought out loud."),
+    StepStarted("Agent"),
+    *END,
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A request and what its choices report, in the order it comes: `(choice, event)`."""
@@ -90,6 +113,7 @@ class Case:
     body: dict[str, Any]
     events: list[tuple[int, FlowEvent]]
     error: ProxyError | None = None
+    style: Style = dataclasses.field(default_factory=Style)
 
     @property
     def is_chat(self) -> bool:
@@ -109,6 +133,7 @@ class Case:
         return kind(
             self.request,
             count_tokens=lambda text: len(text.split()),
+            style=self.style,
             clock=lambda: CREATED + 0.9,
             make_id=lambda prefix: prefix + "0123456789abcdef01234567",
         )
@@ -165,6 +190,22 @@ CASES = [
         {**CHAT, "stream": True, "n": 2, **USAGE},
         mixed(PLAIN, [TextDelta("Bye"), UsageReported(1, 2), TurnEnded("length")]),
     ),
+    Case("chat-sources", {**CHAT, "stream": True}, alone(SOURCES)),
+    Case(
+        "chat-sources-footer",
+        {**CHAT, "stream": True},
+        alone(SOURCES),
+        style=Style(annotations=False, footer=True),
+    ),
+    Case(
+        "chat-sources-two-choices",
+        {**CHAT, "stream": True, "n": 2},
+        mixed(SOURCES, PLAIN),
+        style=Style(footer=True),
+    ),
+    Case("chat-sources-off", {**CHAT, "stream": True}, alone(SOURCES), style=Style(annotations=False)),
+    Case("chat-files", {**CHAT, "stream": True}, alone(FILES), style=Style(steps=False, usage=True)),
+    Case("completion-sources", {**PROMPT, "stream": True}, alone(SOURCES), style=Style(footer=True)),
     Case("completion-plain", {**PROMPT, "stream": True}, alone(PLAIN)),
     Case("completion-usage", {**PROMPT, "stream": True, **USAGE}, alone(AGENT)),
     Case("completion-action", {**PROMPT, "stream": True}, alone(ACTION)),
@@ -276,7 +317,7 @@ def test_a_stream_says_the_same_as_the_body(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_usage_is_streamed_once_and_last_only_when_asked(case: Case) -> None:
     found = chunks(case.stream())
-    if case.request.include_usage:
+    if case.request.include_usage or case.style.usage:
         assert [chunk["usage"] for chunk in found[:-1]] == [None] * (len(found) - 1)
         assert found[-1]["choices"] == []
         assert found[-1]["usage"]["total_tokens"] > 0
@@ -299,12 +340,21 @@ def test_the_vendor_key_holds_ids_prompts_and_the_action_without_its_insides() -
         "session_id": "session-1",
         "chat_message_id": "msg-1",
         "execution_id": "exec-1",
+        "memory_type": "Buffer Memory",
+        "execution_time_seconds": 0.0,
+        "nodes": [{"name": "Agent", "state": "FINISHED"}],
+        "used_tools": [
+            {"name": "calculator", "input": {"input": "6*7"}, "output": "42"},
+            {"name": "search", "input": "q", "output": None, "error": "it\n  broke"},
+        ],
+        "source_documents": [{"pageContent": "p", "metadata": {"source": "a.pdf"}}],
         "follow_up_prompts": ["And 7*8?"],
+        "warnings": ["The tool search failed."],
     }
     asked = json.loads(Case("a", CHAT, alone(ACTION)).whole())["flowise"]
     assert asked["action"] == {"id": "act-1", "choices": ["Proceed", "Reject"]}
     assert asked["usage_estimated"] is True
-    assert "warnings" not in asked
+    assert not {"warnings", "nodes", "used_tools", "files"} & set(asked)
     nothing = json.loads(Case("a", CHAT, alone(END)).whole())["flowise"]
     assert nothing["warnings"] == ["The flow gave an empty answer."]
 
@@ -326,7 +376,7 @@ def test_a_chat_becomes_a_turn() -> None:
         ("userMessage", "a"),
         ("apiMessage", "b"),
     ]
-    assert (parsed.model, parsed.stop, parsed.ignored) == ("m", ("X",), ("temperature", "tools"))
+    assert (parsed.model, parsed.stop, parsed.parameters) == ("m", ("X",), {"temperature": 0.5, "tools": []})
     assert (parsed.stream, parsed.include_usage, turn.stream, parsed.prefixes) == (False, False, False, ())
 
 
@@ -486,6 +536,7 @@ def test_a_model_is_listed_as_openai_and_azure_list_one() -> None:
 )
 def test_how_an_answer_came_about_is_told_in_lines(event: FlowEvent, text: str) -> None:
     assert reasoning_text(event) == text
+    assert reasoning_text(event, steps=False) == (text if isinstance(event, ReasoningDelta) else "")
 
 
 @pytest.mark.parametrize("value", [json.loads("[" * 300 + "]" * 300), 2**70], ids=["nested 300 deep", "huge"])
@@ -511,6 +562,15 @@ def test_usage_is_reported_where_it_can_be_and_counted_where_not() -> None:
         "prompt_tokens_details": {"cached_tokens": 4},
         "completion_tokens_details": {"reasoning_tokens": 3},
     }
+
+
+def test_thoughts_are_counted_as_tokens_of_the_answer_and_steps_are_not() -> None:
+    thinking = Transcript(
+        texts=["a b"], trail=[ReasoningDelta("c "), StepStarted("Agent of mine"), ReasoningDelta("d e")]
+    )
+    usage = usage_of(parse_chat(CHAT).turns, [thinking], lambda text: len(text.split()))
+    assert usage["completion_tokens"] == 5
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 3}
 
 
 def test_the_counted_prompt_holds_system_text_history_and_question() -> None:

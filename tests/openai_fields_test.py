@@ -11,12 +11,12 @@ import openai_fields
 from openai_fields import (
     CHECKS,
     boolean,
-    ignored_fields,
     integer,
     json_object,
     kind_of,
     missing,
     optional_object,
+    parameters,
     stop_sequences,
     string,
 )
@@ -234,32 +234,32 @@ def test_every_checked_field_is_tried() -> None:
     ("name", "value"), [(name, value) for name, values in GOOD.items() for value in values]
 )
 def test_a_field_no_flow_can_obey_is_named_as_ignored(name: str, value: Any) -> None:
-    assert ignored_fields({name: value, "unheard_of": 1}) == (name,)
+    assert tuple(parameters({name: value, "unheard_of": 1})) == (name,)
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_field_that_is_null_was_not_asked_for(name: str) -> None:
-    assert ignored_fields({name: None}) == ()
+    assert tuple(parameters({name: None})) == ()
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 def test_a_bad_value_is_refused_although_it_would_be_ignored(name: str, value: Any) -> None:
-    param, code = refused(lambda: ignored_fields({name: value}))
+    param, code = refused(lambda: parameters({name: value}))
     assert param == name
     assert code in ("invalid_type", "invalid_value")
 
 
-def test_ignored_fields_are_named_in_one_order() -> None:
-    assert ignored_fields({"tools": [], "top_p": 1, "temperature": 1}) == ("temperature", "top_p", "tools")
+def test_parameters_are_named_in_one_order() -> None:
+    assert tuple(parameters({"tools": [], "top_p": 1, "temperature": 1})) == ("temperature", "top_p", "tools")
 
 
 @pytest.mark.parametrize(
     "body", [{"user": "u"}, {"safety_identifier": "s"}, {"metadata": {"a": "b"}}, {"user": None}]
 )
 def test_who_asks_is_checked_and_not_named_as_ignored(body: dict[str, Any]) -> None:
-    assert ignored_fields(body) == ()
+    assert tuple(parameters(body)) == ()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_who_asks_is_checked_and_not_named_as_ignored(body: dict[str, Any]) -> N
     ],
 )
 def test_a_bad_identity_or_metadata_names_its_place(body: dict[str, Any], param: str) -> None:
-    assert refused(lambda: ignored_fields(body)) == (param, "invalid_type")
+    assert refused(lambda: parameters(body)) == (param, "invalid_type")
 
 
 def test_errors_are_in_the_words_of_openai() -> None:

@@ -34,6 +34,13 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_ALLOW_ANONYMOUS", "off", False),
     ("PROXY_CORS_ORIGINS", "*", ("*",)),
     ("PROXY_CORS_ORIGINS", "https://a.example, http://b:3000", ("https://a.example", "http://b:3000")),
+    ("PROXY_STORE", "memory:", "memory:"),
+    ("PROXY_STORE", "sqlite:///data/x.db", "sqlite:///data/x.db"),
+    ("PROXY_STORE", "redis://cache:6379/0", "redis://cache:6379/0"),
+    ("PROXY_SECRET", "x" * 16, "x" * 16),
+    ("PROXY_PUBLIC_URL", "https://ai.example.com/flows/", "https://ai.example.com/flows"),
+    ("PROXY_PUBLIC_URL", "http://[::1]:8000", "http://[::1]:8000"),
+    ("PROXY_RESPONSE_TTL_DAYS", "0.5", 0.5),
     ("PROXY_MAX_BODY_BYTES", "1024", 1024),
     ("PROXY_MAX_BODY_BYTES", "50 MiB", 50 * 1024**2),
     ("PROXY_MAX_BODY_BYTES", "2gb", 2 * 10**9),
@@ -77,6 +84,14 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "chat.example.com", "* or origins"),
     ("PROXY_CORS_ORIGINS", "https://a.example/path", "* or origins"),
     ("PROXY_CORS_ORIGINS", "ftp://a.example", "* or origins"),
+    ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
+    ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
+    ("PROXY_PUBLIC_URL", "ai.example.com", "such as https://ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://", "such as https://ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://[::1", "such as https://ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://me@ai.example.com", "such as https://ai.example.com"),
+    ("PROXY_PUBLIC_URL", "https://ai.example.com/a)b", "such as https://ai.example.com"),
+    ("PROXY_RESPONSE_TTL_DAYS", "0", "a number from 0.01 to 36500"),
     ("PROXY_MAX_BODY_BYTES", "12", "a whole number from 1024"),
     ("PROXY_MAX_BODY_BYTES", "0 MiB", "a whole number from 1"),
     ("PROXY_MAX_BODY_BYTES", "lots", "a whole number from 1024"),
@@ -88,7 +103,7 @@ BAD: list[tuple[str, str, str]] = [
     ("FLOWISE_KEY_PASSTHROUGH", "maybe", "true or false"),
     ("LOG_LEVEL", "verbose", "one of debug, info, warning, error"),
 ]
-SECRET = {"FLOWISE_API_KEY", "PROXY_API_KEYS"}
+SECRET = {"FLOWISE_API_KEY", "PROXY_API_KEYS", "PROXY_SECRET", "PROXY_STORE"}
 
 
 def read(**environ: str) -> Settings:

@@ -50,9 +50,7 @@ class Clock:
 class Stage:
     """A scripted run of `(seconds until it comes, batch)`, answered by the code under test."""
 
-    def __init__(
-        self, *script: Step, error: BaseException | None = None, choices: int = 1, may_be_empty: bool = False
-    ) -> None:
+    def __init__(self, *script: Step, error: BaseException | None = None, choices: int = 1) -> None:
         self.clock = Clock()
         self.pace = Pace(15, self.clock)
         self.script = script
@@ -68,9 +66,10 @@ class Stage:
             make_id=lambda prefix: prefix + "1",
         )
         self.transcripts = [Transcript(turn.chat_id) for turn in turns]
-        self.answer = StreamedAnswer(
-            self.batches, renderer, self.pace, self.transcripts, may_be_empty=may_be_empty
-        )
+        self.answer = StreamedAnswer(self.batches, renderer, self.pace, self.transcripts, self._ended)
+
+    def _ended(self) -> None:
+        refuse_empty(self.transcripts)
 
     def _run(self) -> Generator[tuple[int, Batch], None, None]:
         try:
@@ -278,15 +277,15 @@ def test_an_empty_answer_after_a_heartbeat_is_a_frame() -> None:
 
 
 def test_an_answer_that_a_stop_sequence_cut_to_nothing_is_whole() -> None:
-    stage = Stage((0, END), may_be_empty=True)
+    stage = Stage((0, [TurnEnded("stop", is_cut=True)]))
     assert [kinds(piece) for piece in stage.answer.begin()] == [["role", "finish stop", "DONE"]]
     assert stage.is_closed
 
 
 def test_one_choice_that_says_something_is_enough() -> None:
-    refuse_empty([Transcript(), Transcript(texts=["a"])], may_be_empty=False)
+    refuse_empty([Transcript(), Transcript(texts=["a"])])
     with pytest.raises(RunFailed):
-        refuse_empty([Transcript(), Transcript()], may_be_empty=False)
+        refuse_empty([Transcript(), Transcript()])
 
 
 def test_each_choice_is_added_up_apart() -> None:

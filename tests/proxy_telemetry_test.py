@@ -255,6 +255,13 @@ def test_health_checks_are_noted_only_when_debugging(path: str, level: int, line
     assert [found for found, _ in lines()] == [level]
 
 
+@pytest.mark.parametrize("path", ["/v1/flowise/files/c2VjcmV0", "/flowise/files/c2VjcmV0/more"])
+def test_a_link_that_opens_a_file_is_not_written_down(path: str, lines: Lines) -> None:
+    answer, _ = served(Body(), path=path)
+    answer.close()
+    assert lines()[0][1]["path"] == path[: path.index("files/") + 6] + "…"
+
+
 def test_a_very_long_path_is_cut(lines: Lines) -> None:
     answer, _ = served(Body(), path="/" + "x" * 10_000)
     answer.close()

@@ -1,0 +1,121 @@
+"""Sources of an answer as citations, and as a footer for clients that show no citation. Leaf, pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypedDict
+from urllib.parse import urlsplit
+
+from flow_turn import Transcript
+from openai_files import label, without_links
+
+MOST_CITATIONS = 100
+
+FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
+"""These words begin our footer, and nothing but its lines may follow them to the end of the text."""
+
+_URL_KEYS = ("url", "source", "link", "href", "source_url", "sourceURL")
+_TITLE_KEYS = ("title", "name", "fileName", "filename")
+_URL = re.compile(r"https?://[^\s<>\"\\^`{|}\x00-\x20\x7f]{1,2000}", re.IGNORECASE)
+_MARKER = re.compile(
+    r"(?s:(?P<fence>`{3,}).*?(?:(?P=fence)|\Z))|`[^`\n]*`"  # code, where [1] is an index
+    r"|\[\^?(?P<plain>\d{1,3})\](?![(:])"
+    r"|【(?P<wide>\d{1,3})(?:†[^】\n]{0,200})?】"
+)
+_FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?:\n|\s*\Z))+")
+
+
+class UrlCitation(TypedDict):
+    """OpenAI's citation of a web page; the indexes are code points of the text, 0 and 0 for all of it."""
+
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+class Annotation(TypedDict):
+    """A citation as chat completions have it."""
+
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
+def citations(transcript: Transcript) -> list[UrlCitation]:
+    """The http(s) sources of an answer, each once, with the place of its first marker in the text.
+
+    A marker is `[n]`, `[^n]`, `【n】` or `【n†…】` outside of code; n is the source's number, from 1, in the
+    order in which Flowise gives them.
+    """
+    places = _markers(transcript.text)
+    found: dict[str, UrlCitation] = {}
+    for number, url, title in _web_sources(transcript):
+        start, end = places.get(number, (0, 0))
+        if url not in found or (end and not found[url]["end_index"]):
+            kept = found[url]["title"] if url in found else title
+            found[url] = {"url": url, "title": kept, "start_index": start, "end_index": end}
+    return list(found.values())[:MOST_CITATIONS]
+
+
+def url_annotations(transcript: Transcript) -> list[Annotation]:
+    """The citations in the form of chat completions."""
+    return [{"type": "url_citation", "url_citation": citation} for citation in citations(transcript)]
+
+
+def sources_footer(transcript: Transcript) -> str:
+    """The http(s) sources as a Markdown list for the end of the text, each once; empty without any."""
+    lines: dict[str, str] = {}
+    for number, url, title in _web_sources(transcript):
+        escaped = url.replace("(", "%28").replace(")", "%29")
+        lines.setdefault(url, f"- [{number}] [{label(title)}]({escaped})")
+    return FOOTER_HEAD + "\n".join(list(lines.values())[:MOST_CITATIONS]) if lines else ""
+
+
+def without_footer(text: str) -> str:
+    """An answer that a client sends back, without our footer and our links to files."""
+    headed = "\n\n" + text  # a client may have trimmed an answer that was nothing but its footer
+    place = headed.rfind(FOOTER_HEAD)
+    if place >= 0 and _FOOTER_LINES.fullmatch(headed, place + len(FOOTER_HEAD)):
+        text = headed[2:place]
+    return without_links(text)
+
+
+def _markers(text: str) -> dict[int, tuple[int, int]]:
+    places: dict[int, tuple[int, int]] = {}
+    for found in _MARKER.finditer(text):
+        if number := found["plain"] or found["wide"]:
+            places.setdefault(int(number), found.span())
+    return places
+
+
+def _web_sources(transcript: Transcript) -> Iterator[tuple[int, str, str]]:
+    for number, document in enumerate(transcript.sources, 1):
+        metadata = document.get("metadata")
+        if isinstance(metadata, Mapping) and (url := _url(metadata)):
+            yield number, url, _title(metadata, url)
+
+
+def _url(metadata: Mapping[str, Any]) -> str:
+    for key in _URL_KEYS:
+        value = metadata.get(key)
+        if isinstance(value, str) and _URL.fullmatch(value) and _is_plain(value):
+            return value
+    return ""
+
+
+def _is_plain(url: str) -> bool:
+    """Whether the address names a host and holds no user name or password."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.username is None
+    except ValueError:
+        return False
+
+
+def _title(metadata: Mapping[str, Any], url: str) -> str:
+    for key in _TITLE_KEYS:
+        value = metadata.get(key)
+        if isinstance(value, str) and value.strip():
+            return " ".join(value.split())[:200]
+    return url.partition("://")[2].rstrip("/")[:200]

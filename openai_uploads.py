@@ -1,0 +1,193 @@
+"""Images, audio and files in a message's content into Flowise's uploads. Wire layer, pure.
+
+Flowise's rules (flowise-api.md §1.4): data is a data URI, `name` has an extension that fits the MIME type, a
+text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file` that is no image.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mimetypes
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from flow_turn import Attachment, Upload
+from openai_fields import missing, string, wrong_type, wrong_value
+from proxy_errors import BadRequest
+
+_DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?)(;base64)?,", re.IGNORECASE)
+_EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/bmp": "bmp",
+    "image/tiff": "tiff",
+    "image/svg+xml": "svg",
+    "image/heic": "heic",
+    "image/avif": "avif",
+    "audio/webm": "webm",
+    "audio/mp4": "m4a",
+    "audio/ogg": "ogg",
+}
+_AUDIO = {
+    **dict.fromkeys(("webm",), "audio/webm"),
+    **dict.fromkeys(("mp4", "m4a"), "audio/mp4"),
+    **dict.fromkeys(("ogg", "oga", "opus"), "audio/ogg"),
+}
+"""The formats that Flowise transcribes; it drops others without a word."""
+
+_TEXTS = re.compile(
+    r"text/.+|application/(?:json|xml|yaml|x-yaml|javascript|x-javascript|typescript|sql|toml|x-sh|x-httpd-php"
+    r"|graphql|x-ndjson|ld\+json)|.+\+(?:json|xml|yaml)"
+)
+_MORE_TYPES = {"md": "text/markdown", "yaml": "text/yaml", "yml": "text/yaml", "webp": "image/webp"}
+
+
+def image_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+    """An `image_url` part: an object with `url`, or the bare string that some clients send."""
+    image = part.get("image_url")
+    if image is None:
+        raise missing(f"{param}.image_url")
+    if isinstance(image, dict):
+        param = f"{param}.image_url.url"
+        image = string(image, "url", param)
+    elif isinstance(image, str):
+        param = f"{param}.image_url"
+    else:
+        raise wrong_type(f"{param}.image_url", "an object or a string", image)
+    if image[:5].lower() == "data:":
+        mime, data = _data_uri(image, param)
+        if not mime.startswith("image/"):
+            raise wrong_value(param, f"'{mime[:60]}' is no image type")
+        return Attachment(Upload("file", _name("image", number, mime), mime, data), param)
+    return Attachment(_remote_image(image, param, number), param)
+
+
+def _remote_image(address: str, param: str, number: int) -> Upload:
+    """An image that whoever runs the model fetches; never we."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise wrong_value(param, "it must be a data: URI or an http(s) address")
+    mime = _type_of(parts.path) or "image/png"
+    mime = mime if mime.startswith("image/") else "image/png"
+    return Upload("url", _name("image", number, mime), mime, address)
+
+
+def audio_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+    """An `input_audio` part, in one of the formats that Flowise transcribes."""
+    audio = _object(part, "input_audio", param)
+    kind = string(audio, "format", f"{param}.input_audio.format").lower()
+    data = string(audio, "data", f"{param}.input_audio.data")
+    if kind not in _AUDIO:
+        raise BadRequest(
+            f"Flowise does not transcribe '{kind[:20]}' audio; send webm, mp4 or ogg.",
+            param=f"{param}.input_audio.format",
+            code="unsupported_content",
+        )
+    mime, param = _AUDIO[kind], f"{param}.input_audio.data"
+    if data[:5].lower() == "data:":
+        data = _data_uri(data, param)[1].partition(",")[2]
+    upload = Upload("audio", _name("audio", number, mime), mime, f"data:{mime};base64,{_base64(data, param)}")
+    return Attachment(upload, param)
+
+
+def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+    """A `file` part: text is read here, an image goes as one, anything else is for Flowise to read."""
+    file = _object(part, "file", param)
+    if file.get("file_id") is not None:
+        raise BadRequest(
+            "This server keeps no files; send the file itself as file_data.",
+            param=f"{param}.file.file_id",
+            code="unsupported_content",
+        )
+    name = file.get("filename")
+    if name is not None and not isinstance(name, str):
+        raise wrong_type(f"{param}.file.filename", "a string", name)
+    data = string(file, "file_data", f"{param}.file.file_data")
+    return document(name or "", data, f"{param}.file.file_data", number)
+
+
+def document(name: str, data: str, param: str, number: int) -> Attachment:
+    """A file given as a data URI or as bare base64."""
+    mime = ""
+    if data[:5].lower() == "data:":
+        mime, data = _data_uri(data, param)
+        data = data.partition(",")[2]
+    else:
+        data = _base64(data, param)
+    if mime in ("", "application/octet-stream"):
+        mime = _type_of(name) or mime or "application/octet-stream"
+    name = _file_name(name, mime, number)
+    if mime.startswith("image/"):
+        upload = Upload("file", _name("image", number, mime), mime, f"data:{mime};base64,{data}")
+        return Attachment(upload, param)
+    if _TEXTS.fullmatch(mime):
+        return Attachment(Upload("file:full", name, mime, _text(data, param)), param)
+    return Attachment(Upload("file", name, mime, f"data:{mime};base64,{data}"), param)
+
+
+def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]:
+    value = part.get(name)
+    if value is None:
+        raise missing(f"{param}.{name}")
+    if not isinstance(value, dict):
+        raise wrong_type(f"{param}.{name}", "an object", value)
+    return value
+
+
+def _data_uri(uri: str, param: str) -> tuple[str, str]:
+    """The MIME type of a data URI, and the same in the one form that Flowise reads."""
+    head = _DATA_URI.match(uri[:1000])
+    if head is None:
+        raise wrong_value(param, "it must be a data: URI such as data:image/png;base64,…")
+    mime = head[1].strip().lower() or "text/plain"
+    content = uri[head.end() :]
+    is_base64 = bool(head[3])
+    content = _base64(content, param) if is_base64 else base64.b64encode(unquote_to_bytes(content)).decode()
+    return mime, f"data:{mime};base64,{content}"
+
+
+def _base64(text: str, param: str) -> str:
+    """Base64 in its plain form, whatever alphabet, line breaks and padding it came with."""
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    text += "=" * (-len(text) % 4)
+    try:
+        if not binascii.a2b_base64(text, strict_mode=True):
+            raise wrong_value(param, "it is empty")
+    except ValueError:
+        raise wrong_value(param, "it is not valid base64") from None
+    return text
+
+
+def _text(data: str, param: str) -> str:
+    raw = base64.b64decode(data)
+    try:
+        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise wrong_value(param, "a text file must be UTF-8") from None
+
+
+def _type_of(name: str) -> str:
+    extension = name.rpartition(".")[2].lower()
+    return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
+
+
+def _name(kind: str, number: int, mime: str) -> str:
+    extension = _EXTENSIONS.get(mime) or (mimetypes.guess_extension(mime) or ".bin")[1:]
+    return f"{kind}-{number}.{extension}"
+
+
+def _file_name(name: str, mime: str, number: int) -> str:
+    """The file's own name without any path, with an extension that Flowise accepts for the type."""
+    plain = re.sub(r"[^\w .()\[\]-]", "_", re.split(r"[/\\]", name)[-1]).strip(" .")[-120:]
+    if plain and _type_of(plain) == mime:
+        return plain
+    extension = (mimetypes.guess_extension(mime) or ".bin")[1:]
+    return f"{plain or f'file-{number}'}.{extension}"

@@ -1,0 +1,220 @@
+"""From a parsed request to what is run for it: session, overrides, uploads, decisions. Composition.
+
+Knows neither Flask nor the wire it came over; the server asks for a plan, runs it, and reports how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from flow_turn import ActionAsked, FlowEvent, Model, TextDelta, Transcript, Turn, TurnEnded, Upload
+from flowise_actions import decided, decision
+from flowise_client import FlowiseClient
+from flowise_overrides import fitted, passed_on, takes_system_text
+from openai_messages import answer_in_history
+from openai_wire import ParsedRequest, whole_text
+from proxy_auth import Caller
+from proxy_errors import BadRequest, ProxyError
+from proxy_identity import Asked, Conversations, Exchange, Outcome, folded, way_of
+
+CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
+USER_HEADERS = ("X-User-Id", "X-OpenWebUI-User-Id")
+LATE_ANSWER = (
+    "This question has been answered already, or it is too old to be answered. Nothing was run. "
+    "Ask again to start over."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do for a request: `turns` to run, or `instead` the events of an answer without any run.
+
+    `ignored` names what was asked for but cannot be obeyed.
+    """
+
+    turns: tuple[Turn, ...]
+    ignored: tuple[str, ...] = ()
+    exchange: Exchange | None = None
+    instead: tuple[FlowEvent, ...] = ()
+    is_recorded: bool = field(default=True)
+
+
+class Planner:
+    """Joins requests with conversations and fits them to their flows."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        """Take where conversations are kept."""
+        self._conversations = conversations
+
+    def plan(
+        self,
+        parsed: ParsedRequest,
+        model: Model,
+        caller: Caller,
+        header: Callable[[str], str | None],
+        client: FlowiseClient,
+    ) -> Plan:
+        """Decide what to run. Raises BadRequest for what the flow cannot take, ProxyError from Flowise."""
+        parsed, ignored = _allowed(parsed, caller)
+        if model.system == "drop" and parsed.turns[0].instructions:
+            ignored = (*ignored, "system")
+            parsed = replace(parsed, turns=tuple(replace(turn, instructions="") for turn in parsed.turns))
+        _check_uploads(parsed, model, client)
+        exchange = self._conversations.begin(_asked(parsed, model, caller, header))
+        try:
+            return self._planned(exchange, parsed, model, ignored, client)
+        except ProxyError:
+            self._conversations.not_begun(exchange)
+            raise
+
+    def alone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
+        """Decide what to run for a request that is no part of any conversation."""
+        parsed, ignored = _allowed(parsed, caller)
+        turns, more = _fitted(parsed.turns, parsed, model, parsed.user)
+        return Plan(turns, (*ignored, *more))
+
+    def anew(self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest) -> Turn:
+        """The turn for another model that stands in: all that was said before goes along."""
+        if plan.exchange is None:
+            return turn
+        asked, history = plan.exchange.asked, plan.exchange.history
+        uploads = tuple(attachment.upload for attachment in asked.attachments)
+        turn = replace(
+            asked.turns[0], chat_id=turn.chat_id, history=history, uploads=uploads, stream=turn.stream
+        )
+        if way_of(model.history, model.type, model.has_memory) == "question":
+            turn = replace(turn, question=folded(history, turn.question), history=())
+        return _fitted((turn,), parsed, model, asked.user)[0][0]
+
+    def ended(
+        self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
+    ) -> None:
+        """Keep what the conversation's next request needs, if all runs ended normally."""
+        exchange = plan.exchange
+        is_whole = all(t.finish_reason is not None and not t.is_cut for t in transcripts)
+        if exchange is None or not plan.is_recorded or not is_whole:
+            return
+        if stood_in:  # what is kept is the text; no session of the model's own flow holds it
+            exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
+        outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
+        self._conversations.ended(exchange, outcomes, *also_under)
+
+    def not_begun(self, plan: Plan) -> None:
+        """Leave the conversation as it was before a run that did not begin."""
+        if plan.exchange is not None:
+            self._conversations.not_begun(plan.exchange)
+
+    def _planned(
+        self,
+        exchange: Exchange,
+        parsed: ParsedRequest,
+        model: Model,
+        ignored: tuple[str, ...],
+        client: FlowiseClient,
+    ) -> Plan:
+        turns = exchange.turns
+        answers = decision(parsed.said, exchange.pending or _ANY_QUESTION)
+        if exchange.pending is not None:
+            if answers is None:
+                again = replace(exchange.pending, reference=exchange.reference)
+                return Plan(turns, ignored, exchange, (again, TurnEnded()))
+            turns = (decided(turns[0], answers, exchange.pending),)
+        elif exchange.is_late and answers is not None:
+            said = (TextDelta(LATE_ANSWER), TurnEnded())
+            return Plan(turns, ignored, exchange, said, is_recorded=False)
+        turns, more = _fitted(_read(turns, parsed, client), parsed, model, exchange.asked.user)
+        return Plan(turns, (*ignored, *more), exchange)
+
+
+_ANY_QUESTION = ActionAsked({}, ())
+
+
+def _fitted(
+    turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
+) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    fits = [fitted(turn, model, parsed.parameters, user) for turn in turns]
+    return tuple(passed_on(fit.turn, parsed.passed) for fit in fits), fits[0].ignored
+
+
+def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tuple[str, ...]]:
+    """The request without Flowise's own fields where the caller may not set them, and their names."""
+    if caller.overrides or not parsed.passed:
+        return parsed, ()
+    # A session id names a conversation, which everybody may.
+    names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
+    return replace(parsed, passed={}), tuple(names)
+
+
+def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable[[str], str | None]) -> Asked:
+    conversation = parsed.conversation or _first(header, CONVERSATION_HEADERS)
+    text = parsed.turns[0].instructions
+    return Asked(
+        caller.scope or caller.name,
+        model.flow,
+        way_of(model.history, model.type, model.has_memory),
+        parsed.turns,
+        parsed.said,
+        parsed.attachments,
+        conversation,
+        parsed.user or _first(header, USER_HEADERS),
+        resends=parsed.resends or not parsed.conversation,
+        is_single_user=caller.single_user,
+        has_preamble=not takes_system_text(model, text),
+        # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
+        holds_prefix=model.type != "MULTIAGENT",
+    )
+
+
+def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:
+    """The first header that says something: LibreChat sends empty ones, and old versions their templates."""
+    values = ((header(name) or "").strip() for name in names)
+    return next((value for value in values if value and "{{" not in value), "")
+
+
+def _check_uploads(parsed: ParsedRequest, model: Model, client: FlowiseClient) -> None:
+    """Refuse what Flowise would drop without a word."""
+    wanted = {_kind(attachment.upload) for attachment in parsed.attachments} - {""}
+    if not wanted:
+        return
+    takes = {"images": model.takes_images, "audio": model.takes_audio}
+    if any(takes[kind] is None for kind in wanted):
+        found = client.abilities(model.flow)[1]
+        takes = {
+            "images": found.get("isImageUploadAllowed") is True,
+            "audio": found.get("isSpeechToTextEnabled") is True,
+        }
+    for attachment in parsed.attachments:
+        kind = _kind(attachment.upload)
+        if kind and not takes[kind]:
+            setting = "image uploads of its chat model" if kind == "images" else "speech to text"
+            raise BadRequest(
+                f"The flow behind this model takes no {kind}: {setting} must be switched on in Flowise.",
+                param=attachment.param,
+                code="unsupported_content",
+            )
+
+
+def _kind(upload: Upload) -> str:
+    if upload.type == "audio":
+        return "audio"
+    return "images" if upload.type in ("file", "url") and upload.mime.startswith("image/") else ""
+
+
+def _read(turns: Sequence[Turn], parsed: ParsedRequest, client: FlowiseClient) -> tuple[Turn, ...]:
+    """The turns with their documents as text, which Flowise reads once for all of them."""
+    texts: dict[int, Upload] = {}
+    for attachment in parsed.attachments:
+        upload = attachment.upload
+        is_document = upload.type == "file" and not upload.mime.startswith("image/")
+        if is_document and any(upload is other for turn in turns for other in turn.uploads):
+            try:
+                text = client.document_text(turns[0].chat_id, upload)
+            except BadRequest as error:
+                error.param = attachment.param
+                raise
+            texts[id(upload)] = replace(upload, type="file:full", data=text)
+    return tuple(
+        replace(turn, uploads=tuple(texts.get(id(upload), upload) for upload in turn.uploads))
+        for turn in turns
+    )

@@ -1,0 +1,350 @@
+"""Which Flowise session a request continues, and what must go along. Policy.
+
+The client's transcript is the truth. Flowise keeps a conversation by session; the store keeps, for each
+session, the fingerprint of the transcript which that session holds. A request whose earlier turns fingerprint
+to exactly that takes the record (nobody else can then) and continues the session with its question alone; any
+other begins a new session and brings the earlier turns along. Only a run that ended normally leaves a record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
+from uuid import UUID, uuid4
+
+import orjson
+
+from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn
+
+History = tuple[HistoryMessage, ...]
+Way = Literal["session", "messages", "question"]
+
+MOST_KEPT_BYTES = 256 * 1024
+"""Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
+
+_ASKS = re.compile(r"\(Waiting for your decision: [^\n]*?(?: · ([0-9a-f]{16}))?\)\s*\Z")
+
+
+class Links(Protocol):
+    """What is asked of a store; nothing raises."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value."""
+
+    def take(self, key: str) -> bytes | None:
+        """Return a value and delete it; of several that ask at once one alone gets it."""
+
+    def add(self, key: str, value: bytes, seconds: float) -> bool:
+        """Put a value where there is none."""
+
+    def put(self, entries: Mapping[str, bytes], seconds: float) -> None:
+        """Put values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as far as its conversation goes.
+
+    `said` is the question as the client has it, empty if none. `conversation` and `user` are the client's
+    ids; `resends` tells that a client with such an id sends the whole conversation each time,
+    `is_single_user` that one person alone has the key. `previous` is the key of a kept conversation that the
+    request goes on with. `has_preamble` tells that a system text travels in the question, `holds_prefix` that
+    the flow still heeds earlier turns sent along when its session holds some.
+    """
+
+    caller: str
+    flow: str
+    way: Way
+    turns: tuple[Turn, ...]
+    said: str
+    attachments: tuple[Attachment, ...] = ()
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+    is_single_user: bool = False
+    previous: str = ""
+    has_preamble: bool = True
+    holds_prefix: bool = True
+
+    @property
+    def sends_all(self) -> bool:
+        """Whether the request holds answers, and so the conversation."""
+        return any(message.role == "apiMessage" for message in self.turns[0].history)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told from other people's requests with the same words."""
+        return bool(self.conversation or self.user or self.is_single_user)
+
+
+class Outcome(NamedTuple):
+    """What a run that ended normally left: the answer as the client will send it back, and its question."""
+
+    answer: str
+    action: ActionAsked | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A session, how many of the transcript's messages it holds itself, and the decision it waits for."""
+
+    session: str
+    conversation: str
+    held: int
+    action: Mapping[str, Any] | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A conversation as it is kept for clients that send only what is new, and the link of its session."""
+
+    conversation: str
+    history: History = ()
+    instructions: str = ""
+    link: str = ""
+
+    def written(self) -> bytes:
+        return zlib.compress(orjson.dumps(self), 1)
+
+    @classmethod
+    def read(cls, raw: bytes) -> _Kept:
+        value = orjson.loads(zlib.decompress(raw))
+        value["history"] = tuple(HistoryMessage(**message) for message in value["history"])
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request joined with its conversation.
+
+    `turns` are ready to run. `history` is the whole transcript before the question. `pending` is a decision
+    that the question may be the answer to; `is_late` tells that one was asked for, but is taken or forgotten.
+    `reference` is to be shown with a decision that this exchange asks for.
+    """
+
+    asked: Asked
+    turns: tuple[Turn, ...]
+    history: History
+    conversation: str
+    reference: str
+    pending: ActionAsked | None = None
+    is_late: bool = False
+    held: int = 0
+    taken: tuple[str, bytes] | None = None
+
+
+class Conversations:
+    """The sessions of all conversations, over a store that all workers share."""
+
+    def __init__(
+        self,
+        links: Links,
+        secret: bytes,
+        ttl_seconds: float,
+        make_id: Callable[[], str] = lambda: str(uuid4()),
+    ) -> None:
+        """Derive keys and session ids with `secret`, which is the same for all workers."""
+        self._links = links
+        self._secret = secret
+        self._ttl_seconds = ttl_seconds
+        self._make_id = make_id
+
+    def begin(self, asked: Asked) -> Exchange:
+        """Join a request with its conversation: which session to send it to, and what goes along."""
+        kept = self._kept(asked)
+        if kept is not None and (asked.previous or not asked.sends_all):
+            asked = _continued(asked, kept)
+        history = asked.turns[0].history
+        key = self._key_of(asked, history, kept)
+        taken = self._links.take(key) if key else None
+        link = _Link(**orjson.loads(taken)) if taken else None
+        conversation = asked.conversation or (kept or link or _Kept("")).conversation or self._make_id()
+        exchange = Exchange(
+            asked,
+            asked.turns,
+            history,
+            conversation,
+            "" if asked.is_known else self._mac("reference", conversation).hex()[:16],
+            ActionAsked(link.action, tuple(link.choices)) if link and link.action else None,
+            is_late=link is None and _reference(history) is not None,
+            held=min(link.held, len(history)) if link else 0,
+            taken=(key, taken) if key and taken else None,
+        )
+        return replace(exchange, turns=self._placed(exchange, link, is_first=kept is None))
+
+    def ended(self, exchange: Exchange, outcomes: Sequence[Outcome], *also_under: str) -> None:
+        """Keep what the next request needs, after all runs ended normally.
+
+        The conversation is kept under each key of `also_under` too, for requests that name it as `previous`.
+        """
+        asked, entries = exchange.asked, dict[str, bytes]()
+        first: _Kept | None = None
+        for turn, outcome in zip(exchange.turns, outcomes, strict=True):
+            history = _with_turn(exchange.history, asked.said, outcome.answer)
+            key = ""
+            if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
+                key = self._link_key(self._scope(asked, exchange.reference), history, asked)
+                entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
+            first = first or _Kept(exchange.conversation, _newest(history), asked.turns[0].instructions, key)
+        kept = first.written() if first else b""
+        if not (asked.resends and asked.conversation):
+            entries[self._talk_key(asked, exchange.conversation)] = kept
+        entries.update(dict.fromkeys(also_under, kept))
+        self._links.put(entries, self._ttl_seconds)
+
+    def not_begun(self, exchange: Exchange) -> None:
+        """Put back what was taken, after a run that certainly did not begin: the session is as it was."""
+        if exchange.taken:
+            self._links.put(dict([exchange.taken]), self._ttl_seconds)
+
+    def _written_link(self, exchange: Exchange, turn: Turn, length: int, action: ActionAsked | None) -> bytes:
+        held = exchange.held + length - len(exchange.history)
+        asks = (action.action, action.choices) if action else (None, ())
+        return orjson.dumps(_Link(turn.session_id or "", exchange.conversation, held, *asks))
+
+    def _kept(self, asked: Asked) -> _Kept | None:
+        """The kept conversation that a request names in a way that lets it send only what is new."""
+        if asked.previous:
+            raw = self._links.get(asked.previous)
+            return _Kept.read(raw) if raw else None
+        if not asked.conversation or asked.resends:
+            return None
+        key = self._talk_key(asked, asked.conversation)
+        raw = self._links.get(key)
+        if raw is None and not asked.sends_all:
+            # The mark tells a second request, or one after a failure, that the first session is begun.
+            mark = _Kept(asked.conversation)
+            return None if self._links.add(key, mark.written(), self._ttl_seconds) else mark
+        return _Kept.read(raw) if raw else None
+
+    def _key_of(self, asked: Asked, history: History, kept: _Kept | None) -> str:
+        """The key of the link that this request may take; empty if it must begin a new session."""
+        reference = _reference(history)
+        if not history or len(asked.turns) > 1 or (asked.way != "session" and reference is None):
+            return ""
+        if kept and kept.link and _same(history, kept.history) and _system(asked) == _system_of(asked, kept):
+            return kept.link
+        if asked.is_known:
+            return self._link_key(self._scope(asked), history, asked)
+        return self._link_key(self._scope(asked, reference), history, asked) if reference else ""
+
+    def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
+        """Give every turn its session, its share of the history, and the uploads that belong to it."""
+        asked, history = exchange.asked, exchange.history
+        before = history[: len(history) - exchange.held]
+        named = asked.conversation and not asked.resends and not asked.previous
+        placed = []
+        for number, turn in enumerate(asked.turns):
+            session = link.session if link else self._make_id()
+            if named and is_first and not history and number == 0:
+                session = self._derived(asked)
+            in_question = asked.way == "question" and not link
+            placed.append(
+                replace(
+                    turn,
+                    session_id=session,
+                    history=() if in_question else before,
+                    question=folded(before, turn.question) if in_question else turn.question,
+                    instructions="" if link and asked.has_preamble else turn.instructions,
+                    uploads=turn.uploads + _going_along(asked, len(before), len(history)),
+                )
+            )
+        return tuple(placed)
+
+    def _derived(self, asked: Asked) -> str:
+        """The first session of a conversation that the client names: found again without any record."""
+        return str(UUID(bytes=self._mac("session", self._scope(asked))[:16], version=4))
+
+    def _scope(self, asked: Asked, reference: str = "") -> str:
+        """Whose conversation it is; no two callers, flows, users or conversations share one."""
+        conversation = asked.conversation or reference
+        return self._mac("scope", asked.caller, asked.flow, conversation, asked.user).hex()
+
+    def _link_key(self, scope: str, history: History, asked: Asked) -> str:
+        texts = [[message.role, _trimmed(message.content)] for message in history]
+        return "link:" + self._mac("link", scope, _system(asked), orjson.dumps(texts).decode()).hex()
+
+    def _talk_key(self, asked: Asked, conversation: str) -> str:
+        return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
+
+    def _mac(self, *parts: str) -> bytes:
+        return hmac.new(self._secret, orjson.dumps(parts), hashlib.sha256).digest()
+
+
+def folded(history: History, question: str) -> str:
+    """Earlier turns and the question in one text, for flows that know neither history nor memory."""
+    if not history:
+        return question
+    names = {"userMessage": "User", "apiMessage": "Assistant"}
+    told = "\n\n".join(f"{names[message.role]}: {message.content}" for message in history)
+    return f"[Earlier conversation]\n{told}\n[End of earlier conversation]\n\n{question}"
+
+
+def way_of(choice: str, flow_type: str, has_memory: bool | None) -> Way:
+    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it (design §6.4)."""
+    if choice in ("session", "messages", "question"):
+        return choice  # type: ignore[return-value]
+    if has_memory:
+        return "session"
+    return "question" if has_memory is False and flow_type in ("CHATFLOW", "ASSISTANT") else "messages"
+
+
+def _continued(asked: Asked, kept: _Kept) -> Asked:
+    """The request with what was said before it; a system text goes on until another one is sent."""
+    instructions = "" if asked.previous else kept.instructions
+    before = len(kept.history)
+    turns = tuple(
+        replace(turn, history=kept.history + turn.history, instructions=turn.instructions or instructions)
+        for turn in asked.turns
+    )
+    moved = tuple(replace(a, position=a.position + before) for a in asked.attachments)
+    return replace(asked, turns=turns, attachments=moved)
+
+
+def _with_turn(history: History, said: str, answer: str) -> History:
+    """The transcript as the client will send it back."""
+    new = (HistoryMessage("userMessage", said), HistoryMessage("apiMessage", answer))
+    return history + tuple(message for message in new if message.content)
+
+
+def _newest(history: History) -> History:
+    size = 0
+    for number, message in enumerate(reversed(history)):
+        size += len(message.content)
+        if size > MOST_KEPT_BYTES:
+            return history[len(history) - number :]
+    return history
+
+
+def _going_along(asked: Asked, before: int, length: int) -> tuple[Any, ...]:
+    """The uploads of the question, and those of earlier turns that are sent along."""
+    return tuple(a.upload for a in asked.attachments if a.position < before or a.position >= length)
+
+
+def _reference(history: History) -> str | None:
+    """The reference in a question for a decision that ends the history, if any; None for no question."""
+    asks = _ASKS.search(history[-1].content) if history and history[-1].role == "apiMessage" else None
+    return (asks[1] or "") if asks else None
+
+
+def _same(one: History, other: History) -> bool:
+    return [(m.role, _trimmed(m.content)) for m in one] == [(m.role, _trimmed(m.content)) for m in other]
+
+
+def _system(asked: Asked) -> str:
+    return _trimmed(asked.turns[0].instructions) if asked.has_preamble else ""
+
+
+def _system_of(asked: Asked, kept: _Kept) -> str:
+    return _trimmed(kept.instructions) if asked.has_preamble else ""
+
+
+def _trimmed(text: str) -> str:
+    """A text as all clients send it back: LibreChat trims answers, others change line ends."""
+    return text.replace("\r\n", "\n").strip()
