@@ -7,6 +7,7 @@ what remains when all events of a run are added up. Errors are exceptions (`prox
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +18,12 @@ import orjson
 
 HistoryRole = Literal["userMessage", "apiMessage"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+
+FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""A flow's id in Flowise: a UUID. Nothing else ever stands in a path after `/prediction/`."""
+
+MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+"""What a name of a model may look like."""
 
 
 @dataclass(frozen=True, slots=True)

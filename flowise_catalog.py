@@ -1,48 +1,25 @@
-"""Which flows there are: Flowise's listing and probes as profiles, fresh in the background. Upstream."""
+"""Which flows there are: profiles of Flowise's listing and probes, fresh in the background. Upstream."""
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Protocol
 
-import orjson
-
+from flowise_profiles import FlowProfile, profiled, with_abilities
 from proxy_errors import ProxyError
 
 log = logging.getLogger(__name__)
 
-FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 RETRY_SECONDS = 5.0
 FIRST_WAIT_SECONDS = 2.0
 """How long a first request waits for a first listing; LibreChat gives up after five."""
 
 MOST_FORMER_SLUGS = 10_000
-_STARTS_NOT_BY_CHAT = ("webhookTrigger", "scheduleInput")
-
-
-@dataclass(frozen=True, slots=True)
-class FlowProfile:
-    """What is known of a flow; None where Flowise has not told."""
-
-    flow: str
-    name: str
-    slug: str = ""
-    type: str = "CHATFLOW"
-    created: int = 0
-    updated: str = ""
-    has_memory: bool | None = None
-    streams: bool | None = None
-    takes_images: bool | None = None
-    takes_files: bool | None = None
-    is_hidden: bool = False
 
 
 class FlowSource(Protocol):
@@ -150,12 +127,7 @@ class Catalog:
                 streams, uploads = self._source.abilities(flow)
             except ProxyError:
                 continue  # asked again with the next listing
-            self._by_flow[flow] = replace(
-                profile,
-                streams=streams,
-                takes_images=uploads.get("isImageUploadAllowed") is True,
-                takes_files=bool(uploads.get("fileUploadSizeAndTypes")),
-            )
+            self._by_flow[flow] = with_abilities(profile, streams, uploads)
 
 
 def _with_abilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
@@ -164,79 +136,5 @@ def _with_abilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
         streams=known.streams,
         takes_images=known.takes_images,
         takes_files=known.takes_files,
+        takes_audio=known.takes_audio,
     )
-
-
-def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
-    """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
-    profiles: list[FlowProfile] = []
-    taken: set[str] = set()
-    # By id first: a flow that is saved while pages are read stands on two of them.
-    distinct = {str(row.get("id")).lower(): row for row in rows}.values()
-    for row in sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id")))):
-        profile = _profile(row)
-        if profile is None or profile.is_hidden:
-            continue
-        slug = slug_of(profile.name)
-        if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
-            slug = f"flow-{profile.flow[:8]}"
-        # The last one is no other flow's name, being this flow's id.
-        candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
-        slug = next(candidate for candidate in candidates if candidate not in taken)
-        taken.add(slug)
-        profiles.append(replace(profile, slug=slug))
-    return profiles
-
-
-def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
-    flow, name = row.get("id"), row.get("name")
-    if not isinstance(flow, str) or not FLOW_ID.fullmatch(flow) or not isinstance(name, str):
-        return None
-    nodes = flow_nodes(row.get("flowData"))
-    kind = row.get("type")
-    return FlowProfile(
-        flow.lower(),
-        name,
-        type=kind if isinstance(kind, str) else "CHATFLOW",
-        created=_seconds(row.get("createdDate")),
-        updated=str(row.get("updatedDate")),
-        has_memory=None if nodes is None else any(map(_remembers, nodes)),
-        is_hidden=any(_start_type(node) in _STARTS_NOT_BY_CHAT for node in nodes or ()),
-    )
-
-
-def flow_nodes(flow_data: Any) -> list[dict[str, Any]] | None:
-    """The data of a flow's nodes, or None where the flow's drawing is not given."""
-    try:
-        drawing = orjson.loads(flow_data) if isinstance(flow_data, str) else flow_data
-        return [node["data"] for node in drawing["nodes"] if isinstance(node["data"], dict)]
-    except (orjson.JSONDecodeError, TypeError, KeyError):
-        return None
-
-
-def _remembers(node: Mapping[str, Any]) -> bool:
-    inputs = node.get("inputs")
-    if node.get("category") == "Memory":
-        return True
-    return isinstance(inputs, dict) and any(
-        inputs.get(name) in (True, "true") for name in ("llmEnableMemory", "agentEnableMemory")
-    )
-
-
-def _start_type(node: Mapping[str, Any]) -> str | None:
-    inputs = node.get("inputs")
-    is_start = node.get("name") == "startAgentflow" and isinstance(inputs, dict)
-    return inputs.get("startInputType") if is_start and isinstance(inputs, dict) else None
-
-
-def slug_of(name: str) -> str:
-    """A flow's name in lower-case ASCII letters, digits and hyphens; empty when none are left."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:100].strip("-")
-
-
-def _seconds(date: Any) -> int:
-    try:
-        return int(datetime.fromisoformat(date).timestamp())
-    except (TypeError, ValueError):
-        return 0

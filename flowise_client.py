@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -23,7 +22,7 @@ import orjson
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from urllib3 import encode_multipart_formdata
 
-from flow_turn import FlowEvent, KeepAlive, Transcript, Turn, Upload
+from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn, Upload
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
 from flowise_transport import (
@@ -38,9 +37,6 @@ from flowise_transport import (
 )
 from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited, RunFailed
 from proxy_settings import Settings, flowise_base_url
-
-FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-"""What may stand in a path after `/prediction/`: a UUID and nothing else."""
 
 CLOSING_GRACE_SECONDS = 5.0
 """How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from flow_turn import Turn
-from flowise_catalog import FlowProfile, profiled
 from flowise_client import FlowiseClient, Limits
+from flowise_profiles import FlowProfile, profiled, with_abilities
 from openai_wire import answer_text
 from proxy_auth import ANONYMOUS
 from proxy_config import ConfigError, ProxyConfig, config_file
@@ -119,12 +119,7 @@ def _cure(error: ProxyError) -> str:
 def _flow_report(client: FlowiseClient, profile: FlowProfile) -> dict[str, Any]:
     try:
         streams, uploads = client.abilities(profile.flow)
-        return {
-            **asdict(profile),
-            "streams": streams,
-            "takes_images": uploads.get("isImageUploadAllowed") is True,
-            "takes_files": bool(uploads.get("fileUploadSizeAndTypes")),
-        }
+        return asdict(with_abilities(profile, streams, uploads))
     except ProxyError:
         return asdict(profile)
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
+from flow_turn import FLOW_ID, MODEL_ID
 from proxy_settings import Settings
 
 log = logging.getLogger(__name__)
@@ -556,21 +557,16 @@ def _mapping(table: _Table[Any], *, may_be_empty: bool = False) -> _Field:
     return _Field(f"a mapping with {', '.join(table.fields)}", table.read, may_be_empty=may_be_empty)
 
 
-_MODEL_ID = r"[A-Za-z0-9._:/@-]{1,128}"
 _MODEL_ID_TEXT = "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (a mere number in quotes)"
 _PLAIN_KEY = "plain keys are refused here; put its SHA-256 as sha256 (python3 proxy_cli.py keys new)"
 _MODEL = _Table(
     ModelConfig,
     {
-        "id": _text(_MODEL_ID, _MODEL_ID_TEXT, is_required=True),
-        "flow": _lowered(
-            _text(
-                "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a flow id (a UUID)", is_required=True
-            )
-        ),
+        "id": _text(MODEL_ID.pattern, _MODEL_ID_TEXT, is_required=True),
+        "flow": _lowered(_text(FLOW_ID.pattern, "a flow id (a UUID)", is_required=True)),
         "name": _prose(256),
         "description": _prose(4096),
-        "aliases": _list(_text(_MODEL_ID, _MODEL_ID_TEXT), "a list of model ids"),
+        "aliases": _list(_text(MODEL_ID.pattern, _MODEL_ID_TEXT), "a list of model ids"),
         "history": _one_of("auto", "session", "messages", "question"),
         "system": _one_of("auto", "override", "question", "drop"),
         "steps": _one_of("reasoning", "off"),
@@ -578,7 +574,7 @@ _MODEL = _Table(
         "usage": _one_of("auto", "asked", "always"),
         "tools": _one_of("report", "prompt", "reject"),
         "request_timeout": _number(0.1, 86400),
-        "fallback": _text(_MODEL_ID, _MODEL_ID_TEXT),
+        "fallback": _text(MODEL_ID.pattern, _MODEL_ID_TEXT),
     },
 )
 _KEY = _Table(
@@ -621,7 +617,7 @@ _DISCOVERY = _Table(
         "ids": _one_of("name", "uuid"),
     },
 )
-_TASKS = _Table(TasksConfig, {"model": _text(_MODEL_ID, "builtin, flow or a model id")})
+_TASKS = _Table(TasksConfig, {"model": _text(MODEL_ID.pattern, "builtin, flow or a model id")})
 _ROOT = _mapping(
     _Table(
         ProxyConfig,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Protocol
 
-from flow_turn import Model
-from flowise_catalog import FLOW_ID, FlowProfile
+from flow_turn import FLOW_ID, MODEL_ID, Model
+from flowise_profiles import FlowProfile
 from proxy_auth import Caller
 from proxy_config import ModelConfig, ProxyConfig
 from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError
-
-MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 
 
 class Profiles(Protocol):
@@ -125,5 +122,7 @@ def _model(model_id: str, profile: FlowProfile, names: frozenset[str]) -> Model:
         streams=profile.streams,
         takes_images=profile.takes_images,
         takes_files=profile.takes_files,
+        takes_audio=profile.takes_audio,
         has_memory=profile.has_memory,
+        inputs=profile.inputs,
     )

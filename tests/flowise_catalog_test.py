@@ -1,99 +1,17 @@
-"""Which flows there are: names, what a listing tells, and how it stays fresh."""
+"""Which flows there are: how a listing stays fresh, and what is asked of single flows."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 
-from flowise_catalog import FLOW_ID, Catalog, flow_nodes, profiled, slug_of
+from flowise_catalog import Catalog
 from proxy_errors import FlowiseUnavailable, ProxyError
+from tests.flow_rows import flow_id, row
 from tests.processes import wait_for
-
-
-def flow_id(number: int, head: str = "aaaaaaaa") -> str:
-    """A flow's id."""
-    return f"{head}-0000-4000-8000-{number:012d}"
-
-
-def row(number: int, name: str, nodes: Any = None, **more: Any) -> dict[str, Any]:
-    """A row of Flowise's listing."""
-    drawing = {"nodes": [{"data": node} for node in nodes]} if isinstance(nodes, list) else nodes
-    created = f"2026-01-01T00:00:{number:02d}.000Z"
-    own = {
-        "id": flow_id(number),
-        "name": name,
-        "createdDate": created,
-        "updatedDate": "1",
-        "type": "CHATFLOW",
-    }
-    return {**own, "flowData": drawing if isinstance(drawing, str) else json.dumps(drawing), **more}
-
-
-@pytest.mark.parametrize(
-    ("name", "slug"),
-    [
-        ("Sales Team", "sales-team"),
-        ("  Größe & Co. ", "groe-co"),
-        ("Café", "cafe"),
-        ("a__b--c", "a-b-c"),
-        ("販売", ""),
-        ("x" * 200, "x" * 100),
-    ],
-)
-def test_a_slug_is_the_name_in_plain_letters(name: str, slug: str) -> None:
-    assert slug_of(name) == slug
-
-
-def test_the_oldest_flow_of_a_name_keeps_it() -> None:
-    profiles = profiled([row(2, "Bot"), row(1, "Bot"), row(3, "bot")])
-    slugs = {profile.flow: profile.slug for profile in profiles}
-    assert slugs[flow_id(1)] == "bot"
-    assert slugs[flow_id(2)] == "bot-aaaaaaaa"
-    assert slugs[flow_id(3)] == f"bot-{flow_id(3)}"
-
-
-def test_no_flow_is_lost_and_none_has_anothers_id_as_its_name() -> None:
-    rows = [row(1, "販売"), row(2, flow_id(9)), row(3, "flow aaaaaaaa"), row(4, "")]
-    slugs = [profile.slug for profile in profiled(rows)]
-    assert len(set(slugs)) == 4
-    assert not any(FLOW_ID.fullmatch(slug) for slug in slugs)
-
-
-def test_rows_that_are_none_are_left_out() -> None:
-    assert profiled([{}, {"id": "x", "name": "y"}, {"id": flow_id(1), "name": 5}]) == []
-
-
-@pytest.mark.parametrize(
-    ("nodes", "has_memory"),
-    [
-        ([{"category": "Memory"}], True),
-        ([{"inputs": {"llmEnableMemory": True}}], True),
-        ([{"inputs": {"agentEnableMemory": "true"}}], True),
-        ([{"inputs": {"llmEnableMemory": False}}, {"inputs": None}, {}], False),
-        ([], False),
-        ("{", None),
-        ("[]", None),
-        ('{"nodes": [{"x": 1}]}', None),
-    ],
-)
-def test_memory_is_read_from_the_flows_nodes(nodes: Any, has_memory: bool | None) -> None:
-    assert profiled([row(1, "a", nodes)])[0].has_memory is has_memory
-
-
-def test_a_listing_without_drawings_tells_nothing_of_memory() -> None:
-    assert flow_nodes(None) is None
-    assert profiled([{"id": flow_id(1), "name": "a", "type": None, "createdDate": "?"}])[0].type == "CHATFLOW"
-
-
-@pytest.mark.parametrize("start", ["webhookTrigger", "scheduleInput"])
-def test_flows_that_no_chat_can_start_are_hidden(start: str) -> None:
-    node = {"name": "startAgentflow", "inputs": {"startInputType": start}}
-    chat = {"name": "startAgentflow", "inputs": {"startInputType": "chatInput"}}
-    assert [p.name for p in profiled([row(1, "hidden", [node]), row(2, "seen", [chat])])] == ["seen"]
 
 
 class Flowise:
@@ -248,15 +166,3 @@ def test_abilities_are_asked_once_for_each_state_of_a_flow() -> None:
     flowise.rows, clock.now = [row(1, "a", updatedDate="2")], 183
     settled(catalog, flowise, 4)
     assert len(flowise.probed) == 3
-
-
-def test_a_flow_on_two_pages_of_a_listing_is_one() -> None:
-    assert [profile.slug for profile in profiled([row(1, "Bot"), row(1, "Bot")])] == ["bot"]
-
-
-def test_a_name_is_found_even_if_all_made_up_ones_are_taken() -> None:
-    rows = [row(1, "bot"), row(2, "bot aaaaaaaa"), row(3, f"bot {flow_id(4)}"), row(4, "bot")]
-    slugs = {profile.flow: profile.slug for profile in profiled(rows)}
-    assert len(set(slugs.values())) == 4
-    assert slugs[flow_id(4)] == flow_id(4)
-    assert all(len(slug) <= 128 for slug in (p.slug for p in profiled([row(n, "x" * 200) for n in range(4)])))

@@ -37,6 +37,7 @@ UPSTREAM = frozenset(
         "flowise_catalog",
         "flowise_actions",
         "flowise_overrides",
+        "flowise_profiles",
     }
 )
 POLICY = frozenset(
@@ -85,7 +86,7 @@ TABLE: dict[str, Rule] = {
     # A file is passed on as Flowise's reply comes.
     "proxy_files": Rule(CORE_LEAVES | {"flowise_transport"}, WEB),
     # Names are made of the file's models and the catalog's flows.
-    "proxy_models": Rule(CORE_LEAVES | {"flowise_catalog", "proxy_auth", "proxy_config"}, WEB),
+    "proxy_models": Rule(CORE_LEAVES | {"flowise_profiles", "proxy_auth", "proxy_config"}, WEB),
     # Fits a request to its flow and its conversation: needs both sides, but neither the web nor a renderer.
     "proxy_exchange": Rule(LEAVES | UPSTREAM | POLICY | {"openai_messages"}, WEB | IO),
     **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange"}) for name in COMPOSITION},

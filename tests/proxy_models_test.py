@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowise_catalog import FlowProfile
+from flowise_profiles import FlowProfile
 from proxy_auth import ANONYMOUS, Caller
 from proxy_config import DiscoveryConfig, ModelConfig, ProxyConfig
 from proxy_errors import FlowiseRefused, FlowiseUnavailable, ModelNotFound, ProxyError
@@ -39,7 +39,7 @@ class Listed:
 
 
 FLOWS = Listed(
-    FlowProfile(A, "Sales A", "sales-a", created=5, streams=True),
+    FlowProfile(A, "Sales A", "sales-a", created=5, streams=True, takes_audio=True, inputs={"x": "y"}),
     FlowProfile(B, "Bot", "bot", "AGENTFLOW"),
 )
 SUPPORT = ModelConfig("support", A.upper(), "Support", "Helps", ("gpt-4o",), 7.0, "bot")
@@ -71,6 +71,7 @@ def test_a_configured_model_goes_by_its_id_aliases_and_flow(name: str) -> None:
     if name != "sales-a":
         assert (model.id, model.name, model.description) == ("support", "Support", "Helps")
         assert (model.request_timeout, model.fallback, model.streams) == (7.0, "bot", True)
+        assert (model.takes_audio, model.inputs) == (True, {"x": "y"})
 
 
 def test_a_configured_model_stands_for_its_flow_in_the_list() -> None:

@@ -1,0 +1,185 @@
+"""What Flowise tells of its flows as profiles: rows of the listing, upload settings. Upstream, pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from flow_turn import FLOW_ID
+
+Nodes = list[dict[str, Any]]
+"""The `data` of a flow's nodes: `{id, label, name, category, inputs, …}` each."""
+
+_STARTS_NOT_BY_CHAT = ("webhookTrigger", "scheduleInput")
+_MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnableMemory")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowProfile:
+    """What is known of a flow; None where Flowise has not told. `inputs` is as a Model has it."""
+
+    flow: str
+    name: str
+    slug: str = ""
+    type: str = "CHATFLOW"
+    created: int = 0
+    updated: str = ""
+    has_memory: bool | None = None
+    inputs: Mapping[str, str] | None = None
+    streams: bool | None = None
+    takes_images: bool | None = None
+    takes_files: bool | None = None
+    takes_audio: bool | None = None
+    is_hidden: bool = False
+
+
+def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
+    """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
+    profiles: list[FlowProfile] = []
+    taken: set[str] = set()
+    # By id first: a flow that is saved while pages are read stands on two of them.
+    distinct = {str(row.get("id")).lower(): row for row in rows}.values()
+    for row in sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id")))):
+        profile = _profile(row)
+        if profile is None or profile.is_hidden:
+            continue
+        slug = slug_of(profile.name)
+        if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
+            slug = f"flow-{profile.flow[:8]}"
+        # The last one is no other flow's name, being this flow's id.
+        candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
+        slug = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(slug)
+        profiles.append(replace(profile, slug=slug))
+    return profiles
+
+
+def with_abilities(profile: FlowProfile, streams: bool, uploads: Mapping[str, Any]) -> FlowProfile:
+    """The profile with what Flowise's public probes told."""
+    return replace(
+        profile,
+        streams=streams,
+        takes_images=uploads.get("isImageUploadAllowed") is True,
+        takes_files=bool(uploads.get("fileUploadSizeAndTypes")),
+        takes_audio=uploads.get("isSpeechToTextEnabled") is True,
+    )
+
+
+def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
+    flow, name = row.get("id"), row.get("name")
+    if not isinstance(flow, str) or not FLOW_ID.fullmatch(flow) or not isinstance(name, str):
+        return None
+    drawing = _object(row.get("flowData"))
+    nodes = flow_nodes(drawing)
+    kind = row.get("type")
+    kind = kind if isinstance(kind, str) else "CHATFLOW"
+    return FlowProfile(
+        flow.lower(),
+        name,
+        type=kind,
+        created=_seconds(row.get("createdDate")),
+        updated=str(row.get("updatedDate")),
+        has_memory=kind == "ASSISTANT" or flow_has_memory(drawing),
+        inputs=enabled_inputs(row, nodes),
+        is_hidden=any(_start_type(node) in _STARTS_NOT_BY_CHAT for node in nodes or ()),
+    )
+
+
+def flow_nodes(flow_data: Any) -> Nodes | None:
+    """The data of a flow's nodes, or None where the flow's drawing is not given."""
+    drawing = _object(flow_data)
+    nodes = drawing.get("nodes") if drawing else None
+    if not isinstance(nodes, list):
+        return None
+    return [node["data"] for node in nodes if isinstance(node, dict) and isinstance(node.get("data"), dict)]
+
+
+def flow_has_memory(flow_data: Any) -> bool | None:
+    """Whether any node of a flow remembers a session; None where the flow's drawing is not given.
+
+    A memory of a chatflow is a node of its own, and is used only once an edge leads from it to another; so
+    are those of multi-agents and sequential agents. An OpenAI Assistant keeps its threads at OpenAI. In an
+    agentflow each node has a switch.
+    """
+    drawing = _object(flow_data)
+    nodes = flow_nodes(drawing)
+    if nodes is None or drawing is None:
+        return None
+    edges = drawing.get("edges")
+    edges = edges if isinstance(edges, list) else []
+    used = {str(edge.get("source")) for edge in edges if isinstance(edge, dict)}
+    return any(_remembers(node, used) for node in nodes)
+
+
+def _remembers(node: Mapping[str, Any], used: set[str]) -> bool:
+    if node.get("category") == "Memory":
+        return str(node.get("id")) in used
+    inputs = node.get("inputs")
+    return node.get("name") == "openAIAssistant" or (
+        isinstance(inputs, dict) and any(inputs.get(switch) in (True, "true") for switch in _MEMORY_SWITCHES)
+    )
+
+
+def enabled_inputs(row: Mapping[str, Any], nodes: Nodes | None) -> dict[str, str] | None:
+    """The inputs that `overrideConfig` may set, each with the name of a node that has it; None: not told.
+
+    Flowise keeps them by the labels of nodes, and ignores those of a label that no node has any more.
+    Variables are named `vars.<name>`, their node is "variable".
+    """
+    if "apiConfig" not in row:
+        return None
+    allowed = _object((_object(row["apiConfig"]) or {}).get("overrideConfig")) or {}
+    if not allowed.get("status"):
+        return {}
+    if nodes is None:
+        return None
+    inputs: dict[str, str] = {}
+    by_label = _object(allowed.get("nodes")) or {}
+    for node in nodes:
+        for name in _enabled(by_label.get(str(node.get("label")))):
+            inputs.setdefault(name, str(node.get("name")))
+    return inputs | {f"vars.{name}": "variable" for name in _enabled(allowed.get("variables"))}
+
+
+def _enabled(parameters: Any) -> Iterator[str]:
+    for parameter in parameters if isinstance(parameters, list) else ():
+        if (
+            isinstance(parameter, dict)
+            and parameter.get("enabled")
+            and isinstance(parameter.get("name"), str)
+        ):
+            yield parameter["name"]
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    """A JSON object, given as such or as text."""
+    try:
+        value = orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _start_type(node: Mapping[str, Any]) -> str | None:
+    inputs = node.get("inputs")
+    is_start = node.get("name") == "startAgentflow" and isinstance(inputs, dict)
+    return inputs.get("startInputType") if is_start and isinstance(inputs, dict) else None
+
+
+def slug_of(name: str) -> str:
+    """A flow's name in lower-case ASCII letters, digits and hyphens; empty when none are left."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:100].strip("-")
+
+
+def _seconds(date: Any) -> int:
+    try:
+        return int(datetime.fromisoformat(date).timestamp())
+    except (TypeError, ValueError):
+        return 0

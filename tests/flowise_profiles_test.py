@@ -1,0 +1,184 @@
+"""What rows of a listing tell of flows: names, memory, inputs, starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_turn import FLOW_ID
+from flowise_profiles import FlowProfile, flow_nodes, profiled, slug_of, with_abilities
+from tests.flow_rows import enabled, flow_id, overridable, row
+
+RECORDED = Path(__file__).parent / "wire/flowise-3.1.4/rows-overridable.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Sales Team", "sales-team"),
+        ("  Größe & Co. ", "groe-co"),
+        ("Café", "cafe"),
+        ("a__b--c", "a-b-c"),
+        ("販売", ""),
+        ("x" * 200, "x" * 100),
+    ],
+)
+def test_a_slug_is_the_name_in_plain_letters(name: str, slug: str) -> None:
+    assert slug_of(name) == slug
+
+
+def test_the_oldest_flow_of_a_name_keeps_it() -> None:
+    profiles = profiled([row(2, "Bot"), row(1, "Bot"), row(3, "bot")])
+    slugs = {profile.flow: profile.slug for profile in profiles}
+    assert slugs[flow_id(1)] == "bot"
+    assert slugs[flow_id(2)] == "bot-aaaaaaaa"
+    assert slugs[flow_id(3)] == f"bot-{flow_id(3)}"
+
+
+def test_no_flow_is_lost_and_none_has_anothers_id_as_its_name() -> None:
+    rows = [row(1, "販売"), row(2, flow_id(9)), row(3, "flow aaaaaaaa"), row(4, "")]
+    slugs = [profile.slug for profile in profiled(rows)]
+    assert len(set(slugs)) == 4
+    assert not any(FLOW_ID.fullmatch(slug) for slug in slugs)
+
+
+def test_rows_that_are_none_are_left_out() -> None:
+    assert profiled([{}, {"id": "x", "name": "y"}, {"id": flow_id(1), "name": 5}]) == []
+
+
+BUFFER = {"id": "bufferMemory_0", "category": "Memory"}
+
+
+def drawing(*nodes: dict[str, Any], source: str = "bufferMemory_0") -> str:
+    """A flow's drawing with one edge."""
+    return json.dumps(
+        {"nodes": [{"data": node} for node in nodes], "edges": [{"source": source, "target": "x"}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("flow_data", "has_memory"),
+    [
+        (drawing(BUFFER), True),
+        (drawing(BUFFER, source="chatOpenAI_0"), False),
+        (drawing({"category": "Chains"}), False),
+        (drawing({"name": "openAIAssistant"}), True),
+        (drawing({"inputs": {"llmEnableMemory": True}}), True),
+        (drawing({"inputs": {"agentEnableMemory": "true"}}), True),
+        (drawing({"inputs": {"conditionAgentEnableMemory": True}}), True),
+        (drawing({"inputs": {"llmEnableMemory": False}}, {"inputs": None}, {}), False),
+        ('{"nodes": []}', False),
+        ("{", None),
+        ("[]", None),
+        ('{"nodes": 1}', None),
+        ('{"nodes": [{"x": 1}, 5, {"data": 1}]}', False),
+        ('{"nodes": [{"x": 1}, {"data": {"inputs": {"llmEnableMemory": true}}}], "edges": 5}', True),
+    ],
+)
+def test_memory_is_read_from_the_flows_nodes(flow_data: str, has_memory: bool | None) -> None:
+    assert profiled([row(1, "a", flow_data)])[0].has_memory is has_memory
+
+
+def test_an_assistant_of_flowise_always_remembers() -> None:
+    assert profiled([row(1, "a", "{", type="ASSISTANT")])[0].has_memory is True
+
+
+def test_a_listing_without_drawings_tells_nothing_of_nodes() -> None:
+    assert flow_nodes(None) is None
+    bare = profiled([{"id": flow_id(1), "name": "a", "type": None, "createdDate": "?"}])[0]
+    assert (bare.type, bare.has_memory, bare.inputs) == ("CHATFLOW", None, None)
+
+
+NODES = [
+    {"name": "toolAgent", "label": "Tool Agent"},
+    {"name": "chatOpenAI", "label": "OpenAI"},
+    {"name": "chatOther", "label": "Other"},
+]
+
+
+@pytest.mark.parametrize(
+    ("api_config", "inputs"),
+    [
+        (None, {}),
+        ("", {}),
+        ("{", {}),
+        ("[]", {}),
+        (overridable({"OpenAI": [enabled("temperature")]}, status=False), {}),
+        ('{"overrideConfig": {"status": true}}', {}),
+        (overridable({"Tool Agent": [enabled("systemMessage")]}), {"systemMessage": "toolAgent"}),
+        (overridable({"Other": [enabled("t")], "OpenAI": [enabled("t")]}), {"t": "chatOpenAI"}),
+        (overridable({"OpenAI": [enabled("temperature", is_enabled=False)]}), {}),
+        (overridable({"Renamed": [enabled("temperature")]}), {}),
+        (overridable({"OpenAI": 5, "Other": [5, {"name": 5, "enabled": True}]}), {}),
+        (overridable([]), {}),
+        (overridable({}, enabled("who"), enabled("no", is_enabled=False)), {"vars.who": "variable"}),
+    ],
+)
+def test_the_inputs_that_callers_may_set_are_told(api_config: Any, inputs: dict[str, str]) -> None:
+    assert profiled([row(1, "a", NODES, apiConfig=api_config)])[0].inputs == inputs
+
+
+def test_inputs_are_not_told_without_the_drawing_that_names_their_nodes() -> None:
+    enabled_one = overridable({"OpenAI": [enabled("temperature")]})
+    assert profiled([row(1, "a", "{", apiConfig=enabled_one)])[0].inputs is None
+    assert profiled([row(1, "a", NODES)])[0].inputs is None
+    assert profiled([row(1, "a", "{", apiConfig=None)])[0].inputs == {}
+
+
+def test_rows_of_a_real_flowise_are_read() -> None:
+    read = {p.name: (p.has_memory, p.inputs) for p in profiled(json.loads(RECORDED.read_text()))}
+    assert read == {
+        "conv_override": (
+            True,
+            {
+                "modelName": "chatOpenAI",
+                "temperature": "chatOpenAI",
+                "sessionId": "bufferMemory",
+                "systemMessagePrompt": "conversationChain",
+                "vars.who": "variable",
+            },
+        ),
+        "toolagent_override": (True, {"systemMessage": "toolAgent"}),
+        "af_override": (
+            True,
+            {
+                "startState": "startAgentflow",
+                "llmModel": "llmAgentflow",
+                "llmMessages": "llmAgentflow",
+                "vars.who": "variable",
+            },
+        ),
+        "af_llm_nomem": (False, {}),
+        "llmchain": (False, {}),
+    }
+
+
+def test_abilities_are_those_that_the_probes_tell() -> None:
+    bare = FlowProfile(flow_id(1), "a")
+    no = with_abilities(bare, False, {})
+    assert (no.streams, no.takes_images, no.takes_files, no.takes_audio) == (False, False, False, False)
+    told = {"isImageUploadAllowed": True, "isSpeechToTextEnabled": True, "fileUploadSizeAndTypes": [{}]}
+    yes = with_abilities(bare, True, told)
+    assert (yes.streams, yes.takes_images, yes.takes_files, yes.takes_audio) == (True, True, True, True)
+
+
+@pytest.mark.parametrize("start", ["webhookTrigger", "scheduleInput"])
+def test_flows_that_no_chat_can_start_are_hidden(start: str) -> None:
+    node = {"name": "startAgentflow", "inputs": {"startInputType": start}}
+    chat = {"name": "startAgentflow", "inputs": {"startInputType": "chatInput"}}
+    assert [p.name for p in profiled([row(1, "hidden", [node]), row(2, "seen", [chat])])] == ["seen"]
+
+
+def test_a_flow_on_two_pages_of_a_listing_is_one() -> None:
+    assert [profile.slug for profile in profiled([row(1, "Bot"), row(1, "Bot")])] == ["bot"]
+
+
+def test_a_name_is_found_even_if_all_made_up_ones_are_taken() -> None:
+    rows = [row(1, "bot"), row(2, "bot aaaaaaaa"), row(3, f"bot {flow_id(4)}"), row(4, "bot")]
+    slugs = {profile.flow: profile.slug for profile in profiled(rows)}
+    assert len(set(slugs.values())) == 4
+    assert slugs[flow_id(4)] == flow_id(4)
+    assert all(len(slug) <= 128 for slug in (p.slug for p in profiled([row(n, "x" * 200) for n in range(4)])))
