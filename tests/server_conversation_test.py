@@ -43,7 +43,7 @@ keys:
 @pytest.fixture(scope="module")
 def flowise() -> Iterator[DemoServer]:
     """The flows, whose model's requests are recorded."""
-    with DemoServer() as demo:
+    with DemoServer("--token-seconds", "0") as demo:
         yield demo
 
 
