@@ -184,13 +184,19 @@ class FlowiseClient:
             if not _is_json(head):
                 raise not_the_api()
             return isinstance(answer, dict) and answer.get("isStreaming") is True
+        self._check_probe(head, body)
+        return None
+
+    @staticmethod
+    def _check_probe(head: ReplyHead, body: bytes) -> None:
+        """Raise what a probe's failure tells of the flow, or of Flowise."""
+        answer = lenient_json(body)
         if head.status == 500 and isinstance(answer, dict):
             error = failure(str(answer.get("message", "")))
             if isinstance(error, ModelNotFound):
                 raise error
         if head.status in (429, 503):
             raise refused(head, body)
-        return None
 
     def flows(self) -> Iterator[dict[str, Any]]:
         """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
@@ -213,12 +219,22 @@ class FlowiseClient:
             if not rows or not isinstance(total, int) or seen >= total:
                 return
 
-    def abilities(self, flow_id: str) -> tuple[bool, dict[str, Any]]:
-        """Tell whether a flow streams, and which uploads it takes. Raises ProxyError."""
-        streams = bool(self._probe_streaming(flow_id))
-        head, body = self.get(f"/chatflows-uploads/{flow_id}")
-        uploads = lenient_json(body)
-        return streams, uploads if head.status == 200 and isinstance(uploads, dict) else {}
+    def abilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+        """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
+        return self._probe_streaming(flow_id), self._probed(f"/chatflows-uploads/{flow_id}")
+
+    def public_config(self, flow_id: str) -> dict[str, Any]:
+        """Tell what anybody may know of a flow, its drawing among it; needs no right. Raises ProxyError."""
+        return self._probed(f"/public-chatbotConfig/{flow_id}")
+
+    def _probed(self, path: str) -> dict[str, Any]:
+        """What a probe tells; nothing where it tells nothing of use."""
+        head, body = self.get(path)
+        answer = lenient_json(body)
+        if head.status != 200:
+            self._check_probe(head, body)
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     def version(self) -> str:
         """Flowise's version, empty where it does not tell. Raises ProxyError."""
