@@ -49,4 +49,4 @@ bench: setup ## print figures: what many keys do to each other
 	$(BIN)/python -m benchmarks.many_keys
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
-PURE := flow_*.py,flowise_events.py,flowise_failures.py,openai_adapter.py,openai_fields.py,openai_files.py,openai_messages.py,openai_sources.py,openai_style.py,openai_vendor.py,openai_wire.py,proxy_errors.py
+PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_overrides.py,openai_*.py,proxy_errors.py,proxy_identity.py

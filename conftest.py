@@ -9,12 +9,19 @@ import pytest
 from openai import OpenAI
 
 from tests.demo_server import DemoServer
+from tests.openai_check import Golden, golden_files
 from tests.running_proxy import RunningProxy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden files be written anew on purpose."""
     parser.addoption("--update-wire", action="store_true", help="write the golden files in tests/wire anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares with a golden file, or writes it."""
+    return golden_files(update=request.config.getoption("--update-wire"))
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -251,12 +252,21 @@ TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
 """What tells how an answer came about, in the order it happened."""
 
 
+_LETTERS: Mapping[type[FlowEvent], bytes] = {
+    TextDelta: b"t",
+    **dict.fromkeys((ReasoningDelta, StepStarted, ToolCalled, ToolUsed), b"r"),
+    FunctionCalled: b"c",
+    ArtifactMade: b"a",
+    ActionAsked: b"q",
+}
+
+
 @dataclass(slots=True)
 class Transcript:
     """The fold of a run's events: the source of every whole body and of a stream's closing frames.
 
     It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state while
-    Flowise has told no end.
+    Flowise has told no end. `order` has one letter for each event of the lists, as they came.
     """
 
     chat_id: str = ""
@@ -271,9 +281,12 @@ class Transcript:
     identity: TurnIdentified = field(default_factory=TurnIdentified)
     finish_reason: FinishReason | None = None
     is_cut: bool = False
+    order: bytearray = field(default_factory=bytearray)
 
     def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Take one event in."""
+        if letter := _LETTERS.get(type(event)):
+            self.order += letter
         match event:
             case TextDelta(text):
                 self.texts.append(text)
@@ -307,6 +320,18 @@ class Transcript:
             self.steps[self.steps.index(begun)] = ended
         else:
             self.steps.append(ended)
+
+    def events(self) -> Iterator[FlowEvent]:
+        """What was said, thought, called, made and asked, in the order it came."""
+        kept: Mapping[int, Iterator[FlowEvent]] = {
+            ord("t"): map(TextDelta, self.texts),
+            ord("r"): iter(self.trail),
+            ord("c"): iter(self.calls),
+            ord("a"): iter(self.artifacts),
+            ord("q"): iter([self.action] if self.action else []),
+        }
+        for letter in self.order:
+            yield from islice(kept[letter], 1)
 
     @property
     def text(self) -> str:

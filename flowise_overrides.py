@@ -21,6 +21,7 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
     "top_p": ("topP",),
     "max_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
     "max_completion_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
+    "max_output_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
     "frequency_penalty": ("frequencyPenalty",),
     "presence_penalty": ("presencePenalty",),
     "reasoning_effort": ("reasoningEffort",),

@@ -150,6 +150,8 @@ class _Answer:
         """The finish of each choice, the vendor key on the last, usage if asked for, and `[DONE]`."""
         extras = [b""] * len(transcripts)
         extras[-1] = b',"flowise":' + orjson.dumps(self.details(transcripts))
+        if self.request.conversation:
+            extras[-1] += b',"conversation_id":' + orjson.dumps(self.request.conversation)
         frames = [
             self.chunk(index, nothing, orjson.dumps(transcript.finish_reason or "stop"), extra)
             for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True))
@@ -228,7 +230,7 @@ class ChatRenderer:
 
     def body(self, transcripts: Sequence[Transcript]) -> ChatCompletion:
         """Give the whole chat completion."""
-        return {
+        body: ChatCompletion = {
             "id": self._answer.id,
             "object": "chat.completion",
             "created": self._answer.created,
@@ -238,6 +240,9 @@ class ChatRenderer:
             "metadata": answer_metadata(transcripts, self._answer.seconds()),
             "flowise": self._answer.details(transcripts),
         }
+        if self._answer.request.conversation:
+            body["conversation_id"] = self._answer.request.conversation
+        return body
 
     def _choice(self, index: int, transcript: Transcript) -> ChatChoice:
         style = self._answer.style

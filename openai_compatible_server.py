@@ -38,15 +38,16 @@ from flow_guards import (
     with_reference,
     with_undo,
 )
-from flow_turn import Model, Transcript, Turn
+from flow_turn import Model, TextDelta, Transcript, Turn, TurnEnded
 from flowise_catalog import Catalog
 from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
 from openai_files import FILES_PATH
+from openai_responses import ResponsesRenderer, parse_response
 from openai_style import style_of
-from openai_tasks import is_task
+from openai_tasks import is_task, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
@@ -172,6 +173,7 @@ class _Server:
             self._route(app, f"{prefix}/models", self.models)
             self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
+            self._route(app, f"{prefix}/responses", self.responses, "POST")
         self._route(app, "/openai/deployments", self.deployments)
         for prefix in ("", "/v1", "/openai/v1"):
             self._route(app, prefix + _FILE_RULE, self.file)
@@ -262,6 +264,10 @@ class _Server:
         """Answer a legacy completion."""
         return self._answer(parse_completion, CompletionRenderer, deployment)
 
+    def responses(self) -> Response:
+        """Answer a response."""
+        return self._answer(parse_response, ResponsesRenderer, None)
+
     def file(self, token: str) -> Response:
         """Give a file that a flow made to whoever holds its link."""
         file = self._files().opened(token)
@@ -292,7 +298,10 @@ class _Server:
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
         agent, of_task = request.headers.get("User-Agent", ""), is_task(parsed.turns)
         style = style_of(model, body, agent, is_task=of_task)
-        renderer = renderer_of(replace(parsed, turns=plan.turns), count_tokens=count_tokens, style=style)
+        shown = replace(
+            parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""
+        )
+        renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
         headers = _answer_headers(plan)
         line = request.environ["proxy.log"]
 
@@ -314,7 +323,13 @@ class _Server:
 
     def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
         planner = self._planner_now()
-        if not parsed.is_conversation or is_task(parsed.turns):
+        if kind := task_kind(parsed.turns):
+            plan = planner.alone(parsed, model, g.caller)
+            if g.config.tasks.model != "builtin":
+                return plan
+            answer = task_answer(kind, parsed.said, parsed.parameters.get("response_format"))
+            return replace(plan, instead=(TextDelta(answer), TurnEnded()))
+        if not parsed.is_conversation:
             return planner.alone(parsed, model, g.caller)
         client = self._clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, request.headers.get, client)
@@ -337,7 +352,7 @@ class _Server:
     def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
             model = models.resolve(parsed.model)
-            if g.config.tasks.model != "flow" and is_task(parsed.turns):
+            if g.config.tasks.model not in ("builtin", "flow") and is_task(parsed.turns):
                 model = models.resolve(g.config.tasks.model)
         except ModelNotFound as error:
             if is_deployment:

@@ -1,7 +1,7 @@
 """Requests that chat UIs make for themselves (titles, tags, follow-up questions) and answers without a flow.
 
 Their prompts are their mark: LibreChat's as recorded in `tests/wire/librechat`; Open WebUI's begin with
-`### Task:` and name, under `### Output:`, the one key of the JSON they want (its `config.py`). Wire layer, pure.
+`### Task:` and name, under `### Output:`, the one key of the JSON they want. Wire layer, pure.
 """
 
 from __future__ import annotations

@@ -69,6 +69,9 @@ class ParsedRequest:
     the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
     fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
     another request may go on from the answer.
+
+    The last seven are of Responses alone: `input_items` is the input made whole, `echo` what the answer
+    repeats of the request, `conversation_id` its field `conversation`.
     """
 
     model: str
@@ -85,6 +88,13 @@ class ParsedRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     passed: Mapping[str, Any] = field(default_factory=dict)
     is_conversation: bool = False
+    previous_response_id: str = ""
+    conversation_id: str = ""
+    store: bool = False
+    background: bool = False
+    input_items: tuple[Mapping[str, Any], ...] = ()
+    include: tuple[str, ...] = ()
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TokensDetails(TypedDict):
@@ -129,8 +139,9 @@ class ChatChoice(TypedDict):
 
 
 class ChatCompletion(TypedDict):
-    """The body of a chat completion."""
+    """The body of a chat completion; with `conversation_id` a client may send only what is new."""
 
+    conversation_id: NotRequired[str]
     id: str
     object: Literal["chat.completion"]
     created: int

@@ -79,9 +79,9 @@ class DiscoveryConfig:
 
 @dataclass(frozen=True, slots=True)
 class TasksConfig:
-    """Who answers the title, tag and follow-up requests of chat UIs: `flow`, the one asked, or a model."""
+    """Who answers chat UIs' titles and tags: `builtin` (no flow is run), `flow` (the one asked), a model."""
 
-    model: str = "flow"
+    model: str = "builtin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,7 +632,7 @@ _DISCOVERY = _Table(
         "ids": _one_of("name", "uuid"),
     },
 )
-_TASKS = _Table(TasksConfig, {"model": _text(MODEL_ID.pattern, "flow or a model id")})
+_TASKS = _Table(TasksConfig, {"model": _text(MODEL_ID.pattern, "builtin, flow or a model id")})
 _ROOT = _mapping(
     _Table(
         ProxyConfig,

@@ -13,6 +13,7 @@ from flow_turn import Transcript, Turn
 from flowise_client import prediction_body
 from flowise_events import answer_events
 from openai_adapter import ChatRenderer, parse_chat, parse_completion
+from openai_responses import parse_response
 from openai_wire import ParsedRequest
 from proxy_tokens import count_tokens
 
@@ -33,6 +34,8 @@ def conversion(sample: Mapping[str, Any]) -> tuple[str, Any]:
         return "a chat completion's request, as Flowise gets it", _predictions(parse_chat(sample))
     if "prompt" in sample:
         return "a completion's request, as Flowise gets it", _predictions(parse_completion(sample))
+    if "input" in sample:
+        return "a response's request, as Flowise gets it", _predictions(parse_response(sample))
     transcript = Transcript(str(sample.get("chatId", "")))
     for event in answer_events(sample):
         transcript.add(event)

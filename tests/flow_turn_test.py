@@ -98,6 +98,13 @@ def test_sources_add_up_and_usage_is_replaced() -> None:
     assert transcript.usage == UsageReported(30, 40, 5, 6)
 
 
+def test_what_was_kept_can_be_told_again_in_its_order() -> None:
+    events = [*ONE_OF_EACH[4:], TextDelta("b"), *ONE_OF_EACH[:4], TextDelta("c")]
+    silent = (StepEnded, SourcesFound, UsageReported, TurnIdentified, KeepAlive, TurnEnded)
+    told = list(folded(*events).events())
+    assert told == [event for event in events if not isinstance(event, silent)]
+
+
 def test_what_is_no_event_leaves_a_transcript_as_it_is() -> None:
     assert folded("Hello", None) == Transcript("c1")  # type: ignore[arg-type]
 

@@ -47,7 +47,10 @@ POLICY = frozenset(
         "proxy_files",
     }
 )
-WIRE = frozenset({"openai_messages", "openai_uploads", "openai_adapter", "openai_tasks"})
+RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
+WIRE = frozenset(
+    {"openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_responses", *RESPONSES}
+)
 COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
 DEMO = frozenset(
     {
@@ -73,6 +76,10 @@ TABLE: dict[str, Rule] = {
     ),
     "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
     **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
+    # One surface in four files: the parser and renderer over fields, input and output.
+    **{
+        name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
+    },
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),

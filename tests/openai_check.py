@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+Golden = Callable[[str, bytes], None]
+"""Compares what is given with a golden file of that name, or writes it (the fixture `golden`)."""
+
+GOLDEN = Path(__file__).resolve().parent / "wire/openai"
 VALIDATOR = Path(__file__).resolve().parent / "openai_schemas/validate.py"
 
 
@@ -24,6 +28,19 @@ def valid_chunks(kind: str, chunks: Iterable[Mapping[str, Any]]) -> None:
     """The same for a whole stream that an SDK has taken apart."""
     frames = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
     valid(kind, "".join([*frames, "data: [DONE]\n\n"]).encode())
+
+
+def golden_files(*, update: bool) -> Golden:
+    """The golden files, which `update` writes anew."""
+
+    def compare(name: str, given: bytes) -> None:
+        path = GOLDEN / name
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(given)
+        assert given == path.read_bytes(), f"{name}: if the change is meant, run pytest --update-wire"
+
+    return compare
 
 
 @cache

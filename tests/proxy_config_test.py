@@ -143,7 +143,7 @@ def test_a_file_that_says_nothing_means_the_defaults(file: Path, content: str) -
         60,
         "name",
     )
-    assert config.tasks.model == "flow"
+    assert config.tasks.model == "builtin"
 
 
 def test_lines_may_end_as_on_windows(file: Path) -> None:
@@ -218,8 +218,8 @@ WHOLE_FILE = [
     ("keys: yes", "1: keys: must be a list of keys"),
     ("discovery: []", "1: discovery: must be a mapping with enabled, types, refresh_seconds, ids"),
     ("tasks: flow", "1: tasks: must be a mapping with model"),
-    ("tasks:\n  model: 5", "2: tasks.model: must be flow or a model id"),
-    ("tasks:\n  model: a b", "2: tasks.model: must be flow or a model id"),
+    ("tasks:\n  model: 5", "2: tasks.model: must be builtin, flow or a model id"),
+    ("tasks:\n  model: a b", "2: tasks.model: must be builtin, flow or a model id"),
 ]
 MODELS = [
     (

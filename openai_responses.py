@@ -1,0 +1,314 @@
+"""OpenAI's Responses: a request into a turn, flow events into its events or its whole body. Pure.
+
+The contract is Open Responses and OpenAI's own document at once; where they differ, what both take is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from flow_turn import FlowEvent, FunctionCalled, ToolUsed, Transcript, Turn, json_text
+from openai_fields import boolean, identifiers, missing, passed_through, string, wrong_value
+from openai_responses_fields import (
+    LONGEST_VALUE,
+    MOST_PAIRS,
+    TOOL_CALLS,
+    Echo,
+    check_alone,
+    check_stream_options,
+    conversation_id,
+    echoed,
+    included,
+    parameters,
+)
+from openai_responses_input import (
+    Entry,
+    Item,
+    Resolver,
+    check_calls,
+    kept_entries,
+    read_input,
+    told,
+)
+from openai_responses_output import Citation, Events, Output, OutputItem
+from openai_sources import citations, sources_footer
+from openai_style import Style
+from openai_vendor import flowise_details
+from openai_wire import (
+    DONE,
+    Frame,
+    ParsedRequest,
+    Usage,
+    answer_text,
+    new_id,
+    reasoning_text,
+    usage_of,
+)
+from proxy_errors import BadRequest, ProxyError
+
+Earlier = Callable[[str], Sequence[Item] | None]
+
+Status = Literal["in_progress", "completed", "failed", "incomplete"]
+_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_ERROR_CODES = ("rate_limit_exceeded", "invalid_prompt")
+
+
+def _nothing(_id: str) -> None:
+    """Nothing is kept."""
+
+
+def parse_response(
+    body: Mapping[str, Any],
+    deployment: str | None = None,
+    *,
+    resolve: Resolver = _nothing,
+    earlier: Earlier = _nothing,
+    make_id: Callable[[str], str] = new_id,
+) -> ParsedRequest:
+    """A request for a response. Raises BadRequest.
+
+    `resolve` gives the item that a reference names, `earlier` the input and output of the response that
+    `previous_response_id` names, with all that it went on from; both give None for what is unknown.
+    """
+    model, stream = deployment or string(body, "model"), boolean(body, "stream")
+    echo, include, conversation = echoed(body), included(body), conversation_id(body)
+    check_alone(body)
+    check_stream_options(body)
+    before = _before(echo["previous_response_id"], earlier, make_id)
+    entries = _entries(body, resolve, make_id, may_be_empty=bool(before))
+    if not conversation:
+        check_calls([*before, *entries])
+    chat = told([*before, *entries], echo["instructions"])
+    ids = identifiers(body)
+    return ParsedRequest(
+        model,
+        (Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream),),
+        stream,
+        said=chat.question,
+        attachments=chat.attachments,
+        conversation=conversation or ids.conversation,
+        user=ids.user,
+        resends=ids.resends and not conversation,
+        parameters=parameters(body, echo),
+        passed=passed_through(body),
+        is_conversation=True,
+        previous_response_id=echo["previous_response_id"] or "",
+        conversation_id=conversation,
+        store=echo["store"],
+        background=echo["background"],
+        input_items=tuple(entry.item for entry in entries),
+        include=include,
+        echo=echo,
+    )
+
+
+def _before(response_id: str | None, earlier: Earlier, make_id: Callable[[str], str]) -> list[Entry]:
+    if not response_id:
+        return []
+    items = earlier(response_id)
+    if items is None:
+        raise BadRequest(
+            f"Previous response with id '{response_id[:100]}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return kept_entries(items, "previous_response_id", make_id)
+
+
+def _entries(
+    body: Mapping[str, Any], resolve: Resolver, make_id: Callable[[str], str], *, may_be_empty: bool
+) -> list[Entry]:
+    value = body.get("input")
+    if value is None and not may_be_empty:
+        raise missing("input")
+    entries = read_input([] if value is None else value, resolve, make_id)
+    if not (entries or may_be_empty):
+        raise wrong_value("input", "it must hold an item at least")
+    return entries
+
+
+class TokensDetails(TypedDict):
+    """Details of the output's tokens."""
+
+    reasoning_tokens: int
+
+
+class InputTokensDetails(TypedDict):
+    """Details of the input's tokens."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    """The tokens of a response."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: TokensDetails
+    total_tokens: int
+
+
+class Response(Echo):
+    """A response; Open Responses requires every key but the last."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Status
+    incomplete_details: dict[str, str] | None
+    error: dict[str, str] | None
+    model: str
+    output: list[OutputItem]
+    usage: ResponseUsage | None
+    conversation: NotRequired[dict[str, str]]
+
+
+class ResponsesRenderer:
+    """Flow events of one request as a response's events or a response."""
+
+    def __init__(
+        self,
+        request: ParsedRequest,
+        *,
+        count_tokens: Callable[[str], int],
+        style: Style = Style(),  # noqa: B008 - frozen
+        clock: Callable[[], float] = time.time,
+        make_id: Callable[[str], str] = new_id,
+    ) -> None:
+        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
+        self._request = request
+        self._count_tokens = count_tokens
+        self._style = style
+        self._clock, self._started = clock, clock()
+        self._shows_tools = TOOL_CALLS in request.include
+        self._events = Events()
+        self._output = Output(self._events, make_id)
+        self._response = _begun(request, make_id("resp_"), int(self._started))
+        self._is_over = False
+
+    def opening(self) -> list[Frame]:
+        """Give the response as it begins, twice, as OpenAI does."""
+        return [self._told("created"), self._told("in_progress")]
+
+    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:  # noqa: ARG002 - there is one choice
+        """Give the events for text, thoughts, steps and calls."""
+        if text := answer_text(event):
+            return self._output.say(text)
+        if isinstance(event, FunctionCalled):
+            return self._output.call(event)
+        if isinstance(event, ToolUsed) and self._shows_tools:
+            return self._output.tool(event)
+        thought = reasoning_text(event, steps=self._style.steps)
+        return self._output.think(thought) if thought else []
+
+    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """Give the ends of all items, the whole response and `[DONE]`."""
+        transcript = transcripts[0]
+        reason = _REASONS.get(transcript.finish_reason or "stop")
+        status: Literal["completed", "incomplete"] = "incomplete" if reason else "completed"
+        footer = sources_footer(transcript) if self._style.footer else ""
+        cited = citations(transcript) if self._style.annotations else []
+        frames = self._output.say(footer) if footer else []
+        frames += self._output.end(status, [_citation(found) for found in cited])
+        usage = usage_of(self._request.turns, transcripts, self._count_tokens)
+        if reason:
+            self._response["incomplete_details"] = {"reason": reason}
+        else:
+            self._response["completed_at"] = int(self._clock())
+        self._response["usage"] = _usage(usage)
+        self._add_metadata(flowise_details(transcripts, max(0.0, self._clock() - self._started)))
+        return self._over(frames, status)
+
+    def failure(self, error: ProxyError) -> list[Frame]:
+        """Give `response.failed` alone: all clients see it, and it is valid in both contracts."""
+        code = error.code if error.code in _ERROR_CODES else "server_error"
+        frames = self._output.broken()
+        self._response["error"] = {"code": code, "message": error.message}
+        self._add_metadata({"error_code": error.code or error.type})
+        return self._over(frames, "failed")
+
+    def body(self, transcripts: Sequence[Transcript]) -> Response:
+        """Give the whole response: the one that ended the stream, or would have ended it."""
+        if not self._is_over:
+            for event in transcripts[0].events():
+                self.chunks(event)
+            self.closing(transcripts)
+        return self._response
+
+    def _over(self, frames: list[Frame], status: Status) -> list[Frame]:
+        self._is_over = True
+        self._response["status"], self._response["output"] = status, self._output.items
+        return [*frames, self._told(status), DONE]
+
+    def _add_metadata(self, details: Mapping[str, Any]) -> None:
+        self._response["metadata"] = _metadata(details, self._response["metadata"])
+
+    def _told(self, what: str) -> Frame:
+        return self._events.frame(f"response.{what}", response=self._response)
+
+
+def _begun(request: ParsedRequest, response_id: str, created: int) -> Response:
+    whole = {
+        "id": response_id,
+        "object": "response",
+        "created_at": created,
+        "completed_at": None,
+        "status": "in_progress",
+        "incomplete_details": None,
+        "error": None,
+        "model": request.model,
+        "output": [],
+        "usage": None,
+        **request.echo,
+    }
+    response = cast("Response", whole)
+    if request.conversation_id:
+        response["conversation"] = {"id": request.conversation_id}
+    return response
+
+
+def _citation(found: Mapping[str, Any]) -> Citation:
+    return {
+        "type": "url_citation",
+        "url": found["url"],
+        "title": found["title"],
+        "start_index": found["start_index"],
+        "end_index": found["end_index"],
+    }
+
+
+def _usage(usage: Usage) -> ResponseUsage:
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            "cache_write_tokens": 0,
+        },
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"]},
+        "total_tokens": usage["total_tokens"],
+    }
+
+
+def _metadata(details: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """The client's own pairs, and ours as far as OpenAI's limits leave room; a list loses its end."""
+    metadata = dict(given)
+    for name, value in details.items():
+        if len(metadata) < MOST_PAIRS and (text := _value(value)):
+            metadata.setdefault(f"flowise_{name}", text)
+    return metadata
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:LONGEST_VALUE]
+    kept = value
+    while isinstance(kept, list) and len(json_text(kept)) > LONGEST_VALUE:
+        kept = kept[:-1]
+    text = json_text(kept)
+    return text if kept and len(text) <= LONGEST_VALUE else ""

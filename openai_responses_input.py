@@ -1,0 +1,338 @@
+"""The input of a response: items checked, made whole, and told as messages of a chat. Wire layer, pure.
+
+Every error names the place in the input. An item that is made whole can be listed as it is
+(`GET /v1/responses/{id}/input_items`) and sent back as input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from openai_fields import missing, string, wrong_type, wrong_value
+from openai_messages import Conversation, conversation
+from proxy_errors import BadRequest
+
+Item = Mapping[str, Any]
+Resolver = Callable[[str], Item | None]
+MakeId = Callable[[str], str]
+
+OWN_CALL = "flowise_"
+"""Call ids of the flow's own tools begin so: sent back, they are no calls of the client's."""
+
+_ROLES = ("user", "system", "developer", "assistant")
+_PHASES = ("commentary", "final_answer")
+_DETAILS = ("low", "high", "auto", "original")
+_LONGEST_TEXT = 10 * 2**20
+_LONGEST_IMAGE = 20 * 2**20
+_LONGEST_FILE = 32 * 2**20
+_LONGEST_CALL_ID = 64
+_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MESSAGES_PLACE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A whole item and where it stands in the request, such as `input[2]`."""
+
+    item: Item
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message comes from; `content` is what its content is called there, empty for a text alone."""
+
+    item: str
+    content: str = ""
+
+
+def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
+    """The items of `input`, a text being one user message; `resolve` looks references up."""
+    if isinstance(value, str):
+        _check_length(value, _LONGEST_TEXT, "input")
+        return [Entry(_text_message(value, make_id), "input")]
+    if not isinstance(value, list):
+        raise wrong_type("input", "a string or an array of items", value)
+    return [
+        Entry(_whole(_referred(item, f"input[{n}]", resolve), f"input[{n}]", make_id), f"input[{n}]")
+        for n, item in enumerate(value)
+    ]
+
+
+def kept_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[Entry]:
+    """Items that were kept of an earlier response."""
+    return [Entry(_whole(item, place, make_id), place) for item in items]
+
+
+def check_calls(entries: Iterable[Entry]) -> None:
+    """An output must answer a call that stands before it."""
+    called = set()
+    for entry in entries:
+        if entry.item["type"] == "function_call":
+            called.add(entry.item["call_id"])
+        if entry.item["type"] == "function_call_output" and entry.item["call_id"] not in called:
+            raise wrong_value(f"{entry.place}.call_id", "no function call before it has this id")
+
+
+def told(entries: Iterable[Entry], instructions: str | None) -> Conversation:
+    """The items as a chat. Raises BadRequest naming the place in the input."""
+    messages, places = chat_messages(entries, instructions)
+    try:
+        chat = conversation(messages)
+    except BadRequest as error:
+        param = input_place(error.param or "", places)
+        message = error.message.replace(f"'{error.param}'", f"'{param}'")
+        message = message.replace("The messages hold", "The input holds")
+        raise BadRequest(message, param=param, code=error.code) from None
+    attached = (replace(each, param=input_place(each.param, places)) for each in chat.attachments)
+    return replace(chat, attachments=tuple(attached))
+
+
+def chat_messages(
+    entries: Iterable[Entry], instructions: str | None = None
+) -> tuple[list[dict[str, Any]], list[Place]]:
+    """The items as messages of a chat, and where each comes from.
+
+    Thoughts and calls of the flow's own tools are left out: the flow has them, or needs them no more.
+    """
+    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    places = [Place("instructions") for _ in messages]
+    for entry in entries:
+        kind = entry.item["type"]
+        if kind == "reasoning" or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
+            continue
+        if kind == "function_call" and messages and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("tool_calls", []).append(_tool_call(entry.item))
+            continue
+        messages.append(_message(entry.item))
+        content = "output" if kind == "function_call_output" else "content"
+        places.append(Place(entry.place, content if entry.place.startswith("input[") else ""))
+    return messages, places
+
+
+def input_place(param: str, places: Sequence[Place]) -> str:
+    """The place in the input for a place in the messages made of it."""
+    found = _MESSAGES_PLACE.fullmatch(param)
+    if not found:
+        return "input"
+    place = places[int(found[1])]
+    if not place.content:
+        return place.item
+    rest = found[2].replace(".content", f".{place.content}", 1)
+    return place.item + rest.replace(".image_url.url", ".image_url").replace(".file.", ".")
+
+
+def _message(item: Item) -> dict[str, Any]:
+    if item["type"] == "function_call":
+        return {"role": "assistant", "content": None, "tool_calls": [_tool_call(item)]}
+    if item["type"] == "function_call_output":
+        output = item["output"]
+        content = output if isinstance(output, str) else [_chat_part(part) for part in output]
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
+    return {"role": item["role"], "content": [_chat_part(part) for part in item["content"]]}
+
+
+def _tool_call(item: Item) -> dict[str, Any]:
+    function = {"name": item["name"], "arguments": item["arguments"]}
+    return {"id": item["call_id"], "type": "function", "function": function}
+
+
+def _chat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part["type"] == "input_image":
+        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
+    if part["type"] == "input_file":
+        file = {name: part[name] for name in ("filename", "file_data") if name in part}
+        return {"type": "file", "file": file}
+    if part["type"] == "refusal":
+        return {"type": "refusal", "refusal": part["refusal"]}
+    return {"type": "text", "text": part["text"]}
+
+
+# --- items made whole ---
+
+
+def _text_message(text: str, make_id: MakeId) -> Item:
+    part = {"type": "input_text", "text": text}
+    return {
+        "id": make_id("msg_"),
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [part],
+    }
+
+
+def _referred(item: Any, place: str, resolve: Resolver) -> Item:
+    """The item itself, or the one that it refers to: a reference may lack its type, as a message may."""
+    if not isinstance(item, dict):
+        raise wrong_type(place, "an object", item)
+    kind = item.get("type")
+    if kind is None:
+        kind = "message" if "role" in item or "content" in item else "item_reference"
+    if kind != "item_reference":
+        return {**item, "type": kind}
+    item_id = string(item, "id", f"{place}.id")
+    found = resolve(item_id)
+    if found is None:
+        raise BadRequest(
+            f"Item with id '{item_id[:100]}' not found. Send the item itself.",
+            param=f"{place}.id",
+            code="item_not_found",
+        )
+    return found
+
+
+def _whole(item: Item, place: str, make_id: MakeId) -> Item:
+    kind = string(item, "type", f"{place}.type")
+    if kind not in _READERS:
+        raise wrong_value(
+            f"{place}.type", f"'{kind[:40]}' is none of {', '.join([*_READERS, 'item_reference'])}"
+        )
+    prefix, read = _READERS[kind]
+    item_id = item.get("id")
+    if item_id is not None and not isinstance(item_id, str):
+        raise wrong_type(f"{place}.id", "a string", item_id)
+    return {"id": item_id or make_id(prefix), "type": kind, **read(item, place)}
+
+
+def _read_message(item: Item, place: str) -> dict[str, Any]:
+    role, phase = string(item, "role", f"{place}.role"), item.get("phase")
+    if role not in _ROLES:
+        raise wrong_value(f"{place}.role", f"'{role[:40]}' is none of {', '.join(_ROLES)}")
+    if phase is not None and phase not in _PHASES:
+        raise wrong_value(f"{place}.phase", f"it is none of {', '.join(_PHASES)}")
+    content = _parts(item.get("content"), f"{place}.content", role)
+    message = {"role": role, "status": "completed", "content": content}
+    return {**message, "phase": phase} if phase else message
+
+
+def _read_call(item: Item, place: str) -> dict[str, Any]:
+    name = string(item, "name", f"{place}.name")
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise wrong_value(f"{place}.name", "it must be 1 to 64 letters, digits, '_' and '-'")
+    arguments = string(item, "arguments", f"{place}.arguments")
+    return {
+        "call_id": _call_id(item, place),
+        "name": name,
+        "arguments": arguments,
+        "status": "completed",
+    }
+
+
+def _read_output(item: Item, place: str) -> dict[str, Any]:
+    call_id, output = _call_id(item, place), item.get("output")
+    if isinstance(output, str):
+        _check_length(output, _LONGEST_TEXT, f"{place}.output")
+    else:
+        output = _parts(output, f"{place}.output", "tool")
+    return {"call_id": call_id, "output": output, "status": "completed"}
+
+
+def _call_id(item: Item, place: str) -> str:
+    call_id = string(item, "call_id", f"{place}.call_id")
+    if not 1 <= len(call_id) <= _LONGEST_CALL_ID:
+        raise wrong_value(f"{place}.call_id", f"it must have 1 to {_LONGEST_CALL_ID} characters")
+    return call_id
+
+
+def _read_reasoning(item: Item, place: str) -> dict[str, Any]:
+    """Thoughts that a client sends back: kept, but no flow takes them."""
+    summary = item.get("summary")
+    if summary is None:
+        raise missing(f"{place}.summary")
+    if not isinstance(summary, list):
+        raise wrong_type(f"{place}.summary", "an array", summary)
+    texts = []
+    for n, part in enumerate(summary):
+        param = f"{place}.summary[{n}]"
+        if not isinstance(part, dict):
+            raise wrong_type(param, "an object", part)
+        texts.append({"type": "summary_text", "text": string(part, "text", f"{param}.text")})
+    return {"summary": texts}
+
+
+_READERS: Mapping[str, tuple[str, Callable[[Item, str], dict[str, Any]]]] = {
+    "message": ("msg_", _read_message),
+    "function_call": ("fc_", _read_call),
+    "function_call_output": ("fco_", _read_output),
+    "reasoning": ("rs_", _read_reasoning),
+}
+
+
+def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
+    if content is None:
+        raise missing(param)
+    if isinstance(content, str):
+        _check_length(content, _LONGEST_TEXT, param)
+        return [_text_part(content, role)]
+    if not isinstance(content, list):
+        raise wrong_type(param, "a string or an array of parts", content)
+    return [_part(part, f"{param}[{n}]", role) for n, part in enumerate(content)]
+
+
+def _text_part(text: str, role: str) -> dict[str, Any]:
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": text}
+
+
+def _part(part: Any, param: str, role: str) -> dict[str, Any]:
+    if not isinstance(part, dict):
+        raise wrong_type(param, "an object", part)
+    kind = string(part, "type", f"{param}.type")
+    if kind in ("input_text", "output_text", "text"):
+        text = string(part, "text", f"{param}.text")
+        _check_length(text, _LONGEST_TEXT, f"{param}.text")
+        return _text_part(text, role)
+    readers = _ANSWER_PARTS if role == "assistant" else _INPUT_PARTS
+    if kind not in readers:
+        text_kind = "output_text" if role == "assistant" else "input_text"
+        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join([text_kind, *readers])}")
+    return readers[kind](part, param)
+
+
+def _refusal(part: Mapping[str, Any], param: str) -> dict[str, Any]:
+    return {"type": "refusal", "refusal": string(part, "refusal", f"{param}.refusal")}
+
+
+def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
+    _refuse_reference(part, "file_id", param, "image_url")
+    image = string(part, "image_url", f"{param}.image_url")
+    _check_length(image, _LONGEST_IMAGE, f"{param}.image_url")
+    detail = part.get("detail") or "auto"
+    if detail not in _DETAILS:
+        raise wrong_value(f"{param}.detail", f"it is none of {', '.join(_DETAILS)}")
+    return {"type": "input_image", "image_url": image, "detail": detail}
+
+
+def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:
+    for name in ("file_id", "file_url"):
+        _refuse_reference(part, name, param, "file_data")
+    data = string(part, "file_data", f"{param}.file_data")
+    _check_length(data, _LONGEST_FILE, f"{param}.file_data")
+    file = {"type": "input_file", "file_data": data}
+    if part.get("filename") is not None:
+        file["filename"] = string(part, "filename", f"{param}.filename")
+    return file
+
+
+_INPUT_PARTS = {"input_image": _image, "input_file": _file}
+_ANSWER_PARTS = {"refusal": _refusal}
+
+
+def _refuse_reference(part: Mapping[str, Any], name: str, param: str, instead: str) -> None:
+    """This server keeps no files, and fetches none."""
+    if part.get(name) is not None:
+        raise BadRequest(
+            f"This server takes no {name} here; send the content itself as {instead}.",
+            param=f"{param}.{name}",
+            code="unsupported_content",
+        )
+
+
+def _check_length(text: str, longest: int, param: str) -> None:
+    if len(text) > longest:
+        raise wrong_value(param, f"at most {longest} characters are allowed")
