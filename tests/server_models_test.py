@@ -282,8 +282,41 @@ def test_callers_keys_are_passed_through_to_flowise(tmp_path: Path) -> None:
         with RunningProxy(tmp_path, **settings) as server:
             assert "demo-keyed" in ids(server, "flowise-key")
             assert chat(server, "flowise-key", "demo-keyed").status_code == 200
-            assert ids(server, "another") == []
+            for path in ("/v1/models", "/openai/deployments", "/v1/models/demo-agent"):
+                answer = get(server, path, "another")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
             assert requests.get(f"{server.url}/v1/models", timeout=5).status_code == 401
+
+
+def test_keys_of_the_file_are_refused_where_callers_keys_are_passed_through(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("discovery: {refresh_seconds: 1}\n")
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "FLOWISE_KEY_PASSTHROUGH": "true"}
+    with RunningProxy(tmp_path, **settings) as server:
+        path.write_text(f"keys:\n{key_lines('x', 'key-x')}\n")
+
+        def fault() -> str:
+            return str(get(server, "/ready", "any").json()["config_error"])
+
+        assert wait_for(lambda: "keys: must be left out with FLOWISE_KEY_PASSTHROUGH" in fault(), 10)
+        assert "demo-agent" in ids(server, "any")
+
+
+def test_a_flow_of_a_flowise_that_gives_no_list_is_described_all_the_same(tmp_path: Path) -> None:
+    with (
+        DemoServer("--key", "flowise-key") as keyed,
+        RunningProxy(tmp_path, FLOWISE_BASE_URL=keyed.base_url) as cold,
+    ):
+
+        def told() -> dict[str, Any]:
+            body: dict[str, Any] = get(cold, f"/v1/models/{ASSISTANT}", "any").json()
+            return body
+
+        assert wait_for(lambda: told()["capabilities"]["streaming"] is True, 10)
+        assert (told()["type"], told()["capabilities"]["memory"]) == ("CHATFLOW", True)
+        assert ids(cold, "any") == []
 
 
 def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_path: Path) -> None:
