@@ -361,7 +361,7 @@ class FlowiseClient:
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
         own = {"Accept": "application/json, text/event-stream", **headers}
         if body is not None:
-            own["Content-Type"] = "application/json"
+            own.setdefault("Content-Type", "application/json")
         if self._api_key:
             own["Authorization"] = f"Bearer {self._api_key}"
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))

@@ -19,6 +19,7 @@ from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, 
 from flowise_transport import FlowiseRequest, Reply, read_all
 from openai_compatible_server import create_app
 from proxy_errors import (
+    BadRequest,
     FlowiseMisconfigured,
     FlowiseRefused,
     FlowiseUnavailable,
@@ -322,3 +323,44 @@ def test_what_is_opened_is_read_by_the_caller() -> None:
             assert (head.status, head.headers["content-type"]) == (404, "text/plain")
             assert read_all(reply, 5) == b"no"
         assert server.requests[0].startswith(b"GET /api/v1/get-upload-file?fileName=x HTTP/1.1\r\n")
+
+
+DOCUMENT = Upload("file", "a.pdf", "application/pdf", "data:application/pdf;base64,JVBERi0=")
+
+
+def test_flowise_reads_a_document() -> None:
+    reply = http("200 OK", b'[{"name":"a.pdf","mimeType":"application/pdf","size":5,"content":"words"}]')
+    with ScriptedServer([reply]) as server:
+        assert FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT) == "words"
+    assert server.requests[0].startswith(b"POST /api/v1/attachments/" + FLOW.encode() + b"/chat ")
+    assert b"Content-Type: multipart/form-data; boundary=" in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (
+            "500 Error",
+            {"message": "Error: x - File upload is not enabled for this chatflow"},
+            "takes no files",
+        ),
+        ("500 Error", {"message": "Error: x - file type is not allowed"}, "files of this type"),
+        ("500 Error", {"message": "Error: x - broken"}, "cannot read it"),
+        ("200 OK", [], "cannot read it"),
+        ("200 OK", {}, "cannot read it"),
+        ("502 Bad Gateway", None, "cannot read it"),
+    ],
+)
+def test_a_document_that_flowise_does_not_read_is_the_callers_fault(
+    status: str, answer: Any, reason: str
+) -> None:
+    with ScriptedServer([http(status, orjson.dumps(answer))]) as server, pytest.raises(BadRequest) as caught:
+        FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT)
+    assert reason in caught.value.message
+    assert caught.value.code == "unsupported_content"
+
+
+def test_a_limit_on_documents_is_no_fault_of_theirs() -> None:
+    busy = http("429 Too Many", b"slow", "Retry-After: 60")
+    with ScriptedServer([busy]) as server, pytest.raises(RateLimited):
+        FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from proxy_store import SqliteStore
 from tests.demo_server import DemoServer
 from tests.openai_check import valid
 from tests.processes import wait_for
@@ -338,3 +339,37 @@ def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_p
         done.set()
         writer.join()
         assert set(statuses) == {200}
+
+
+def test_the_last_listing_serves_a_start_without_flowise(tmp_path: Path) -> None:
+    with DemoServer() as known:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=known.base_url) as first:
+            assert wait_for(lambda: _has_listing(tmp_path, first), 10)
+            before = ids(first, "any")
+        address = known.base_url
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=address) as second:
+        began = time.monotonic()
+        assert ids(second, "any") == before
+        assert time.monotonic() - began < 1
+        answer = chat(second, "any", "demo-agent")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "flowise_unavailable")
+
+
+def _has_listing(folder: Path, server: RunningProxy) -> bool:
+    ids(server, "any")
+    store = SqliteStore(folder / "data" / "proxy.sqlite3")
+    return store.get(f"listing:{hashlib.sha256(b'').hexdigest()}") is not None
+
+
+def test_limits_are_shared_by_servers_with_one_redis(
+    flowise: DemoServer, redis_url: str, tmp_path: Path
+) -> None:
+    file = f"keys:\n{key_lines('slow', 'key-slow', 'requests_per_minute: 3')}\n"
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_STORE": redis_url}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "proxy.yaml").write_text(file)
+    with RunningProxy(tmp_path / "one", **settings) as one, RunningProxy(tmp_path / "two", **settings) as two:
+        servers = (one, two, one, two, one)
+        statuses = [chat(server, "key-slow", ASSISTANT).status_code for server in servers]
+    assert statuses == [200, 200, 200, 429, 429]
