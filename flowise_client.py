@@ -317,10 +317,12 @@ class FlowiseClient:
             raise
         return head, reply
 
-    def abort(self, chat_id: str, flow_id: str = "") -> None:
+    def abort(self, chat_id: str, flow_id: str = "") -> threading.Thread:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        threading.Thread(target=self._abort, args=(path,), daemon=True).start()
+        thread = threading.Thread(target=self._abort, args=(path,), daemon=True)
+        thread.start()
+        return thread
 
     def _abort(self, path: str) -> None:
         with (

@@ -113,10 +113,10 @@ def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
     drawing = _object(row.get("flowData"))
     nodes = flow_nodes(drawing)
     kind = row.get("type")
-    kind = kind if isinstance(kind, str) else "CHATFLOW"
+    kind = _sendable(kind) if isinstance(kind, str) else "CHATFLOW"
     return FlowProfile(
         flow.lower(),
-        name,
+        _sendable(name),
         type=kind,
         created=_seconds(row.get("createdDate")),
         updated=str(row.get("updatedDate")),
@@ -124,6 +124,11 @@ def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
         inputs=enabled_inputs(row, nodes),
         is_hidden=_is_hidden(nodes),
     )
+
+
+def _sendable(text: str) -> str:
+    """The text without half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def flow_nodes(flow_data: Any) -> Nodes | None:

@@ -150,7 +150,8 @@ class _Server:
             else:
                 self._keys = keys
             self._config = config
-            self._catalogs.clear()
+            for catalog in self._catalogs.values():
+                catalog.refresh_seconds = config.discovery.refresh_seconds
 
     def _models(self) -> Models:
         key = g.caller.flowise_key

@@ -20,6 +20,9 @@ from flow_turn import FLOW_ID, MODEL_ID
 from proxy_settings import Settings
 
 log = logging.getLogger(__name__)
+KEY_NAME = r"[^\W_][\w .@:/-]{0,63}"
+KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
+
 _T = TypeVar("_T")
 _DEFAULT_FILE = "proxy.yaml"
 _MAX_BYTES = 1024**2
@@ -595,11 +598,7 @@ _MODEL = _Table(
 _KEY = _Table(
     KeyConfig,
     {
-        "name": _text(
-            r"[^\W_][\w .@:/-]{0,63}",
-            "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)",
-            is_required=True,
-        ),
+        "name": _text(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)", is_required=True),
         # A digest of digits alone, or of digits around one e, is a number to YAML.
         "sha256": _lowered(
             _text(

@@ -320,6 +320,17 @@ def test_a_flow_of_a_flowise_that_gives_no_list_is_described_all_the_same(tmp_pa
         assert ids(cold, "any") == []
 
 
+def test_a_changed_file_forgets_no_names_while_flowise_gives_none(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("discovery: {refresh_seconds: 1}\n")
+    with DemoServer() as failing, RunningProxy(tmp_path, FLOWISE_BASE_URL=failing.base_url) as server:
+        assert "demo-agent" in ids(server, "any")
+        failing.control("POST", "/__demo/script", {"listing_status": 500})
+        path.write_text(f"discovery: {{refresh_seconds: 1}}\nmodels:\n  - id: mine\n    flow: {ASSISTANT}\n")
+        assert wait_for(lambda: "mine" in ids(server, "any"), 10)
+        assert "demo-agent" in ids(server, "any")
+
+
 def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     contents = [f"models:\n  - id: a{n}\n    flow: {ASSISTANT}\n    aliases: [steady]\n" for n in range(10)]
