@@ -31,7 +31,7 @@ def key_lines(name: str, *more: str) -> str:
 
 FILE = f"""
 models:
-  - {{id: folded, flow: 5518949f-3ebc-4082-af01-fa2a18623da6, history: question}}
+  - {{id: folded, flow: 3d94e1b7-52c8-4f0b-8a6d-7e21c9f4b063, history: question}}
 keys:
 {key_lines("one-person", "single_user: true")}
 {key_lines("team-a")}
