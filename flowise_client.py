@@ -544,9 +544,9 @@ def prediction_body(turn: Turn) -> dict[str, Any]:
 
 def question_with_instructions(turn: Turn) -> str:
     """The question, behind the system text if there is one: Flowise has no role for it."""
-    if not turn.instructions:
+    if not turn.system_text:
         return turn.question
-    return f"[System instructions]\n{turn.instructions}\n[End of system instructions]\n\n{turn.question}"
+    return f"[System instructions]\n{turn.system_text}\n[End of system instructions]\n\n{turn.question}"
 
 
 def _is_event_stream(head: ReplyHead) -> bool:

@@ -33,7 +33,6 @@ from flow_guards import (
     folded,
     numbered,
     side_by_side,
-    stopped_at,
     while_wanted,
     with_fallback,
     with_reference,
@@ -47,6 +46,7 @@ from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_c
 from openai_fields import json_object
 from openai_files import FILES_PATH
 from openai_responses import ResponsesRenderer, parse_response
+from openai_rules import kept_to, ruled
 from openai_style import style_of
 from openai_tasks import is_task, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
@@ -303,6 +303,7 @@ class _Server:
         request.environ["proxy.log"]["stream"] = parsed.stream
         models = self._models()
         model = self._model(models, parsed, is_deployment=deployment is not None)
+        parsed = self._ruled(parsed, model)
         plan = self._plan(parsed, model)
         pace = Pace(self._settings.proxy_heartbeat_seconds)
         batches = self._runs(parsed, plan, models, model, pace)
@@ -333,6 +334,12 @@ class _Server:
             batches.close()
         ended()
         return _json(renderer.body(transcripts), headers=headers)
+
+    def _ruled(self, parsed: ParsedRequest, model: Model) -> ParsedRequest:
+        """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
+        if not is_task(parsed.turns):
+            return ruled(parsed, model.tools)
+        return parsed if g.config.tasks.model == "builtin" else ruled(parsed, "report")
 
     def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
         planner = self._planner_now()
@@ -411,7 +418,7 @@ class _Server:
             batches = with_undo(of_model(turn, model), lambda: planner.not_begun(plan))
             if plan.exchange and plan.exchange.reference:
                 batches = with_reference(batches, plan.exchange.reference)
-            return stopped_at(batches, parsed.stop) if parsed.stop else batches
+            return kept_to(batches, parsed)
 
         runs = [run(turn) for turn in plan.turns]
         return side_by_side(runs, left) if many else numbered(runs[0])

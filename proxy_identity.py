@@ -108,6 +108,7 @@ class _Kept:
     history: History = ()
     instructions: str = ""
     link: str = ""
+    rules: str = ""
 
     def written(self) -> bytes:
         return zlib.compress(orjson.dumps(self), 1)
@@ -191,7 +192,10 @@ class Conversations:
             if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
                 entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
-            first = first or _Kept(exchange.conversation, _newest(history), asked.turns[0].instructions, key)
+            told = asked.turns[0]
+            first = first or _Kept(
+                exchange.conversation, _newest(history), told.instructions, key, told.rules
+            )
         kept = first.written() if first else b""
         if not (asked.resends and asked.conversation):
             entries[self._talk_key(asked, exchange.conversation)] = kept
@@ -252,6 +256,7 @@ class Conversations:
                     history=() if in_question else before,
                     question=folded(before, turn.question) if in_question else turn.question,
                     instructions="" if link and asked.has_preamble else turn.instructions,
+                    rules="" if link and asked.has_preamble else turn.rules,
                     uploads=turn.uploads + _going_along(asked, len(before), len(history)),
                 )
             )
@@ -338,11 +343,12 @@ def _same(one: History, other: History) -> bool:
 
 
 def _system(asked: Asked) -> str:
-    return _trimmed(asked.turns[0].instructions) if asked.has_preamble else ""
+    return _trimmed(asked.turns[0].system_text) if asked.has_preamble else ""
 
 
 def _system_of(asked: Asked, kept: _Kept) -> str:
-    return _trimmed(kept.instructions) if asked.has_preamble else ""
+    held = Turn("", "", instructions=kept.instructions, rules=kept.rules)
+    return _trimmed(held.system_text) if asked.has_preamble else ""
 
 
 def _trimmed(text: str) -> str:

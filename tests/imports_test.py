@@ -26,6 +26,7 @@ LEAVES = frozenset(
     {
         *("flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"),
         *("openai_files", "openai_sources", "openai_style", "openai_vendor"),
+        *("openai_formats", "openai_tools"),
     }
 )
 UPSTREAM = frozenset(
@@ -49,7 +50,10 @@ POLICY = frozenset(
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
 WIRE = frozenset(
-    {"openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_responses", *RESPONSES}
+    {
+        *("openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_tool_calls"),
+        *("openai_rules", "openai_responses", *RESPONSES),
+    }
 )
 COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
 DEMO = frozenset(
@@ -71,11 +75,19 @@ TABLE: dict[str, Rule] = {
     "openai_style": Rule(frozenset({"flow_turn"}), WEB | IO),
     "openai_vendor": Rule(frozenset({"flow_turn"}), WEB | IO),
     "openai_wire": Rule(
-        frozenset({"flow_turn", "proxy_errors", "openai_files", "openai_sources", "openai_vendor"}),
+        frozenset(
+            {
+                *("flow_turn", "proxy_errors", "openai_files", "openai_sources", "openai_vendor"),
+                *("openai_formats", "openai_tools"),
+            }
+        ),
         WEB | (IO - {"os"}),
     ),
     "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
+    "openai_tools": Rule(frozenset({"flow_turn", "openai_fields"}), WEB | IO),
+    "openai_formats": Rule(frozenset({"flow_turn", "flow_guards", "openai_fields"}), WEB | IO),
     **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
+    "openai_rules": Rule(LEAVES | {"openai_tool_calls"}, WEB | IO),
     # One surface in four files: the parser and renderer over fields, input and output.
     **{
         name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
