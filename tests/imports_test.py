@@ -28,7 +28,7 @@ LEAVES = frozenset(
 UPSTREAM = frozenset(
     {
         *("flowise_transport", "flowise_transport_gevent", "flowise_connection"),
-        *("flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"),
+        *("flowise_health", "flowise_failures", "flowise_events", "flowise_client", "flowise_catalog"),
     }
 )
 POLICY = frozenset(
