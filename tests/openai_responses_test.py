@@ -513,7 +513,10 @@ def test_calls_join_the_answer_before_them_and_outputs_are_told() -> None:
         ),
     ]
     alone = turned({"role": "user", "content": "a"}, call, output)
-    assert alone[1][1] == ("apiMessage", '<tool_call>{"name":"weather","arguments":{"city":"Bonn"}}</tool_call>')
+    assert alone[1][1] == (
+        "apiMessage",
+        '<tool_call>{"name":"weather","arguments":{"city":"Bonn"}}</tool_call>',
+    )
 
 
 def test_the_flows_own_tools_are_no_calls_of_the_clients() -> None:
