@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,6 +104,8 @@ class FlowiseClient:
         self._transport = transport or RequestsTransport(self.base_url)
         self._limits = limits or Limits()
         self._can_stream: tuple[float, bool] | None = None
+        self._probe: Future[bool] | None = None
+        self._lock = threading.Lock()
         self._missing_until = 0.0
 
     def predict(self, turn: Turn | str, headers: Mapping[str, str] | None = None) -> Transcript:
@@ -166,16 +169,32 @@ class FlowiseClient:
     def can_stream(self, flow_id: str = "") -> bool:
         """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
 
-        Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
-        every run of a flow that cannot stream. Raises ModelNotFound for an unknown flow.
+        Many that want to know at once ask once, and fail together. Flowise never answers a call with
+        `streaming: true` that fails before its stream begins, and so fails every run of a flow that cannot
+        stream. Raises ModelNotFound for an unknown flow.
         """
-        now = time.monotonic()
         known = self._can_stream
-        if known is None or now > known[0]:
-            streams = self._probe_streaming(flow_id or self.flow_id)
-            known = (now + (PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS), bool(streams))
-            self._can_stream = known
-        return known[1]
+        if known is not None and time.monotonic() <= known[0]:
+            return known[1]
+        with self._lock:
+            probe, is_ours = self._probe or Future(), self._probe is None
+            self._probe = probe
+        if is_ours:
+            self._run_probe(probe, flow_id or self.flow_id)
+        return probe.result()
+
+    def _run_probe(self, probe: Future[bool], flow_id: str) -> None:
+        try:
+            streams = self._probe_streaming(flow_id)
+            seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
+            self._can_stream = (time.monotonic() + seconds, bool(streams))
+            probe.set_result(bool(streams))
+        except Exception as error:  # noqa: BLE001 - whoever waits must learn of any
+            probe.set_exception(error)
+        finally:
+            self._probe = None
+            if not probe.done():
+                probe.set_exception(FlowiseUnavailable(_TOO_LATE, retry_after_seconds=1))
 
     def _probe_streaming(self, flow_id: str) -> bool | None:
         head, body = self.get(f"/chatflows-streaming/{flow_id}")
@@ -184,13 +203,19 @@ class FlowiseClient:
             if not _is_json(head):
                 raise not_the_api()
             return isinstance(answer, dict) and answer.get("isStreaming") is True
+        self._check_probe(flow_id, head, body)
+        return None
+
+    @staticmethod
+    def _check_probe(flow_id: str, head: ReplyHead, body: bytes) -> None:
+        """Raise what a probe's failure tells of the flow, or of Flowise."""
+        answer = lenient_json(body)
         if head.status == 500 and isinstance(answer, dict):
-            error = failure(str(answer.get("message", "")))
+            error = failure(str(answer.get("message", "")), flow_id)
             if isinstance(error, ModelNotFound):
                 raise error
         if head.status in (429, 503):
             raise refused(head, body)
-        return None
 
     def flows(self) -> Iterator[dict[str, Any]]:
         """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
@@ -213,12 +238,22 @@ class FlowiseClient:
             if not rows or not isinstance(total, int) or seen >= total:
                 return
 
-    def abilities(self, flow_id: str) -> tuple[bool, dict[str, Any]]:
-        """Tell whether a flow streams, and which uploads it takes. Raises ProxyError."""
-        streams = bool(self._probe_streaming(flow_id))
-        head, body = self.get(f"/chatflows-uploads/{flow_id}")
-        uploads = lenient_json(body)
-        return streams, uploads if head.status == 200 and isinstance(uploads, dict) else {}
+    def abilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+        """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
+        return self._probe_streaming(flow_id), self._probed("chatflows-uploads", flow_id)
+
+    def public_config(self, flow_id: str) -> dict[str, Any]:
+        """Tell what anybody may know of a flow, its drawing among it; needs no right. Raises ProxyError."""
+        return self._probed("public-chatbotConfig", flow_id)
+
+    def _probed(self, probe: str, flow_id: str) -> dict[str, Any]:
+        """What a probe tells; nothing where it tells nothing of use."""
+        head, body = self.get(f"/{probe}/{flow_id}")
+        answer = lenient_json(body)
+        if head.status != 200:
+            self._check_probe(flow_id, head, body)
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     def version(self) -> str:
         """Flowise's version, empty where it does not tell. Raises ProxyError."""
@@ -282,10 +317,12 @@ class FlowiseClient:
             raise
         return head, reply
 
-    def abort(self, chat_id: str, flow_id: str = "") -> None:
+    def abort(self, chat_id: str, flow_id: str = "") -> threading.Thread:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        threading.Thread(target=self._abort, args=(path,), daemon=True).start()
+        thread = threading.Thread(target=self._abort, args=(path,), daemon=True)
+        thread.start()
+        return thread
 
     def _abort(self, path: str) -> None:
         with (
@@ -307,7 +344,7 @@ class FlowiseClient:
                     head = yield from run.awaited_head(reply)
                     if head.status != 200 or not (_is_event_stream(head) or _is_json(head)):
                         run.is_running = False
-                        raise refused(head, read_all(reply, PROBE_SECONDS) or b"")
+                        raise refused(head, read_all(reply, PROBE_SECONDS) or b"", run.turn.flow)
                 except BaseException:
                     reply.close()
                     raise
@@ -326,7 +363,7 @@ class FlowiseClient:
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
         own = {"Accept": "application/json, text/event-stream", **headers}
         if body is not None:
-            own["Content-Type"] = "application/json"
+            own.setdefault("Content-Type", "application/json")
         if self._api_key:
             own["Authorization"] = f"Bearer {self._api_key}"
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
@@ -408,7 +445,7 @@ class _Run:
 
     def streamed(self, reply: Reply) -> Iterator[Batch]:
         """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
-        lines, decoder = SseDecoder(), EventDecoder()
+        lines, decoder = SseDecoder(), EventDecoder(self.turn.flow)
         while not decoder.has_ended:
             piece = yield from self._piece(reply, decoder)
             if not piece:

@@ -79,8 +79,10 @@ class EventDecoder:
     out. Raises a ProxyError for an `error` event.
     """
 
-    def __init__(self) -> None:
-        """Start before the first event of a run."""
+    def __init__(self, flow: str = "") -> None:
+        """Start before the first event of a run of the flow."""
+        self._flow = flow
+        self._has_run = False
         self.is_complete = False
         self.has_ended = False
         self._spoke = False
@@ -104,6 +106,7 @@ class EventDecoder:
         handler = self._HANDLERS.get(name) if isinstance(name, str) else None
         if handler is not None:
             yield from handler(self, message.get("data"))
+        self._has_run = True
 
     def _token(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str) and data:
@@ -202,7 +205,7 @@ class EventDecoder:
 
     def _error(self, data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
-        raise failure(data if isinstance(data, str) else "")
+        raise failure(data if isinstance(data, str) else "", self._flow, has_run=self._has_run)
 
     def _abort(self, _data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
