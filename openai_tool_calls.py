@@ -37,7 +37,7 @@ _WHOLE = tuple(
 )
 _HEAD = re.compile(r"\s*(?:```(?:json)?\s*)?")
 _HEAD_SO_FAR = re.compile(r"\s*(?:`{1,2}|```(?:j|js|jso|json|(?:json)?\s+)?)?")
-_PLAIN = re.compile(r"[\s\[\]:,0-9A-Za-z+.\-]*")
+_PLAIN = re.compile(r"[\s\[\]:,0-9eE+.\-truefalsn]*")
 _ENDS_PLAIN = re.compile(r'["\\\x00-\x1f]')
 _FENCES = ("```", "~~~")
 
