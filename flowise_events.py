@@ -191,6 +191,8 @@ class EventDecoder:
         ended, self._ended_nodes = self._ended_nodes, []
         for node in ended:
             entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
+            # Only the last node has its tools' results streamed as events of their own.
+            yield from self._used_tools(_output(entries[-1]).get("usedTools") if entries else None)
             yield StepEnded(_text(node.get("nodeLabel")), _text(node.get("status")), _seconds(entries[-1:]))
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
