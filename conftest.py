@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
+from proxy_store import RedisStore, StoreError
 from tests.demo_server import DemoServer
 from tests.openai_check import Golden, golden_files
+from tests.processes import free_port
 from tests.running_proxy import RunningProxy
 
 
@@ -50,3 +56,27 @@ def openai_client(proxy: RunningProxy) -> Iterator[OpenAI]:
     """OpenAI's own client, pointed at the server; it tries once, so that errors are seen as sent."""
     with OpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real Redis on a free port."""
+    program = shutil.which("redis-server")
+    if not program:
+        if os.environ.get("REQUIRE_REDIS"):
+            raise RuntimeError("redis-server is needed (apt-get install redis-server)")
+        pytest.skip("no redis-server on this machine")
+    port = free_port()
+    command = [program, "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: S603
+        store = RedisStore(f"redis://127.0.0.1:{port}/0")
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                store.get("x")
+                break
+            except StoreError:
+                if time.monotonic() > deadline:
+                    raise
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()

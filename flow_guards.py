@@ -11,7 +11,16 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from flow_turn import ActionAsked, FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
+from flow_turn import (
+    ActionAsked,
+    FinishReason,
+    FlowEvent,
+    FunctionCalled,
+    KeepAlive,
+    TextDelta,
+    Transcript,
+    TurnEnded,
+)
 from proxy_errors import ProxyError, RunFailed
 
 Batch = list[FlowEvent]
@@ -23,19 +32,27 @@ POLL_SECONDS = 0.25
 _BATCHES_AHEAD = 64
 
 
+def changed(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batches:
+    """Put in the place of each event what `change` makes of it, often nothing or the event itself."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield [each for event in batch for each in change(event)] or [KeepAlive()]
+
+
 def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
     """End the answer before the first of `sequences` to be complete, however it is split over events.
 
-    What is left of the run is aborted.
+    What is left of the run is aborted. Calls before that stay calls.
     """
     held = ""
+    reason: FinishReason = "stop"
     with contextlib.closing(batches):
         for batch in batches:
             passed: Batch = []
             for event in batch:
-                if isinstance(event, TurnEnded):
+                if isinstance(event, (FunctionCalled, TurnEnded)):
                     passed.extend([TextDelta(held)] if held else [])
-                    held = ""
+                    held, reason = "", "tool_calls"
                 if not isinstance(event, TextDelta):
                     passed.append(event)
                     continue
@@ -43,7 +60,7 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
                 end = _first_stop(text, sequences)
                 if end is not None:
                     passed.extend([TextDelta(text[:end])] if end else [])
-                    yield [*passed, TurnEnded("stop", is_cut=True)]
+                    yield [*passed, TurnEnded(reason, is_cut=True)]
                     return
                 kept = _kept_back(text, sequences)
                 held = text[len(text) - kept :]

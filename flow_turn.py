@@ -57,6 +57,7 @@ class Attachment:
 class Turn:
     """One run of a flow. `flow` is a flow id, `instructions` the system text, `chat_id` unique per run.
 
+    `rules` is what the answer must keep to, told behind the system text: the client's tools, its format.
     `extra` are further fields of Flowise's request, sent as they are.
 
     Flowise keeps one event stream per `chat_id` over all flows, so two runs must never share one; a
@@ -72,8 +73,14 @@ class Turn:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     human_input: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    rules: str = ""
     stream: bool = False
     chat_id: str = field(default_factory=lambda: str(uuid4()))
+
+    @property
+    def system_text(self) -> str:
+        """The system text and the rules."""
+        return "\n\n".join(filter(None, (self.instructions, self.rules)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +226,13 @@ class TurnIdentified:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that whoever reads the answer should know of it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeepAlive:
     """Nothing new: Flowise's heartbeat, or the moment the consumer asked to be woken at."""
 
@@ -244,6 +258,7 @@ FlowEvent = (
     | ActionAsked
     | UsageReported
     | TurnIdentified
+    | Warned
     | KeepAlive
     | TurnEnded
 )
@@ -279,11 +294,12 @@ class Transcript:
     action: ActionAsked | None = None
     usage: UsageReported | None = None
     identity: TurnIdentified = field(default_factory=TurnIdentified)
+    warnings: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     is_cut: bool = False
     order: bytearray = field(default_factory=bytearray)
 
-    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
+    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - a case for each event
         """Take one event in."""
         if letter := _LETTERS.get(type(event)):
             self.order += letter
@@ -309,6 +325,8 @@ class Transcript:
                 self.usage = event
             case TurnIdentified():
                 self.identity = event
+            case Warned(text):
+                self.warnings.append(text)
             case TurnEnded(reason, is_cut):
                 self.finish_reason, self.is_cut = reason, is_cut
             case KeepAlive():

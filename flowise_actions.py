@@ -50,7 +50,7 @@ def _after(text: str, words: tuple[str, ...], end: str) -> str | None:
 
 def decided(turn: Turn, made: Decision, asked: ActionAsked) -> Turn:
     """The turn that tells Flowise of a decision; the run has the system text and earlier turns already."""
-    resumed = replace(turn, history=(), instructions="", uploads=())
+    resumed = replace(turn, history=(), instructions="", rules="", uploads=())
     action = asked.action
     kinds = [str(e.get("type")) for e in action.get("elements") or () if isinstance(e, dict)]
     if not any(kind.startswith("agentflowv2") for kind in kinds) and action.get("mapping"):

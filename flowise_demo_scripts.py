@@ -385,8 +385,8 @@ _TOOL_RESULT = "Tool result"
 def answer_text(flow: Flow, messages: list[Message]) -> str:
     """What the model behind the flow says to these messages."""
     question = str(messages[-1]["content"]) if messages else ""
-    system = [str(message["content"]) for message in messages[:-1] if message["role"] == "system"]
-    spoken = _tool_answer("\n".join([*system, question]))
+    earlier_words = [str(message["content"]) for message in messages[:-1] if message["role"] != "assistant"]
+    spoken = _tool_answer("\n".join(earlier_words), question)
     if spoken is not None:
         return spoken
     earlier = sum(message["role"] != "system" for message in messages[:-1])
@@ -398,19 +398,27 @@ def answer_text(flow: Flow, messages: list[Message]) -> str:
     )
 
 
-def _tool_answer(seen: str) -> str | None:
+def _tool_answer(earlier: str, question: str) -> str | None:
     """A tool call if tools are described and none has answered since, the result if one has, else nothing."""
-    lines = seen.splitlines()
-    described = max((at for at, line in enumerate(lines) if line == _TOOLS_HEADING), default=-1)
+    lines = question.splitlines()
+    described = _last_heading(lines)
     answered = max((at for at, line in enumerate(lines) if line.startswith(_TOOL_RESULT)), default=-1)
     tools = _described_tools(lines[described + 1 :]) if described >= 0 else []
-    if tools and answered < described:
-        said = lines[:described] + lines[described + 1 + len(tools) :]
+    said = lines[:described] + lines[described + 1 + len(tools) :] if tools else lines
+    if described < 0:
+        before = earlier.splitlines()
+        heading = _last_heading(before)
+        tools = _described_tools(before[heading + 1 :]) if heading >= 0 else []
+    if tools and (answered < 0 or answered < described):
         return _tool_call(tools, "\n".join(said))
     if answered >= 0:
         label, colon, result = "\n".join(lines[answered:]).split("\n\n")[0].partition(":")
         return f"The tool said: {result.strip() if colon else label.removeprefix(_TOOL_RESULT).strip()}"
     return None
+
+
+def _last_heading(lines: list[str]) -> int:
+    return max((at for at, line in enumerate(lines) if line == _TOOLS_HEADING), default=-1)
 
 
 def _described_tools(lines: list[str]) -> list[Json]:

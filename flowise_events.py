@@ -42,16 +42,19 @@ class SseDecoder:
     """Bytes of an event stream into its payloads, however they are split. Lines may be of any length.
 
     Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
-    wrote `message` without a colon before some events.
+    wrote `message` without a colon before some events. `open_bytes` is how much of an event is held that has
+    not ended yet.
     """
 
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
         self._open: list[bytes] = []
         self._data: list[bytes] = []
+        self.open_bytes = 0
 
     def feed(self, piece: bytes) -> Iterator[bytes | object]:
         """Give the payload of each event that `piece` completes, and HEARTBEAT for each comment."""
+        self.open_bytes += len(piece)
         lines = piece.split(b"\n")
         if len(lines) > 1:
             self._open.append(lines[0])
@@ -60,6 +63,8 @@ class SseDecoder:
         self._open.append(lines.pop())
         for line in lines:
             yield from self._line(line.removesuffix(b"\r"))
+        if len(lines) and not self._data:
+            self.open_bytes = len(self._open[0])
 
     def _line(self, line: bytes) -> Iterator[bytes | object]:
         if not line:
@@ -79,8 +84,10 @@ class EventDecoder:
     out. Raises a ProxyError for an `error` event.
     """
 
-    def __init__(self) -> None:
-        """Start before the first event of a run."""
+    def __init__(self, flow: str = "") -> None:
+        """Start before the first event of a run of the flow."""
+        self._flow = flow
+        self._has_run = False
         self.is_complete = False
         self.has_ended = False
         self._spoke = False
@@ -104,6 +111,7 @@ class EventDecoder:
         handler = self._HANDLERS.get(name) if isinstance(name, str) else None
         if handler is not None:
             yield from handler(self, message.get("data"))
+        self._has_run = True
 
     def _token(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str) and data:
@@ -183,6 +191,8 @@ class EventDecoder:
         ended, self._ended_nodes = self._ended_nodes, []
         for node in ended:
             entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
+            # Only the last node has its tools' results streamed as events of their own.
+            yield from self._used_tools(_output(entries[-1]).get("usedTools") if entries else None)
             yield StepEnded(_text(node.get("nodeLabel")), _text(node.get("status")), _seconds(entries[-1:]))
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
@@ -202,7 +212,7 @@ class EventDecoder:
 
     def _error(self, data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
-        raise failure(data if isinstance(data, str) else "")
+        raise failure(data if isinstance(data, str) else "", self._flow, has_run=self._has_run)
 
     def _abort(self, _data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True

@@ -29,6 +29,7 @@ from proxy_errors import (
 _PREFIX = re.compile(
     r"^(?:Error: |[A-Za-z]+(?:Service|Services)\.[A-Za-z]+ - |Error in [^:\n]{1,80} node: )+"
 )
+_OF_NODE = re.compile(r"Error in [^:\n]{1,80} node: ")
 _TELLING = re.compile(
     # addresses, paths, hosts, keys and settings: whatever a word of plain language does not hold
     r"[/\\@=]|::|:\d|\w\.\w|\w{24}|(?i:\b(?:sk|pk|hf|gsk|key|api|ghp|xox[a-z])[-_][\w*])"
@@ -42,21 +43,37 @@ def readable(message: str) -> str:
     return " ".join("…" if _TELLING.search(word) else word for word in words)[:300].strip()
 
 
-def failure(message: str) -> ProxyError:
+def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyError:
     """The error behind a failure text of Flowise, which says all causes with one status.
 
-    What the provider refused becomes a 4xx that no client sends again, since tools may have run before.
+    What refuses the run of `flow` is told from the same text about a flow, or a service, that the run itself
+    called: the latter comes once something ran, from a node, or names another flow. What the provider refused
+    becomes a 4xx that no client sends again, since tools may have run before.
     """
-    bare = _PREFIX.sub("", message).strip()
-    if bare == "Unauthorized":
-        return FlowiseRefused(
-            "Flowise refused the key: set FLOWISE_API_KEY to the key that this flow is bound to in Flowise."
-        )
+    prefix = _PREFIX.match(message)
+    bare = message[prefix.end() :].strip() if prefix else message.strip()
+    if not has_run and not (prefix and _OF_NODE.search(prefix[0])):
+        refusal = _refusal(bare, flow)
+        if refusal:
+            return refusal
     for pattern, make in _CAUSES:
         if pattern.search(bare):
             return make()
     shown = readable(message)
     return RunFailed(f"The flow failed while it ran: {shown}" if shown else "The flow failed while it ran.")
+
+
+def _refusal(bare: str, flow: str) -> ProxyError | None:
+    """Why Flowise did not begin to run the flow, if that is what its text says."""
+    if bare == "Unauthorized":
+        return FlowiseRefused(
+            "Flowise refused the key: set FLOWISE_API_KEY to the key that this flow is bound to in Flowise."
+        )
+    if re.search("(?i)predictions? limit exceeded", bare):
+        return QuotaExhausted("The quota of the Flowise account is used up.")
+    missing = re.search(r"(?i)\bchatflow (\S+) not found", bare)
+    is_missing = missing and (not flow or missing[1].lower() == flow.lower())
+    return no_such_flow() if is_missing or re.search("(?i)invalid chatflow id", bare) else None
 
 
 def no_such_flow() -> ProxyError:
@@ -69,14 +86,6 @@ def _provider(code: str, message: str, param: str | None = None) -> Callable[[],
 
 
 _CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
-    (
-        re.compile(r"(?i)\bchatflow \S+ not found|invalid chatflow id"),
-        no_such_flow,
-    ),
-    (
-        re.compile(r"(?i)predictions? limit exceeded"),
-        lambda: QuotaExhausted("The quota of the Flowise account is used up."),
-    ),
     (
         re.compile(r"(?i)context.?length|context window|maximum context|too many tokens|prompt is too long"),
         _provider(
@@ -104,15 +113,18 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
 )
 
 
-def refused(head: ReplyHead, body: bytes) -> ProxyError:
-    """The error behind any answer to a prediction that is neither a stream nor a JSON 200."""
+def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
+    """The error behind any answer to a prediction of `flow` that is neither a stream nor a JSON 200."""
     if head.status < 400:
         return not_the_api()
     if head.status in _BY_STATUS:
         return _BY_STATUS[head.status](head, body)
     answer = _json(body)
-    if isinstance(answer, dict) and isinstance(answer.get("message"), str):
-        return failure(answer["message"])
+    message = answer.get("message") if isinstance(answer, dict) else None
+    if head.status == 404:
+        return _not_found(message, flow)
+    if isinstance(message, str):
+        return failure(message, flow)
     return RunFailed(
         f"Flowise, or a gateway before it, answered with status {head.status}.", code="flowise_bad_answer"
     )
@@ -164,11 +176,10 @@ def _forbidden(_head: ReplyHead, _body: bytes) -> ProxyError:
     )
 
 
-def _not_found(_head: ReplyHead, body: bytes) -> ProxyError:
-    answer = _json(body)
-    if isinstance(answer, dict) and isinstance(answer.get("message"), str):
-        return no_such_flow()
-    return not_the_api()
+def _not_found(message: Any, flow: str) -> ProxyError:
+    if not isinstance(message, str):
+        return not_the_api()
+    return failure(message, flow) if re.search(r"(?i)\bchatflow \S+ not found", message) else no_such_flow()
 
 
 def _too_large(_head: ReplyHead, _body: bytes) -> ProxyError:
@@ -178,7 +189,6 @@ def _too_large(_head: ReplyHead, _body: bytes) -> ProxyError:
 _BY_STATUS: Mapping[int, Callable[[ReplyHead, bytes], ProxyError]] = {
     401: _unauthorized,
     403: _forbidden,
-    404: _not_found,
     413: _too_large,
     429: _rate_limited,
     503: _unavailable,

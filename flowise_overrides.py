@@ -54,9 +54,9 @@ def fitted(turn: Turn, model: Model, parameters: Mapping[str, Any], user: str) -
     overrides = dict(turn.overrides)
     inputs = model.inputs or {}
     ignored = []
-    if turn.instructions and takes_system_text(model, turn.instructions):
-        overrides.update(_system(inputs, turn.instructions))
-        turn = replace(turn, instructions="")
+    if turn.system_text and takes_system_text(model, turn.system_text):
+        overrides.update(_system(inputs, turn.system_text))
+        turn = replace(turn, instructions="", rules="")
     for name, value in parameters.items():
         found = _parameter(inputs, name, value)
         if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -60,15 +60,50 @@ def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
     return profiles
 
 
-def with_abilities(profile: FlowProfile, streams: bool, uploads: Mapping[str, Any]) -> FlowProfile:
-    """The profile with what Flowise's public probes told."""
+def with_abilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
+    """The profile with what Flowise's public probes told, and for the rest with what it was."""
+
+    def told(name: str, before: bool | None) -> bool | None:
+        return bool(uploads[name]) if name in uploads else before
+
     return replace(
         profile,
-        streams=streams,
-        takes_images=uploads.get("isImageUploadAllowed") is True,
-        takes_files=bool(uploads.get("fileUploadSizeAndTypes")),
-        takes_audio=uploads.get("isSpeechToTextEnabled") is True,
+        streams=profile.streams if streams is None else streams,
+        takes_images=told("isImageUploadAllowed", profile.takes_images),
+        takes_files=told("fileUploadSizeAndTypes", profile.takes_files),
+        takes_audio=told("isSpeechToTextEnabled", profile.takes_audio),
     )
+
+
+def with_abilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
+    """The profile with what the probes told of it before."""
+    return replace(
+        profile,
+        streams=known.streams,
+        takes_images=known.takes_images,
+        takes_files=known.takes_files,
+        takes_audio=known.takes_audio,
+    )
+
+
+def public_profile(flow: str, config: Mapping[str, Any]) -> FlowProfile:
+    """A flow as Flowise's public route shows it: without a name, its type guessed, its inputs not told."""
+    drawing = _object(config.get("flowData"))
+    nodes = flow_nodes(drawing)
+    return FlowProfile(
+        flow,
+        "",
+        type="" if nodes is None else _type_of(nodes),
+        has_memory=flow_has_memory(drawing),
+        is_hidden=_is_hidden(nodes),
+    )
+
+
+def _type_of(nodes: Nodes) -> str:
+    categories = {node.get("category") for node in nodes}
+    if "Agent Flows" in categories:
+        return "AGENTFLOW"
+    return "MULTIAGENT" if categories & {"Multi Agents", "Sequential Agents"} else "CHATFLOW"
 
 
 def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
@@ -78,17 +113,22 @@ def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
     drawing = _object(row.get("flowData"))
     nodes = flow_nodes(drawing)
     kind = row.get("type")
-    kind = kind if isinstance(kind, str) else "CHATFLOW"
+    kind = _sendable(kind) if isinstance(kind, str) else "CHATFLOW"
     return FlowProfile(
         flow.lower(),
-        name,
+        _sendable(name),
         type=kind,
         created=_seconds(row.get("createdDate")),
         updated=str(row.get("updatedDate")),
         has_memory=kind == "ASSISTANT" or flow_has_memory(drawing),
         inputs=enabled_inputs(row, nodes),
-        is_hidden=any(_start_type(node) in _STARTS_NOT_BY_CHAT for node in nodes or ()),
+        is_hidden=_is_hidden(nodes),
     )
+
+
+def _sendable(text: str) -> str:
+    """The text without half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def flow_nodes(flow_data: Any) -> Nodes | None:
@@ -166,10 +206,10 @@ def _object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _start_type(node: Mapping[str, Any]) -> str | None:
-    inputs = node.get("inputs")
-    is_start = node.get("name") == "startAgentflow" and isinstance(inputs, dict)
-    return inputs.get("startInputType") if is_start and isinstance(inputs, dict) else None
+def _is_hidden(nodes: Nodes | None) -> bool:
+    """Whether no chat can start the flow, but a webhook or a schedule alone."""
+    starts = [node.get("inputs") for node in nodes or () if node.get("name") == "startAgentflow"]
+    return any(isinstance(s, dict) and s.get("startInputType") in _STARTS_NOT_BY_CHAT for s in starts)
 
 
 def slug_of(name: str) -> str:
@@ -183,3 +223,20 @@ def _seconds(date: Any) -> int:
         return int(datetime.fromisoformat(date).timestamp())
     except (TypeError, ValueError):
         return 0
+
+
+def packed(profiles: Iterable[FlowProfile], former: Mapping[str, str]) -> bytes:
+    """Profiles, and the flows of names they had before, to be kept; the same ones give the same bytes."""
+    flows = sorted(profiles, key=lambda profile: profile.flow)
+    return orjson.dumps({"fields": _FIELDS, "flows": flows, "former": dict(former)})
+
+
+def unpacked(content: bytes) -> tuple[list[FlowProfile], dict[str, str]]:
+    """What `packed` made; nothing if there is nothing, or it knew other fields. Raises for what is broken."""
+    kept = orjson.loads(content) if content else {"fields": []}
+    if kept["fields"] != _FIELDS:
+        return [], {}
+    return [FlowProfile(**flow) for flow in kept["flows"]], dict(kept["former"])
+
+
+_FIELDS = [field.name for field in fields(FlowProfile)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from flow_turn import FlowEvent, Transcript, Turn
+from flow_turn import FlowEvent, FunctionCalled, Transcript, Turn
 from openai_fields import (
     boolean,
     identifiers,
@@ -26,18 +26,22 @@ from openai_fields import (
     wrong_type,
     wrong_value,
 )
+from openai_formats import parse_format
 from openai_messages import conversation
 from openai_sources import sources_footer, url_annotations
 from openai_style import Style
+from openai_tools import parse_tools
 from openai_vendor import FlowiseDetails, answer_metadata, flowise_details
 from openai_wire import (
     DONE,
+    CalledFunction,
     ChatChoice,
     ChatCompletion,
     ChatMessage,
     Completion,
     Frame,
     ParsedRequest,
+    ToolCall,
     Usage,
     answer_text,
     error_frame,
@@ -77,6 +81,8 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         parameters=parameters(body),
         passed=passed_through(body),
         is_conversation=True,
+        tools=parse_tools(body),
+        format=parse_format(body),
     )
 
 
@@ -153,7 +159,7 @@ class _Answer:
         if self.request.conversation:
             extras[-1] += b',"conversation_id":' + orjson.dumps(self.request.conversation)
         frames = [
-            self.chunk(index, nothing, orjson.dumps(transcript.finish_reason or "stop"), extra)
+            self.chunk(index, nothing, orjson.dumps(self.finish(transcript)), extra)
             for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True))
         ]
         if self._includes_usage:
@@ -164,6 +170,16 @@ class _Answer:
     def failure(self, error: ProxyError) -> list[Frame]:
         """The error and `[DONE]`; no finish_reason, so that nobody takes it for an answer."""
         return [error_frame(error), DONE]
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the client offered `functions`, which are called by `function_call`."""
+        return self.request.tools is not None and self.request.tools.is_legacy
+
+    def finish(self, transcript: Transcript) -> str:
+        """Why an answer ended, in the client's words."""
+        reason = transcript.finish_reason or "stop"
+        return "function_call" if reason == "tool_calls" and self.is_legacy else reason
 
     def usage(self, transcripts: Sequence[Transcript]) -> Usage:
         """Tokens of all choices."""
@@ -197,6 +213,7 @@ class ChatRenderer:
         """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
         identity = {"id": make_id("chatcmpl-"), "object": "chat.completion.chunk"}
         self._answer = _Answer(request, identity, count_tokens, style, clock)
+        self._calls = [0] * len(request.turns)
         self.failure = self._answer.failure
 
     def opening(self) -> list[Frame]:
@@ -205,13 +222,31 @@ class ChatRenderer:
         return [self._answer.chunk(index, delta) for index in range(len(self._answer.request.turns))]
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        """Give a content chunk for text, a reasoning chunk for thoughts and steps."""
+        """Give a content chunk for text, a reasoning chunk for thoughts and steps, two chunks for a call."""
+        if isinstance(event, FunctionCalled):
+            return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
         if text := answer_text(event):
             return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
         if thought := reasoning_text(event, steps=self._answer.style.steps):
             delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
             return [self._answer.chunk(index, delta)]
         return []
+
+    def _call(self, event: FunctionCalled, index: int) -> list[bytes]:
+        """The id and the name first, then the arguments, as OpenAI streams them."""
+        empty, arguments = orjson.dumps(_function(event, "")), orjson.dumps(event.arguments)
+        if self._answer.is_legacy:
+            return [
+                b'"delta":{"function_call":%b}' % empty,
+                b'"delta":{"function_call":{"arguments":%b}}' % arguments,
+            ]
+        number, self._calls[index] = self._calls[index], self._calls[index] + 1
+        call_id = orjson.dumps(event.call_id)
+        return [
+            b'"delta":{"tool_calls":[{"index":%d,"id":%b,"type":"function","function":%b}]}'
+            % (number, call_id, empty),
+            b'"delta":{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (number, arguments),
+        ]
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
@@ -247,13 +282,26 @@ class ChatRenderer:
     def _choice(self, index: int, transcript: Transcript) -> ChatChoice:
         style = self._answer.style
         text = whole_text(transcript) + self._answer.footer(transcript)
-        message: ChatMessage = {"role": "assistant", "content": text, "refusal": None}
+        content = text if text or not transcript.calls else None
+        message: ChatMessage = {"role": "assistant", "content": content, "refusal": None}
+        if transcript.calls and self._answer.is_legacy:
+            message["function_call"] = _function(transcript.calls[0], transcript.calls[0].arguments)
+        elif transcript.calls:
+            message["tool_calls"] = [_tool_call(call) for call in transcript.calls]
         if reasoning := whole_reasoning(transcript, steps=style.steps):
             message["reasoning_content"] = reasoning
         if style.annotations and (found := url_annotations(transcript)):
             message["annotations"] = found
-        finish_reason = transcript.finish_reason or "stop"
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        finish = self._answer.finish(transcript)
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+
+
+def _tool_call(call: FunctionCalled) -> ToolCall:
+    return {"id": call.call_id, "type": "function", "function": _function(call, call.arguments)}
+
+
+def _function(call: FunctionCalled, arguments: str) -> CalledFunction:
+    return {"name": call.name, "arguments": arguments}
 
 
 class CompletionRenderer:

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     sys.exit(main())
 
 import contextlib
+import hashlib
 import logging
 import re
 import threading
@@ -32,7 +33,6 @@ from flow_guards import (
     folded,
     numbered,
     side_by_side,
-    stopped_at,
     while_wanted,
     with_fallback,
     with_reference,
@@ -46,6 +46,7 @@ from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_c
 from openai_fields import json_object
 from openai_files import FILES_PATH
 from openai_responses import ResponsesRenderer, parse_response
+from openai_rules import kept_to, ruled
 from openai_style import style_of
 from openai_tasks import is_task, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
@@ -72,7 +73,7 @@ from proxy_identity import Conversations
 from proxy_limits import KeyLimits
 from proxy_models import Models
 from proxy_settings import Settings
-from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here
+from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here, shared_limits
 from proxy_streaming import NumberedBatches, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
@@ -84,6 +85,7 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
 MOST_CATALOGS = 256
+LISTING_SECONDS = 90 * 86400.0
 _HEADER_TEXT = re.compile(r"[!-~]{1,256}")
 _FILE_RULE = "/flowise/files/<path:token>"
 _OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
@@ -124,11 +126,12 @@ class _Server:
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
-        self._limits = KeyLimits(settings.workers)
+        self._limits = KeyLimits(settings.workers, shared_limits(settings.proxy_store))
         self._clients = FlowiseClients(settings, transport)
         self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
         self._planner: Planner | None = None
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._catalogs_lock = threading.Lock()
         self._file_links: FileLinks | None = None
         self._follow_config()
 
@@ -147,18 +150,28 @@ class _Server:
             else:
                 self._keys = keys
             self._config = config
-            self._catalogs.clear()
+            for catalog in self._catalogs.values():
+                catalog.refresh_seconds = config.discovery.refresh_seconds
 
     def _models(self) -> Models:
         key = g.caller.flowise_key
-        catalog = self._catalogs.pop(key, None)
-        if catalog is None:
-            client = self._clients.client("", key)
-            catalog = Catalog(client, self._config.discovery.refresh_seconds)
-        self._catalogs[key] = catalog
-        if len(self._catalogs) > MOST_CATALOGS:
-            self._catalogs.popitem(last=False)
+        # Reading the saved listing waits for the store: meanwhile others must not make a second catalog.
+        with self._catalogs_lock:
+            catalog = self._catalogs.get(key) or self._new_catalog(key)
+            self._catalogs[key] = catalog
+            self._catalogs.move_to_end(key)
+            if len(self._catalogs) > MOST_CATALOGS:
+                self._catalogs.popitem(last=False)
         return Models(g.config, catalog, g.caller)
+
+    def _new_catalog(self, key: str) -> Catalog:
+        name = f"listing:{hashlib.sha256(key.encode()).hexdigest()}"
+        return Catalog(
+            self._clients.client("", key),
+            self._config.discovery.refresh_seconds,
+            saved=lambda: self._store.get(name),
+            save=lambda listing: self._store.put({name: listing}, LISTING_SECONDS),
+        )
 
     def install(self, app: Flask) -> None:
         """Add routes, hooks and error handlers to the application."""
@@ -290,6 +303,7 @@ class _Server:
         request.environ["proxy.log"]["stream"] = parsed.stream
         models = self._models()
         model = self._model(models, parsed, is_deployment=deployment is not None)
+        parsed = self._ruled(parsed, model)
         plan = self._plan(parsed, model)
         pace = Pace(self._settings.proxy_heartbeat_seconds)
         batches = self._runs(parsed, plan, models, model, pace)
@@ -320,6 +334,12 @@ class _Server:
             batches.close()
         ended()
         return _json(renderer.body(transcripts), headers=headers)
+
+    def _ruled(self, parsed: ParsedRequest, model: Model) -> ParsedRequest:
+        """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
+        if not is_task(parsed.turns):
+            return ruled(parsed, model.tools)
+        return parsed if g.config.tasks.model == "builtin" else ruled(parsed, "report")
 
     def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
         planner = self._planner_now()
@@ -398,7 +418,7 @@ class _Server:
             batches = with_undo(of_model(turn, model), lambda: planner.not_begun(plan))
             if plan.exchange and plan.exchange.reference:
                 batches = with_reference(batches, plan.exchange.reference)
-            return stopped_at(batches, parsed.stop) if parsed.stop else batches
+            return kept_to(batches, parsed)
 
         runs = [run(turn) for turn in plan.turns]
         return side_by_side(runs, left) if many else numbered(runs[0])

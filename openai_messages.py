@@ -9,6 +9,7 @@ from typing import Any
 from flow_turn import Attachment, FunctionCalled, HistoryMessage, json_text
 from openai_fields import missing, string, wrong_type, wrong_value
 from openai_sources import without_footer
+from openai_tools import call_text
 from openai_uploads import audio_part, file_part, image_part
 from proxy_errors import BadRequest
 
@@ -142,8 +143,8 @@ def _called(function: Any, param: str) -> tuple[str, str]:
     if not isinstance(function, dict):
         raise wrong_type(param, "an object", function)
     name = string(function, "name", f"{param}.name")
-    arguments = function.get("arguments", function.get("input", ""))
-    return name, f"[Called tool {name} with {json_text(arguments)}]"
+    arguments = json_text(function.get("arguments", function.get("input", "")))
+    return name, call_text(name, arguments)
 
 
 def _tool_result(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> str:

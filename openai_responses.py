@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from flow_turn import FlowEvent, FunctionCalled, ToolUsed, Transcript, Turn, json_text
 from openai_fields import boolean, identifiers, missing, passed_through, string, wrong_value
+from openai_formats import parse_format
 from openai_responses_fields import (
     LONGEST_VALUE,
     MOST_PAIRS,
@@ -35,6 +36,7 @@ from openai_responses_input import (
 from openai_responses_output import Citation, Events, Output, OutputItem
 from openai_sources import citations, sources_footer
 from openai_style import Style
+from openai_tools import parse_tools
 from openai_vendor import flowise_details
 from openai_wire import (
     DONE,
@@ -94,6 +96,8 @@ def parse_response(
         parameters=parameters(body, echo),
         passed=passed_through(body),
         is_conversation=True,
+        tools=parse_tools(body),
+        format=parse_format(body),
         previous_response_id=echo["previous_response_id"] or "",
         conversation_id=conversation,
         store=echo["store"],

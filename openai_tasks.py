@@ -24,6 +24,7 @@ _LIBRECHAT_TITLE = re.compile(
 _OPEN_WEBUI = re.compile(
     r"\A### Task:\s.*?^### Output:(.*?)^(?:<|### Chat History)", re.DOTALL | re.MULTILINE
 )
+_OPEN_WEBUI_AUTOCOMPLETION = re.compile(r"\A### Task:\s+You are an autocompletion system\b")
 _OPEN_WEBUI_EMOJI = re.compile(r"\AYour task is to reflect the speaker's likely facial expression through a ")
 _KEY = re.compile(r"[{`\s]\"(title|tags|follow_ups|queries|text|prompt)\"\s*:")
 _SAID = re.compile(
@@ -48,6 +49,8 @@ def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
         return "title"
     if _OPEN_WEBUI_EMOJI.match(text):
         return "emoji"
+    if _OPEN_WEBUI_AUTOCOMPLETION.match(text):
+        return "text"
     wanted = _OPEN_WEBUI.match(text)
     key = _KEY.search(wanted[1]) if wanted else None
     return next((kind for kind in get_args(TaskKind) if key and kind == key[1]), None)

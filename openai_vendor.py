@@ -149,7 +149,7 @@ def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], long
         warnings.append(f"Lists are cut after {MOST_ENTRIES} entries.")
     if all(one.is_empty for one in transcripts):
         warnings.append("The flow gave an empty answer.")
-    return warnings
+    return [*warnings, *dict.fromkeys(text for one in transcripts for text in one.warnings)]
 
 
 _INTERNAL_KEY = re.compile(

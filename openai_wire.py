@@ -25,7 +25,9 @@ from flow_turn import (
     json_text,
 )
 from openai_files import artifact_text
+from openai_formats import JsonFormat
 from openai_sources import Annotation
+from openai_tools import ClientTools
 from openai_vendor import FlowiseDetails
 from proxy_errors import ProxyError, error_body
 
@@ -68,7 +70,7 @@ class ParsedRequest:
     `said` is the question as the client has it (the turns' own is never empty), `conversation` and `user` are
     the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
     fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
-    another request may go on from the answer.
+    another request may go on from the answer, `tools` and `format` what it must keep to.
 
     The last seven are of Responses alone: `input_items` is the input made whole, `echo` what the answer
     repeats of the request, `conversation_id` its field `conversation`.
@@ -88,6 +90,8 @@ class ParsedRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     passed: Mapping[str, Any] = field(default_factory=dict)
     is_conversation: bool = False
+    tools: ClientTools | None = None
+    format: JsonFormat | None = None
     previous_response_id: str = ""
     conversation_id: str = ""
     store: bool = False
@@ -119,12 +123,29 @@ class Usage(TypedDict):
     completion_tokens_details: TokensDetails
 
 
+class CalledFunction(TypedDict):
+    """A function of the client's with its arguments, which are JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call of a client's tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(TypedDict):
-    """The message of a choice."""
+    """The message of a choice; `function_call` is what `tool_calls` was before."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
+    function_call: NotRequired[CalledFunction]
     reasoning_content: NotRequired[str]
     annotations: NotRequired[list[Annotation]]
 
@@ -284,8 +305,9 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
     for turn, transcript in zip(turns, transcripts, strict=True):
         reported = transcript.usage
         if reported is None:
-            prompt += count("\n".join((turn.instructions, *(m.content for m in turn.history), turn.question)))
-            completion += count(transcript.text)
+            prompt += count("\n".join((turn.system_text, *(m.content for m in turn.history), turn.question)))
+            called = [part for call in transcript.calls for part in (call.name, call.arguments)]
+            completion += count("".join([transcript.text, *called]))
             thoughts = whole_reasoning(transcript, steps=False)
             thought = count(thoughts) if thoughts else 0
             completion += thought

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
+from flow_turn import FLOW_ID
 from proxy_config import KeyConfig
 from proxy_errors import NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings, is_loopback_host
@@ -34,7 +35,12 @@ class Caller:
 
     def may_use(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is among those that the caller may use."""
-        return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
+        return any(_is_like(name, pattern) for pattern in self.models for name in names)
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    # A flow's id is the same in capitals, and stands in small letters among a model's names.
+    return fnmatchcase(name, pattern.lower() if FLOW_ID.fullmatch(name) else pattern)
 
 
 ANONYMOUS = Caller("anonymous")

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
+import json
+import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import orjson
-
-from flow_turn import Turn
-from flowise_client import FlowiseClient, Limits
+from flow_turn import Model, Turn
+from flowise_client import ABORT_SECONDS, FlowiseClient, Limits
 from flowise_profiles import FlowProfile, profiled, with_abilities
+from flowise_transport import RequestsTransport
 from openai_wire import answer_text
 from proxy_auth import ANONYMOUS
-from proxy_config import ConfigError, ProxyConfig, config_file
+from proxy_config import KEY_NAME, KEY_NAME_TEXT, ConfigError, ProxyConfig, config_file
 from proxy_errors import ProxyError
 from proxy_models import Models
 from proxy_settings import Settings, SettingsError
 
 KEY_PREFIX = "sk-flowise-"
+INTERRUPTED = 130
+NOBODY_READS = 141
+"""As a shell tells it of a program that a signal ended: 128 and SIGINT, SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 when all is well, 1 when something is not, 2 for a wrong call or setting."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except (SettingsError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        return 1
+        # What is still to be written at exit must find somebody who takes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +89,18 @@ def _settings() -> Settings:
     return settings
 
 
-def _client(settings: Settings, flow: str = "") -> FlowiseClient:
+def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
+    base_url = settings.flowise_base_url
     limits = replace(Limits.from_settings(settings), max_attempts=1)
-    return FlowiseClient(settings.flowise_base_url, flow, settings.flowise_api_key, limits=limits)
+    if model and model.request_timeout:
+        limits = replace(limits, request_timeout=model.request_timeout)
+    return FlowiseClient(
+        base_url,
+        model.flow if model else "",
+        settings.flowise_api_key,
+        transport=RequestsTransport(base_url, connect_timeout_seconds=settings.flowise_connect_timeout),
+        limits=limits,
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -101,7 +125,7 @@ def _check(options: argparse.Namespace) -> int:
         if known and model.flow.lower() not in known
     )
     if options.json:
-        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+        print(json.dumps(report, indent=2))
     else:
         _print_report(report)
     return 1 if report["problems"] else 0
@@ -131,7 +155,7 @@ def _print_report(report: dict[str, Any]) -> None:
         rows = [columns, *([_shown(flow[c]) for c in columns] for flow in report["flows"])]
         _print_table(rows)
     for problem in report["problems"]:
-        print(f"PROBLEM: {problem}")
+        print(f"PROBLEM: {_visible(problem)}")
     if not report["problems"]:
         print(f"All well: {len(report['flows'])} flow(s).")
 
@@ -140,60 +164,90 @@ def _shown(value: Any) -> str:
     return {True: "yes", False: "no", None: "?"}.get(value, value) if not isinstance(value, str) else value
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _visible(text: str) -> str:
+    """The text without what a terminal obeys: names are whatever somebody typed into Flowise."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _print_table(cells: Sequence[Sequence[str]]) -> None:
+    rows = [[_visible(cell) for cell in row] for row in cells]
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 class _Listed:
-    """A catalog's source that was asked once."""
+    """A catalog that asked once; what it was refused is told to whoever needs more than a flow's id."""
 
-    def __init__(self, profiles: Sequence[FlowProfile]) -> None:
+    def __init__(self, client: FlowiseClient) -> None:
+        self._error: ProxyError | None = None
+        profiles: list[FlowProfile] = []
+        try:
+            profiles = profiled(client.flows())
+        except ProxyError as error:
+            self._error = error
         self._profiles = {profile.flow: profile for profile in profiles}
         self._slugs = {profile.slug: profile for profile in profiles}
 
     def profiles(self) -> list[FlowProfile]:
+        self._check()
         return list(self._profiles.values())
 
     def by_slug(self, slug: str) -> FlowProfile | None:
+        self._check()
         return self._slugs.get(slug)
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
 
     def by_flow(self, flow: str) -> FlowProfile | None:
         return self._profiles.get(flow)
 
     def failure(self) -> ProxyError | None:
-        return None
+        return self._error
 
 
 def _all_models(settings: Settings, config: ProxyConfig) -> Models:
-    return Models(config, _Listed(profiled(_client(settings).flows())), ANONYMOUS)
+    return Models(config, _Listed(_client(settings)), ANONYMOUS)
 
 
 def _models(options: argparse.Namespace) -> int:
     settings = _settings()
     models = _all_models(settings, config_file(settings).current).listed()
     if options.json:
-        print(orjson.dumps([{"id": m.id, "flow": m.flow, "name": m.name} for m in models]).decode())
+        print(json.dumps([{"id": m.id, "flow": m.flow, "name": m.name} for m in models]))
     elif models:
         _print_table([("id", "flow", "name"), *((m.id, m.flow, m.name) for m in models)])
     return 0
 
 
 def _new_key(options: argparse.Namespace) -> int:
+    if not re.fullmatch(KEY_NAME, options.name):
+        raise ConfigError(f"a key's name must be {KEY_NAME_TEXT}")
     key = KEY_PREFIX + secrets.token_urlsafe(24)
     digest = hashlib.sha256(key.encode()).hexdigest()
     print(f"The key, shown this once:\n\n  {key}\n\nIts lines for proxy.yaml, under keys:\n")
-    print(f"  - name: {options.name}\n    sha256: {digest}\n    models: ['*']")
+    # In quotes: to YAML a bare yes or 1 is no text, and a digest of digits is a number.
+    print(f"  - name: '{options.name}'\n    sha256: '{digest}'\n    models: ['*']")
     return 0
 
 
 def _ask(options: argparse.Namespace) -> int:
     settings = _settings()
     model = _all_models(settings, config_file(settings).current).resolve(options.model)
-    for event in _client(settings, model.flow).stream(Turn(model.flow, options.question, stream=True)):
-        if text := answer_text(event):
-            print(text, end="", flush=True)
+    client, turn = _client(settings, model), Turn(model.flow, options.question, stream=True)
+    try:
+        with contextlib.closing(client.batches(turn)) as batches:
+            for batch in batches:
+                print("".join(map(answer_text, batch)), end="", flush=True)
+    except (KeyboardInterrupt, BrokenPipeError):
+        # The stream has asked for it too, but that ends with the program.
+        client.abort(turn.chat_id).join(ABORT_SECONDS)
+        raise
     print()
     return 0
 

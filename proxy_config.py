@@ -20,6 +20,9 @@ from flow_turn import FLOW_ID, MODEL_ID
 from proxy_settings import Settings
 
 log = logging.getLogger(__name__)
+KEY_NAME = r"[^\W_][\w .@:/-]{0,63}"
+KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
+
 _T = TypeVar("_T")
 _DEFAULT_FILE = "proxy.yaml"
 _MAX_BYTES = 1024**2
@@ -101,7 +104,11 @@ def load_config(path: Path) -> ProxyConfig:
 
 def config_file(settings: Settings) -> ConfigFile:
     """The file that PROXY_CONFIG names, else `proxy.yaml` if and when there is one. Raises ConfigError."""
-    return ConfigFile(Path(settings.proxy_config or _DEFAULT_FILE), must_exist=bool(settings.proxy_config))
+    return ConfigFile(
+        Path(settings.proxy_config or _DEFAULT_FILE),
+        must_exist=bool(settings.proxy_config),
+        may_hold_keys=not settings.flowise_key_passthrough,
+    )
 
 
 class ConfigFile:
@@ -116,9 +123,11 @@ class ConfigFile:
         clock: Callable[[], float] = time.monotonic,
         *,
         must_exist: bool = True,
+        may_hold_keys: bool = True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Read the file, without a path use the defaults for ever. Raises ConfigError."""
+        self._may_hold_keys = may_hold_keys
         self._path = path
         self._clock = clock
         self._wall_clock = wall_clock
@@ -131,7 +140,7 @@ class ConfigFile:
         if path is not None:
             state = _state(path)
             if must_exist or not isinstance(state, FileNotFoundError):
-                self._config = load_config(path)
+                self._config = self._read(path, _content(path))
             # A write in the tick of the clock in which we read leaves no trace: such a file is read again.
             self._seen = None if self._is_fresh(state) else state
 
@@ -158,7 +167,7 @@ class ConfigFile:
         outcome: ProxyConfig | ConfigError
         try:
             content = _content(path)
-            outcome = _parsed(path.name, content)
+            outcome = self._read(path, content)
         except ConfigError as error:
             outcome = error
         if not _is_same(_state(path), state):
@@ -168,6 +177,15 @@ class ConfigFile:
             self._take_over(path, outcome)
         else:
             self._refuse(str(outcome), content)
+
+    def _read(self, path: Path, content: bytes) -> ProxyConfig:
+        config = _parsed(path.name, content)
+        if config.keys and not self._may_hold_keys:
+            raise ConfigError(
+                f"{path.name}: keys: must be left out with FLOWISE_KEY_PASSTHROUGH: "
+                "a caller sends one key, and that is Flowise's"
+            )
+        return config
 
     def _is_fresh(self, state: _State) -> bool:
         """Whether somebody may be writing still: a part of the file can be right, and lack the keys."""
@@ -580,11 +598,7 @@ _MODEL = _Table(
 _KEY = _Table(
     KeyConfig,
     {
-        "name": _text(
-            r"[^\W_][\w .@:/-]{0,63}",
-            "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)",
-            is_required=True,
-        ),
+        "name": _text(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)", is_required=True),
         # A digest of digits alone, or of digits around one e, is a number to YAML.
         "sha256": _lowered(
             _text(

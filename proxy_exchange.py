@@ -148,7 +148,7 @@ def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tupl
 
 def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable[[str], str | None]) -> Asked:
     conversation = parsed.conversation or _first(header, CONVERSATION_HEADERS)
-    text = parsed.turns[0].instructions
+    text = parsed.turns[0].system_text
     return Asked(
         caller.scope or caller.name,
         model.flow,

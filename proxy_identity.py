@@ -113,6 +113,7 @@ class _Kept:
     history: History = ()
     instructions: str = ""
     link: str = ""
+    rules: str = ""
     mark: str = ""
 
     def written(self) -> bytes:
@@ -197,8 +198,7 @@ class Conversations:
             if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
                 entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
-            mark = _mark(history)
-            first = first or _Kept(exchange.conversation, history, asked.turns[0].instructions, key, mark)
+            first = first or _begun(exchange, history, key)
         if first and asked.keeps_texts and not (asked.resends and asked.conversation):
             kept = replace(first, history=_newest(first.history))
             entries[self._talk_key(asked, exchange.conversation)] = kept.written()
@@ -267,6 +267,7 @@ class Conversations:
                     history=() if in_question else before,
                     question=folded(before, turn.question) if in_question else turn.question,
                     instructions="" if link and asked.has_preamble else turn.instructions,
+                    rules="" if link and asked.has_preamble else turn.rules,
                     uploads=turn.uploads + _going_along(asked, len(before), len(history)),
                 )
             )
@@ -326,6 +327,12 @@ def _continued(asked: Asked, kept: _Kept) -> Asked:
     return replace(asked, turns=turns, attachments=moved)
 
 
+def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
+    """The conversation after an exchange, with the key of its session's link."""
+    told = exchange.asked.turns[0]
+    return _Kept(exchange.conversation, history, told.instructions, link, told.rules, _mark(history))
+
+
 def _with_turn(history: History, said: str, answer: str) -> History:
     """The transcript as the client will send it back."""
     new = (HistoryMessage("userMessage", said), HistoryMessage("apiMessage", answer))
@@ -362,11 +369,12 @@ def _same(one: History, other: History) -> bool:
 
 
 def _system(asked: Asked) -> str:
-    return _trimmed(asked.turns[0].instructions) if asked.has_preamble else ""
+    return _trimmed(asked.turns[0].system_text) if asked.has_preamble else ""
 
 
 def _system_of(asked: Asked, kept: _Kept) -> str:
-    return _trimmed(kept.instructions) if asked.has_preamble else ""
+    held = Turn("", "", instructions=kept.instructions, rules=kept.rules)
+    return _trimmed(held.system_text) if asked.has_preamble else ""
 
 
 def _trimmed(text: str) -> str:

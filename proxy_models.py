@@ -9,7 +9,7 @@ from flow_turn import FLOW_ID, MODEL_ID, Model
 from flowise_profiles import FlowProfile
 from proxy_auth import Caller
 from proxy_config import ModelConfig, ProxyConfig
-from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError
+from proxy_errors import FlowiseRefused, FlowiseUnavailable, ModelNotFound, ProxyError
 
 
 class Profiles(Protocol):
@@ -25,7 +25,7 @@ class Profiles(Protocol):
         """Find the flow of an id."""
 
     def failure(self) -> ProxyError | None:
-        """Tell why there has never been a listing."""
+        """Tell why the flows are not known, if they are not."""
 
 
 class Models:
@@ -36,14 +36,25 @@ class Models:
         self._config = config
         self._catalog = catalog
         self._caller = caller
+        self._taken = {name for model in config.models for name in (model.id, *model.aliases)}
 
     def listed(self) -> list[Model]:
-        """What the caller may use: configured models, then flows that no configured model stands for."""
+        """What the caller may use: configured models, then flows that no configured model stands for.
+
+        Raises FlowiseRefused for a caller whose own key Flowise refuses.
+        """
+        profiles = self._profiles()
+        self._check_key()
         configured = [self._configured(model) for model in self._config.models]
-        taken = frozenset[str]().union(*(model.names for model in configured))
-        found = [self._discovered(profile) for profile in self._profiles()]
-        models = [*configured, *(m for m in found if m.flow not in taken and m.id not in taken)]
+        taken = self._taken | {model.flow for model in configured}
+        found = [self._discovered(profile) for profile in profiles if profile.flow not in taken]
+        models = [*configured, *(model for model in found if model.id not in taken)]
         return [model for model in models if self._caller.may_use(model.names)]
+
+    def _check_key(self) -> None:
+        failure = self._catalog.failure() if self._config.discovery.enabled else None
+        if self._caller.flowise_key and isinstance(failure, FlowiseRefused):
+            raise failure
 
     def resolve(self, name: str) -> Model:
         """The model of this name. Raises ModelNotFound, alike for unknown and for not allowed."""
@@ -68,20 +79,24 @@ class Models:
                 return self._configured(configured)
         if FLOW_ID.fullmatch(name):
             return self._of_flow(name.lower())
-        profile = self._catalog.by_slug(name) if self._config.discovery.enabled else None
-        failure = self._catalog.failure() if profile is None and self._config.discovery.enabled else None
-        if isinstance(failure, FlowiseUnavailable):
-            raise failure  # whether there is such a model cannot be known; trying again may help
-        if profile is None or profile.type not in self._config.discovery.types:
+        if not self._config.discovery.enabled:
             return None
-        return self._discovered(profile)
+        profile = self._catalog.by_slug(name)
+        if profile is None:
+            self._check_key()
+            failure = self._catalog.failure()
+            if isinstance(failure, FlowiseUnavailable):
+                raise failure  # whether there is such a model cannot be known; trying again may help
+            return None
+        return self._of_flow(profile.flow) if profile.type in self._config.discovery.types else None
 
     def _of_flow(self, flow: str) -> Model:
-        for configured in self._config.models:
-            if configured.flow.lower() == flow:
-                return self._configured(configured)
-        profile = self._catalog.by_flow(flow)
-        return self._discovered(profile) if profile else Model(flow, flow, flow, names=frozenset([flow]))
+        """The first model of a flow that the caller may use; one that the file has, if it has any."""
+        configured = [self._configured(model) for model in self._config.models if model.flow.lower() == flow]
+        usable = [model for model in configured if self._caller.may_use(model.names)]
+        if configured:
+            return (usable or configured)[0]
+        return self._discovered(self._catalog.by_flow(flow) or FlowProfile(flow, "", type=""))
 
     def _profiles(self) -> list[FlowProfile]:
         discovery = self._config.discovery
@@ -89,13 +104,20 @@ class Models:
         return [profile for profile in profiles if profile.type in discovery.types]
 
     def _discovered(self, profile: FlowProfile) -> Model:
-        shown = profile.flow if self._config.discovery.ids == "uuid" else profile.slug
-        return _model(shown, profile, frozenset([profile.slug, profile.flow]))
+        slug = "" if self._config.discovery.ids == "uuid" else profile.slug
+        return _model(slug or profile.flow, profile, self._names(profile))
+
+    def _names(self, profile: FlowProfile) -> frozenset[str]:
+        """What a flow goes by of itself: its id, and its slug where that leads to it."""
+        discovery = self._config.discovery
+        is_found = discovery.enabled and profile.type in discovery.types
+        slugs = {profile.slug} - self._taken - {""} if is_found else set()
+        return frozenset([profile.flow, *slugs])
 
     def _configured(self, config: ModelConfig) -> Model:
         flow = config.flow.lower()
-        profile = self._catalog.by_flow(flow) or FlowProfile(flow, config.id)
-        model = _model(config.id, profile, frozenset([config.id, flow, *config.aliases]))
+        profile = self._catalog.by_flow(flow) or FlowProfile(flow, "", type="")
+        model = _model(config.id, profile, self._names(profile) | {config.id, *config.aliases})
         return replace(
             model,
             name=config.name or model.name,
@@ -115,7 +137,7 @@ def _model(model_id: str, profile: FlowProfile, names: frozenset[str]) -> Model:
     return Model(
         model_id,
         profile.flow,
-        profile.name,
+        profile.name or model_id,
         created=profile.created,
         type=profile.type,
         names=names,

@@ -30,6 +30,8 @@ from proxy_telemetry import configure_logging, request_id
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from flowise_transport import Transport
+
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
@@ -144,7 +146,8 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         def load(self) -> Any:
             from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
 
-            return ServingEdge(create_app(settings, run=store_thread()))
+            transport = serving_transport(settings)
+            return ServingEdge(create_app(settings, transport=transport, run=store_thread()))
 
     master = os.getpid()
     try:
@@ -156,6 +159,18 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             os._exit(status)
         return status
     return 0
+
+
+def serving_transport(settings: Settings) -> Transport:
+    """The calls to Flowise, waiting in gevent's loop unless an outgoing proxy of the environment is asked."""
+    # Late, after patching: both import sockets and TLS.
+    from flowise_transport import RequestsTransport, environment_settings  # noqa: PLC0415
+    from flowise_transport_gevent import GeventTransport  # noqa: PLC0415
+
+    base_url, seconds = settings.flowise_base_url, settings.flowise_connect_timeout
+    if environment_settings(base_url).proxy(base_url):
+        return RequestsTransport(base_url, connect_timeout_seconds=seconds)
+    return GeventTransport(base_url, connect_timeout_seconds=seconds)
 
 
 def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:

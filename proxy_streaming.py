@@ -8,7 +8,16 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from flow_guards import Batch
-from flow_turn import ActionAsked, ArtifactMade, FlowEvent, ReasoningDelta, StepStarted, TextDelta, Transcript
+from flow_turn import (
+    ActionAsked,
+    ArtifactMade,
+    FlowEvent,
+    FunctionCalled,
+    ReasoningDelta,
+    StepStarted,
+    TextDelta,
+    Transcript,
+)
 from openai_wire import HEARTBEAT, Frame, Renderer, stream_bytes
 from proxy_errors import ProxyError, RunFailed, ServerFault
 
@@ -153,4 +162,4 @@ def refuse_empty(transcripts: Sequence[Transcript]) -> None:
 
 
 def _is_substance(event: FlowEvent) -> bool:
-    return isinstance(event, (TextDelta, ReasoningDelta, ActionAsked, ArtifactMade))
+    return isinstance(event, (TextDelta, ReasoningDelta, FunctionCalled, ActionAsked, ArtifactMade))

@@ -14,6 +14,7 @@ from flowise_client import prediction_body
 from flowise_events import answer_events
 from openai_adapter import ChatRenderer, parse_chat, parse_completion
 from openai_responses import parse_response
+from openai_rules import ruled
 from openai_wire import ParsedRequest
 from proxy_tokens import count_tokens
 
@@ -46,7 +47,8 @@ def conversion(sample: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _predictions(request: ParsedRequest) -> list[dict[str, Any]]:
-    return [{"flow": turn.flow, "body": prediction_body(turn)} for turn in request.turns]
+    turns = ruled(request, "prompt").turns
+    return [{"flow": turn.flow, "body": prediction_body(turn)} for turn in turns]
 
 
 def _print(title: str, converted: Any) -> None:

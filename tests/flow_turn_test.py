@@ -25,6 +25,7 @@ from flow_turn import (
     TurnEnded,
     TurnIdentified,
     UsageReported,
+    Warned,
     json_text,
 )
 
@@ -42,6 +43,7 @@ ONE_OF_EACH: list[FlowEvent] = [
     ACTION,
     UsageReported(1, 2),
     TurnIdentified("m1", "s1"),
+    Warned("Look out."),
     KeepAlive(),
     TurnEnded("length"),
 ]
@@ -78,6 +80,7 @@ def test_a_transcript_keeps_each_thing_in_its_place() -> None:
     assert transcript.artifacts == [ArtifactMade({"type": "png", "data": "x"})]
     assert transcript.action is ACTION
     assert transcript.usage == UsageReported(1, 2)
+    assert transcript.warnings == ["Look out."]
     assert transcript.identity == TurnIdentified("m1", "s1")
     assert transcript.finish_reason == "length"
     assert transcript.chat_id == "c1"
@@ -100,7 +103,7 @@ def test_sources_add_up_and_usage_is_replaced() -> None:
 
 def test_what_was_kept_can_be_told_again_in_its_order() -> None:
     events = [*ONE_OF_EACH[4:], TextDelta("b"), *ONE_OF_EACH[:4], TextDelta("c")]
-    silent = (StepEnded, SourcesFound, UsageReported, TurnIdentified, KeepAlive, TurnEnded)
+    silent = (StepEnded, SourcesFound, UsageReported, TurnIdentified, Warned, KeepAlive, TurnEnded)
     told = list(folded(*events).events())
     assert told == [event for event in events if not isinstance(event, silent)]
 

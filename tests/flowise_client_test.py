@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -13,9 +18,19 @@ from flow_turn import HistoryMessage, Turn, Upload
 from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, prediction_body
 from flowise_transport import FlowiseRequest, Reply, read_all
 from openai_compatible_server import create_app
-from proxy_errors import FlowiseMisconfigured, FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited
+from proxy_errors import (
+    BadRequest,
+    FlowiseMisconfigured,
+    FlowiseRefused,
+    FlowiseUnavailable,
+    ModelNotFound,
+    ProxyError,
+    RateLimited,
+    RunFailed,
+)
 from proxy_settings import Settings
 from tests.demo_server import DemoServer
+from tests.processes import wait_for
 from tests.scripted_server import ScriptedServer, http
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
@@ -42,13 +57,126 @@ def test_streaming_is_asked_for_once_a_minute(demo: DemoServer) -> None:
     assert demo.stats()["probes"] == before + 1
 
 
+class _Gated(list[bytes]):
+    """Pieces of an answer that come once a gate is open."""
+
+    gate: threading.Event
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.gate.wait(10)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (http("200 OK", b'{"isStreaming":true}'), [True] * 8),
+        (http("503 Unavailable", b"", "text/html", "Retry-After: 9"), ["flowise_unavailable"] * 8),
+    ],
+)
+def test_many_that_come_at_once_ask_once_whether_a_flow_streams(answer: bytes, seen: list[Any]) -> None:
+    scripts = [_Gated([answer]) for _ in range(8)]
+    _Gated.gate = threading.Event()
+    with ScriptedServer(*scripts) as server, ThreadPoolExecutor(8) as pool:
+        client = FlowiseClient(server.url, FLOW, limits=Limits(max_attempts=1))
+
+        def ask(_: int) -> Any:
+            try:
+                return client.can_stream()
+            except ProxyError as error:
+                return error.code
+
+        answers = pool.map(ask, range(8))
+        assert not wait_for(lambda: len(server.requests) > 1, 0.5)
+        _Gated.gate.set()
+        assert list(answers) == seen
+        assert len(server.requests) == 1
+
+
+def test_a_probe_that_is_given_up_leaves_nobody_waiting() -> None:
+    class GivenUp(BaseException):
+        pass
+
+    class Transport:
+        def send(self, request: FlowiseRequest) -> Reply:
+            raise GivenUp
+
+        def close(self) -> None:
+            pass
+
+    client = FlowiseClient("http://127.0.0.1:9/api/v1", FLOW, transport=Transport())
+    for _ in range(2):
+        with pytest.raises(GivenUp):
+            client.can_stream()
+
+
+def streamed(*payloads: str) -> list[bytes]:
+    """A stream of Flowise's, and the end of its connection."""
+    frames = "".join(f"message:\ndata:{payload}\n\n" for payload in payloads)
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    return [head.encode() + frames.encode(), b""]
+
+
+OTHER = "8b53f6a1-3c70-4e29-b5d4-e07a1c86f9d2"
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "error"),
+    [
+        ((), f"Chatflow {FLOW} not found", ModelNotFound),
+        ((), f"Chatflow {OTHER} not found", RunFailed),
+        ((), "Error: predictionsServices.buildChatflow - Unauthorized", FlowiseRefused),
+        ((), "Error: predictionsServices.buildChatflow - Error in Agent node: Unauthorized", RunFailed),
+        (('{"event":"agentFlowEvent","data":"INPROGRESS"}',), f"Chatflow {FLOW} not found", RunFailed),
+        (('{"event":"brandNew","data":1}',), "Unauthorized", RunFailed),
+    ],
+)
+def test_only_what_comes_first_and_is_of_this_flow_refuses_a_run(
+    before: tuple[str, ...], text: str, error: type[ProxyError]
+) -> None:
+    failed = streamed(*before, json.dumps({"event": "error", "data": text}))
+    again = http("200 OK", b'{"text":"Hello"}')
+    with ScriptedServer(failed, [again]) as server:
+        client = client_of(server)
+        with pytest.raises(error) as caught:
+            client.predict("Hello")
+        assert caught.value.nothing_ran is (error is not RunFailed)
+        if error is ModelNotFound:
+            with pytest.raises(ModelNotFound):
+                client.predict("Hello")
+        else:
+            assert str(client.predict("Hello")) == "Hello", "a sub-flow that is missing closes no flow"
+
+
+@pytest.mark.parametrize(
+    ("answer", "config"),
+    [
+        (http("200 OK", b'{"flowData":"{}","uploads":{}}'), {"flowData": "{}", "uploads": {}}),
+        (http("200 OK", b'"OK"'), {}),
+        (http("404 Not Found", b"<html>", "text/html"), {}),
+        (http("500 Error", f'{{"message":"Error: a.b - Chatflow {FLOW} not found"}}'.encode()), None),
+    ],
+)
+def test_what_is_public_of_a_flow_is_read(answer: bytes, config: Any) -> None:
+    with ScriptedServer([answer]) as server:
+        if config is None:
+            with pytest.raises(ModelNotFound):
+                client_of(server).public_config(FLOW)
+        else:
+            assert client_of(server).public_config(FLOW) == config
+        assert server.requests[0].startswith(f"GET /api/v1/public-chatbotConfig/{FLOW} ".encode())
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
         (http("200 OK", b"<html>", "text/html"), FlowiseMisconfigured),
         (http("429 Too Many", b"slow", "text/html", "Retry-After: 9"), RateLimited),
         (http("503 Unavailable", b"", "text/html", "Retry-After: 9"), FlowiseUnavailable),
-        (http("500 Error", b'{"message":"Error: a.b - Chatflow x not found"}'), ModelNotFound),
+        (
+            http("500 Error", f'{{"message":"Error: a.b - Chatflow {FLOW} not found"}}'.encode()),
+            ModelNotFound,
+        ),
     ],
 )
 def test_a_probe_that_tells_a_cause_is_an_error(answer: bytes, error: type[ProxyError]) -> None:
@@ -195,3 +323,44 @@ def test_what_is_opened_is_read_by_the_caller() -> None:
             assert (head.status, head.headers["content-type"]) == (404, "text/plain")
             assert read_all(reply, 5) == b"no"
         assert server.requests[0].startswith(b"GET /api/v1/get-upload-file?fileName=x HTTP/1.1\r\n")
+
+
+DOCUMENT = Upload("file", "a.pdf", "application/pdf", "data:application/pdf;base64,JVBERi0=")
+
+
+def test_flowise_reads_a_document() -> None:
+    reply = http("200 OK", b'[{"name":"a.pdf","mimeType":"application/pdf","size":5,"content":"words"}]')
+    with ScriptedServer([reply]) as server:
+        assert FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT) == "words"
+    assert server.requests[0].startswith(b"POST /api/v1/attachments/" + FLOW.encode() + b"/chat ")
+    assert b"Content-Type: multipart/form-data; boundary=" in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (
+            "500 Error",
+            {"message": "Error: x - File upload is not enabled for this chatflow"},
+            "takes no files",
+        ),
+        ("500 Error", {"message": "Error: x - file type is not allowed"}, "files of this type"),
+        ("500 Error", {"message": "Error: x - broken"}, "cannot read it"),
+        ("200 OK", [], "cannot read it"),
+        ("200 OK", {}, "cannot read it"),
+        ("502 Bad Gateway", None, "cannot read it"),
+    ],
+)
+def test_a_document_that_flowise_does_not_read_is_the_callers_fault(
+    status: str, answer: Any, reason: str
+) -> None:
+    with ScriptedServer([http(status, orjson.dumps(answer))]) as server, pytest.raises(BadRequest) as caught:
+        FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT)
+    assert reason in caught.value.message
+    assert caught.value.code == "unsupported_content"
+
+
+def test_a_limit_on_documents_is_no_fault_of_theirs() -> None:
+    busy = http("429 Too Many", b"slow", "Retry-After: 60")
+    with ScriptedServer([busy]) as server, pytest.raises(RateLimited):
+        FlowiseClient(server.url, FLOW).document_text("chat", DOCUMENT)

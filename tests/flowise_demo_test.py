@@ -145,6 +145,14 @@ def test_a_tool_described_anew_is_called_again(demo: Client) -> None:
     assert demo.ask("demo-assistant", f"Tool result: 1\n{PREAMBLE}\nget_time").said.startswith("<tool_call>")
 
 
+def test_a_tool_described_earlier_is_still_there(demo: Client) -> None:
+    session: dict[str, Any] = {"overrideConfig": {"sessionId": "tools"}}
+    demo.ask("demo-assistant", f"{PREAMBLE}\nUse get_weather for Paris", **session)
+    assert demo.ask("demo-assistant", "Tool result: 21", **session).said == "The tool said: 21"
+    again = demo.ask("demo-assistant", "Use get_weather for Rome", **session).said
+    assert json.loads(again[len("<tool_call>") : -len("</tool_call>")])["arguments"]["city"] == "Rome"
+
+
 @pytest.mark.parametrize("line", ["no json", "[1]", "{}"])
 def test_a_heading_without_tools_is_only_text(demo: Client, line: str) -> None:
     question = f"Available tools, one JSON object a line:\n{line}"

@@ -212,12 +212,43 @@ BEFORE = ["", "Error: ", "Error: predictionsServices.buildChatflow - ", "Error: 
         ("", RunFailed, "flow_failed"),
     ],
 )
-@pytest.mark.parametrize("before", [*BEFORE[:3], BEFORE[2] + "Error in LLM node: "])
+@pytest.mark.parametrize("before", BEFORE[:3])
 def test_a_failure_is_known_by_its_text_behind_flowises_prefixes(
     before: str, message: str, kind: type[ProxyError], code: str
 ) -> None:
     error = failure(before + message)
     assert (type(error), error.code) == (kind, code)
+
+
+OWN, OTHER = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "ab")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Unauthorized", f"Chatflow {OWN} not found", "Invalid Chatflow ID", "Predictions limit exceeded"],
+)
+def test_what_refuses_a_run_is_not_believed_once_something_ran(message: str) -> None:
+    assert failure(BEFORE[2] + message, OWN).nothing_ran
+    for error in (
+        failure(BEFORE[2] + message, OWN, has_run=True),
+        failure(f"{BEFORE[2]}Error in Execute Flow node: {message}", OWN),
+    ):
+        assert isinstance(error, RunFailed), "of a flow, or a service, that the run called"
+
+
+def test_another_flow_that_is_missing_says_nothing_of_this_one() -> None:
+    assert isinstance(failure(f"Chatflow {OTHER} not found", OWN), RunFailed)
+    assert isinstance(failure(f"Chatflow {OWN.upper()} not found", OWN), ModelNotFound)
+    answer = b'{"message": "Error: a.b - Chatflow %b not found"}'
+    for status in (404, 500):
+        assert isinstance(refused(ReplyHead(status, {}), answer % OTHER.encode(), OWN), RunFailed)
+        assert isinstance(refused(ReplyHead(status, {}), answer % OWN.encode(), OWN), ModelNotFound)
+    assert isinstance(refused(ReplyHead(404, {}), b'{"message": "Not here"}', OWN), ModelNotFound)
+
+
+@pytest.mark.parametrize("message", ["context length exceeded", "429 Too many"])
+def test_what_the_provider_refused_is_believed_at_any_time(message: str) -> None:
+    assert isinstance(failure(f"Error in LLM node: {message}", OWN, has_run=True), ProviderRefused)
 
 
 def test_what_the_model_provider_refused_is_never_a_status_that_is_sent_again() -> None:

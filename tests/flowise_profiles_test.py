@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from flow_turn import FLOW_ID
-from flowise_profiles import FlowProfile, flow_nodes, profiled, slug_of, with_abilities
+from flowise_profiles import (
+    FlowProfile,
+    flow_nodes,
+    packed,
+    profiled,
+    public_profile,
+    slug_of,
+    unpacked,
+    with_abilities,
+)
 from tests.flow_rows import enabled, flow_id, overridable, row
 
 RECORDED = Path(__file__).parent / "wire/flowise-3.1.4/rows-overridable.json"
@@ -156,13 +165,52 @@ def test_rows_of_a_real_flowise_are_read() -> None:
     }
 
 
+def test_a_name_that_utf_8_cannot_spell_is_a_name() -> None:
+    profile = profiled([row(1, "a\ud800b", type="x\udfff")])[0]
+    assert (profile.name, profile.slug, profile.type) == ("a?b", "a-b", "x?")
+
+
+@pytest.mark.parametrize(
+    ("categories", "kind"),
+    [
+        (["Agent Flows"], "AGENTFLOW"),
+        (["Chat Models", "Multi Agents"], "MULTIAGENT"),
+        (["Sequential Agents"], "MULTIAGENT"),
+        (["Chains", "Memory"], "CHATFLOW"),
+        (None, ""),
+    ],
+)
+def test_the_type_of_a_flow_is_guessed_from_what_is_public(categories: list[str] | None, kind: str) -> None:
+    drawing = {"nodes": [{"data": {"category": category}} for category in categories or []]}
+    profile = public_profile(flow_id(1), {"flowData": json.dumps(drawing)} if categories else {})
+    assert (profile.type, profile.has_memory, profile.name) == (kind, False if categories else None, "")
+
+
+def test_a_recorded_public_answer_is_read() -> None:
+    config = {"flowData": json.loads(RECORDED.read_text())[0]["flowData"], "uploads": {}}
+    profile = public_profile(flow_id(1), config)
+    assert (profile.type, profile.has_memory, profile.is_hidden) == ("CHATFLOW", True, False)
+
+
+def test_profiles_that_are_kept_come_back() -> None:
+    profiles = profiled(json.loads(RECORDED.read_text()))
+    content = packed(profiles, {"old": "x"})
+    assert unpacked(content) == (sorted(profiles, key=lambda profile: profile.flow), {"old": "x"})
+    assert packed(reversed(profiles), {"old": "x"}) == content
+    assert unpacked(b"") == ([], {})
+    assert unpacked(b'{"fields": ["flow"], "flows": [], "former": {}}') == ([], {})
+
+
 def test_abilities_are_those_that_the_probes_tell() -> None:
     bare = FlowProfile(flow_id(1), "a")
-    no = with_abilities(bare, False, {})
-    assert (no.streams, no.takes_images, no.takes_files, no.takes_audio) == (False, False, False, False)
+    untold = with_abilities(bare, None, {})
+    assert untold == bare
     told = {"isImageUploadAllowed": True, "isSpeechToTextEnabled": True, "fileUploadSizeAndTypes": [{}]}
     yes = with_abilities(bare, True, told)
     assert (yes.streams, yes.takes_images, yes.takes_files, yes.takes_audio) == (True, True, True, True)
+    assert with_abilities(yes, None, {}) == yes
+    no = with_abilities(yes, False, dict.fromkeys(told))
+    assert (no.streams, no.takes_images, no.takes_files, no.takes_audio) == (False, False, False, False)
 
 
 @pytest.mark.parametrize("start", ["webhookTrigger", "scheduleInput"])

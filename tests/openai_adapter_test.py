@@ -19,6 +19,7 @@ from flow_turn import (
     ActionAsked,
     ArtifactMade,
     FlowEvent,
+    FunctionCalled,
     KeepAlive,
     Model,
     ReasoningDelta,
@@ -33,6 +34,7 @@ from flow_turn import (
     TurnEnded,
     TurnIdentified,
     UsageReported,
+    Warned,
 )
 from openai_adapter import MOST_CHOICES, ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_style import Style
@@ -102,6 +104,12 @@ FILES: Events = [
     StepStarted("Agent"),
     *END,
 ]
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "get_time")]
+CALLS: Events = [
+    FunctionCalled("call_1", "get_weather", '{"city": "Zürich"}'),
+    FunctionCalled("call_2", "get_time", "{}"),
+]
+CALLED: Events = [TurnIdentified("msg-1", "session-1"), TurnEnded("tool_calls")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +213,22 @@ CASES = [
     Case("chat-sources-off", {**CHAT, "stream": True}, alone(SOURCES), style=Style(annotations=False)),
     Case("chat-files", {**CHAT, "stream": True}, alone(FILES), style=Style(steps=False, usage=True)),
     Case("completion-sources", {**PROMPT, "stream": True}, alone(SOURCES), style=Style(footer=True)),
+    Case("chat-calls", {**CHAT, "stream": True, "tools": TOOLS, **USAGE}, alone([*CALLS, *CALLED])),
+    Case(
+        "chat-text-and-call",
+        {**CHAT, "stream": True, "tools": TOOLS, "n": 2},
+        mixed([TextDelta("Let me see. "), CALLS[0], *CALLED], [*TEXT, UsageReported(1, 2), *END]),
+    ),
+    Case(
+        "chat-function-call",
+        {**CHAT, "stream": True, "functions": [{"name": "get_weather"}]},
+        alone([CALLS[0], *CALLED]),
+    ),
+    Case(
+        "chat-warned",
+        {**CHAT, "stream": True},
+        alone([*TEXT, Warned("Look out."), Warned("Look out."), UsageReported(1, 2), *END]),
+    ),
     Case("completion-plain", {**PROMPT, "stream": True}, alone(PLAIN)),
     Case("completion-usage", {**PROMPT, "stream": True, **USAGE}, alone(AGENT)),
     Case("completion-action", {**PROMPT, "stream": True}, alone(ACTION)),
@@ -290,10 +314,58 @@ def test_a_stream_says_the_same_as_the_body(case: Case) -> None:
     assert finishes == [choice["finish_reason"] for choice in body["choices"]]
     if case.is_chat:
         messages = [choice["message"] for choice in body["choices"]]
-        assert texts == [message["content"] for message in messages]
+        assert texts == [message["content"] or "" for message in messages]
         assert thoughts == [message.get("reasoning_content", "") for message in messages]
     else:
         assert texts == [choice["text"] for choice in body["choices"]]
+
+
+def test_calls_are_streamed_as_openai_streams_them() -> None:
+    case = next(case for case in CASES if case.name == "chat-calls")
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks(case.stream()) if chunk["choices"]]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert [(call["index"], call.get("id"), call.get("type")) for call in calls] == [
+        (0, "call_1", "function"),
+        (0, None, None),
+        (1, "call_2", "function"),
+        (1, None, None),
+    ]
+    assert [call["function"] for call in calls] == [
+        {"name": "get_weather", "arguments": ""},
+        {"arguments": '{"city": "Zürich"}'},
+        {"name": "get_time", "arguments": ""},
+        {"arguments": "{}"},
+    ]
+    [choice] = json.loads(case.whole())["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (None, "tool_calls")
+    assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_1", "call_2"]
+
+
+def test_a_call_beside_text_leaves_the_text() -> None:
+    case = next(case for case in CASES if case.name == "chat-text-and-call")
+    first, second = json.loads(case.whole())["choices"]
+    assert first["message"]["content"] == "Let me see. "
+    assert len(first["message"]["tool_calls"]) == 1
+    assert (first["finish_reason"], second["finish_reason"]) == ("tool_calls", "stop")
+    assert "tool_calls" not in second["message"]
+
+
+def test_functions_are_called_in_their_own_older_form() -> None:
+    case = next(case for case in CASES if case.name == "chat-function-call")
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks(case.stream())]
+    assert [delta["function_call"] for delta in deltas if "function_call" in delta] == [
+        {"name": "get_weather", "arguments": ""},
+        {"arguments": '{"city": "Zürich"}'},
+    ]
+    [choice] = json.loads(case.whole())["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "get_weather", "arguments": '{"city": "Zürich"}'}
+    assert "tool_calls" not in choice["message"]
+
+
+def test_a_warning_is_told_once() -> None:
+    case = next(case for case in CASES if case.name == "chat-warned")
+    assert json.loads(case.whole())["flowise"]["warnings"] == ["Look out."]
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)

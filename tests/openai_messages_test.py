@@ -117,49 +117,49 @@ def test_an_answers_content_may_be_a_list_too() -> None:
         (
             assistant(None, tool_calls=[call("search", '{"q":1}')]),
             TOOL,
-            '[Called tool search with {"q":1}]',
+            '<tool_call>{"name":"search","arguments":{"q":1}}</tool_call>',
             "Tool result of search: 42",
         ),
         (
             assistant("Let me see", tool_calls=[call("search")]),
             TOOL,
-            "Let me see\n[Called tool search with {}]",
+            'Let me see\n<tool_call>{"name":"search","arguments":{}}</tool_call>',
             "Tool result of search: 42",
         ),
         (
             assistant(tool_calls=[call("a", ident="c0"), call("b", ident="c1")]),
             {**TOOL, "name": "wrong"},
-            "[Called tool a with {}]\n[Called tool b with {}]",
+            '<tool_call>{"name":"a","arguments":{}}</tool_call>\n<tool_call>{"name":"b","arguments":{}}</tool_call>',
             "Tool result of b: 42",
         ),
         (
             assistant(tool_calls=[call("a", ident="other")]),
             {**TOOL, "name": "named"},
-            "[Called tool a with {}]",
+            '<tool_call>{"name":"a","arguments":{}}</tool_call>',
             "Tool result of named: 42",
         ),
         (
             assistant(tool_calls=[call("a", ident=None)]),
             {**TOOL, "name": 5},
-            "[Called tool a with {}]",
+            '<tool_call>{"name":"a","arguments":{}}</tool_call>',
             "Tool result of the tool: 42",
         ),
         (
             assistant(tool_calls=[{"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]),
             TOOL,
-            "[Called tool sh with ls]",
+            '<tool_call>{"name":"sh","arguments":"ls"}</tool_call>',
             "Tool result of sh: 42",
         ),
         (
             assistant(tool_calls=[{"id": "c1", "function": {"name": "a"}}]),
             TOOL,
-            "[Called tool a with ]",
+            '<tool_call>{"name":"a","arguments":{}}</tool_call>',
             "Tool result of a: 42",
         ),
         (
             assistant(function_call={"name": "old", "arguments": "{}"}),
             {"role": "function", "name": "old", "content": "42"},
-            "[Called tool old with {}]",
+            '<tool_call>{"name":"old","arguments":{}}</tool_call>',
             "Tool result of old: 42",
         ),
         (
@@ -184,7 +184,7 @@ def test_tool_results_before_a_later_answer_are_history() -> None:
     assert read.question == "ok"
     assert read.history == (
         asked("q"),
-        answered("[Called tool t with {}]"),
+        answered('<tool_call>{"name":"t","arguments":{}}</tool_call>'),
         asked("Tool result of t: 42"),
         answered("It is 42"),
     )
@@ -292,7 +292,7 @@ def test_a_long_role_or_type_is_shown_in_short(value: str) -> None:
 
 def test_arguments_that_are_an_object_are_told_as_json() -> None:
     read = conversation([assistant(tool_calls=[call("a", {"on": True})]), user("x")])
-    assert read.history[0].content.replace(" ", "") == '[Calledtoolawith{"on":true}]'
+    assert read.history[0].content == '<tool_call>{"name":"a","arguments":{"on":true}}</tool_call>'
 
 
 @pytest.mark.parametrize(

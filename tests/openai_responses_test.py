@@ -509,11 +509,14 @@ def test_calls_join_the_answer_before_them_and_outputs_are_told() -> None:
         ("userMessage", "a"),
         (
             "apiMessage",
-            'Let me see.\n[Called tool weather with {"city":"Bonn"}]\n[Called tool time with {"city":"Bonn"}]',
+            'Let me see.\n<tool_call>{"name":"weather","arguments":{"city":"Bonn"}}</tool_call>\n<tool_call>{"name":"time","arguments":{"city":"Bonn"}}</tool_call>',
         ),
     ]
     alone = turned({"role": "user", "content": "a"}, call, output)
-    assert alone[1][1] == ("apiMessage", '[Called tool weather with {"city":"Bonn"}]')
+    assert alone[1][1] == (
+        "apiMessage",
+        '<tool_call>{"name":"weather","arguments":{"city":"Bonn"}}</tool_call>',
+    )
 
 
 def test_the_flows_own_tools_are_no_calls_of_the_clients() -> None:

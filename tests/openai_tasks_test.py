@@ -33,6 +33,13 @@ KNOWN = ["title", "tags", "follow_ups", "queries", "text", "prompt"]
 EMOJI = (
     "Your task is to reflect the speaker's likely facial expression through a fitting emoji.\n\nMessage: Hi"
 )
+AUTOCOMPLETE = (
+    "### Task:\nYou are an autocompletion system. Go on in JSON.  \n\n### **Output Rules**:\n- As JSON: "
+    '`{ "text": "…" }`.\n\n---\n### Context:\n<chat_history>\nUSER: Hi\n</chat_history>\n'
+    "<type>General</type>  \n<text>How do</text>  \n#### Output:\n"
+)
+"""As Open WebUI builds it: no heading `### Output:`, what is to be gone on with at the end."""
+
 GROUNDED = (
     "### Task:\nRespond to the user query using the provided context.\n\n### Output:\nA direct answer.\n\n"
     '<context>\n{ "title": "x" }\n<chat_history>USER: a</chat_history></context>'
@@ -54,6 +61,13 @@ def test_librechats_titles_are_tasks_and_its_turns_are_not(path: Path) -> None:
 @pytest.mark.parametrize("key", KNOWN)
 def test_open_webuis_prompts_are_tasks(key: str) -> None:
     assert kind_of(open_webui(key)) == key
+
+
+def test_open_webuis_autocompletion_is_a_task() -> None:
+    assert kind_of(AUTOCOMPLETE) == "text"
+    assert kind_of(AUTOCOMPLETE.replace("### Task:\n", "### Task:  \n")) == "text"
+    assert json.loads(task_answer("text", AUTOCOMPLETE)) == {"text": ""}
+    assert kind_of(AUTOCOMPLETE.replace("You are an", "Explain the")) is None
 
 
 def test_open_webuis_emoji_prompt_is_a_task() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from proxy_cli import main
+from flowise_transport import RequestsTransport
+from proxy_cli import _client, main
+from proxy_config import load_config
+from proxy_settings import Settings
 from tests.demo_server import DemoServer
-from tests.processes import clean_environment
+from tests.processes import clean_environment, wait_for
 from tests.running_proxy import PROJECT
 from tests.scripted_server import ScriptedServer, http
 
@@ -92,7 +97,7 @@ def test_an_old_flowise_that_knows_no_pages_no_version_and_no_probe_is_healthy(
         status, out, _ = told(capsys, "check")
     assert status == 0, out
     assert "(version unknown)" in out
-    assert "old-flow  CHATFLOW  no" in out
+    assert "old-flow  CHATFLOW  ?" in out
 
 
 def test_a_configured_flow_that_is_not_there_is_a_problem(
@@ -133,8 +138,107 @@ def test_a_new_key_fits_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = told(capsys, "keys", "new", "librechat")
     key = next(line.strip() for line in out.splitlines() if line.strip().startswith("sk-flowise-"))
     assert status == 0
-    assert f"sha256: {hashlib.sha256(key.encode()).hexdigest()}" in out
-    assert "name: librechat" in out
+    assert hashlib.sha256(key.encode()).hexdigest() in out
+
+
+@pytest.mark.parametrize("name", ["librechat", "yes", "1", "null", "a: b", "Größe 2"])
+def test_a_new_keys_lines_are_read_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = told(capsys, "keys", "new", name)
+    assert status == 0
+    Path("proxy.yaml").write_text("keys:\n" + out.partition("under keys:\n")[2])
+    key = load_config(Path("proxy.yaml")).keys[0]
+    assert (key.name, key.models) == (name, ("*",))
+    assert out.count("sk-flowise-") == 1
+
+
+@pytest.mark.parametrize("name", ["", "o'clock", "a\nb", "-", "x" * 65])
+def test_a_name_that_the_file_would_refuse_makes_no_key(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = told(capsys, "keys", "new", "--", name)
+    assert (status, out) == (2, "")
+    assert err == "error: a key's name must be 1 to 64 letters, digits, spaces or . _ @ : / -\n"
+
+
+def command(folder: Path, flowise: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A command line of its own, and its environment."""
+    program = [sys.executable, str(PROJECT / "proxy_cli.py"), *arguments]
+    return program, clean_environment(folder, FLOWISE_BASE_URL=flowise)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(demo: DemoServer, tmp_path: Path) -> None:
+    program, environment = command(tmp_path, demo.base_url, "models")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with subprocess.Popen(
+        program, env=environment, cwd=tmp_path, stdout=write_end, stderr=subprocess.PIPE
+    ) as process:
+        os.close(write_end)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, b"")
+
+
+def test_an_interrupt_aborts_the_run(demo: DemoServer, tmp_path: Path) -> None:
+    demo.clear()
+    program, environment = command(tmp_path, demo.base_url, "ask", "demo-agent-errors", "be slow")
+    with subprocess.Popen(
+        program, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"word"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"")
+    assert wait_for(lambda: demo.records()[-1]["outcome"] == "aborted", 5), demo.records()[-1]["outcome"]
+
+
+def closing(*answers: bytes) -> list[list[bytes]]:
+    """Scripts that close the connection after each answer."""
+    return [[a.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1), b""] for a in answers]
+
+
+def test_names_from_flowise_do_nothing_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": FLOW, "name": "a\x1b[31m\n\u202eb", "flowData": "{}"}]
+    with ScriptedServer(*closing(*[http("200 OK", json.dumps(rows).encode())] * 2)) as server:
+        use(monkeypatch, server.url)
+        status, out, _ = told(capsys, "models")
+        assert status == 0
+        assert out.splitlines()[1].endswith(r"a\x1b[31m\n\u202eb")
+        assert json.loads(told(capsys, "models", "--json")[1])[0]["name"] == "a\x1b[31m\n\u202eb"
+
+
+def test_a_models_own_timeout_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("proxy.yaml").write_text(f"models:\n  - id: m\n    flow: {FLOW}\n    request_timeout: 0.3\n")
+    answers = closing(http("200 OK", b"[]"), http("200 OK", b'{"isStreaming":false}'))
+    with ScriptedServer(*answers, [], []) as server:
+        use(monkeypatch, server.url)
+        status, _, err = told(capsys, "ask", "m", "Hello")
+    assert status == 1
+    assert "within 0.3 s" in err
+
+
+def test_the_setting_for_connecting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setenv("FLOWISE_CONNECT_TIMEOUT", "0.25")
+    transport = _client(Settings.from_env())._transport
+    assert isinstance(transport, RequestsTransport)
+    assert transport.connect_timeout_seconds == 0.25
+
+
+def test_a_flow_can_be_asked_by_its_id_where_flowise_gives_no_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DemoServer("--key", "right", "--token-seconds", "0") as keyed:
+        use(monkeypatch, keyed.base_url, "wrong")
+        assert told(capsys, "ask", FLOW, "Hello")[0] == 0
+        for arguments in (["ask", "demo-agent", "Hello"], ["models"]):
+            status, out, err = told(capsys, *arguments)
+            assert (status, out) == (1, "")
+            assert "FLOWISE_API_KEY" in err
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["models"], ["ask", "m", "q"]])

@@ -875,3 +875,18 @@ def test_the_file_of_the_settings_must_exist_and_the_default_one_need_not(
     assert config_file(replace(Settings(), proxy_config=str(named))).current.models[0].id == "a"
     with pytest.raises(ConfigError, match=r"^proxy\.yaml: cannot be read"):
         config_file(replace(Settings(), proxy_config="proxy.yaml"))
+
+
+def test_keys_of_the_file_stop_the_start_where_callers_keys_are_passed_through(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    settings = replace(Settings(), flowise_key_passthrough=True)
+    file.write_text(with_models("a"))
+    assert config_file(settings).current.models[0].id == "a"
+    file.write_text(f"keys:\n  - name: a\n    sha256: {'0' * 64}\n")
+    assert config_file(Settings()).current.keys[0].name == "a"
+    with pytest.raises(
+        ConfigError, match=r"^proxy\.yaml: keys: must be left out with FLOWISE_KEY_PASSTHROUGH"
+    ):
+        config_file(settings)

@@ -64,14 +64,69 @@ def test_anything_else_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["support", "gpt-4o", A, "sales-a"])
-def test_a_configured_model_goes_by_its_id_aliases_and_flow(name: str) -> None:
+def test_a_configured_model_goes_by_all_names_of_its_flow(name: str) -> None:
     config = ProxyConfig(models=(SUPPORT,))
     model = models(config).resolve(name)
     assert model.flow == A
-    if name != "sales-a":
-        assert (model.id, model.name, model.description) == ("support", "Support", "Helps")
-        assert (model.request_timeout, model.fallback, model.streams) == (7.0, "bot", True)
-        assert (model.takes_audio, model.inputs) == (True, {"x": "y"})
+    assert (model.id, model.name, model.description) == ("support", "Support", "Helps")
+    assert (model.request_timeout, model.fallback, model.streams) == (7.0, "bot", True)
+    assert (model.takes_audio, model.inputs) == (True, {"x": "y"})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["support", "gpt-*", A, A.upper(), f"{A[:9].upper()}*", "sales-a", "sales-*"]
+)
+def test_a_key_for_one_name_of_a_flow_may_use_all_of_them(pattern: str) -> None:
+    mine = models(ProxyConfig(models=(SUPPORT,)), Caller("x", models=(pattern,)))
+    assert [m.id for m in mine.listed()] == ["support"]
+    for name in ("support", "gpt-4o", A, A.upper(), "sales-a"):
+        assert mine.resolve(name).id == "support"
+
+
+def test_of_two_models_of_a_flow_its_other_names_lead_to_one_that_the_caller_may_use() -> None:
+    config = ProxyConfig(models=(SUPPORT, ModelConfig("second", A)))
+    for caller, found in ((ANONYMOUS, "support"), (Caller("x", models=("second",)), "second")):
+        mine = models(config, caller)
+        assert {mine.resolve(name).id for name in (A, "sales-a")} == {found}
+    with pytest.raises(ModelNotFound):
+        models(config, Caller("x", models=("bot",))).resolve(A)
+
+
+def test_a_slug_that_the_file_gives_to_another_flow_opens_nothing() -> None:
+    config = ProxyConfig(models=(ModelConfig("bot", C),))
+    mine = models(config, Caller("x", models=("bot",)))
+    assert mine.resolve("bot").flow == C
+    with pytest.raises(ModelNotFound):
+        mine.resolve(B)
+
+
+def test_a_slug_that_is_no_name_opens_nothing() -> None:
+    caller = Caller("x", models=("bot",))
+    for discovery in (DiscoveryConfig(enabled=False), DiscoveryConfig(types=("CHATFLOW",))):
+        with pytest.raises(ModelNotFound):
+            models(ProxyConfig(discovery=discovery), caller).resolve(B)
+
+
+def test_a_flow_known_by_its_public_side_alone_goes_by_its_id() -> None:
+    bare = Models(
+        ProxyConfig(models=(ModelConfig("m", A),)), Listed(FlowProfile(A, ""), FlowProfile(B, "")), ANONYMOUS
+    )
+    assert (bare.resolve(A).id, bare.resolve(A).name) == ("m", "m")
+    assert (bare.resolve(B).id, bare.resolve(B).name, bare.resolve(B).names) == (B, B, frozenset([B]))
+
+
+def test_a_caller_whose_own_key_flowise_refuses_is_told_so() -> None:
+    refused = Listed()
+    refused.error = FlowiseRefused("no")
+    config = ProxyConfig(models=(SUPPORT,))
+    theirs = Models(config, refused, Caller("x", flowise_key="k"))
+    for ask in (theirs.listed, lambda: theirs.resolve("bot"), lambda: theirs.known("support")):
+        with pytest.raises(FlowiseRefused):
+            ask()
+    assert theirs.resolve(A).flow == A, "Flowise itself judges a run"
+    assert [m.id for m in Models(config, refused, ANONYMOUS).listed()] == ["support"]
+    off = ProxyConfig(models=(SUPPORT,), discovery=DiscoveryConfig(enabled=False))
+    assert [m.id for m in Models(off, refused, Caller("x", flowise_key="k")).listed()] == ["support"]
 
 
 def test_a_configured_model_stands_for_its_flow_in_the_list() -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import stat
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +24,6 @@ from proxy_store import (
     kept_secret,
     open_store,
 )
-from tests.processes import free_port
-
-REDIS = shutil.which("redis-server")
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """A real Redis on a free port."""
-    if not REDIS:
-        assert not os.environ.get("REQUIRE_REDIS"), "redis-server is needed (apt-get install redis-server)"
-        pytest.skip("no redis-server on this machine")
-    port = free_port()
-    command = [REDIS, "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        store = RedisStore(f"redis://127.0.0.1:{port}/0")
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                store.get("x")
-                break
-            except StoreError:
-                assert time.monotonic() < deadline
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

@@ -31,7 +31,7 @@ def key_lines(name: str, *more: str) -> str:
 
 FILE = f"""
 models:
-  - {{id: folded, flow: 5518949f-3ebc-4082-af01-fa2a18623da6, history: question}}
+  - {{id: folded, flow: 2b7f4c68-8d0e-4a86-b1f4-93d7a5c0e812, history: question}}
 keys:
 {key_lines("one-person", "single_user: true")}
 {key_lines("team-a")}
@@ -43,7 +43,7 @@ keys:
 @pytest.fixture(scope="module")
 def flowise() -> Iterator[DemoServer]:
     """The flows, whose model's requests are recorded."""
-    with DemoServer() as demo:
+    with DemoServer("--token-seconds", "0") as demo:
         yield demo
 
 
@@ -138,12 +138,12 @@ def test_many_people_with_one_key_and_no_ids_share_nothing(proxy: RunningProxy, 
 
 
 def test_two_keys_with_the_same_ids_and_words_share_nothing(proxy: RunningProxy, flowise: DemoServer) -> None:
-    ids: Json = {"conversation_id": "c-1", "user": "ann"}
+    ids: Json = {"conversation_id": "their-own-id", "user": "ann"}
     for key in ("team-a", "team-b"):
         Client(proxy, key).text([user("hello")], **ids)
         assert seen(flowise) == [user("hello")]
     assert len(set(sessions(flowise))) == 2
-    assert not any("c-1" in session for session in sessions(flowise))
+    assert not any("their-own-id" in session for session in sessions(flowise))
 
 
 def test_only_the_new_message_continues_by_the_conversation_id(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from proxy_store import SqliteStore
 from tests.demo_server import DemoServer
 from tests.openai_check import valid
 from tests.processes import wait_for
@@ -282,8 +283,52 @@ def test_callers_keys_are_passed_through_to_flowise(tmp_path: Path) -> None:
         with RunningProxy(tmp_path, **settings) as server:
             assert "demo-keyed" in ids(server, "flowise-key")
             assert chat(server, "flowise-key", "demo-keyed").status_code == 200
-            assert ids(server, "another") == []
+            for path in ("/v1/models", "/openai/deployments", "/v1/models/demo-agent"):
+                answer = get(server, path, "another")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
             assert requests.get(f"{server.url}/v1/models", timeout=5).status_code == 401
+
+
+def test_keys_of_the_file_are_refused_where_callers_keys_are_passed_through(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("discovery: {refresh_seconds: 1}\n")
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "FLOWISE_KEY_PASSTHROUGH": "true"}
+    with RunningProxy(tmp_path, **settings) as server:
+        path.write_text(f"keys:\n{key_lines('x', 'key-x')}\n")
+
+        def fault() -> str:
+            return str(get(server, "/ready", "any").json()["config_error"])
+
+        assert wait_for(lambda: "keys: must be left out with FLOWISE_KEY_PASSTHROUGH" in fault(), 10)
+        assert "demo-agent" in ids(server, "any")
+
+
+def test_a_flow_of_a_flowise_that_gives_no_list_is_described_all_the_same(tmp_path: Path) -> None:
+    with (
+        DemoServer("--key", "flowise-key") as keyed,
+        RunningProxy(tmp_path, FLOWISE_BASE_URL=keyed.base_url) as cold,
+    ):
+
+        def told() -> dict[str, Any]:
+            body: dict[str, Any] = get(cold, f"/v1/models/{ASSISTANT}", "any").json()
+            return body
+
+        assert wait_for(lambda: told()["capabilities"]["streaming"] is True, 10)
+        assert (told()["type"], told()["capabilities"]["memory"]) == ("CHATFLOW", True)
+        assert ids(cold, "any") == []
+
+
+def test_a_changed_file_forgets_no_names_while_flowise_gives_none(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("discovery: {refresh_seconds: 1}\n")
+    with DemoServer() as failing, RunningProxy(tmp_path, FLOWISE_BASE_URL=failing.base_url) as server:
+        assert "demo-agent" in ids(server, "any")
+        failing.control("POST", "/__demo/script", {"listing_status": 500})
+        path.write_text(f"discovery: {{refresh_seconds: 1}}\nmodels:\n  - id: mine\n    flow: {ASSISTANT}\n")
+        assert wait_for(lambda: "mine" in ids(server, "any"), 10)
+        assert "demo-agent" in ids(server, "any")
 
 
 def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_path: Path) -> None:
@@ -305,3 +350,37 @@ def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_p
         done.set()
         writer.join()
         assert set(statuses) == {200}
+
+
+def test_the_last_listing_serves_a_start_without_flowise(tmp_path: Path) -> None:
+    with DemoServer() as known:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=known.base_url) as first:
+            assert wait_for(lambda: _has_listing(tmp_path, first), 10)
+            before = ids(first, "any")
+        address = known.base_url
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=address) as second:
+        began = time.monotonic()
+        assert ids(second, "any") == before
+        assert time.monotonic() - began < 1
+        answer = chat(second, "any", "demo-agent")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "flowise_unavailable")
+
+
+def _has_listing(folder: Path, server: RunningProxy) -> bool:
+    ids(server, "any")
+    store = SqliteStore(folder / "data" / "proxy.sqlite3")
+    return store.get(f"listing:{hashlib.sha256(b'').hexdigest()}") is not None
+
+
+def test_limits_are_shared_by_servers_with_one_redis(
+    flowise: DemoServer, redis_url: str, tmp_path: Path
+) -> None:
+    file = f"keys:\n{key_lines('slow', 'key-slow', 'requests_per_minute: 3')}\n"
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_STORE": redis_url}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "proxy.yaml").write_text(file)
+    with RunningProxy(tmp_path / "one", **settings) as one, RunningProxy(tmp_path / "two", **settings) as two:
+        servers = (one, two, one, two, one)
+        statuses = [chat(server, "key-slow", ASSISTANT).status_code for server in servers]
+    assert statuses == [200, 200, 200, 429, 429]

@@ -280,11 +280,11 @@ def test_the_sdk_parses_an_answer_that_is_json(json_client: OpenAI) -> None:
         assert stream.get_final_response().output_parsed == Answer(answer=42)
 
 
-def test_a_schema_that_no_flow_obeys_is_named(openai_client: OpenAI) -> None:
+def test_a_wanted_form_is_no_ignored_one(openai_client: OpenAI) -> None:
     raw = openai_client.responses.with_raw_response.create(
         model="demo-assistant", input="Hello", text={"format": {"type": "json_object"}}
     )
-    assert raw.headers["x-flowise-ignored-params"] == "text"
+    assert "x-flowise-ignored-params" not in raw.headers
 
 
 def test_the_sdk_sees_a_flows_tools_when_it_asks_for_them(openai_client: OpenAI) -> None:

@@ -21,7 +21,10 @@ POST_PROCESSING: Json = {
     "postProcessing": {"enabled": True, "customFunction": json.dumps("return 'POST:' + $flow.rawOutput")}
 }
 FULL_FILES: Json = {
-    "fullFileUpload": {"status": True, "allowedUploadFileTypes": "text/plain,text/csv,application/json"}
+    "fullFileUpload": {
+        "status": True,
+        "allowedUploadFileTypes": "text/plain,text/csv,application/json,application/pdf",
+    }
 }
 STRUCTURE = [
     {"key": "city", "type": "string", "enumValues": "", "jsonSchema": "", "description": "city name"},

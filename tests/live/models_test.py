@@ -98,3 +98,28 @@ def test_abilities_are_those_that_flowise_tells(limited: RunningProxy) -> None:
     assert abilities("conv-nostream")["streaming"] is False
     assert (abilities("conv-vision")["vision"], abilities("conv")["vision"]) == (True, False)
     assert abilities("conv-fullfile")["files"] is not None
+
+
+def test_flows_are_described_where_the_key_may_not_list_them(
+    start_proxy: StartProxy, flowise: RealFlowise
+) -> None:
+    with start_proxy(FLOWISE_API_KEY=flowise.keys["other"]) as server:
+
+        def told(flow: str) -> dict[str, Any]:
+            answer = requests.get(f"{server.url}/v1/models/{flowise.flows[flow]}", timeout=5)
+            body: dict[str, Any] = answer.json()
+            return body
+
+        def abilities(flow: str) -> tuple[str, bool | None, bool | None]:
+            body = told(flow)
+            return body["type"], body["capabilities"]["memory"], body["capabilities"]["streaming"]
+
+        for flow, expected in {
+            "conv": ("CHATFLOW", True, True),
+            "llmchain": ("CHATFLOW", False, True),
+            "conv_nostream": ("CHATFLOW", True, False),
+            "af_llm": ("AGENTFLOW", True, True),
+            "af_llm_nomem": ("AGENTFLOW", False, True),
+        }.items():
+            assert wait_for(lambda flow=flow, expected=expected: abilities(flow) == expected, 20), told(flow)  # type: ignore[misc]
+        assert ids(server, "any") == []

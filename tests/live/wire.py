@@ -57,9 +57,12 @@ class Wire:
         body: Json = reply.json()
         return body
 
-    def post(self, path: str, body: Json, seconds: float = SECONDS) -> requests.Response:
+    def post(
+        self, path: str, body: Json, seconds: float = SECONDS, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
         """Any answer, its body still to be read."""
-        return self._session.post(f"{self._url}{path}", json=body, stream=True, timeout=seconds)
+        url = f"{self._url}{path}"
+        return self._session.post(url, json=body, headers=headers, stream=True, timeout=seconds)
 
     def chat(self, model: str, question: str | list[Json], **more: Any) -> Json:
         """A whole chat completion."""

@@ -1,0 +1,125 @@
+"""What a request asks beside its question, in the inputs that a flow has enabled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flow_turn import Model, Turn, Upload
+from flowise_overrides import fitted, passed_on, takes_system_text
+from proxy_errors import BadRequest
+
+FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
+
+
+def model(*inputs: str, system: str = "auto") -> Model:
+    """A flow with these inputs enabled."""
+    return Model("m", FLOW, "M", inputs=dict.fromkeys(inputs, "node"), system=system)
+
+
+def overrides(parameters: dict[str, Any], *inputs: str, user: str = "", text: str = "") -> Any:
+    """What is overridden for a request."""
+    return fitted(Turn(FLOW, "q", instructions=text), model(*inputs), parameters, user).turn.overrides
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text", "takes"),
+    [
+        ((), "a", False),
+        (("temperature",), "a", False),
+        (("systemMessage",), "a {{b}}", True),
+        (("systemMessagePrompt",), "a", True),
+        (("llmMessages",), "a {b}", True),
+        (("agentMessages",), "a {{b}}", False),
+    ],
+)
+def test_a_system_text_has_a_place_where_an_input_takes_it_unharmed(
+    inputs: tuple[str, ...], text: str, takes: bool
+) -> None:
+    assert takes_system_text(model(*inputs), text) is takes
+
+
+def test_a_system_text_goes_where_the_operator_wants_it() -> None:
+    assert takes_system_text(model("systemMessage", system="override"), "a")
+    assert not takes_system_text(model("systemMessage", system="question"), "a")
+    assert not takes_system_text(Model("m", FLOW, "M"), "a")
+
+
+def test_braces_are_doubled_for_a_chatflow_only() -> None:
+    text = 'As {"a": {b}}'
+    assert overrides({}, "systemMessage", text=text) == {"systemMessage": 'As {{"a": {{b}}}}'}
+    message = [{"role": "system", "content": text}]
+    both = {"agentMessages": message, "llmMessages": message}
+    assert overrides({}, "agentMessages", "llmMessages", text=text) == both
+    fit = fitted(Turn(FLOW, "q", instructions=text), model("systemMessage"), {}, "")
+    assert fit.turn.instructions == ""
+    assert fitted(Turn(FLOW, "q", instructions=text), model(), {}, "").turn.instructions == text
+
+
+@pytest.mark.parametrize(
+    ("asked", "inputs", "expected"),
+    [
+        ({"temperature": 0.2}, ("temperature",), {"temperature": 0.2}),
+        ({"top_p": 0.5}, ("topP",), {"topP": 0.5}),
+        ({"max_tokens": 9}, ("maxOutputTokens",), {"maxOutputTokens": 9}),
+        ({"max_completion_tokens": 9}, ("maxTokens",), {"maxTokens": 9}),
+        ({"max_output_tokens": 9}, ("maxTokens",), {"maxTokens": 9}),
+        ({"reasoning_effort": "low"}, ("reasoningEffort",), {"reasoningEffort": "low"}),
+        (
+            {"temperature": 1, "top_p": 0.5},
+            ("llmModelConfig",),
+            {"llmModelConfig": {"temperature": 1, "topP": 0.5}},
+        ),
+    ],
+)
+def test_parameters_go_to_the_inputs_that_have_them(
+    asked: dict[str, Any], inputs: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    fit = fitted(Turn(FLOW, "q"), model(*inputs), asked, "")
+    assert (fit.turn.overrides, fit.ignored) == (expected, ())
+
+
+def test_what_the_flow_has_no_input_for_is_named() -> None:
+    fit = fitted(Turn(FLOW, "q"), model("temperature"), {"temperature": 0, "top_p": 1, "seed": 2}, "")
+    assert (fit.turn.overrides, fit.ignored) == ({"temperature": 0}, ("top_p", "seed"))
+
+
+def test_the_user_is_a_variable_where_the_flow_has_one() -> None:
+    assert overrides({}, "vars.userId", "vars.user", user="ann") == {"vars": {"user": "ann", "userId": "ann"}}
+    assert overrides({}, "vars.userId") == {}
+    assert overrides({}, user="ann") == {}
+
+
+def test_flowises_own_fields_are_passed_on_but_for_the_session() -> None:
+    turn = passed_on(
+        Turn(FLOW, "q", overrides={"temperature": 0, "vars": {"user": "ann"}}),
+        {
+            "overrideConfig": {"sessionId": "theirs", "temperature": 1, "vars": {"a": "b"}},
+            "vars": {"c": "d"},
+            "form": {"x": 1},
+            "leadEmail": "a@b.c",
+            "humanInput": {"type": "proceed"},
+            "uploads": [{"type": "url", "name": "a", "mime": "image/png", "data": "https://x.y/a.png"}],
+        },
+    )
+    assert turn.overrides == {"temperature": 1, "vars": {"user": "ann", "a": "b", "c": "d"}}
+    assert turn.extra == {"form": {"x": 1}, "leadEmail": "a@b.c"}
+    assert turn.human_input == {"type": "proceed"}
+    assert turn.uploads == (Upload("url", "a", "image/png", "https://x.y/a.png"),)
+    assert passed_on(turn, {}) == turn
+
+
+@pytest.mark.parametrize(
+    "upload",
+    [
+        5,
+        {},
+        {"type": "file", "name": "a", "mime": 5, "data": "x"},
+        {"type": "x", "name": "a", "mime": "b", "data": "c"},
+    ],
+)
+def test_an_upload_that_is_none_is_refused_by_its_place(upload: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        passed_on(Turn(FLOW, "q"), {"uploads": [upload]})
+    assert caught.value.param == "uploads[0]"

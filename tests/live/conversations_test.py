@@ -1,0 +1,240 @@
+"""Six turns with every kind of client over every kind of flow: the model sees each past turn once, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.live.real_flowise import RealFlowise
+from tests.live.surface_conversation_test import everything, said, seen_by_model, system_message, user
+from tests.live.wire import Json, Wire, text_of
+from tests.running_proxy import StartProxy
+
+pytestmark = pytest.mark.live
+
+FLOWS = ["conv", "toolagent", "af_llm", "af_agent", "af_llm_nomem", "llmchain"]
+LIBRECHAT = Path(__file__).parents[1] / "wire/librechat/03-chat-turn1-params.json"
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAACXBIWXMAAAsSAAALEgHS3X78AAAAEklEQVQI"
+    "mWP4z8CAFWEXHbQSACj/P8FTKqelAAAAAElFTkSuQmCC"
+)
+Ask = Callable[[Wire, str, list[Json], str], str]
+
+
+def by_sdk(wire: Wire, flow: str, talk: list[Json], _id: str) -> str:
+    """A plain client that resends everything and names nobody."""
+    return wire.ask(flow, talk)
+
+
+def by_librechat(wire: Wire, flow: str, talk: list[Json], conversation: str) -> str:
+    """LibreChat's own request, with this conversation in it."""
+    recorded = json.loads(LIBRECHAT.read_text())["request"]
+    kept = {name: text for name, text in recorded["headers"].items() if name.startswith("x-")}
+    body = {**recorded["body"], "model": flow, "messages": [recorded["body"]["messages"][0], *talk]}
+    headers = {**kept, "x-conversation-id": conversation, "user-agent": recorded["headers"]["user-agent"]}
+    with wire.post("/v1/chat/completions", body, headers=headers) as reply:
+        assert reply.status_code == 200, reply.text
+        return text_of(reply.content).strip()
+
+
+def by_conversation_id(wire: Wire, flow: str, talk: list[Json], conversation: str) -> str:
+    """A client that names the conversation and resends everything."""
+    return wire.ask(flow, talk, conversation_id=conversation)
+
+
+def by_new_message_alone(wire: Wire, flow: str, talk: list[Json], conversation: str) -> str:
+    """A client that names the conversation and sends only what is new."""
+    return wire.ask(flow, talk[-1:], conversation_id=conversation)
+
+
+def by_responses_conversation(wire: Wire, flow: str, talk: list[Json], conversation: str) -> str:
+    """A client of the Responses API that names the conversation."""
+    body = {"model": flow, "input": talk[-1]["content"], "conversation": {"id": conversation}}
+    with wire.post("/v1/responses", body) as reply:
+        assert reply.status_code == 200, reply.text
+        output: list[Any] = reply.json()["output"]
+        return "".join(
+            part["text"] for item in output if item["type"] == "message" for part in item["content"]
+        )
+
+
+CLIENTS = [by_sdk, by_librechat, by_conversation_id, by_new_message_alone, by_responses_conversation]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
+@pytest.mark.parametrize("flow", FLOWS)
+def test_six_turns_reach_the_model_once_and_in_order(
+    flow: str, client: Ask, flowise: RealFlowise, wire: Wire
+) -> None:
+    talk: list[Json] = []
+    conversation = str(uuid4())
+    for _ in range(6):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        answer = client(wire, flowise.flows[flow], talk, conversation)
+        shown = everything(said(seen_by_model(flowise, talk[-1]["content"])))
+        questions = [message["content"] for message in talk if message["role"] == "user"]
+        if flow == "llmchain":  # its answers quote the question, which quotes what was before
+            assert all(question in shown for question in questions)
+        else:
+            marks = [question.split()[-1].strip("?") for question in questions]
+            # The fake model's answers repeat their question: each mark stands twice but the newest.
+            assert [shown.count(mark) for mark in marks] == [2] * (len(marks) - 1) + [1], shown
+            assert sorted(marks, key=shown.find) == marks
+        talk.append({"role": "assistant", "content": answer})
+
+
+@pytest.mark.parametrize("flow", ["conv", "toolagent", "af_llm", "af_agent"])
+def test_a_fork_an_edit_and_a_changed_system_text(flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    flow_id = flowise.flows[flow]
+    talk: list[Json] = []
+    for _ in range(3):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        talk.append({"role": "assistant", "content": wire.ask(flow_id, talk)})
+    for kept in (2, 4, 2, 6):
+        branch = [*talk[:kept], user(f"What is {uuid4().hex}?")]
+        wire.ask(flow_id, branch)
+        shown = said(seen_by_model(flowise, branch[-1]["content"]))
+        assert shown == [(message["role"], message["content"].strip()) for message in branch]
+    system = f"Mind {uuid4().hex}."
+    asked = [system_message(system), *talk, user(f"What is {uuid4().hex}?")]
+    wire.ask(flow_id, asked)
+    shown_text = everything(seen_by_model(flowise, asked[-1]["content"]))
+    assert shown_text.count(system) == 1
+
+
+@pytest.mark.parametrize("text", ["{city} and {{x}}", '{"a": {"b": 1}}', "}{ {", "{{ $flow.state }}"])
+@pytest.mark.parametrize("flow", ["conv", "toolagent", "llmchain", "af_llm", "rag"])
+def test_braces_reach_the_model_as_they_are(text: str, flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    mark = uuid4().hex
+    first = f"Say {text} for {mark}."
+    answer = wire.ask(flowise.flows[flow], first)
+    again = f"Again {uuid4().hex}?"
+    wire.ask(flowise.flows[flow], [user(first), {"role": "assistant", "content": answer}, user(again)])
+    assert first in everything(seen_by_model(flowise, again))
+
+
+@pytest.mark.parametrize("flow", ["conv_override", "toolagent_override", "af_override"])
+@pytest.mark.parametrize("system", ["Mind {braces} and {{more}}.", "Plain.", '{"json": {"a": [1]}}'])
+def test_a_system_text_reaches_the_model_verbatim_on_every_turn(
+    flow: str, system: str, flowise: RealFlowise, wire: Wire
+) -> None:
+    talk = [system_message(f"{system} {uuid4().hex}")]
+    for _ in range(3):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        answer = wire.ask(flowise.flows[flow], talk)
+        seen = seen_by_model(flowise, talk[-1]["content"])
+        shown = everything([turn for turn in seen if turn[0] != "assistant"])  # it answers what it was told
+        assert shown.count(talk[0]["content"]) == 1, shown
+        talk.append({"role": "assistant", "content": answer})
+
+
+# Files
+
+
+@pytest.mark.parametrize("flow", ["conv_vision", "af_llm"])
+def test_an_image_reaches_the_model(flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    question = f"What is on it, {uuid4().hex}?"
+    image = {"type": "image_url", "image_url": {"url": PNG}}
+    wire.ask(flowise.flows[flow], [user([{"type": "text", "text": question}, image])])
+    assert "image_url" in json.dumps(newest_request(flowise, question))
+
+
+def test_an_image_for_a_flow_without_vision_is_refused(flowise: RealFlowise, wire: Wire) -> None:
+    image = {"type": "image_url", "image_url": {"url": PNG}}
+    with wire.post(
+        "/v1/chat/completions", {"model": flowise.flows["conv"], "messages": [user([image])]}
+    ) as r:
+        assert (r.status_code, r.json()["error"]["code"]) == (400, "unsupported_content")
+        assert r.json()["error"]["param"] == "messages[0].content[0].image_url.url"
+
+
+def file_part(name: str, mime: str, content: str) -> Json:
+    """A file as LibreChat sends it."""
+    return {"type": "file", "file": {"filename": name, "file_data": f"data:{mime};base64,{content}"}}
+
+
+@pytest.mark.parametrize("flow", ["conv", "af_llm", "llmchain", "toolagent"])
+def test_a_text_file_reaches_the_model_of_any_flow(flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    question = f"Read it, {uuid4().hex}."
+    part = file_part("notes.txt", "text/plain", "c2VjcmV0IG5vdGVz")
+    wire.ask(flowise.flows[flow], [user([part, {"type": "text", "text": question}])])
+    assert "secret notes" in everything(seen_by_model(flowise, question))
+
+
+PDF = (
+    "JVBERi0xLjQKMSAwIG9iajw8L1R5cGUvQ2F0YWxvZy9QYWdlcyAyIDAgUj4+ZW5kb2JqCjIgMCBvYmo8PC9UeXBlL1BhZ2VzL0tpZHNbMyAw"
+    "IFJdL0NvdW50IDE+PmVuZG9iagozIDAgb2JqPDwvVHlwZS9QYWdlL1BhcmVudCAyIDAgUi9NZWRpYUJveFswIDAgMzAwIDE0NF0vQ29udGVu"
+    "dHMgNCAwIFIvUmVzb3VyY2VzPDwvRm9udDw8L0YxIDUgMCBSPj4+Pj4+ZW5kb2JqCjQgMCBvYmo8PC9MZW5ndGggNDQ+PnN0cmVhbQpCVCAv"
+    "RjEgMTggVGYgMjAgMTAwIFRkIChQZGYgd29yZHMgaGVyZSkgVGogRVQKZW5kc3RyZWFtIGVuZG9iago1IDAgb2JqPDwvVHlwZS9Gb250L1N1"
+    "YnR5cGUvVHlwZTEvQmFzZUZvbnQvSGVsdmV0aWNhPj5lbmRvYmoKdHJhaWxlcjw8L1Jvb3QgMSAwIFI+PgolJUVPRg=="
+)
+
+
+def test_a_pdf_reaches_the_model_where_the_flow_takes_files(flowise: RealFlowise, wire: Wire) -> None:
+    question = f"Read it, {uuid4().hex}."
+    csv = file_part("table.csv", "application/vnd.ms-excel", "YSxiCjEsMgo=")
+    for part, words in ((file_part("doc.pdf", "application/pdf", PDF), "Pdf words here"), (csv, "")):
+        body = {
+            "model": flowise.flows["conv_fullfile"],
+            "messages": [user([part, {"type": "text", "text": question}])],
+        }
+        with wire.post("/v1/chat/completions", body) as reply:
+            if words:
+                assert reply.status_code == 200, reply.text
+                assert words in everything(seen_by_model(flowise, question))
+            else:
+                assert reply.json()["error"]["code"] == "unsupported_content"
+
+
+def test_a_pdf_for_a_flow_without_files_is_refused(flowise: RealFlowise, wire: Wire) -> None:
+    part = file_part("doc.pdf", "application/pdf", PDF)
+    body = {"model": flowise.flows["af_llm"], "messages": [user([part])]}
+    with wire.post("/v1/chat/completions", body) as reply:
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (400, "unsupported_content")
+        assert error["param"] == "messages[0].content[0].file.file_data"
+
+
+def newest_request(flowise: RealFlowise, text: str) -> Json:
+    """The newest request to the model that holds this text."""
+    bodies = (entry["body"] for entry in reversed(flowise.llm_log()) if "messages" in entry.get("body", {}))
+    return next(body for body in bodies if text in json.dumps(body))
+
+
+# Decisions
+
+
+@pytest.fixture(scope="module")
+def shared_key_wire(start_proxy: StartProxy) -> Iterator[Wire]:
+    """A server whose one key many people may share."""
+    with start_proxy(PROXY_API_KEYS="shared-by-many") as running, Wire(running.url) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("who", ["user ids", "no ids"])
+@pytest.mark.parametrize("word", ["approve", "reject, rather not"])
+@pytest.mark.parametrize("flow", ["af_human", "af_agent_human"])
+def test_a_person_decides_by_plain_messages(
+    flow: str, word: str, who: str, flowise: RealFlowise, shared_key_wire: Wire
+) -> None:
+    headers = {"Authorization": "Bearer shared-by-many"}
+    more = {"user": "ann"} if who == "user ids" else {}
+    talk = [user(f"please usetool {uuid4().hex}")]
+
+    def ask() -> str:
+        body = {"model": flowise.flows[flow], "messages": talk, **more}
+        with shared_key_wire.post("/v1/chat/completions", body, headers=headers) as reply:
+            assert reply.status_code == 200, reply.text
+            return str(reply.json()["choices"][0]["message"]["content"])
+
+    asked = ask()
+    assert "Waiting for your decision" in asked
+    talk.extend([{"role": "assistant", "content": asked}, user(word)])
+    answer = ask()
+    assert "Waiting for your decision" not in answer
+    assert "Nothing was run" in ask()
