@@ -40,17 +40,20 @@ POLICY = frozenset(
     {
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
         *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
-        "proxy_files",
+        *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket"),
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
 WIRE = frozenset(
     {
         *("openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_tool_calls"),
-        *("openai_rules", "openai_responses", *RESPONSES),
+        *("openai_rules", "openai_responses", "openai_responses_compact", *RESPONSES),
     }
 )
-COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
+ROUTES = frozenset({"openai_responses_routes", "openai_responses_socket"})
+COMPOSITION = frozenset(
+    {"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion", *ROUTES}
+)
 DEMO = frozenset(
     {
         *("flowise_demo", "flowise_demo_http", "flowise_demo_predictions", "flowise_demo_runs"),
@@ -87,9 +90,12 @@ TABLE: dict[str, Rule] = {
     **{
         name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
     },
+    "openai_responses_compact": Rule(LEAVES | RESPONSES | {"openai_responses"}, WEB | IO),
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    "proxy_responses": Rule(CORE_LEAVES | {"openai_wire", "proxy_store"}, WEB),
+    "proxy_background": Rule(CORE_LEAVES | {"openai_wire", "proxy_responses", "proxy_streaming"}, WEB),
     # A file is passed on as Flowise's reply comes.
     "proxy_files": Rule(CORE_LEAVES | {"flowise_transport"}, WEB),
     # Names are made of the file's models and the catalog's flows.
@@ -101,19 +107,22 @@ TABLE: dict[str, Rule] = {
 }
 
 LATE = {
+    ("openai_compatible_server", "openai_responses_routes"): "top",
+    ("openai_responses_routes", "openai_responses_socket"): "top",
     ("proxy_cli", "proxy_serving"): "function",
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",
 }
-"""The imports against the rule, and where alone they may stand."""
+"""The imports against the rule, and of one composition by another, and where alone they may stand."""
 
 ONLY_IN = {
     "gevent": {"flowise_connection", "flowise_transport_gevent", "proxy_serving"},
     "geventhttpclient": {"flowise_connection", "flowise_transport_gevent"},
     "gunicorn": {"proxy_serving"},
     "dotenv": {"proxy_settings"},
-    "flask": {"openai_compatible_server"},
+    "flask": {"openai_compatible_server", *ROUTES},
+    "wsproto": {"proxy_websocket", "openai_responses_socket"},
 }
 
 
