@@ -247,8 +247,13 @@ class ResponsesRenderer:
         return self._over(frames, "failed")
 
     def cancelled(self) -> list[Frame]:
-        """Give the end of an answer whose run was ended on demand; no event of either contract says so."""
-        return self._over(self._output.broken(), "cancelled", told="incomplete")
+        """Give the end of an answer whose run was ended on demand.
+
+        No event of either contract says so: the stream ends as an incomplete one, the body as cancelled.
+        """
+        frames = self._over(self._output.broken(), "incomplete")
+        self._response["status"] = "cancelled"
+        return frames
 
     def begun(self, status: Literal["queued", "in_progress"]) -> Response:
         """Give the response as it is before its output."""
@@ -262,10 +267,10 @@ class ResponsesRenderer:
             self.closing(transcripts)
         return self._response
 
-    def _over(self, frames: list[Frame], status: Status, told: str = "") -> list[Frame]:
+    def _over(self, frames: list[Frame], status: Status) -> list[Frame]:
         self._is_over = True
         self._response["status"], self._response["output"] = status, self._output.items
-        return [*frames, self._told(told or status), DONE]
+        return [*frames, self._told(status), DONE]
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
         self._response["metadata"] = _metadata(details, self._response["metadata"])

@@ -382,6 +382,18 @@ def test_a_failure_is_told_in_words_that_both_contracts_know() -> None:
 # --- metadata ---
 
 
+def test_a_cancelled_answer_ends_as_incomplete_and_says_so() -> None:
+    request = dataclasses.replace(parse_response(HELLO), response_id="resp_mine")
+    renderer = ResponsesRenderer(request, count_tokens=len)
+    assert (renderer.begun("queued")["status"], renderer.begun("queued")["id"]) == ("queued", "resp_mine")
+    frames = [*renderer.opening(), *renderer.chunks(TextDelta("Hel")), *renderer.cancelled()]
+    valid("response.stream", stream_bytes(frames))
+    body = renderer.body(())
+    valid("response", body)
+    assert (body["status"], body["output"][0]["status"]) == ("cancelled", "incomplete")
+    assert json.loads(frames[-2].data)["type"] == "response.incomplete"
+
+
 def test_metadata_holds_the_clients_pairs_and_what_flowise_told() -> None:
     metadata = Case("m", AGENT, {"metadata": {"mine": "1", "flowise_chat_id": "kept"}}).whole()["metadata"]
     assert json.loads(metadata.pop("flowise_used_tools"))[0]["name"] == "calculator"
