@@ -93,9 +93,9 @@ class WebSocket:
 
     def look(self) -> None:
         """Take in what has come, without waiting."""
-        self._connection.settimeout(0)
         try:
             while True:
+                self._connection.settimeout(0)  # each time: a pong may have been sent in between
                 self._take(self._read())
         except BlockingIOError:
             return
