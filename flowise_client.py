@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from flow_guards import RUN_THREAD
 from flow_turn import FlowEvent, KeepAlive, Transcript, Turn
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import failure, no_such_flow, not_the_api, refused
@@ -261,7 +262,7 @@ class FlowiseClient:
     def abort(self, chat_id: str, flow_id: str = "") -> None:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        threading.Thread(target=self._abort, args=(path,), daemon=True).start()
+        threading.Thread(target=self._abort, args=(path,), name=f"{RUN_THREAD} abort", daemon=True).start()
 
     def _abort(self, path: str) -> None:
         with (
