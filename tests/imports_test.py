@@ -50,7 +50,12 @@ WIRE = frozenset(
         *("openai_rules", "openai_responses", *RESPONSES),
     }
 )
-COMPOSITION = frozenset({"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion"})
+COMPOSITION = frozenset(
+    {
+        *("openai_compatible_server", "proxy_serving", "proxy_edge", "proxy_worker"),
+        *("proxy_cli", "sample_conversion"),
+    }
+)
 DEMO = frozenset(
     {
         *("flowise_demo", "flowise_demo_http", "flowise_demo_predictions", "flowise_demo_runs"),
@@ -105,13 +110,15 @@ LATE = {
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",
+    ("proxy_serving", "proxy_edge"): "function",
 }
 """The imports against the rule, and where alone they may stand."""
 
+SERVING = {"proxy_serving", "proxy_edge", "proxy_worker"}
 ONLY_IN = {
-    "gevent": {"flowise_connection", "flowise_transport_gevent", "proxy_serving"},
+    "gevent": {"flowise_connection", "flowise_transport_gevent", *SERVING},
     "geventhttpclient": {"flowise_connection", "flowise_transport_gevent"},
-    "gunicorn": {"proxy_serving"},
+    "gunicorn": SERVING,
     "dotenv": {"proxy_settings"},
     "flask": {"openai_compatible_server"},
 }
