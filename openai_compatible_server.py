@@ -61,7 +61,7 @@ from proxy_errors import (
     error_headers,
     error_status,
 )
-from proxy_limits import KeyLimits
+from proxy_limits import InFlight, KeyLimits
 from proxy_models import Models
 from proxy_settings import Settings
 from proxy_streaming import NumberedBatches, Pace, StreamedAnswer
@@ -113,6 +113,7 @@ class _Server:
         self._config = ProxyConfig()
         self._keys = Keys()
         self._limits = KeyLimits(settings.workers)
+        self._in_flight = InFlight(settings.proxy_max_in_flight)
         self._clients = FlowiseClients(settings, transport)
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
         self._follow_config()
@@ -183,6 +184,7 @@ class _Server:
         line["caller"] = g.caller.name
         check_origin(request.headers.get("Origin"), self._settings, is_open=self._keys.is_open)
         if request.method == "POST":
+            request.environ["proxy.on_close"].append(self._in_flight.enter())
             caller = g.caller
             admission = self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
             request.environ["proxy.on_close"].append(admission.release)
