@@ -19,9 +19,6 @@ from flow_guards import RUN_THREAD
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
 
-CLIENT_WRITE_SECONDS = 60.0
-"""How long a client may take nothing of what it is sent before it counts as gone."""
-
 _STEP_SECONDS = 0.05
 
 
@@ -79,7 +76,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve a connection, request after request."""
-        client.settimeout(CLIENT_WRITE_SECONDS)
+        # Each write has that long: a client that takes nothing must not hold a run for ever.
+        client.settimeout(self.app.body_timeout_seconds)
         self._idle.add(client)
         try:
             # Not gunicorn's own `handle`, which would take the time limit off again.
