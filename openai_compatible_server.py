@@ -263,7 +263,8 @@ class _Server:
         headers = _answer_headers(parsed)
         if parsed.stream:
             answer = StreamedAnswer(batches, renderer, pace, transcripts, may_be_empty=bool(parsed.stop))
-            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
+            # As it is: werkzeug's own iterators around it would cost each token a step.
+            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers}, direct_passthrough=True)
         try:
             for _ in folded(batches, transcripts):
                 pace.written()
