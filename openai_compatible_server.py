@@ -328,7 +328,8 @@ class _Server:
 
         if parsed.stream:
             answer = StreamedAnswer(batches, renderer, pace, transcripts, ended)
-            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
+            # As it is: werkzeug's own iterators around it would cost each token a step.
+            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers}, direct_passthrough=True)
         try:
             for _ in folded(batches, transcripts):
                 pace.written()
