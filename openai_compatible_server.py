@@ -45,7 +45,7 @@ from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
 from openai_files import FILES_PATH
-from openai_responses import ResponsesRenderer, parse_response
+from openai_responses_routes import ResponseRoutes
 from openai_rules import kept_to, ruled
 from openai_style import style_of
 from openai_tasks import is_task, task_answer, task_kind
@@ -70,11 +70,12 @@ from proxy_errors import (
 from proxy_exchange import Plan, Planner
 from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
 from proxy_identity import Conversations
-from proxy_limits import InFlight, KeyLimits
+from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_models import Models
+from proxy_responses import StoredResponses
 from proxy_settings import Settings
 from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here, shared_limits
-from proxy_streaming import NumberedBatches, Pace, StreamedAnswer, refuse_empty
+from proxy_streaming import EVENT_STREAM, Begun, NumberedBatches, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
 
@@ -90,13 +91,9 @@ _HEADER_TEXT = re.compile(r"[!-~]{1,256}")
 _FILE_RULE = "/flowise/files/<path:token>"
 _OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
+RendererOf = Callable[..., Renderer]
 
 
 def create_app(settings: Settings, *, transport: Transport | None = None, run: Run = run_here) -> Flask:
@@ -122,7 +119,7 @@ class _Server:
     """What the views share."""
 
     def __init__(self, settings: Settings, transport: Transport | None, run: Run) -> None:
-        self._settings = settings
+        self.settings = settings
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
@@ -134,13 +131,14 @@ class _Server:
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
         self._catalogs_lock = threading.Lock()
         self._file_links: FileLinks | None = None
+        self._stored: StoredResponses | None = None
         self._follow_config()
 
     def _follow_config(self) -> None:
         """Take a changed `proxy.yaml` over; requests begun before keep what they began with."""
         config = self._config_file.current
         if config is not self._config:
-            settings = self._settings
+            settings = self.settings
             passes_through = settings.flowise_key_passthrough
             anonymous = LOCAL if settings.is_loopback else ANONYMOUS
             keys = Keys(
@@ -187,7 +185,7 @@ class _Server:
             self._route(app, f"{prefix}/models", self.models)
             self._route(app, f"{prefix}/responses/models", self.models)
             self._route(app, f"{prefix}/models/<path:name>", self.model)
-            self._route(app, f"{prefix}/responses", self.responses, "POST")
+        ResponseRoutes(self).install(app)
         self._route(app, "/openai/deployments", self.deployments)
         for prefix in ("", "/v1", "/openai/v1"):
             self._route(app, prefix + _FILE_RULE, self.file)
@@ -213,14 +211,24 @@ class _Server:
             return None
         g.caller = self._keys.caller(request.headers.get)
         line["caller"] = g.caller.name
-        check_origin(request.headers.get("Origin"), self._settings, is_open=self._keys.is_open)
+        check_origin(request.headers.get("Origin"), self.settings, is_open=self._keys.is_open)
         if request.method == "POST":
             request.environ["proxy.on_close"].append(self._in_flight.enter())
-            caller = g.caller
-            admission = self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
+            admission = self._admission()
             request.environ["proxy.on_close"].append(admission.release)
             g.limit_headers = admission.headers
         return None
+
+    def _admission(self) -> Admission:
+        caller = g.caller
+        return self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
+
+    def admit_message(self) -> Admission:
+        """Let in one more request on a connection that stays: its key may be gone, or at its limit."""
+        self._follow_config()
+        g.config = self._config
+        g.caller = self._keys.caller(request.headers.get)
+        return self._admission()
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
@@ -231,7 +239,7 @@ class _Server:
             cors_headers(
                 origin,
                 asked if is_preflight else None,
-                self._settings,
+                self.settings,
                 is_open=self._keys.is_open,
             )
         )
@@ -279,10 +287,6 @@ class _Server:
         """Answer a legacy completion."""
         return self._answer(parse_completion, CompletionRenderer, deployment)
 
-    def responses(self) -> Response:
-        """Answer a response."""
-        return self._answer(parse_response, ResponsesRenderer, None)
-
     def file(self, token: str) -> Response:
         """Give a file that a flow made to whoever holds its link."""
         file = self._files().opened(token)
@@ -297,20 +301,35 @@ class _Server:
         response.call_on_close(reply.close)
         return response
 
-    def _answer(
-        self, parse: Parser, renderer_of: Callable[..., Renderer], deployment: str | None
-    ) -> Response:
-        body = json_object(_body(self._settings.proxy_max_body_bytes))
+    def _answer(self, parse: Parser, renderer_of: RendererOf, deployment: str | None) -> Response:
+        body = self.json_body()
         parsed = parse(body, deployment)
-        request.environ["proxy.log"]["stream"] = parsed.stream
+        return self.answer(
+            parsed, self.begin(parsed, body, renderer_of, is_deployment=deployment is not None)
+        )
+
+    def json_body(self) -> dict[str, Any]:
+        """The request's body. Raises BadRequest."""
+        return json_object(_body(self.settings.proxy_max_body_bytes))
+
+    def begin(
+        self,
+        parsed: ParsedRequest,
+        body: Mapping[str, Any],
+        renderer_of: RendererOf,
+        *,
+        pace: Pace | None = None,
+        is_deployment: bool = False,
+    ) -> Begun:
+        """Decide what to run for a request; nothing runs before its batches are read. Raises ProxyError."""
+        line = request.environ["proxy.log"]
+        line["stream"] = parsed.stream
         models = self._models()
-        model = self._model(models, parsed, is_deployment=deployment is not None)
+        model = self._model(models, parsed, is_deployment=is_deployment)
         parsed = self._ruled(parsed, model)
         plan = self._plan(parsed, model)
-        pace = Pace(self._settings.proxy_heartbeat_seconds)
+        pace = pace or Pace(self.settings.proxy_heartbeat_seconds)
         batches = self._runs(parsed, plan, models, model, pace)
-        # From here on the flow may run: whoever leaves must end it.
-        request.environ.get("proxy.watch_client", lambda: None)()
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
         agent, of_task = request.headers.get("User-Agent", ""), is_task(parsed.turns)
         style = style_of(model, body, agent, is_task=of_task)
@@ -318,25 +337,32 @@ class _Server:
             parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""
         )
         renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
-        headers = _answer_headers(plan)
-        line = request.environ["proxy.log"]
+        named = (parsed.response_id,) if parsed.response_id else ()
+        planner = self._planner_now()
 
         def ended() -> None:
             if parsed.stream:
                 refuse_empty(transcripts)
-            self._planner_now().ended(plan, transcripts, stood_in="fallback" in line)
+            planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
 
+        return Begun(batches, renderer, pace, transcripts, ended, _answer_headers(plan))
+
+    def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
+        """Run what has begun, and answer with a stream or a body. Raises ProxyError before the first byte."""
+        # From here on the flow may run: whoever leaves must end it.
+        request.environ.get("proxy.watch_client", lambda: None)()
         if parsed.stream:
-            answer = StreamedAnswer(batches, renderer, pace, transcripts, ended)
+            answer = StreamedAnswer(begun.batches, begun.renderer, begun.pace, begun.transcripts, begun.ended)
             # As it is: werkzeug's own iterators around it would cost each token a step.
-            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers}, direct_passthrough=True)
+            headers = {**EVENT_STREAM, **begun.headers}
+            return Response(answer.begin(), headers=headers, direct_passthrough=True)
         try:
-            for _ in folded(batches, transcripts):
-                pace.written()
+            for _ in folded(begun.batches, begun.transcripts):
+                begun.pace.written()
         finally:
-            batches.close()
-        ended()
-        return _json(renderer.body(transcripts), headers=headers)
+            begun.batches.close()
+        begun.ended()
+        return _json(begun.renderer.body(begun.transcripts), headers=begun.headers)
 
     def _ruled(self, parsed: ParsedRequest, model: Model) -> ParsedRequest:
         """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
@@ -357,20 +383,27 @@ class _Server:
         client = self._clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, request.headers.get, client)
 
-    # Both are made late: the secret may have to be read from the store, and that not before a fork.
+    # All three are made late: the secret may have to be read from the store, and that not before a fork.
     def _planner_now(self) -> Planner:
         if self._planner is None:
-            ttl_seconds = self._settings.proxy_response_ttl_days * 86400
+            ttl_seconds = self.settings.proxy_response_ttl_days * 86400
             self._planner = Planner(Conversations(self._store, self._secret(), ttl_seconds))
         return self._planner
 
     def _files(self) -> FileLinks:
         if self._file_links is None:
-            self._file_links = FileLinks(self._secret(), self._settings.proxy_response_ttl_days)
+            self._file_links = FileLinks(self._secret(), self.settings.proxy_response_ttl_days)
         return self._file_links
 
+    def stored(self) -> StoredResponses:
+        """The responses that are kept."""
+        if self._stored is None:
+            ttl_seconds = self.settings.proxy_response_ttl_days * 86400
+            self._stored = StoredResponses(self._store, self._secret(), ttl_seconds)
+        return self._stored
+
     def _secret(self) -> bytes:
-        return self._settings.proxy_secret.encode() or kept_secret(self._store)
+        return self.settings.proxy_secret.encode() or kept_secret(self._store)
 
     def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
         try:
@@ -394,7 +427,7 @@ class _Server:
         left = threading.Event()
         wake = while_wanted(left, pace.remaining) if many else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
-        base = self._settings.proxy_public_url or _own_address()
+        base = self.settings.proxy_public_url or _own_address()
 
         def of_model(turn: Turn, model: Model) -> Batches:
             client = self._clients.client(model.flow, key)
@@ -427,11 +460,15 @@ class _Server:
         return side_by_side(runs, left) if many else numbered(runs[0])
 
     def _refuse(self, error: ProxyError) -> Response:
+        error, status = self.refused(error)
+        return _json(error_body(error), status, error_headers(error))
+
+    def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
+        """An error as its caller is to see it, and its status."""
         if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
             error = NotAuthenticated("Flowise refuses this API key.")
         request.environ["proxy.log"]["outcome"] = error.code or error.type
-        status = error_status(error, self._settings.proxy_run_error_status)
-        return _json(error_body(error), status, error_headers(error))
+        return error, error_status(error, self.settings.proxy_run_error_status)
 
     def _refuse_http(self, error: HTTPException) -> Response:
         asked = f"{request.method} {request.path[:200]}"

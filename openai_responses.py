@@ -32,6 +32,7 @@ from openai_responses_input import (
     kept_entries,
     read_input,
     told,
+    unfolded,
 )
 from openai_responses_output import Citation, Events, Output, OutputItem
 from openai_sources import citations, sources_footer
@@ -52,12 +53,12 @@ from proxy_errors import BadRequest, ProxyError
 
 Earlier = Callable[[str], Sequence[Item] | None]
 
-Status = Literal["in_progress", "completed", "failed", "incomplete"]
+Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ERROR_CODES = ("rate_limit_exceeded", "invalid_prompt")
 
 
-def _nothing(_id: str) -> None:
+def nothing_kept(_id: str) -> None:
     """Nothing is kept."""
 
 
@@ -65,8 +66,8 @@ def parse_response(
     body: Mapping[str, Any],
     deployment: str | None = None,
     *,
-    resolve: Resolver = _nothing,
-    earlier: Earlier = _nothing,
+    resolve: Resolver = nothing_kept,
+    earlier: Earlier = nothing_kept,
     make_id: Callable[[str], str] = new_id,
 ) -> ParsedRequest:
     """A request for a response. Raises BadRequest.
@@ -78,11 +79,12 @@ def parse_response(
     echo, include, conversation = echoed(body), included(body), conversation_id(body)
     check_alone(body)
     check_stream_options(body)
-    before = _before(echo["previous_response_id"], earlier, make_id)
-    entries = _entries(body, resolve, make_id, may_be_empty=bool(before))
+    before = entries_before(echo["previous_response_id"], earlier, make_id)
+    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before))
+    whole = unfolded([*before, *entries], make_id)
     if not conversation:
-        check_calls([*before, *entries])
-    chat = told([*before, *entries], echo["instructions"])
+        check_calls(whole)
+    chat = told(whole, echo["instructions"])
     ids = identifiers(body)
     return ParsedRequest(
         model,
@@ -108,7 +110,10 @@ def parse_response(
     )
 
 
-def _before(response_id: str | None, earlier: Earlier, make_id: Callable[[str], str]) -> list[Entry]:
+def entries_before(
+    response_id: str | None, earlier: Earlier, make_id: Callable[[str], str] = new_id
+) -> list[Entry]:
+    """The items that a request goes on from. Raises BadRequest for an unknown response."""
     if not response_id:
         return []
     items = earlier(response_id)
@@ -121,9 +126,14 @@ def _before(response_id: str | None, earlier: Earlier, make_id: Callable[[str], 
     return kept_entries(items, "previous_response_id", make_id)
 
 
-def _entries(
-    body: Mapping[str, Any], resolve: Resolver, make_id: Callable[[str], str], *, may_be_empty: bool
+def entries_asked(
+    body: Mapping[str, Any],
+    resolve: Resolver,
+    make_id: Callable[[str], str] = new_id,
+    *,
+    may_be_empty: bool,
 ) -> list[Entry]:
+    """The items of the request's own input. Raises BadRequest."""
     value = body.get("input")
     if value is None and not may_be_empty:
         raise missing("input")
@@ -192,7 +202,7 @@ class ResponsesRenderer:
         self._shows_tools = TOOL_CALLS in request.include
         self._events = Events()
         self._output = Output(self._events, make_id)
-        self._response = _begun(request, make_id("resp_"), int(self._started))
+        self._response = _begun(request, request.response_id or make_id("resp_"), int(self._started))
         self._is_over = False
 
     def opening(self) -> list[Frame]:
@@ -237,6 +247,14 @@ class ResponsesRenderer:
         self._add_metadata({"error_code": error.code or error.type})
         return self._over(frames, "failed")
 
+    def cancelled(self) -> list[Frame]:
+        """Give the end of an answer whose run was ended on demand; no event of either contract says so."""
+        return self._over(self._output.broken(), "cancelled", told="incomplete")
+
+    def begun(self, status: Literal["queued", "in_progress"]) -> Response:
+        """Give the response as it is before its output."""
+        return {**self._response, "status": status}
+
     def body(self, transcripts: Sequence[Transcript]) -> Response:
         """Give the whole response: the one that ended the stream, or would have ended it."""
         if not self._is_over:
@@ -245,10 +263,10 @@ class ResponsesRenderer:
             self.closing(transcripts)
         return self._response
 
-    def _over(self, frames: list[Frame], status: Status) -> list[Frame]:
+    def _over(self, frames: list[Frame], status: Status, told: str = "") -> list[Frame]:
         self._is_over = True
         self._response["status"], self._response["output"] = status, self._output.items
-        return [*frames, self._told(status), DONE]
+        return [*frames, self._told(told or status), DONE]
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
         self._response["metadata"] = _metadata(details, self._response["metadata"])

@@ -96,8 +96,6 @@ def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
         asked["text"] = echo["text"]
     if echo["truncation"] == "auto":
         asked["truncation"] = "auto"
-    if echo["background"]:
-        asked["background"] = True
     if others := set(included(body)) - {TOOL_CALLS}:
         asked["include"] = sorted(others)
     return asked
@@ -284,7 +282,13 @@ def _check_allowed(choice: Mapping[str, Any]) -> None:
 
 
 def check_alone(body: Mapping[str, Any]) -> None:
-    """A response goes on from another response or in a conversation, not both."""
+    """A response goes on from another one or in a conversation; what runs on unseen must be stored."""
+    if body.get("background") and body.get("store") is False:
+        raise BadRequest(
+            "A background response must be stored: 'store' cannot be false.",
+            param="background",
+            code="invalid_value",
+        )
     if body.get("previous_response_id") and body.get("conversation"):
         raise BadRequest(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.",

@@ -6,10 +6,14 @@ Every error names the place in the input. An item that is made whole can be list
 
 from __future__ import annotations
 
+import base64
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import orjson
 
 from openai_fields import missing, string, wrong_type, wrong_value
 from openai_messages import Conversation, conversation
@@ -29,6 +33,8 @@ _LONGEST_TEXT = 10 * 2**20
 _LONGEST_IMAGE = 20 * 2**20
 _LONGEST_FILE = 32 * 2**20
 _LONGEST_CALL_ID = 64
+_LONGEST_CONTEXT = 64 * 2**20
+_SEAL = "items1."
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MESSAGES_PLACE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
@@ -65,6 +71,40 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
 def kept_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[Entry]:
     """Items that were kept of an earlier response."""
     return [Entry(_whole(item, place, make_id), place) for item in items]
+
+
+def sealed(items: Iterable[Item]) -> str:
+    """Items as the `encrypted_content` of a compaction: all of them, packed; opaque to clients."""
+    return _SEAL + base64.b64encode(zlib.compress(orjson.dumps(list(items)), 6)).decode()
+
+
+def unfolded(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
+    """The entries with what was compacted in its place."""
+    whole = []
+    for entry in entries:
+        if entry.item["type"] != "compaction":
+            whole.append(entry)
+            continue
+        items = _unsealed(entry)
+        whole += [Entry(_whole(item, entry.place, make_id), entry.place) for item in items]
+    return whole
+
+
+def _unsealed(entry: Entry) -> list[Item]:
+    packed = entry.item["encrypted_content"].removeprefix(_SEAL)
+    try:
+        # Limited, since a few bytes can unpack into as many as memory holds.
+        unpacking = zlib.decompressobj()
+        raw = unpacking.decompress(base64.b64decode(packed, validate=True), _LONGEST_CONTEXT)
+        items = orjson.loads(raw)
+    except (ValueError, zlib.error):
+        items = None
+    if not isinstance(items, list) or any(
+        not isinstance(item, dict) or item.get("type") == "compaction" for item in items
+    ):
+        place = f"{entry.place}.encrypted_content"
+        raise wrong_value(place, "it is not what POST /v1/responses/compact of this server gave")
+    return items
 
 
 def check_calls(entries: Iterable[Entry]) -> None:
@@ -254,11 +294,16 @@ def _read_reasoning(item: Item, place: str) -> dict[str, Any]:
     return {"summary": texts}
 
 
+def _read_compaction(item: Item, place: str) -> dict[str, Any]:
+    return {"encrypted_content": string(item, "encrypted_content", f"{place}.encrypted_content")}
+
+
 _READERS: Mapping[str, tuple[str, Callable[[Item, str], dict[str, Any]]]] = {
     "message": ("msg_", _read_message),
     "function_call": ("fc_", _read_call),
     "function_call_output": ("fco_", _read_output),
     "reasoning": ("rs_", _read_reasoning),
+    "compaction": ("cmp_", _read_compaction),
 }
 
 

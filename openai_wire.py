@@ -72,8 +72,9 @@ class ParsedRequest:
     fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
     another request may go on from the answer, `tools` and `format` what it must keep to.
 
-    The last seven are of Responses alone: `input_items` is the input made whole, `echo` what the answer
-    repeats of the request, `conversation_id` its field `conversation`.
+    The last eight are of Responses alone: `input_items` is the input made whole, `echo` what the answer
+    repeats of the request, `conversation_id` its field `conversation`, `response_id` the answer's own id, if
+    it is to be known before.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ParsedRequest:
     input_items: tuple[Mapping[str, Any], ...] = ()
     include: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)
+    response_id: str = ""
 
 
 class TokensDetails(TypedDict):

@@ -93,6 +93,22 @@ class FileNotFound(ProxyError):
     code = "file_not_found"
 
 
+class ResponseNotFound(ProxyError):
+    """No response of this caller has the id, or it is not kept any more."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "response_not_found"
+
+
+class StoreUnavailable(ProxyError):
+    """What cannot be done without the store, while the store cannot be used."""
+
+    status = 503
+    nothing_ran = True
+    code = "store_unavailable"
+
+
 class UnknownUrl(ProxyError):
     """No route takes this path."""
 

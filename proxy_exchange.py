@@ -160,6 +160,9 @@ def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable
         parsed.user or _first(header, USER_HEADERS),
         resends=parsed.resends or not parsed.conversation,
         is_single_user=caller.single_user,
+        previous=parsed.previous_response_id,
+        # Of a response that is not to be stored no text is kept, unless in a named conversation.
+        keeps_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
         has_preamble=not takes_system_text(model, text),
         # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
         holds_prefix=model.type != "MULTIAGENT",

@@ -52,8 +52,9 @@ class Asked:
 
     `said` is the question as the client has it, empty if none. `conversation` and `user` are the client's
     ids; `resends` tells that a client with such an id sends the whole conversation each time,
-    `is_single_user` that one person alone has the key. `previous` is the key of a kept conversation that the
-    request goes on with. `has_preamble` tells that a system text travels in the question, `holds_prefix` that
+    `is_single_user` that one person alone has the key. `previous` is an answer that the request goes on
+    from, whose whole conversation the request holds. `keeps_texts` tells that the store may hold what was
+    said. `has_preamble` tells that a system text travels in the question, `holds_prefix` that
     the flow still heeds earlier turns sent along when its session holds some.
     """
 
@@ -68,6 +69,7 @@ class Asked:
     resends: bool = False
     is_single_user: bool = False
     previous: str = ""
+    keeps_texts: bool = True
     has_preamble: bool = True
     holds_prefix: bool = True
 
@@ -102,13 +104,17 @@ class _Link:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A conversation as it is kept for clients that send only what is new, and the link of its session."""
+    """A conversation as it is kept for clients that send only what is new, and the link of its session.
+
+    Under an answer that may be gone on from `mark` stands for the texts, which the request brings along.
+    """
 
     conversation: str
     history: History = ()
     instructions: str = ""
     link: str = ""
     rules: str = ""
+    mark: str = ""
 
     def written(self) -> bytes:
         return zlib.compress(orjson.dumps(self), 1)
@@ -159,7 +165,7 @@ class Conversations:
     def begin(self, asked: Asked) -> Exchange:
         """Join a request with its conversation: which session to send it to, and what goes along."""
         kept = self._kept(asked)
-        if kept is not None and (asked.previous or not asked.sends_all):
+        if kept is not None and not asked.previous and not asked.sends_all:
             asked = _continued(asked, kept)
         history = asked.turns[0].history
         key = self._key_of(asked, history, kept)
@@ -182,7 +188,7 @@ class Conversations:
     def ended(self, exchange: Exchange, outcomes: Sequence[Outcome], *also_under: str) -> None:
         """Keep what the next request needs, after all runs ended normally.
 
-        The conversation is kept under each key of `also_under` too, for requests that name it as `previous`.
+        `also_under` are the names of the answer that later requests may give as `previous`.
         """
         asked, entries = exchange.asked, dict[str, bytes]()
         first: _Kept | None = None
@@ -192,14 +198,13 @@ class Conversations:
             if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
                 entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
-            told = asked.turns[0]
-            first = first or _Kept(
-                exchange.conversation, _newest(history), told.instructions, key, told.rules
-            )
-        kept = first.written() if first else b""
-        if not (asked.resends and asked.conversation):
-            entries[self._talk_key(asked, exchange.conversation)] = kept
-        entries.update(dict.fromkeys(also_under, kept))
+            first = first or _begun(exchange, history, key)
+        if first and asked.keeps_texts and not (asked.resends and asked.conversation):
+            kept = replace(first, history=_newest(first.history))
+            entries[self._talk_key(asked, exchange.conversation)] = kept.written()
+        if first and also_under:
+            named = replace(first, history=()).written()
+            entries.update((self._answer_key(asked, name), named) for name in also_under)
         self._links.put(entries, self._ttl_seconds)
 
     def not_begun(self, exchange: Exchange) -> None:
@@ -215,7 +220,7 @@ class Conversations:
     def _kept(self, asked: Asked) -> _Kept | None:
         """The kept conversation that a request names in a way that lets it send only what is new."""
         if asked.previous:
-            raw = self._links.get(asked.previous)
+            raw = self._links.get(self._answer_key(asked, asked.previous))
             return _Kept.read(raw) if raw else None
         if not asked.conversation or asked.resends:
             return None
@@ -232,11 +237,17 @@ class Conversations:
         reference = _reference(history)
         if not history or len(asked.turns) > 1 or (asked.way != "session" and reference is None):
             return ""
-        if kept and kept.link and _same(history, kept.history) and _system(asked) == _system_of(asked, kept):
+        if kept and kept.link and self._is_of(kept, asked, history):
             return kept.link
         if asked.is_known:
             return self._link_key(self._scope(asked), history, asked)
         return self._link_key(self._scope(asked, reference), history, asked) if reference else ""
+
+    @staticmethod
+    def _is_of(kept: _Kept, asked: Asked, history: History) -> bool:
+        """Whether the session of a kept conversation holds just what the request goes on from."""
+        told = _mark(history) == kept.mark if asked.previous else _same(history, kept.history)
+        return told and _system(asked) == _system_of(asked, kept)
 
     def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
         """Give every turn its session, its share of the history, and the uploads that belong to it."""
@@ -278,6 +289,9 @@ class Conversations:
     def _talk_key(self, asked: Asked, conversation: str) -> str:
         return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
 
+    def _answer_key(self, asked: Asked, name: str) -> str:
+        return "answer:" + self._mac("answer", asked.caller, asked.flow, name).hex()
+
     def _mac(self, *parts: str) -> bytes:
         return hmac.new(self._secret, orjson.dumps(parts), hashlib.sha256).digest()
 
@@ -302,14 +316,21 @@ def way_of(choice: str, flow_type: str, has_memory: bool | None) -> Way:
 
 def _continued(asked: Asked, kept: _Kept) -> Asked:
     """The request with what was said before it; a system text goes on until another one is sent."""
-    instructions = "" if asked.previous else kept.instructions
     before = len(kept.history)
     turns = tuple(
-        replace(turn, history=kept.history + turn.history, instructions=turn.instructions or instructions)
+        replace(
+            turn, history=kept.history + turn.history, instructions=turn.instructions or kept.instructions
+        )
         for turn in asked.turns
     )
     moved = tuple(replace(a, position=a.position + before) for a in asked.attachments)
     return replace(asked, turns=turns, attachments=moved)
+
+
+def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
+    """The conversation after an exchange, with the key of its session's link."""
+    told = exchange.asked.turns[0]
+    return _Kept(exchange.conversation, history, told.instructions, link, told.rules, _mark(history))
 
 
 def _with_turn(history: History, said: str, answer: str) -> History:
@@ -336,6 +357,11 @@ def _reference(history: History) -> str | None:
     """The reference in a question for a decision that ends the history, if any; None for no question."""
     asks = _ASKS.search(history[-1].content) if history and history[-1].role == "apiMessage" else None
     return (asks[1] or "") if asks else None
+
+
+def _mark(history: History) -> str:
+    texts = [[message.role, _trimmed(message.content)] for message in history]
+    return hashlib.sha256(orjson.dumps(texts)).hexdigest()
 
 
 def _same(one: History, other: History) -> bool:

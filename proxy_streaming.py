@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from flow_guards import Batch
 from flow_turn import (
@@ -23,6 +24,11 @@ from proxy_errors import ProxyError, RunFailed, ServerFault
 
 log = logging.getLogger(__name__)
 
+EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 STEP_HOLD_SECONDS = 1.0
 """How long a first step may wait for an early failure before the status goes out with it."""
 
@@ -49,6 +55,21 @@ class Pace:
     def remaining(self) -> float:
         """Seconds until a write is due, never below zero."""
         return max(0.0, self._due - self._clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request whose runs are ready to begin, and all that it takes to answer it.
+
+    `ended` is to be called once all runs are whole, before the client is told; `headers` are the answer's.
+    """
+
+    batches: NumberedBatches
+    renderer: Renderer
+    pace: Pace
+    transcripts: Sequence[Transcript]
+    ended: Callable[[], None]
+    headers: Mapping[str, str]
 
 
 class StreamedAnswer:

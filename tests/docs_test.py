@@ -39,11 +39,11 @@ def test_the_readme_names_every_setting(name: str) -> None:
 
 def test_the_readme_names_every_route() -> None:
     app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
-    rules = {rule.rule.replace("<path:", "{").replace(">", "}") for rule in app.url_map.iter_rules()}
+    rules = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
     plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
     for rule in plain:
         named = rule if rule.startswith(("/openai", "/health", "/ready")) else f"/v1{rule}"
-        assert named.replace("{name}", "{id}") in README, named
+        assert re.sub(r"\{(name|response_id)\}", "{id}", named) in README, named
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.name)

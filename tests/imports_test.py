@@ -40,20 +40,21 @@ POLICY = frozenset(
     {
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
         *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
-        "proxy_files",
+        *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket"),
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
 WIRE = frozenset(
     {
         *("openai_messages", "openai_uploads", "openai_adapter", "openai_tasks", "openai_tool_calls"),
-        *("openai_rules", "openai_responses", *RESPONSES),
+        *("openai_rules", "openai_responses", "openai_responses_compact", *RESPONSES),
     }
 )
+ROUTES = frozenset({"openai_responses_routes", "openai_responses_socket"})
 COMPOSITION = frozenset(
     {
         *("openai_compatible_server", "proxy_serving", "proxy_edge", "proxy_worker"),
-        *("proxy_cli", "sample_conversion"),
+        *("proxy_cli", "sample_conversion", *ROUTES),
     }
 )
 DEMO = frozenset(
@@ -92,9 +93,12 @@ TABLE: dict[str, Rule] = {
     **{
         name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
     },
+    "openai_responses_compact": Rule(LEAVES | RESPONSES | {"openai_responses"}, WEB | IO),
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    "proxy_responses": Rule(CORE_LEAVES | {"openai_wire", "proxy_store"}, WEB),
+    "proxy_background": Rule(CORE_LEAVES | {"openai_wire", "proxy_responses", "proxy_streaming"}, WEB),
     # A file is passed on as Flowise's reply comes.
     "proxy_files": Rule(CORE_LEAVES | {"flowise_transport"}, WEB),
     # Names are made of the file's models and the catalog's flows.
@@ -106,13 +110,15 @@ TABLE: dict[str, Rule] = {
 }
 
 LATE = {
+    ("openai_compatible_server", "openai_responses_routes"): "top",
+    ("openai_responses_routes", "openai_responses_socket"): "top",
     ("proxy_cli", "proxy_serving"): "function",
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",
     ("proxy_serving", "proxy_edge"): "function",
 }
-"""The imports against the rule, and where alone they may stand."""
+"""The imports against the rule, and of one composition by another, and where alone they may stand."""
 
 SERVING = {"proxy_serving", "proxy_edge", "proxy_worker"}
 ONLY_IN = {
@@ -120,7 +126,8 @@ ONLY_IN = {
     "geventhttpclient": {"flowise_connection", "flowise_transport_gevent"},
     "gunicorn": SERVING,
     "dotenv": {"proxy_settings"},
-    "flask": {"openai_compatible_server"},
+    "flask": {"openai_compatible_server", *ROUTES},
+    "wsproto": {"proxy_websocket", "openai_responses_socket"},
 }
 
 

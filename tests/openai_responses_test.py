@@ -667,7 +667,6 @@ def test_null_is_as_good_as_silence() -> None:
             },
         ),
         ("truncation", "auto", "auto"),
-        ("background", True, True),
     ],
 )
 def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: Any) -> None:
@@ -683,6 +682,7 @@ def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: A
         ("safety_identifier", "s"),
         ("prompt_cache_key", "p"),
         ("store", False),
+        ("background", True),
         ("instructions", "i"),
         ("text", {"format": {"type": "text"}}),
         ("truncation", "disabled"),
@@ -782,6 +782,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_obfuscation": 1}}, "stream_options.include_obfuscation"),
     ({"store": 1}, "store"),
     ({"background": 1}, "background"),
+    ({"background": True, "store": False}, "background"),
     ({"instructions": ["a"]}, "instructions"),
     ({"previous_response_id": 5}, "previous_response_id"),
     ({"previous_response_id": "a", "conversation": "b"}, "previous_response_id"),

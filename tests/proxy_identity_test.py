@@ -320,21 +320,48 @@ def test_a_system_text_sent_once_goes_on_for_clients_that_send_only_what_is_new(
 # A named earlier answer
 
 
-def test_an_answer_can_be_gone_on_with_by_its_key_and_forked(client: Client) -> None:
+def test_an_answer_can_be_gone_on_from_by_its_id_and_forked(client: Client) -> None:
     client.more = {}
     first = client.begin([], "q0")
     client.flowise.run(first.turns[0], "a0")
-    client.conversations.ended(first, [Outcome("a0", None)], "resp:1")
-    second = client.begin([], "q1", previous="resp:1")
+    client.conversations.ended(first, [Outcome("a0", None)], "resp_1")
+    talk = [("user", "q0"), ("assistant", "a0")]
+    second = client.begin(talk, "q1", previous="resp_1")
+    assert (second.turns[0].history, second.conversation) == ((), first.conversation)
     client.flowise.run(second.turns[0], "a1")
-    client.conversations.ended(second, [Outcome("a1", None)], "resp:2")
-    fork = client.begin([], "other", previous="resp:1")
+    client.conversations.ended(second, [Outcome("a1", None)], "resp_2")
+    fork = client.begin(talk, "other", previous="resp_1")
     client.end(fork, "b")
-    assert client.flowise.seen == [("user", "q0"), ("assistant", "a0"), ("user", "other")]
-    client.ask([], "q2", "a2", previous="resp:2")
+    assert client.flowise.seen == [*talk, ("user", "other")]
+    talk += [("user", "q1"), ("assistant", "a1")]
+    client.ask(talk, "q2", "a2", previous="resp_2")
     assert [text for _, text in client.flowise.seen] == ["q0", "a0", "q1", "a1", "q2"]
     assert len(client.flowise.sessions) == 2
-    assert client.begin([], "x", previous="resp:none").history == ()
+
+
+@pytest.mark.parametrize("changed", ["transcript", "system", "flow", "caller", "id"])
+def test_an_answers_session_is_only_for_what_it_holds(client: Client, changed: str) -> None:
+    client.more = {}
+    first = client.begin([], "q0")
+    client.conversations.ended(first, [Outcome("a0", None)], "resp_1")
+    client.system = "Be brief." if changed == "system" else ""
+    answer = "edited" if changed == "transcript" else "a0"
+    others = {"flow": "another flow", "caller": "another key"}
+    more = {changed: others[changed]} if changed in others else {}
+    previous = "resp_2" if changed == "id" else "resp_1"
+    second = client.begin([("user", "q0"), ("assistant", answer)], "q1", previous=previous, **more)
+    assert second.turns[0].session_id != first.turns[0].session_id
+    assert len(second.turns[0].history) == 2
+
+
+def test_what_is_not_to_be_kept_leaves_no_text_in_the_store() -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise(), more={"keeps_texts": False})
+    exchange = client.begin([], "q0")
+    client.conversations.ended(exchange, [Outcome("a0", None)], "resp_1")
+    assert [key.partition(":")[0] for key in store._values] == ["link", "answer"]
+    more = {"conversation": exchange.conversation, "previous": ""}
+    assert client.begin([], "q1", **more).history == ()
 
 
 # Decisions

@@ -1,0 +1,210 @@
+"""The Responses API over a WebSocket: one response at a time, chains that need no store. Composition.
+
+The contract is open-responses.md §7: the events of a stream as messages, errors as `error` events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import orjson
+from flask import Response, g
+from wsproto.frame_protocol import CloseReason
+
+from openai_fields import json_object
+from openai_responses import ResponsesRenderer, parse_response
+from openai_wire import DONE, Frame, ParsedRequest, Renderer, new_id
+from proxy_errors import (
+    BadRequest,
+    NotAuthenticated,
+    ProxyError,
+    ServerFault,
+    error_body,
+)
+from proxy_limits import Admission
+from proxy_responses import Context, Item, Record, StoredRenderer, StoredResponses
+from proxy_settings import Settings
+from proxy_streaming import Begun, Pace
+from proxy_websocket import WebSocket, WebSocketClosed
+
+log = logging.getLogger(__name__)
+
+CONNECTION_SECONDS = 3600.0
+LOOK_SECONDS = 0.5
+"""How soon a client that leaves in the middle of an answer is noticed."""
+MOST_OWN = 8
+"""So many conversations that are not to be stored are known to a connection, the latest."""
+END_LOOK_SECONDS = 5.0
+
+
+class Host(Protocol):
+    """What the server does for these routes as for all others."""
+
+    settings: Settings
+
+    def json_body(self) -> dict[str, Any]:
+        """The request's body."""
+
+    def begin(
+        self,
+        parsed: ParsedRequest,
+        body: Mapping[str, Any],
+        renderer_of: Callable[..., Renderer],
+        *,
+        pace: Pace | None = None,
+    ) -> Begun:
+        """Decide what to run for a request."""
+
+    def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
+        """Run what has begun, and answer."""
+
+    def stored(self) -> StoredResponses:
+        """The responses that are kept."""
+
+    def admit_message(self) -> Admission:
+        """Let in one more request on a connection that stays."""
+
+    def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
+        """An error as its caller is to see it, and its status."""
+
+
+class ResponseSocket:
+    """One connection; `serve` returns when it is over."""
+
+    def __init__(self, host: Host, socket: WebSocket, is_ending: Callable[[], bool]) -> None:
+        """Serve an accepted connection; `is_ending` tells that the server wants to end."""
+        self._host, self._socket, self._is_ending = host, socket, is_ending
+        self._own: OrderedDict[str, Sequence[Item]] = OrderedDict()
+
+    def serve(self) -> None:
+        """Answer one message after the other."""
+        until = time.monotonic() + CONNECTION_SECONDS
+        try:
+            while not self._is_ending() and (left := until - time.monotonic()) > 0:
+                message = self._socket.receive(min(left, END_LOOK_SECONDS))
+                if message is not None:
+                    self._answer(message)
+            if not self._is_ending():
+                self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
+        except WebSocketClosed:
+            pass
+        finally:
+            self._socket.close(CloseReason.GOING_AWAY)
+
+    def _answer(self, message: str) -> None:
+        body: dict[str, Any] = {}
+        try:
+            body = _asked(message)
+            with self._host.admit_message():
+                self._respond(body)
+        except ProxyError as error:
+            self._refuse(error, body.get("previous_response_id"))
+        except WebSocketClosed:
+            raise
+        except Exception:
+            log.exception("a message failed")
+            self._refuse(ServerFault("The server had an error."), body.get("previous_response_id"))
+
+    def _refuse(self, error: ProxyError, previous: Any = None) -> None:
+        """Tell of an error; what could not be gone on from is forgotten, the connection stays."""
+        if isinstance(previous, str):
+            self._own.pop(previous, None)
+        error, status = self._host.refused(error)
+        event = {"type": "error", "status": status, **error_body(error)}
+        self._socket.send(orjson.dumps(event).decode())
+        if isinstance(error, NotAuthenticated):
+            self._socket.close(CloseReason.POLICY_VIOLATION, "the key is no longer valid")
+            raise WebSocketClosed
+
+    def _respond(self, body: Mapping[str, Any]) -> None:
+        context = Context(self._host.stored(), scope(), self._own)
+        parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
+        if parsed.store and not context.fits(parsed.input_items):
+            parsed = replace(parsed, store=False, echo={**parsed.echo, "store": False})
+        parsed = replace(parsed, response_id=new_id("resp_"))
+        place = self._host.stored().of(scope(), parsed.response_id)
+
+        def keep(response: Mapping[str, Any]) -> None:
+            record = Record(response, parsed.input_items, context.before)
+            if parsed.store:
+                place.keep(record)
+            else:
+                self._remember(parsed.response_id, record.context)
+
+        renderer_of = partial(stored_renderer, keep)
+        begun = self._host.begin(parsed, body, renderer_of, pace=Pace(LOOK_SECONDS))
+        with contextlib.closing(begun.batches):
+            self._send_all(begun)
+
+    def _remember(self, response_id: str, items: Sequence[Item]) -> None:
+        self._own[response_id] = items
+        while len(self._own) > MOST_OWN:
+            self._own.popitem(last=False)
+
+    def _send_all(self, begun: Begun) -> None:
+        """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
+        opening = begun.renderer.opening()
+        try:
+            for number, batch in begun.batches:
+                self._socket.look()
+                begun.pace.written()
+                frames: list[Frame] = []
+                for event in batch:
+                    begun.transcripts[number].add(event)
+                    frames += begun.renderer.chunks(event, number)
+                if frames:
+                    self._send([*opening, *frames])
+                    opening = []
+            begun.ended()
+            self._send([*opening, *begun.renderer.closing(begun.transcripts)])
+        except ProxyError as error:
+            if opening:
+                raise
+            log.info("a response over a socket ended with an error: %s", error.code)
+            self._send(begun.renderer.failure(error))
+
+    def _send(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            if frame is not DONE:
+                self._socket.send(frame.data.decode())
+
+
+class _OutOfTime(BadRequest):
+    """The connection has lasted as long as one may."""
+
+    code = "websocket_connection_limit_reached"
+
+
+def _asked(message: str) -> dict[str, Any]:
+    body = json_object(message.encode())
+    if body.get("type") != "response.create":
+        raise BadRequest(
+            "Invalid 'type': the only message is response.create.", param="type", code="invalid_value"
+        )
+    if body.get("background"):
+        raise BadRequest(
+            "A response over a WebSocket cannot be a background one.",
+            param="background",
+            code="invalid_value",
+        )
+    return {**body, "stream": True}
+
+
+def scope() -> str:
+    """Whose responses this request may see."""
+    name: str = g.caller.scope or g.caller.name
+    return name
+
+
+def stored_renderer(
+    keep: Callable[[Mapping[str, Any]], object], shown: ParsedRequest, **more: Any
+) -> StoredRenderer:
+    """The renderer of a response that is kept."""
+    return StoredRenderer(ResponsesRenderer(shown, **more), keep)
