@@ -1,0 +1,114 @@
+"""A WebSocket client for tests: what it sends and gets, without a thread."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    Message,
+    Ping,
+    Pong,
+    RejectConnection,
+    RejectData,
+    Request,
+    TextMessage,
+)
+from wsproto.extensions import PerMessageDeflate
+
+TERMINAL = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+class SocketClient:
+    """Context manager over one connection; `status` is the handshake's, `body` what was said to a refused one."""
+
+    def __init__(
+        self, url: str, path: str = "/v1/responses", headers: Mapping[str, str] | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=30)
+        self.protocol = WSConnection(ConnectionType.CLIENT)
+        self.events: list[Event] = []
+        self.status, self.body, self.headers = 0, b"", dict[str, str]()
+        extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.send(
+            Request(host=parts.netloc, target=path, extra_headers=extra, extensions=[PerMessageDeflate()])
+        )
+        self._shake_hands()
+
+    def __enter__(self) -> SocketClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, event: Event) -> None:
+        """Send anything."""
+        self.socket.sendall(self.protocol.send(event))
+
+    def say(self, message: Any) -> None:
+        """Send a value as JSON."""
+        self.send(TextMessage(orjson.dumps(message).decode()))
+
+    def ask(self, said: Any = "Hello", model: str = "demo-agent", **more: Any) -> list[dict[str, Any]]:
+        """Ask for a response and give its events, the last one being its end."""
+        self.say({"type": "response.create", "model": model, "input": said, **more})
+        return self.answer()
+
+    def answer(self) -> list[dict[str, Any]]:
+        """The events up to the end of a response, or an error."""
+        events = [self.event()]
+        while events[-1]["type"] not in TERMINAL:
+            events.append(self.event())
+        return events
+
+    def event(self) -> dict[str, Any]:
+        """The next message."""
+        parts: list[str] = []
+        while True:
+            event = self.next()
+            assert isinstance(event, TextMessage), event
+            parts.append(event.data)
+            if event.message_finished:
+                value: dict[str, Any] = orjson.loads("".join(parts))
+                return value
+
+    def next(self) -> Event:
+        """The next thing that is no ping; an end of the connection is a close event."""
+        while True:
+            while not self.events:
+                data = self.socket.recv(65_536)
+                self.protocol.receive_data(data or None)
+                self.events += self.protocol.events()
+            event = self.events.pop(0)
+            if isinstance(event, Ping):
+                self.send(Pong(event.payload))
+            else:
+                return event
+
+    def closed(self) -> CloseConnection:
+        """The close that comes after any messages."""
+        while not isinstance(event := self.next(), CloseConnection):
+            assert isinstance(event, Message)
+        return event
+
+    def _shake_hands(self) -> None:
+        event = self.next()
+        if isinstance(event, AcceptConnection):
+            self.status = 101
+            assert not event.extensions
+            self.headers = {name.decode(): value.decode() for name, value in event.extra_headers}
+            return
+        assert isinstance(event, RejectConnection)
+        self.status = event.status_code
+        while isinstance(rest := self.next(), RejectData):
+            self.body += rest.data
+            if rest.body_finished:
+                return
