@@ -99,16 +99,24 @@ def _store_entries(folder: Path) -> list[str]:
     return keys
 
 
+def _text(item: Any) -> str:
+    return str(item["content"][0]["text"])
+
+
+def _has(answered: dict[str, Any], goal: int) -> bool:
+    return len(answered) >= goal
+
+
 def test_the_input_is_listed_in_pages(openai_client: OpenAI) -> None:
     said: list[Any] = [{"role": "user", "content": f"q{n}"} for n in range(5)]
     response = openai_client.responses.create(model=MODEL, input=said)
     newest = openai_client.responses.input_items.list(response.id)
-    assert [item.to_dict()["content"][0]["text"] for item in newest] == ["q4", "q3", "q2", "q1", "q0"]
+    assert [_text(item.to_dict()) for item in newest] == ["q4", "q3", "q2", "q1", "q0"]
     first = openai_client.responses.input_items.list(response.id, order="asc", limit=2)
     assert first.has_more
     valid("response.items", orjson.dumps(first.to_dict()))
     pages = list(openai_client.responses.input_items.list(response.id, order="asc", limit=2))
-    assert [item.to_dict()["content"][0]["text"] for item in pages] == ["q0", "q1", "q2", "q3", "q4"]
+    assert [_text(item.to_dict()) for item in pages] == ["q0", "q1", "q2", "q3", "q4"]
     with pytest.raises(BadRequestError) as caught:
         openai_client.responses.input_items.list(response.id, after="msg_none")
     assert caught.value.param == "after"
@@ -493,7 +501,7 @@ def test_a_killed_worker_leaves_no_broken_record_and_loses_no_answered_one(
             thread.start()
         try:
             for goal in (40, 80, 120):
-                assert wait_for(lambda goal=goal: len(answered) >= goal, 60)
+                assert wait_for(partial(_has, answered, goal), 60)
                 os.kill(_workers(proxy.pid)[0], signal.SIGKILL)
                 assert wait_for(lambda: len(_workers(proxy.pid)) == 2, 30)
         finally:
