@@ -49,4 +49,4 @@ bench: setup ## print figures: what many keys do to each other
 	$(BIN)/python -m benchmarks.many_keys
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
-PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_overrides.py,openai_*.py,proxy_errors.py,proxy_identity.py
+PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_overrides.py,flowise_profiles.py,openai_adapter.py,openai_fields.py,openai_files.py,openai_formats.py,openai_messages.py,openai_responses.py,openai_responses_compact.py,openai_responses_fields.py,openai_responses_input.py,openai_responses_output.py,openai_rules.py,openai_sources.py,openai_style.py,openai_tasks.py,openai_tool_calls.py,openai_tools.py,openai_uploads.py,openai_vendor.py,openai_wire.py,proxy_errors.py,proxy_identity.py

@@ -216,13 +216,14 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class TurnIdentified:
-    """The ids under which Flowise keeps the run, as far as it told them."""
+    """The ids under which Flowise keeps the run, as far as it told them, and the question as it ran."""
 
     chat_message_id: str | None = None
     session_id: str | None = None
     execution_id: str | None = None
     memory_type: str | None = None
     follow_up_prompts: tuple[str, ...] = ()
+    question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

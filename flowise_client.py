@@ -25,6 +25,7 @@ import orjson
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from urllib3 import encode_multipart_formdata
 
+from flow_guards import RUN_THREAD
 from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn, Upload
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
@@ -331,7 +332,7 @@ class FlowiseClient:
     def abort(self, chat_id: str, flow_id: str = "") -> threading.Thread:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        thread = threading.Thread(target=self._abort, args=(path,), daemon=True)
+        thread = threading.Thread(target=self._abort, args=(path,), name=f"{RUN_THREAD} abort", daemon=True)
         thread.start()
         return thread
 

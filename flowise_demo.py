@@ -44,6 +44,7 @@ from flowise_demo_predictions import (
     metadata_body,
     question_text,
     system_override,
+    transcribe,
 )
 from flowise_demo_runs import (
     STORED_FILES,
@@ -339,7 +340,7 @@ class DemoFlowise:
         record: Json = {
             "flow": flow.name,
             "flow_id": flow.id,
-            "body": body,
+            "body": dict(body),
             "headers": request.headers,
             "messages": [],
             "chat_id": chat_id,
@@ -348,6 +349,7 @@ class DemoFlowise:
         }
         if self.options.record:
             self.records.append(record)
+        transcribe(flow, body)
         script = script_for(flow, str(body.get("question") or ""))
         asked_for = body.get("streaming")
         streams = flow.streams and (asked_for is True or asked_for == "true")

@@ -102,6 +102,18 @@ def question_text(body: Json, *, is_agent: bool) -> str:
     return "\n\n".join(texts) + "\n\n\n\n" + question if texts else question
 
 
+_TRANSCRIBED = ("audio/webm", "audio/mp4", "audio/ogg")
+
+
+def transcribe(flow: Flow, body: Json) -> None:
+    """Put what a recording says in place of the question; other types are dropped without a word."""
+    uploads = body.get("uploads")
+    for upload in uploads if isinstance(uploads, list) else []:
+        is_audio = isinstance(upload, dict) and upload.get("type") == "audio"
+        if flow.hears and is_audio and upload.get("mime") in _TRANSCRIBED:
+            body["question"] = f"The spoken words of {upload.get('name')}"
+
+
 _SYSTEM_INPUTS = ("systemMessagePrompt", "systemMessage", "llmMessages", "agentMessages")
 
 

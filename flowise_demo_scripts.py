@@ -68,6 +68,7 @@ class Flow:
     streams: bool = True
     memory: bool = True
     images: bool = False
+    hears: bool = False
     keyed: bool = False
     scripts: str = "none"  # none | failures | all
     row: Mapping[str, Any] = field(
@@ -155,7 +156,7 @@ def demo_flows() -> list[Flow]:
 
     return [
         flow("demo-assistant"),
-        flow("demo-agent", "tool_agent", images=True),
+        flow("demo-agent", "tool_agent", images=True, hears=True),
         flow("demo-sources", "retrieval"),
         flow("demo-json", streams=False, scripts="failures"),
         flow("demo-approval", "human_input"),
@@ -232,7 +233,7 @@ def uploads_body(flow: Flow) -> Json:
     """What `chatflows-uploads` says of the flow."""
     types = ["image/gif", "image/jpeg", "image/png", "image/webp", ""]
     return {
-        "isSpeechToTextEnabled": False,
+        "isSpeechToTextEnabled": flow.hears,
         "isImageUploadAllowed": flow.images,
         "isRAGFileUploadAllowed": False,
         "imgUploadSizeAndTypes": [{"fileTypes": types, "maxUploadSize": 5}] if flow.images else [],

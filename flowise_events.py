@@ -424,6 +424,7 @@ def identified(data: Mapping[str, Any]) -> TurnIdentified:
         _text(data.get("executionId")) or None,
         _text(data.get("memoryType")) or None,
         tuple(p for p in prompts if isinstance(p, str)) if isinstance(prompts, list) else (),
+        _text(data.get("question")) or None,
     )
 
 

@@ -191,7 +191,7 @@ class _Answer:
 
     def details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
         """The vendor key."""
-        return flowise_details(transcripts, self.seconds())
+        return flowise_details(transcripts, self.seconds(), self.request.turns)
 
     def footer(self, transcript: Transcript) -> str:
         """The sources as text, where the style wants them so."""

@@ -70,7 +70,7 @@ from proxy_errors import (
 from proxy_exchange import Plan, Planner
 from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
 from proxy_identity import Conversations
-from proxy_limits import Admission, KeyLimits
+from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_models import Models
 from proxy_responses import StoredResponses
 from proxy_settings import Settings
@@ -124,6 +124,7 @@ class _Server:
         self._config = ProxyConfig()
         self._keys = Keys()
         self._limits = KeyLimits(settings.workers, shared_limits(settings.proxy_store))
+        self._in_flight = InFlight(settings.proxy_max_in_flight)
         self._clients = FlowiseClients(settings, transport)
         self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
         self._planner: Planner | None = None
@@ -212,6 +213,7 @@ class _Server:
         line["caller"] = g.caller.name
         check_origin(request.headers.get("Origin"), self.settings, is_open=self._keys.is_open)
         if request.method == "POST":
+            request.environ["proxy.on_close"].append(self._in_flight.enter())
             admission = self._admission()
             request.environ["proxy.on_close"].append(admission.release)
             g.limit_headers = admission.headers
@@ -351,7 +353,9 @@ class _Server:
         request.environ.get("proxy.watch_client", lambda: None)()
         if parsed.stream:
             answer = StreamedAnswer(begun.batches, begun.renderer, begun.pace, begun.transcripts, begun.ended)
-            return Response(answer.begin(), headers={**EVENT_STREAM, **begun.headers})
+            # As it is: werkzeug's own iterators around it would cost each token a step.
+            headers = {**EVENT_STREAM, **begun.headers}
+            return Response(answer.begin(), headers=headers, direct_passthrough=True)
         try:
             for _ in folded(begun.batches, begun.transcripts):
                 begun.pace.written()

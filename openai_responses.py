@@ -235,7 +235,8 @@ class ResponsesRenderer:
         else:
             self._response["completed_at"] = int(self._clock())
         self._response["usage"] = _usage(usage)
-        self._add_metadata(flowise_details(transcripts, max(0.0, self._clock() - self._started)))
+        seconds = max(0.0, self._clock() - self._started)
+        self._add_metadata(flowise_details(transcripts, seconds, self._request.turns))
         return self._over(frames, status)
 
     def failure(self, error: ProxyError) -> list[Frame]:

@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 import orjson
 
-from flow_turn import StepEnded, ToolUsed, Transcript, json_text
+from flow_turn import StepEnded, ToolUsed, Transcript, Turn, json_text
 
 MOST_ENTRIES = 50
 LONGEST_VALUE = 2_000
@@ -58,6 +58,7 @@ class FlowiseDetails(TypedDict, total=False):
     chat_message_id: str
     execution_id: str
     memory_type: str
+    transcript: str
     execution_time_seconds: float
     nodes: list[Node]
     used_tools: list[UsedTool]
@@ -69,8 +70,14 @@ class FlowiseDetails(TypedDict, total=False):
     warnings: list[str]
 
 
-def flowise_details(transcripts: Sequence[Transcript], seconds: float | None = None) -> FlowiseDetails:
-    """The vendor key for an answer that took `seconds`; ids are those of the first choice."""
+def flowise_details(
+    transcripts: Sequence[Transcript], seconds: float | None = None, turns: Sequence[Turn] = ()
+) -> FlowiseDetails:
+    """The vendor key for an answer that took `seconds`; ids are those of the first choice.
+
+    Where one of `turns` was spoken, what Flowise heard is told.
+    """
+    is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
     first = transcripts[0]
     identity = first.identity
     tools = [event for one in transcripts for event in one.trail if isinstance(event, ToolUsed)]
@@ -81,6 +88,7 @@ def flowise_details(transcripts: Sequence[Transcript], seconds: float | None = N
         "chat_message_id": identity.chat_message_id,
         "execution_id": identity.execution_id,
         "memory_type": identity.memory_type,
+        "transcript": _cut(identity.question) if is_spoken and identity.question else None,
         "nodes": [_node(step) for step in nodes[:MOST_ENTRIES] if step.label],
         "used_tools": [_used_tool(tool) for tool in tools[:MOST_ENTRIES]],
         "source_documents": [_source_document(document) for document in documents[:MOST_ENTRIES]],

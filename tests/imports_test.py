@@ -52,12 +52,15 @@ WIRE = frozenset(
 )
 ROUTES = frozenset({"openai_responses_routes", "openai_responses_socket"})
 COMPOSITION = frozenset(
-    {"openai_compatible_server", "proxy_serving", "proxy_cli", "sample_conversion", *ROUTES}
+    {
+        *("openai_compatible_server", "proxy_serving", "proxy_edge", "proxy_worker"),
+        *("proxy_cli", "sample_conversion", *ROUTES),
+    }
 )
 DEMO = frozenset(
     {
         *("flowise_demo", "flowise_demo_http", "flowise_demo_predictions", "flowise_demo_runs"),
-        "flowise_demo_scripts",
+        *("flowise_demo_scripts", "flowise_demo_keeper"),
     }
 )
 CORE_LEAVES = frozenset({"flow_turn", "flow_guards", "proxy_errors", "proxy_settings"})
@@ -113,13 +116,15 @@ LATE = {
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",
+    ("proxy_serving", "proxy_edge"): "function",
 }
 """The imports against the rule, and of one composition by another, and where alone they may stand."""
 
+SERVING = {"proxy_serving", "proxy_edge", "proxy_worker"}
 ONLY_IN = {
-    "gevent": {"flowise_connection", "flowise_transport_gevent", "proxy_serving"},
+    "gevent": {"flowise_connection", "flowise_transport_gevent", *SERVING},
     "geventhttpclient": {"flowise_connection", "flowise_transport_gevent"},
-    "gunicorn": {"proxy_serving"},
+    "gunicorn": SERVING,
     "dotenv": {"proxy_settings"},
     "flask": {"openai_compatible_server", *ROUTES},
     "wsproto": {"proxy_websocket", "openai_responses_socket"},

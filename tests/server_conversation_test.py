@@ -368,6 +368,19 @@ def test_what_a_flow_does_not_take_is_refused_by_name(
     assert flowise.records() == []
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_speech_goes_to_a_flow_that_hears_and_its_words_are_told(
+    stream: bool, proxy: RunningProxy, flowise: DemoServer
+) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "webm"}}
+    answer = Client(proxy).post([user([part])], stream=stream)
+    assert answer.status_code == 200
+    [record] = flowise.records()
+    assert [(u["type"], u["mime"]) for u in record["body"]["uploads"]] == [("audio", "audio/webm")]
+    assert seen(flowise)[-1]["content"] == "The spoken words of audio-1.webm"
+    assert '"transcript":"The spoken words of audio-1.webm"' in answer.text
+
+
 def test_a_text_file_reaches_any_flow(proxy: RunningProxy, flowise: DemoServer) -> None:
     data = "data:text/plain;base64,aGVsbG8gZmlsZQ=="
     part = {"type": "file", "file": {"filename": "notes.txt", "file_data": data}}

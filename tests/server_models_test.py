@@ -135,6 +135,7 @@ def test_another_keys_model_is_404_in_every_route(server: RunningProxy, model: s
         chat(server, "key-sales", model),
         chat(server, "key-sales", model, stream=True),
         post(server, "/v1/completions", "key-sales", model=model, prompt="Hello"),
+        post(server, "/v1/responses", "key-sales", model=model, input="Hello"),
         post(
             server,
             f"/openai/deployments/{model}/chat/completions",

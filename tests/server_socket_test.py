@@ -200,6 +200,14 @@ def test_a_key_that_is_taken_away_ends_its_connection(folder: Path, demo: DemoSe
             assert client.closed().code == 1008
 
 
+def test_a_server_that_ends_says_so_to_idle_sockets(folder: Path, demo: DemoServer) -> None:
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url) as proxy:
+        with SocketClient(proxy.url) as client:
+            assert client.ask()[-1]["type"] == "response.completed"
+            proxy.terminate()
+            assert client.closed().code == 1001
+
+
 def test_many_idle_sockets_cost_little_and_are_answered(server: RunningProxy) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, IDLE + 500)), hard))

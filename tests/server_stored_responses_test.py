@@ -99,23 +99,27 @@ def _store_entries(folder: Path) -> list[str]:
     return keys
 
 
+def _text(item: Any) -> str:
+    return str(item["content"][0]["text"])
+
+
+def _has(answered: dict[str, Any], goal: int) -> bool:
+    return len(answered) >= goal
+
+
 def test_the_input_is_listed_in_pages(openai_client: OpenAI) -> None:
     said: list[Any] = [{"role": "user", "content": f"q{n}"} for n in range(5)]
     response = openai_client.responses.create(model=MODEL, input=said)
     newest = openai_client.responses.input_items.list(response.id)
-    assert _texts(newest) == ["q4", "q3", "q2", "q1", "q0"]
+    assert [_text(item.to_dict()) for item in newest] == ["q4", "q3", "q2", "q1", "q0"]
     first = openai_client.responses.input_items.list(response.id, order="asc", limit=2)
     assert first.has_more
     valid("response.items", orjson.dumps(first.to_dict()))
     pages = list(openai_client.responses.input_items.list(response.id, order="asc", limit=2))
-    assert _texts(pages) == ["q0", "q1", "q2", "q3", "q4"]
+    assert [_text(item.to_dict()) for item in pages] == ["q0", "q1", "q2", "q3", "q4"]
     with pytest.raises(BadRequestError) as caught:
         openai_client.responses.input_items.list(response.id, after="msg_none")
     assert caught.value.param == "after"
-
-
-def _texts(items: Any) -> list[str]:
-    return [item.to_dict()["content"][0]["text"] for item in items]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=101", "order=up", "after=nothing"])
@@ -517,10 +521,6 @@ def test_a_killed_worker_leaves_no_broken_record_and_loses_no_answered_one(
                 return states <= {"completed", "failed"}
 
             assert wait_for(all_over, 40)
-
-
-def _has(answered: dict[str, Any], goal: int) -> bool:
-    return len(answered) >= goal
 
 
 def _workers(master: int) -> list[int]:

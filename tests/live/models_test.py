@@ -76,6 +76,7 @@ def test_a_key_uses_no_flow_but_its_own(limited: RunningProxy, flowise: RealFlow
         asked = [
             ("POST", "/v1/chat/completions", {"model": model, **chat}),
             ("POST", "/v1/completions", {"model": model, "prompt": "Hello"}),
+            ("POST", "/v1/responses", {"model": model, "input": "Hello"}),
             ("POST", f"/openai/deployments/{model}/chat/completions", chat),
             ("GET", f"/v1/models/{model}", None),
         ]
