@@ -31,7 +31,8 @@ def test_all_flows_are_there_for_a_key_that_may_list_them(flowise: RealFlowise) 
 def test_a_prediction_reaches_the_fake_model(flowise: RealFlowise) -> None:
     answer = flowise.predict("conv", "Is the harness there?")
     assert answer["text"] == "Reply to [Is the harness there?] after 2 messages: system,user. "
-    asked = [entry["body"]["messages"][-1]["content"] for entry in flowise.llm_log() if "body" in entry]
+    bodies = [entry.get("body", {}) for entry in flowise.llm_log()]
+    asked = [body["messages"][-1]["content"] for body in bodies if "messages" in body]
     assert "Is the harness there?" in asked
 
 
