@@ -63,7 +63,30 @@ def by_responses_conversation(wire: Wire, flow: str, talk: list[Json], conversat
         )
 
 
-CLIENTS = [by_sdk, by_librechat, by_conversation_id, by_new_message_alone, by_responses_conversation]
+_LAST: dict[str, str] = {}
+
+
+def by_previous_response(wire: Wire, flow: str, talk: list[Json], conversation: str) -> str:
+    """A client of the Responses API that names the response before."""
+    body: Json = {"model": flow, "input": talk[-1]["content"], "store": True}
+    if conversation in _LAST:
+        body["previous_response_id"] = _LAST[conversation]
+    with wire.post("/v1/responses", body) as reply:
+        assert reply.status_code == 200, reply.text
+        response = reply.json()
+    _LAST[conversation] = response["id"]
+    messages = (item for item in response["output"] if item["type"] == "message")
+    return "".join(part["text"] for item in messages for part in item["content"])
+
+
+CLIENTS = [
+    by_previous_response,
+    by_sdk,
+    by_librechat,
+    by_conversation_id,
+    by_new_message_alone,
+    by_responses_conversation,
+]
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
