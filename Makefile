@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup run test check fix live bench
+.PHONY: help setup run test check fix live clients bench
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -44,6 +44,9 @@ fix: setup ## repair formatting and what ruff can repair
 
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it
 	$(BIN)/python -m pytest -q --timeout 600 -m live tests/live
+
+clients: setup ## install client libraries for JavaScript and Python into .cache (a minute, once), then try them
+	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
 
 bench: setup ## print figures: what many keys do to each other
 	$(BIN)/python -m benchmarks.many_keys

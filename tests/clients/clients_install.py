@@ -1,0 +1,87 @@
+"""Installs the client libraries under test into a cache folder, once per set of pinned versions."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.live.flowise_install import find_node
+
+HERE = Path(__file__).resolve().parent
+RECIPE = ("package.json", "package-lock.json", "requirements.txt")
+# `npm ci` takes the lock as it is; nothing of these packages needs its install scripts.
+NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline")
+STEP_SECONDS = 10 * 60
+MARKER = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """A folder with the libraries and the scripts that use them."""
+
+    folder: Path
+    node: Path
+
+    def command(self, script: str) -> list[str]:
+        """Runs a script with the interpreter and the libraries it is for."""
+        program = self.node if script.endswith(".mjs") else self.folder / "venv/bin/python"
+        return [str(program), str(self.folder / script)]
+
+
+def install() -> Clients:
+    """The installed libraries; installs them first when the folder of these versions is not whole."""
+    cache = (
+        Path(os.environ.get("CLIENTS_CACHE") or HERE.parents[1] / ".cache/clients").expanduser().absolute()
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"clients-{_recipe_hash()}"
+    with (cache / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        node = find_node(cache)
+        if not (folder / MARKER).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            _build(folder, node.bin_dir)
+        # Modules are looked for beside the script, so the scripts go where the modules are.
+        for script in (*HERE.glob("*.mjs"), *HERE.glob("*_client.py")):
+            shutil.copy(script, folder)
+    return Clients(folder, node.program)
+
+
+def _recipe_hash() -> str:
+    parts = [(HERE / name).read_bytes() for name in RECIPE]
+    return hashlib.sha256(b"\0".join([*parts, sys.version.encode()])).hexdigest()[:12]
+
+
+def _build(folder: Path, node_bin: Path) -> None:
+    """Fills the folder from nothing; the marker comes last, so a half-done folder is never used."""
+    folder.mkdir()
+    for name in RECIPE:
+        shutil.copy(HERE / name, folder)
+    _step([str(node_bin / "npm"), *NPM_CI], folder, node_bin)
+    _step([sys.executable, "-m", "venv", "venv"], folder, node_bin)
+    _step(["venv/bin/pip", "install", "--quiet", "-r", "requirements.txt"], folder, node_bin)
+    (folder / MARKER).touch()
+
+
+def _step(command: Sequence[str], folder: Path, node_bin: Path) -> None:
+    """Runs one command; its output is in the error if it fails."""
+    path = os.pathsep.join((str(node_bin), os.environ.get("PATH", os.defpath)))
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=STEP_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:2])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
