@@ -59,7 +59,9 @@ EVERY = [row[0] for row in WIRE]
 
 
 def test_the_table_holds_every_error() -> None:
-    assert set(EVERY) == {ProxyError, *ProxyError.__subclasses__()}
+    # Other tests derive errors of their own, and one of those may still be alive here.
+    ours = {error for error in ProxyError.__subclasses__() if error.__module__ == ProxyError.__module__}
+    assert set(EVERY) == {ProxyError, *ours}
 
 
 @pytest.mark.parametrize(("error", "status", "kind", "code"), WIRE)
