@@ -48,7 +48,8 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 clients: setup ## install client libraries for JavaScript and Python into .cache (a minute, once), then try them
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
 
-bench: setup ## print figures: what many keys do to each other
+bench: setup ## print figures: ours beside nginx and a textbook proxy; what many keys do to each other
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.many_keys
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
