@@ -20,6 +20,9 @@ Batches = Generator[Batch, None, None]
 POLL_SECONDS = 0.25
 """How soon a run that is one of several notices that nobody reads it any more."""
 
+RUN_THREAD = "flowise run"
+"""How the names of threads begin that have a run in hand; a server that ends lets them finish."""
+
 _BATCHES_AHEAD = 64
 
 
@@ -127,7 +130,9 @@ def side_by_side(
     open_runs = len(runs)
     try:
         for number, run in enumerate(runs):
-            threading.Thread(target=_feed, args=(number, run, results, left), daemon=True).start()
+            threading.Thread(
+                target=_feed, args=(number, run, results, left), name=RUN_THREAD, daemon=True
+            ).start()
         while open_runs:
             number, result = results.get()
             if isinstance(result, Exception):

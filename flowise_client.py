@@ -15,16 +15,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 
 import orjson
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from urllib3 import encode_multipart_formdata
 
+from flow_guards import RUN_THREAD
 from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn, Upload
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
+from flowise_health import Call, FlowiseHealth
 from flowise_transport import (
     ConnectionBroken,
     FlowiseRequest,
@@ -52,6 +56,9 @@ MISSING_SECONDS = 10.0
 
 ABORT_SECONDS = 5.0
 MOST_CLIENTS = 1024
+LARGEST_ANSWER_BYTES = 64 * 1024**2
+"""Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
+
 LONGEST_RETRY_WAIT_SECONDS = 2.0
 
 
@@ -102,6 +109,7 @@ class FlowiseClient:
         self._api_key = api_key
         self._transport = transport or RequestsTransport(self.base_url)
         self._limits = limits or Limits()
+        self.health = FlowiseHealth()
         self._can_stream: tuple[float, bool] | None = None
         self._missing_until = 0.0
 
@@ -139,12 +147,14 @@ class FlowiseClient:
         While Flowise is silent a batch of one KeepAlive comes as soon as `wake()` seconds have passed. A
         consumer that closes the iterator early aborts the run. `headers` go along to Flowise.
         """
-        turn = replace(turn, flow=turn.flow or self.flow_id)
+        turn = turn if turn.flow else replace(turn, flow=self.flow_id)
         if not FLOW_ID.fullmatch(turn.flow):
             raise ModelNotFound("A flow id must be a UUID.", param="model")
         if time.monotonic() < self._missing_until:
             raise no_such_flow()
-        limits = replace(self._limits, request_timeout=request_timeout or self._limits.request_timeout)
+        limits = self._limits
+        if request_timeout:
+            limits = replace(limits, request_timeout=request_timeout)
         run = _Run(turn, limits, wake)
         try:
             if turn.stream and not self.can_stream(turn.flow):
@@ -248,9 +258,10 @@ class FlowiseClient:
         return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
 
     def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        for attempt in self._attempts():
-            with attempt:
-                return self._call_once(request, seconds)
+        with self.health.call() as call:
+            for attempt in self._attempts(call):
+                with attempt:
+                    return self._call_once(request, seconds)
         raise AssertionError("tenacity gives up by raising")
 
     def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
@@ -274,6 +285,7 @@ class FlowiseClient:
             head = reply.head(seconds)
             if head is None:
                 raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+            self._note(head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
             raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
@@ -285,7 +297,7 @@ class FlowiseClient:
     def abort(self, chat_id: str, flow_id: str = "") -> None:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        threading.Thread(target=self._abort, args=(path,), daemon=True).start()
+        threading.Thread(target=self._abort, args=(path,), name=f"{RUN_THREAD} abort", daemon=True).start()
 
     def _abort(self, path: str) -> None:
         with (
@@ -299,34 +311,66 @@ class FlowiseClient:
         self, run: _Run, headers: Mapping[str, str]
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         body = orjson.dumps(prediction_body(run.turn))
-        for attempt in self._attempts():
-            with attempt:
-                run.check_wanted()
-                reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
-                try:
-                    head = yield from run.awaited_head(reply)
-                    if head.status != 200 or not (_is_event_stream(head) or _is_json(head)):
-                        run.is_running = False
-                        raise refused(head, read_all(reply, PROBE_SECONDS) or b"")
-                except BaseException:
-                    reply.close()
-                    raise
-                return reply, head
+        with self.health.call() as call:
+            for attempt in self._attempts(call):
+                with attempt:
+                    run.check_wanted()
+                    return (yield from self._asked_once(run, headers, body))
         raise AssertionError("tenacity gives up by raising")
 
-    def _attempts(self) -> Retrying:
+    def _asked_once(
+        self, run: _Run, headers: Mapping[str, str], body: bytes
+    ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
+        reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
+        try:
+            head = yield from run.awaited_head(reply)
+            self._note(head)
+            run.check_encoding(head)
+            if head.status != HTTPStatus.OK or not (_is_event_stream(head) or _is_json(head)):
+                run.is_running = False
+                raise refused(head, read_all(reply, PROBE_SECONDS) or b"")
+        except BaseException:
+            reply.close()
+            raise
+        return reply, head
+
+    def _attempts(self, call: Call) -> Iterator[AbstractContextManager[object]]:
+        """Attempts for a loop: the first costs nothing, the others are few and wait."""
+        first = _FirstAttempt()
+        yield first
+        if (error := first.error) is None:
+            return
+        try:
+            if self._limits.max_attempts == 1 or not _has_not_run(error) or not call.may_retry():
+                raise error
+            time.sleep(_wait_after(error, _FIRST_BACKOFF_SECONDS))
+            yield from self._further_attempts(call)
+        except FlowiseUnavailable:
+            self.health.not_reached()
+            raise
+
+    def _further_attempts(self, call: Call) -> Retrying:
+        attempts_left = stop_after_attempt(self._limits.max_attempts - 1)
+
+        def wait(state: RetryCallState) -> float:
+            return _wait_after(state.outcome.exception() if state.outcome else None, _backoff(state))
+
         return Retrying(
             retry=retry_if_exception(_has_not_run),
-            stop=stop_after_attempt(self._limits.max_attempts),
-            wait=_wait,
+            stop=lambda state: attempts_left(state) or not call.may_retry(),
+            wait=wait,
             sleep=time.sleep,
             reraise=True,
         )
 
+    def _note(self, head: ReplyHead | None) -> None:
+        if head is not None and head.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            self.health.reached()
+
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
         own = {"Accept": "application/json, text/event-stream", **headers}
         if body is not None:
-            own["Content-Type"] = "application/json"
+            own.setdefault("Content-Type", "application/json")
         if self._api_key:
             own["Authorization"] = f"Bearer {self._api_key}"
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
@@ -334,7 +378,23 @@ class FlowiseClient:
 
 _TOO_LATE = "Flowise did not answer in time."
 _UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
-_backoff = wait_exponential_jitter(multiplier=0.1, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+_FIRST_BACKOFF_SECONDS = 0.1
+_backoff = wait_exponential_jitter(multiplier=0.2, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+
+
+class _FirstAttempt:
+    """A call's only attempt nearly always; keeps the failure that another one may mend."""
+
+    error: FlowiseUnavailable | RateLimited | None = None
+
+    def __enter__(self) -> None:
+        """Attempt."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> bool:
+        """Keep a failure after which nothing has run."""
+        if isinstance(error, (FlowiseUnavailable, RateLimited)):
+            self.error = error
+        return self.error is not None
 
 
 def _has_not_run(error: BaseException) -> bool:
@@ -344,10 +404,11 @@ def _has_not_run(error: BaseException) -> bool:
     return (error.retry_after_seconds or 0) <= LONGEST_RETRY_WAIT_SECONDS
 
 
-def _wait(state: Any) -> float:
-    error = state.outcome.exception()
-    asked = error.retry_after_seconds if isinstance(error, RateLimited) else None
-    return max(asked or 0.0, _backoff(state))
+def _wait_after(error: BaseException | None, backoff: float) -> float:
+    """What Flowise asked for, or ours if that is longer; one that was not reached asked for nothing."""
+    if not isinstance(error, (FlowiseUnavailable, RateLimited)) or isinstance(error.__cause__, NotSent):
+        return backoff
+    return max(error.retry_after_seconds or 0.0, backoff)
 
 
 class FlowiseClients:
@@ -360,6 +421,7 @@ class FlowiseClients:
         self._transport = transport or RequestsTransport(
             settings.flowise_base_url, connect_timeout_seconds=settings.flowise_connect_timeout
         )
+        self._health = FlowiseHealth()
         self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -373,6 +435,7 @@ class FlowiseClients:
                 transport=self._transport,
                 limits=self._limits,
             )
+            client.health = self._health
             self._clients[flow_id, api_key] = client
             if len(self._clients) > MOST_CLIENTS:
                 self._clients.popitem(last=False)
@@ -406,6 +469,14 @@ class _Run:
             raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
         return head
 
+    @staticmethod
+    def check_encoding(head: ReplyHead) -> None:
+        """Refuse an answer that was compressed although asked not to be: it could blow up when unpacked."""
+        if head.headers.get("content-encoding", "identity") not in ("", "identity"):
+            raise RunFailed(
+                "Flowise, or a gateway before it, compressed its answer.", code="flowise_bad_answer"
+            )
+
     def streamed(self, reply: Reply) -> Iterator[Batch]:
         """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
         lines, decoder = SseDecoder(), EventDecoder()
@@ -421,6 +492,8 @@ class _Run:
                 yield batch
                 raise
             yield batch
+            if lines.open_bytes > LARGEST_ANSWER_BYTES:
+                raise _too_large("event")
         if not decoder.has_ended and not decoder.is_complete:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
         self.is_running = False
@@ -450,12 +523,16 @@ class _Run:
         """Give the events of a JSON answer."""
         deadline = time.monotonic() + self._limits.request_timeout
         pieces: list[bytes] = []
+        size = 0
         while (piece := reply.read_available(self._patience(deadline))) != b"":
             if piece is None:
                 self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
                 yield [KeepAlive()]
             else:
                 pieces.append(piece)
+                size += len(piece)
+                if size > LARGEST_ANSWER_BYTES:
+                    raise _too_large("answer")
         self.is_running = False
         text = b"".join(pieces)
         answer = lenient_json(text)
@@ -476,6 +553,11 @@ class _Run:
                 f"The flow gave no answer within {seconds:g} s ({setting}). It may still be running.",
                 code="flowise_timeout",
             )
+
+
+def _too_large(what: str) -> RunFailed:
+    size = f"{LARGEST_ANSWER_BYTES // 1024**2} MiB"
+    return RunFailed(f"Flowise sent an {what} larger than {size}.", code="flowise_bad_answer")
 
 
 def prediction_body(turn: Turn) -> dict[str, Any]:

@@ -42,16 +42,19 @@ class SseDecoder:
     """Bytes of an event stream into its payloads, however they are split. Lines may be of any length.
 
     Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
-    wrote `message` without a colon before some events.
+    wrote `message` without a colon before some events. `open_bytes` is how much of an event is held that has
+    not ended yet.
     """
 
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
         self._open: list[bytes] = []
         self._data: list[bytes] = []
+        self.open_bytes = 0
 
     def feed(self, piece: bytes) -> Iterator[bytes | object]:
         """Give the payload of each event that `piece` completes, and HEARTBEAT for each comment."""
+        self.open_bytes += len(piece)
         lines = piece.split(b"\n")
         if len(lines) > 1:
             self._open.append(lines[0])
@@ -60,6 +63,8 @@ class SseDecoder:
         self._open.append(lines.pop())
         for line in lines:
             yield from self._line(line.removesuffix(b"\r"))
+        if len(lines) and not self._data:
+            self.open_bytes = len(self._open[0])
 
     def _line(self, line: bytes) -> Iterator[bytes | object]:
         if not line:

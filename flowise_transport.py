@@ -3,13 +3,15 @@
 A reply never blocks longer than its reader allows, so that one loop can wait for Flowise, keep its own client
 alive and obey every time limit. `RequestsTransport` works with any Python server, an outgoing proxy and
 private certificates; it runs the call in a thread of its own (a greenlet where threads are patched), because
-a time limit that fires inside a read of `requests` loses the stream without an error.
+a time limit that fires inside a read of `requests` loses the stream without an error. Serving has its own in
+`flowise_transport_gevent`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 import queue
 import socket
 import threading
@@ -21,13 +23,18 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidHeader, InvalidURL
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as PoolSSLError
+from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 _READ_BYTES = 65536
 _PIECES_AHEAD = 32
+_KEEP_ALIVE_SECONDS = 30.0
+"""How long an idle connection is used again where the server does not tell."""
 
 
 class NotSent(Exception):
@@ -69,11 +76,41 @@ class Reply(Protocol):
         """Let go of the connection at once, also while nothing has been answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """What the environment says about calls to an address, as `requests` reads it."""
+
+    proxies: Mapping[str, str]
+    ca_bundle: str
+
+    def proxy(self, url: str) -> str | None:
+        """The outgoing proxy for `url`, if there is one."""
+        return select_proxy(url, self.proxies)
+
+
+def environment_settings(base_url: str) -> EnvironmentSettings:
+    """The outgoing proxy, of which none is asked for on this machine, and the certificate authorities."""
+    with requests.Session() as session:
+        found = session.merge_environment_settings(base_url, {}, None, None, None)
+    proxies = {} if _is_loopback(base_url) else dict(found["proxies"])
+    verify = found["verify"]
+    return EnvironmentSettings(proxies, verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
+
+
+def keep_alive_seconds(headers: Mapping[str, str]) -> float:
+    """How long a kept-alive connection can be used again: a second less than the server told."""
+    for part in headers.get("keep-alive", "").split(","):
+        name, _, seconds = part.strip().partition("=")
+        if name.lower() == "timeout" and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
+            return max(0.0, int(seconds) - 1.0)
+    return _KEEP_ALIVE_SECONDS
+
+
 class Transport(Protocol):
     """Sends requests to one Flowise."""
 
     def send(self, request: FlowiseRequest) -> Reply:
-        """Start the call and return its reply at once."""
+        """Return a call's reply at once; the call is sure to go on only while the reply is waited for."""
 
     def close(self) -> None:
         """Close idle connections."""
@@ -86,6 +123,7 @@ class _Watched:
     """Mixed into urllib3's connections: lets a call cut the connection that it uses at the moment."""
 
     user: _RequestsReply | None = None
+    usable_until = math.inf
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
@@ -119,11 +157,22 @@ class _WatchedHTTPSConnection(_Watched, HTTPSConnection):
     pass
 
 
-class _HTTPPool(HTTPConnectionPool):
+class _TimedPool:
+    """Mixed into urllib3's pools: no connection is used again once its server may be closing it."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        connection = super()._get_conn(timeout)  # type: ignore[misc]
+        if connection.usable_until <= time.monotonic():
+            connection.close()
+            connection.usable_until = math.inf
+        return connection
+
+
+class _HTTPPool(_TimedPool, HTTPConnectionPool):
     ConnectionCls = _WatchedHTTPConnection
 
 
-class _HTTPSPool(HTTPSConnectionPool):
+class _HTTPSPool(_TimedPool, HTTPSConnectionPool):
     ConnectionCls = _WatchedHTTPSConnection
 
 
@@ -143,10 +192,8 @@ class RequestsTransport:
         adapter = _Adapter(pool_connections=4, pool_maxsize=pool_size, max_retries=Retry(0, redirect=False))
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
-        self._settings = {"proxies": {}, "verify": True, "cert": None}
-        if not _is_loopback(base_url):
-            found = self._session.merge_environment_settings(base_url, {}, None, None, None)
-            self._settings = {name: found[name] for name in ("proxies", "verify", "cert")}
+        found = environment_settings(base_url)
+        self._settings = {"proxies": found.proxies, "verify": found.ca_bundle, "cert": None}
         # With trust_env a netrc entry could replace our Authorization header, at 150 µs a call.
         self._session.trust_env = False
 
@@ -262,6 +309,8 @@ class _RequestsReply:
             raise ConnectionResetError("an interim answer")
         headers = {name.lower(): value for name, value in response.headers.items()}
         self._put(ReplyHead(response.status_code, headers))
+        if self.connection is not None:
+            self.connection.usable_until = time.monotonic() + keep_alive_seconds(headers)
         while not self.closed:
             piece = response.raw.read1(_READ_BYTES, decode_content=False)
             if not piece:
@@ -287,10 +336,12 @@ def _prepared(request: FlowiseRequest) -> requests.PreparedRequest:
 
 def _translated(error: Exception) -> NotSent | ConnectionBroken:
     """Sort a failure by whether the request can have reached Flowise; keep no address in the text."""
-    if isinstance(error, requests.ConnectTimeout):
-        return NotSent("connecting timed out")
+    if isinstance(error, (InvalidHeader, InvalidURL)):
+        return NotSent("the address or a header is malformed")
     reason = error.args[0] if error.args else error
     reason = getattr(reason, "reason", reason)
+    if isinstance(error, requests.Timeout) or isinstance(reason, PoolTimeoutError):
+        return NotSent("connecting timed out")  # a TLS handshake counts as that, and reading has no limit
     if isinstance(reason, NewConnectionError):
         return NotSent("the connection was refused or the name is unknown")
     if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, PoolSSLError):

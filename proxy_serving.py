@@ -10,33 +10,32 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy_config import ConfigError, config_file
-from proxy_errors import BadRequest, BodyTooSlow, error_body
+from proxy_errors import BadRequest, ProxyError, error_body
 from proxy_settings import Settings, SettingsError
 from proxy_store import Run
 from proxy_telemetry import configure_logging, request_id
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flowise_transport import Transport
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 WANTED_DESCRIPTORS = 65_536
-BODY_STEP_BYTES = 16_384
-MOST_STEPS_UNREAD = 8
+DRAIN_MARGIN_SECONDS = 5
 
 
 def main() -> int:
@@ -130,12 +129,16 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     util.write_error = write_parse_error
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
+    from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415 - after patching
+
+    options["pre_request"] = guard_body
     options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
 
     class Server(BaseApplication):  # type: ignore[misc]
         """Gunicorn, told what to do by our settings alone."""
 
         body_timeout_seconds = settings.proxy_body_timeout
+        drain_seconds = settings.proxy_drain_seconds
 
         def load_config(self) -> None:
             for name, value in options.items():
@@ -144,7 +147,8 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         def load(self) -> Any:
             from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
 
-            return ServingEdge(create_app(settings, run=store_thread()))
+            transport = serving_transport(settings)
+            return ServingEdge(create_app(settings, transport=transport, run=store_thread()))
 
     master = os.getpid()
     try:
@@ -158,20 +162,32 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     return 0
 
 
+def serving_transport(settings: Settings) -> Transport:
+    """The calls to Flowise, waiting in gevent's loop unless an outgoing proxy of the environment is asked."""
+    # Late, after patching: both import sockets and TLS.
+    from flowise_transport import RequestsTransport, environment_settings  # noqa: PLC0415
+    from flowise_transport_gevent import GeventTransport  # noqa: PLC0415
+
+    base_url, seconds = settings.flowise_base_url, settings.flowise_connect_timeout
+    if environment_settings(base_url).proxy(base_url):
+        return RequestsTransport(base_url, connect_timeout_seconds=seconds)
+    return GeventTransport(base_url, connect_timeout_seconds=seconds)
+
+
 def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:
     """What gunicorn is told; admission and time limits are ours, so its own are out of the way."""
     options: dict[str, Any] = {
         "bind": [f"fd://{listener.detach()}" for listener in listeners],
         "workers": settings.workers,
-        "worker_class": "gevent",
+        "worker_class": "proxy_worker.Worker",
         "worker_connections": 20_000,  # past it connections would hang instead of being refused
         "keepalive": 5,
         "timeout": 60,
-        "graceful_timeout": max(1, round(settings.proxy_drain_seconds)),
+        # Past it the worker is killed; its own end comes before.
+        "graceful_timeout": math.ceil(settings.proxy_drain_seconds) + DRAIN_MARGIN_SECONDS,
         "accesslog": None,
         "control_socket_disable": True,
         "forwarder_headers": "",
-        "pre_request": guard_body,
         "logger_class": "proxy_serving.GunicornLog",
         "loglevel": settings.log_level,
     }
@@ -190,7 +206,14 @@ class GunicornLog:
         self.info = self.debug
         self.error = self._log.error
         self.critical = self._log.critical
-        self.exception = self._log.exception
+
+    def exception(self, message: object, *arguments: Any, **named: Any) -> None:
+        """Write a failure; of a client that left or took nothing, and of a run ended with us, only that."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (OSError, ProxyError)):
+            self._log.warning("an answer was cut off: %s", type(error).__name__)
+        else:
+            self._log.exception(message, *arguments, **named)
 
     def debug(self, message: object, *arguments: Any, **named: Any) -> None:
         """Write gunicorn's own steps, but no request line: it may hold a key."""
@@ -231,11 +254,6 @@ def write_parse_error(client: Any, status: int, reason: str, message: str) -> No
     client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
 
 
-def guard_body(worker: Any, request: Any) -> None:
-    """Put a deadline on a request's body before anybody reads it; gunicorn reads what we leave unread."""
-    request.body = _TimedBody(request.body, worker.app.body_timeout_seconds)
-
-
 def raise_descriptor_limit() -> None:
     """Allow as many open connections as the system does; a stream takes two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -257,133 +275,3 @@ def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
         log.info("No client key is set (PROXY_API_KEYS): %s may run every flow", whom)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     log.info("Open connections allowed: %s, two for each stream (ulimit -n)", soft)
-
-
-class ServingEdge:
-    """Around the application: a client that leaves ends its run, and what it did not read is not read."""
-
-    def __init__(self, application: WSGIApplication) -> None:
-        """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
-        self._application = application
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request."""
-        watcher = _ClientWatcher(environ.get("gunicorn.socket"))
-        environ["proxy.watch_client"] = watcher.start
-        try:
-            body = self._application(environ, start_response)
-        except BaseException:
-            watcher.stop()
-            raise
-        finish = getattr(environ["wsgi.input"], "finish", lambda: None)
-        return _Watched(body, (watcher.stop, finish))
-
-
-class _Watched:
-    """An answer's body; its end stops the watch."""
-
-    def __init__(self, body: Iterable[bytes], stops: Iterable[Callable[[], None]]) -> None:
-        self._body = body
-        self._stops = stops
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        """End the watch, then the answer."""
-        for stop in self._stops:
-            stop()
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
-
-
-class _TimedBody:
-    """A request's body, read in small steps that let others run, within a time from its first read on."""
-
-    def __init__(self, body: Any, seconds: float) -> None:
-        self._body = body
-        self._seconds = seconds
-        self._deadline: float | None = None
-        self._is_finished = False
-        self._is_broken = False
-
-    def read(self, size: int = -1) -> bytes:
-        """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
-        if self._is_finished:
-            return self._rest()
-        pieces: list[bytes] = []
-        left = size if size >= 0 else sys.maxsize
-        while left > 0 and (piece := self._step(min(left, BODY_STEP_BYTES))):
-            pieces.append(piece)
-            left -= len(piece)
-        return b"".join(pieces)
-
-    def finish(self) -> None:
-        """Answered: what is still unread is not worth reading, the connection ends instead."""
-        self._is_finished = True
-
-    def _rest(self) -> bytes:
-        from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        # A client that was refused may go on using its connection, if little is left to read on it.
-        for _ in range(0 if self._is_broken else MOST_STEPS_UNREAD):
-            if not self._body.read(BODY_STEP_BYTES):
-                return b""
-        raise NoMoreData
-
-    def _step(self, size: int) -> bytes:
-        import gevent  # noqa: PLC0415
-        from gunicorn.http.errors import ParseException  # noqa: PLC0415
-
-        now = time.monotonic()
-        self._deadline = self._deadline or now + self._seconds
-        error = BodyTooSlow(f"The body did not arrive within {self._seconds:g} s (PROXY_BODY_TIMEOUT).")
-        self._is_broken = True
-        if now > self._deadline:
-            raise error
-        try:
-            with gevent.Timeout(self._deadline - now, error):
-                piece: bytes = self._body.read(size)
-            self._is_broken = False
-        except (OSError, ParseException):
-            raise BadRequest("The body broke off, or its chunks are malformed.") from None
-        # A body that has arrived already is read without ever waiting: others must get their turn.
-        gevent.sleep(0)
-        return piece
-
-
-class _ClientWatcher:
-    """Watches the client's socket while its run is on; its end ends the greenlet that serves it."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._watch: Any = None
-
-    def start(self) -> None:
-        """Watch from now on; the body must have been read."""
-        import gevent  # noqa: PLC0415
-
-        if self._client is not None:
-            self._watch = gevent.get_hub().loop.io(self._client.fileno(), 1)
-            self._watch.start(self._readable, gevent.getcurrent())
-
-    def stop(self) -> None:
-        """Watch no more."""
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch.close()
-            self._watch = None
-
-    def _readable(self, serving: Any) -> None:
-        import gevent  # noqa: PLC0415
-
-        try:
-            ahead = socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            ahead = b""
-        self.stop()
-        if not ahead:  # else it is the next request, sent ahead
-            gevent.kill(serving)

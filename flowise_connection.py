@@ -1,0 +1,161 @@
+"""A connection to Flowise in gevent's loop, and the parser of what comes over it. Upstream layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from socket import IPPROTO_TCP, MSG_PEEK, SO_ERROR, SO_KEEPALIVE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
+from typing import Any
+
+import gevent
+from gevent import socket, ssl
+from gevent.monkey import get_original
+from geventhttpclient.response import HTTPParseError, HTTPResponse
+
+READ, WRITE = 1, 2
+"""What a connection can be waited for; the numbers are those of gevent's loop."""
+
+_READ_BYTES = 65536
+
+Waits = Generator[int, None, None]
+"""A call under way; it gives what its connection must be ready for before it can go on."""
+
+# A bare socket: it never blocks, so it needs none of the watchers that gevent's own kind carries.
+_native_socket = get_original("socket", "socket")
+
+
+class Connection:
+    """A connection to Flowise that never blocks; `wait` is where others get their turn."""
+
+    __slots__ = ("_reading", "_socket", "usable_until")
+
+    def __init__(self, family: int) -> None:
+        self._socket: Any = _native_socket(family, SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._reading: Any = None
+        self.usable_until = 0.0
+
+    def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
+        """Connect, giving what must be waited for; whether it worked before `until`. Raises OSError."""
+        self._socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        # A host that vanished without a word is found out although a run may be silent for long.
+        self._socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+        try:
+            self._socket.connect(address)
+        except BlockingIOError:
+            yield WRITE
+            return time.monotonic() < until and not self._socket.getsockopt(SOL_SOCKET, SO_ERROR)
+        return True
+
+    def encrypt(self, context: Any, host: str, until: float) -> Waits:
+        """Put TLS over the connection. Raises OSError."""
+        bare = socket.socket(fileno=self._socket.detach())
+        bare.settimeout(0.0)
+        self._socket = context.wrap_socket(bare, server_hostname=host, do_handshake_on_connect=False)
+        while time.monotonic() < until:
+            try:
+                self._socket.do_handshake()
+            except ssl.SSLWantReadError:
+                yield READ
+            except ssl.SSLWantWriteError:
+                yield WRITE
+            else:
+                return
+        raise TimeoutError
+
+    def send(self, data: memoryview) -> int:
+        """How much of `data` went out, possibly nothing. Raises OSError."""
+        try:
+            return int(self._socket.send(data))
+        except BlockingIOError:
+            return 0
+
+    def receive(self) -> bytes | None:
+        """What has arrived, `b""` at the end, None for nothing. Raises OSError."""
+        try:
+            return bytes(self._socket.recv(_READ_BYTES))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether bytes have been received and decrypted already, which the socket would not tell."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+    def is_quiet(self) -> bool:
+        """Whether the idle connection is open still: one that can be read was closed, or holds no answer."""
+        try:
+            if isinstance(self._socket, ssl.SSLSocket):
+                socket.socket.recv(self._socket, 1, MSG_PEEK)
+            else:
+                self._socket.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def wait(self, events: int, seconds: float) -> bool:
+        """Let others run until the connection is ready; whether it was within `seconds`."""
+        if events == READ:
+            if self._reading is None:
+                self._reading = gevent.get_hub().loop.io(self._socket.fileno(), READ)
+            return _is_ready(self._reading, seconds)
+        watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
+        try:
+            return _is_ready(watcher, seconds)
+        finally:
+            watcher.close()
+
+    def close(self) -> None:
+        """Close the connection, whatever it is doing."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+        self._socket.close()
+
+
+class _TimeIsUp(Exception):
+    """A wait took as long as it may."""
+
+
+def _is_ready(watcher: Any, seconds: float) -> bool:
+    try:
+        socket.wait(watcher, max(seconds, 0.0005), _TimeIsUp)
+    except _TimeIsUp:
+        return False
+    return True
+
+
+class AnswerParser(HTTPResponse):
+    """llhttp for one answer, with the body's pieces kept as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.is_whole = False
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head of the answer proper is there; interim answers come before it."""
+        return self.headers_complete and self.get_code() >= 200
+
+    def headers_by_name(self) -> Mapping[str, str]:
+        """Headers, names in lower case, a repeated one's values joined."""
+        found: dict[str, str] = {}
+        for name, value in self.items():
+            lowered = name.lower()
+            found[lowered] = f"{found[lowered]}, {value}" if lowered in found else value
+        return found
+
+    def _on_message_begin(self) -> None:
+        if self.is_whole:
+            raise HTTPParseError("more than one answer")
+        super()._on_message_begin()
+
+    def _on_body(self, buf: bytes | bytearray) -> None:
+        self.pieces.append(bytes(buf))
+
+    def _on_message_complete(self) -> None:
+        super()._on_message_complete()
+        self.is_whole = self.has_head

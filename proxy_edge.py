@@ -1,0 +1,203 @@
+"""Around the application when served: clients that leave, bodies that come slowly, the drain. Composition."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import orjson
+from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
+
+from proxy_errors import (
+    BadRequest,
+    BodyTooSlow,
+    FlowiseUnavailable,
+    ProxyError,
+    RunFailed,
+    error_body,
+    error_headers,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+BODY_STEP_BYTES = 16_384
+MOST_STEPS_UNREAD = 8
+WRITE_STEP_BYTES = 65_536
+"""Each write has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
+
+_SHUTTING_DOWN = "server_shutting_down"
+
+
+class ServingEdge:
+    """Around the application: a client that leaves ends its run, and what it did not read is not read."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
+        self._application = application
+        self._runs: set[Any] = set()
+        self.is_draining = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request; while draining only tell that the server lives."""
+        if self.is_draining and environ["PATH_INFO"] not in ("/health", "/v1/health"):
+            return _refusal(start_response)
+        watcher = _ClientWatcher(environ.get("gunicorn.socket"), self._runs)
+        environ["proxy.watch_client"] = watcher.start
+        try:
+            body = self._application(environ, start_response)
+        except BaseException:
+            watcher.stop()
+            raise
+        if not watcher.is_started:
+            # Nothing was waited for: a client that asks on and on must not keep all others waiting.
+            gevent.sleep(0)
+        return _Watched(body, watcher, getattr(environ["wsgi.input"], "finish", None))
+
+    def end_runs(self) -> None:
+        """End every run with an error that its client is told: the server waits no longer."""
+        error = RunFailed(
+            "The server is shutting down; the run was ended before its end.", code=_SHUTTING_DOWN
+        )
+        for serving in list(self._runs):
+            gevent.kill(serving, error)
+
+
+def _refusal(start_response: StartResponse) -> Iterable[bytes]:
+    error: ProxyError = FlowiseUnavailable(
+        "The server is shutting down. Nothing has run; try again.", code=_SHUTTING_DOWN, retry_after_seconds=1
+    )
+    body = orjson.dumps(error_body(error))
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error_headers(error)}
+    start_response("503 Service Unavailable", list(headers.items()))
+    return [body]
+
+
+class _Watched:
+    """An answer's body; its end stops the watch."""
+
+    def __init__(
+        self, body: Iterable[bytes], watcher: _ClientWatcher, finish: Callable[[], None] | None
+    ) -> None:
+        self._body = body
+        self._watcher = watcher
+        self._finish = finish
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._body:
+            if len(piece) <= WRITE_STEP_BYTES:
+                yield piece
+            else:
+                for start in range(0, len(piece), WRITE_STEP_BYTES):
+                    yield piece[start : start + WRITE_STEP_BYTES]
+
+    def close(self) -> None:
+        """End the watch, then the answer."""
+        self._watcher.stop()
+        if self._finish is not None:
+            self._finish()
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+def guard_body(worker: Any, request: Any) -> None:
+    """Put a deadline on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    request.body = _TimedBody(request.body, worker.app.body_timeout_seconds)
+
+
+class _TimedBody:
+    """A request's body, read in small steps that let others run, within a time from its first read on."""
+
+    def __init__(self, body: Any, seconds: float) -> None:
+        self._body = body
+        self._seconds = seconds
+        self._deadline: float | None = None
+        self._is_finished = False
+        self._is_broken = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
+        if self._is_finished:
+            return self._rest()
+        pieces: list[bytes] = []
+        left = size if size >= 0 else sys.maxsize
+        while left > 0 and (piece := self._step(min(left, BODY_STEP_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """Answered: what is still unread is not worth reading, the connection ends instead."""
+        self._is_finished = True
+
+    def _rest(self) -> bytes:
+        # A client that was refused may go on using its connection, if little is left to read on it.
+        for _ in range(0 if self._is_broken else MOST_STEPS_UNREAD):
+            if not self._body.read(BODY_STEP_BYTES):
+                return b""
+        raise NoMoreData
+
+    def _step(self, size: int) -> bytes:
+        now = time.monotonic()
+        self._deadline = self._deadline or now + self._seconds
+        error = BodyTooSlow(f"The body did not arrive within {self._seconds:g} s (PROXY_BODY_TIMEOUT).")
+        self._is_broken = True
+        if now > self._deadline:
+            raise error
+        try:
+            with gevent.Timeout(self._deadline - now, error):
+                piece: bytes = self._body.read(size)
+            self._is_broken = False
+        except (OSError, ParseException):
+            raise BadRequest("The body broke off, or its chunks are malformed.") from None
+        # A body that has arrived already is read without ever waiting: others must get their turn.
+        gevent.sleep(0)
+        return piece
+
+
+class _ClientWatcher:
+    """Watches the client's socket while its run is on; its end ends the greenlet that serves it."""
+
+    __slots__ = ("_client", "_runs", "_serving", "_watch", "is_started")
+
+    def __init__(self, client: Any, runs: set[Any]) -> None:
+        self._client = client
+        self._runs = runs
+        self._serving: Any = None
+        self._watch: Any = None
+        self.is_started = False
+
+    def start(self) -> None:
+        """Watch from now on; the body must have been read."""
+        if self._client is not None:
+            self.is_started = True
+            self._serving = gevent.getcurrent()
+            self._runs.add(self._serving)
+            self._watch = gevent.get_hub().loop.io(self._client.fileno(), 1)
+            self._watch.start(self._readable)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            self._runs.discard(self._serving)
+            self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        self._watch.stop()
+        self._watch.close()
+
+    def _readable(self) -> None:
+        try:
+            ahead = socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            ahead = b""
+        self._stop_watching()
+        if not ahead:  # else it is the next request, sent ahead
+            gevent.kill(self._serving)

@@ -1,0 +1,105 @@
+"""Gunicorn's gevent worker, and how it ends: streams finish, idle connections do not hold it. Composition."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
+
+from flow_guards import RUN_THREAD
+
+LAST_WORDS_SECONDS = 2.0
+"""What the answers that were ended at the limit may take to say so."""
+
+CLIENT_WRITE_SECONDS = 60.0
+"""How long a client may take nothing of what it is sent before it counts as gone."""
+
+_STEP_SECONDS = 0.05
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves until told to end; then what has begun is finished, and what is new is refused."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Take what gunicorn gives."""
+        super().__init__(*arguments, **named)
+        self._idle: set[Any] = set()
+        self._busy = 0
+
+    def run(self) -> None:
+        """Serve until a signal, then drain."""
+        servers = [self._server(listener) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            gevent.sleep(_STEP_SECONDS * 4)
+        self._drain()
+        for server in servers:
+            server.stop(timeout=0)
+
+    def _server(self, listener: Any) -> Any:
+        listener.setblocking(1)
+        pool = Pool(self.worker_connections)
+        server = StreamServer(
+            listener, handle=lambda client, address: self.handle(listener, client, address), spawn=pool
+        )
+        if self.cfg.workers > 1:
+            server.max_accept = 1
+        server.start()
+        return server
+
+    def _drain(self) -> None:
+        """Let answers finish until the limit, then have them say that they could not."""
+        self.wsgi.is_draining = True
+        for client in list(self._idle):
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RD)
+        self._wait_while(self._is_busy, self.app.drain_seconds)
+        if self._busy:
+            self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", self._busy)
+            self.wsgi.end_runs()
+            self._wait_while(self._is_busy, LAST_WORDS_SECONDS)
+        self._wait_while(_has_runs_in_hand, LAST_WORDS_SECONDS)
+
+    def _is_busy(self) -> bool:
+        return self._busy > 0
+
+    def _wait_while(self, is_so: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while is_so() and time.monotonic() < deadline:
+            self.notify()
+            gevent.sleep(_STEP_SECONDS)
+
+    def handle(self, listener: Any, client: Any, address: Any) -> None:
+        """Serve a connection, request after request."""
+        client.settimeout(CLIENT_WRITE_SECONDS)
+        self._idle.add(client)
+        try:
+            # Not gunicorn's own `handle`, which would take the time limit off again.
+            super(GeventWorker, self).handle(listener, client, address)
+        finally:
+            self._idle.discard(client)
+
+    def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
+        """Serve a request; the last one of its connection when the worker is ending."""
+        self._idle.discard(client)
+        self._busy += 1
+        try:
+            super().handle_request(listener_name, request, client, address)
+        finally:
+            self._busy -= 1
+            self._idle.add(client)
+        if not self.alive:
+            raise StopIteration
+
+
+def _has_runs_in_hand() -> bool:
+    """Whether Flowise is still being told of runs that were ended."""
+    return any(thread.name.startswith(RUN_THREAD) for thread in threading.enumerate())
