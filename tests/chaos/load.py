@@ -141,6 +141,14 @@ class Client:
         _parse(outcome)
         return outcome
 
+    async def piece(self) -> bytes:
+        """What comes next; nothing at the end, or when nothing has come for long."""
+        assert self._reader is not None
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS / 3):
+                return await self._reader.read(65536)
+        return b""
+
     def leave(self, *, abruptly: bool = False) -> None:
         """Close the connection, with RST if `abruptly`."""
         if self._writer is None:
