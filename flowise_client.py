@@ -25,7 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from urllib3 import encode_multipart_formdata
 
 from flow_guards import RUN_THREAD
-from flow_turn import FLOW_ID, FlowEvent, KeepAlive, Transcript, Turn, Upload
+from flow_turn import FLOW_ID, FlowEvent, KeepAlive, TextDelta, Transcript, Turn, Upload
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
 from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
 from flowise_health import Call, FlowiseHealth
@@ -500,13 +500,20 @@ class _Run:
         yield list(decoder.closing())
 
     def _decode(self, payloads: Iterator[bytes | object], decoder: EventDecoder, batch: Batch) -> None:
-        for payload in payloads:
-            if isinstance(payload, bytes):
-                batch.extend(decoder.decode(payload))
-            else:
-                batch.append(KeepAlive())
-            if decoder.has_ended:
-                return
+        """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
+        texts: list[str] = []
+        try:
+            for payload in payloads:
+                text = decoder.token(payload) if isinstance(payload, bytes) else None
+                if text is not None:
+                    texts.append(text)
+                    continue
+                _join(texts, batch)
+                batch.extend(decoder.decode(payload) if isinstance(payload, bytes) else [KeepAlive()])
+                if decoder.has_ended:
+                    return
+        finally:
+            _join(texts, batch)
 
     def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
@@ -553,6 +560,12 @@ class _Run:
                 f"The flow gave no answer within {seconds:g} s ({setting}). It may still be running.",
                 code="flowise_timeout",
             )
+
+
+def _join(texts: list[str], batch: Batch) -> None:
+    if text := "".join(texts):
+        batch.append(TextDelta(text))
+    texts.clear()
 
 
 def _too_large(what: str) -> RunFailed:

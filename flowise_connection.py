@@ -9,13 +9,14 @@ from typing import Any
 
 import gevent
 from gevent import socket, ssl
+from gevent.hub import Waiter
 from gevent.monkey import get_original
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 READ, WRITE = 1, 2
 """What a connection can be waited for; the numbers are those of gevent's loop."""
 
-_READ_BYTES = 65536
+_READ_BYTES = 32768
 
 Waits = Generator[int, None, None]
 """A call under way; it gives what its connection must be ready for before it can go on."""
@@ -115,16 +116,17 @@ class Connection:
         self._socket.close()
 
 
-class _TimeIsUp(Exception):
-    """A wait took as long as it may."""
-
-
 def _is_ready(watcher: Any, seconds: float) -> bool:
+    # Half the cost of `socket.wait` with a time limit, which builds an exception for each wait.
+    waiter: Any = Waiter()
+    timer = gevent.get_hub().loop.timer(max(seconds, 0.0005))
+    watcher.start(waiter.switch, True)
+    timer.start(waiter.switch, False)
     try:
-        socket.wait(watcher, max(seconds, 0.0005), _TimeIsUp)
-    except _TimeIsUp:
-        return False
-    return True
+        return bool(waiter.get())
+    finally:
+        watcher.stop()
+        timer.close()
 
 
 class AnswerParser(HTTPResponse):

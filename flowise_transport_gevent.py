@@ -198,9 +198,11 @@ class _GeventReply:
         if connection is None:
             raise ConnectionAbortedError("closed by its reader")
         until = min(deadline, self._connect_until)
-        return (
-            connection.wait(self._needs, until - time.monotonic()) or time.monotonic() >= self._connect_until
-        )
+        while not connection.wait(self._needs, until - time.monotonic()):
+            # The loop's timers may be a little early.
+            if time.monotonic() >= until:
+                return until == self._connect_until
+        return True
 
     def _exchange(self, request: FlowiseRequest) -> Waits:
         """Connect, send, and read until the head is whole."""

@@ -69,7 +69,7 @@ from proxy_errors import (
 from proxy_exchange import Plan, Planner
 from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
 from proxy_identity import Conversations
-from proxy_limits import KeyLimits
+from proxy_limits import InFlight, KeyLimits
 from proxy_models import Models
 from proxy_settings import Settings
 from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here
@@ -125,6 +125,7 @@ class _Server:
         self._config = ProxyConfig()
         self._keys = Keys()
         self._limits = KeyLimits(settings.workers)
+        self._in_flight = InFlight(settings.proxy_max_in_flight)
         self._clients = FlowiseClients(settings, transport)
         self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
         self._planner: Planner | None = None
@@ -201,6 +202,7 @@ class _Server:
         line["caller"] = g.caller.name
         check_origin(request.headers.get("Origin"), self._settings, is_open=self._keys.is_open)
         if request.method == "POST":
+            request.environ["proxy.on_close"].append(self._in_flight.enter())
             caller = g.caller
             admission = self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
             request.environ["proxy.on_close"].append(admission.release)
@@ -312,7 +314,8 @@ class _Server:
 
         if parsed.stream:
             answer = StreamedAnswer(batches, renderer, pace, transcripts, ended)
-            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers})
+            # As it is: werkzeug's own iterators around it would cost each token a step.
+            return Response(answer.begin(), headers={**_EVENT_STREAM, **headers}, direct_passthrough=True)
         try:
             for _ in folded(batches, transcripts):
                 pace.written()

@@ -144,20 +144,26 @@ class _TimedBody:
 
     def _step(self, size: int) -> bytes:
         now = time.monotonic()
-        self._deadline = self._deadline or now + self._seconds
-        error = BodyTooSlow(f"The body did not arrive within {self._seconds:g} s (PROXY_BODY_TIMEOUT).")
+        if self._deadline is None:
+            self._deadline = now + self._seconds
+        else:
+            # A body that has arrived already is read without ever waiting: others must get their turn.
+            gevent.sleep(0)
         self._is_broken = True
-        if now > self._deadline:
-            raise error
         try:
-            with gevent.Timeout(self._deadline - now, error):
+            with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
                 piece: bytes = self._body.read(size)
             self._is_broken = False
+        except _TooSlow:
+            limit = f"{self._seconds:g} s (PROXY_BODY_TIMEOUT)"
+            raise BodyTooSlow(f"The body did not arrive within {limit}.") from None
         except (OSError, ParseException):
             raise BadRequest("The body broke off, or its chunks are malformed.") from None
-        # A body that has arrived already is read without ever waiting: others must get their turn.
-        gevent.sleep(0)
         return piece
+
+
+class _TooSlow(Exception):
+    """The time for a body is up."""
 
 
 class _ClientWatcher:

@@ -1,4 +1,4 @@
-"""What a key may use: requests per minute and requests in flight. Policy.
+"""What a key may use, requests per minute and in flight, and what all may have in flight. Policy.
 
 Without a shared store each worker keeps its own counts and admits its share, the limit over the number of
 workers. Requests per minute are counted in a moving window: of the sixty seconds before any moment, none saw
@@ -22,7 +22,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import MovingWindowSupport, Storage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from proxy_errors import RateLimited
+from proxy_errors import FlowiseUnavailable, RateLimited
 from proxy_settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,32 @@ class Admission:
     def __del__(self) -> None:
         """Give the place back also where an answer was dropped before anybody could close it."""
         self.release()
+
+
+class InFlight:
+    """How many requests of all callers a worker has in hand; refused at once beyond that, never queued."""
+
+    def __init__(self, most: int) -> None:
+        """Let in at most so many."""
+        self._most = most
+        self._count = 0
+
+    def enter(self) -> Callable[[], None]:
+        """Let a request in; what is returned lets it out, once. Raises FlowiseUnavailable."""
+        if self._count >= self._most:
+            raise FlowiseUnavailable(
+                "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
+                "try again later.",
+                retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
+            )
+        self._count += 1
+        held = [1]
+
+        def leave() -> None:
+            while held:
+                self._count -= held.pop()
+
+        return leave
 
 
 class KeyLimits:

@@ -93,7 +93,7 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
     if settings.flowise_base_url:
         yield settings
         return
-    command = [sys.executable, str(HERE / "flowise_demo.py"), "--port", "0", "--exit-with-stdin"]
+    command = [sys.executable, str(HERE / "flowise_demo_keeper.py"), "--port", "0", "--exit-with-stdin"]
     # The demo ends when its standard input does, so that it never outlives us, not even after a kill.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:  # noqa: S603
         try:
@@ -125,12 +125,12 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from gunicorn import util  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415
+
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
-    from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415 - after patching
-
     options["pre_request"] = guard_body
     options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
 

@@ -50,6 +50,7 @@ class Settings:
     proxy_cors_origins: tuple[str, ...] | None = None
     proxy_max_body_bytes: int = 50 * 1024**2
     proxy_body_timeout: float = 30
+    proxy_max_in_flight: int = 5000
     proxy_run_error_status: int = 400
     proxy_heartbeat_seconds: float = 15
     proxy_drain_seconds: float = 30
@@ -298,6 +299,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_cors_origins": _list(_origin),
     "proxy_max_body_bytes": _size,
     "proxy_body_timeout": _number(0.1, 3600),
+    "proxy_max_in_flight": _integer(1, 1_000_000),
     "proxy_run_error_status": _run_error_status,
     "proxy_heartbeat_seconds": _number(0.05, 3600),
     "proxy_drain_seconds": _number(0, 3600),

@@ -33,6 +33,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     """Send all log lines to standard error, as JSON objects or as text a person reads."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    # Nothing of these is written, so it need not be found out for each line (Python's logging howto).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

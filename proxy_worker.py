@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable
+from socket import SHUT_RD
 from typing import Any
 
 import gevent
+from gevent import socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
@@ -19,10 +20,17 @@ from flow_guards import RUN_THREAD
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
 
-CLIENT_WRITE_SECONDS = 60.0
-"""How long a client may take nothing of what it is sent before it counts as gone."""
-
 _STEP_SECONDS = 0.05
+
+
+class _Client(socket.socket):
+    """A client's connection; most writes are taken whole by the kernel, so that is tried first."""
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all, each within the time limit."""
+        sent = self.send(data, flags)
+        if sent < len(data):
+            super().sendall(memoryview(data)[sent:], flags)
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -60,7 +68,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.wsgi.is_draining = True
         for client in list(self._idle):
             with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RD)
+                client.shutdown(SHUT_RD)
         self._wait_while(self._is_busy, self.app.drain_seconds)
         if self._busy:
             self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", self._busy)
@@ -79,7 +87,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve a connection, request after request."""
-        client.settimeout(CLIENT_WRITE_SECONDS)
+        client = _Client(fileno=client.detach())
+        # Each write has that long: a client that takes nothing must not hold a run for ever.
+        client.settimeout(self.app.body_timeout_seconds)
         self._idle.add(client)
         try:
             # Not gunicorn's own `handle`, which would take the time limit off again.

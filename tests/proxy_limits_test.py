@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_errors import BadRequest, RateLimited, error_headers
-from proxy_limits import Admission, KeyLimits, MemoryWindows, duration_text
+from proxy_errors import BadRequest, FlowiseUnavailable, RateLimited, error_headers
+from proxy_limits import Admission, InFlight, KeyLimits, MemoryWindows, duration_text
 from proxy_settings import SettingsError
 
 START = 1_700_000_000.0
@@ -585,3 +585,16 @@ def test_several_requests_are_counted_together_or_not_at_all(clock: Clock) -> No
 def test_there_are_no_fixed_windows(ask: Callable[[MemoryWindows], object], clock: Clock) -> None:
     with pytest.raises(NotImplementedError):
         ask(MemoryWindows(clock))
+
+
+def test_beyond_what_may_be_in_flight_requests_are_refused_at_once_and_let_in_once_one_has_left() -> None:
+    in_flight = InFlight(2)
+    first, _second = in_flight.enter(), in_flight.enter()
+    with pytest.raises(FlowiseUnavailable, match="PROXY_MAX_IN_FLIGHT") as refused:
+        in_flight.enter()
+    assert error_headers(refused.value)["Retry-After"] == "1"
+    first()
+    first()  # again does nothing
+    in_flight.enter()
+    with pytest.raises(FlowiseUnavailable):
+        in_flight.enter()

@@ -96,7 +96,7 @@ def test_while_a_stream_finishes_what_is_new_is_refused_and_idle_connections_end
             assert ask(idle, "/ready").startswith(b"HTTP/1.1 200 ")
             received = raw.recv(65536)
             server.terminate()
-            assert rest_of(idle) in (b"", b'{"status":"ready"}')  # closed, though the stream goes on
+            rest_of(idle)  # returns once it is closed, while the stream goes on
             refused = requests.get(f"{server.url}/ready", timeout=5)
             assert refused.status_code == 503
             assert int(refused.headers["Retry-After"]) >= 1
@@ -118,18 +118,16 @@ def test_a_kept_connection_ends_with_the_answer_that_was_open(demo: DemoServer, 
             assert (received + rest_of(raw)).endswith(b"0\r\n\r\n")
 
 
-def worker_of(server: RunningProxy) -> int:
-    """The process id of a server's worker."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(server.pid), "-f", "openai_compatible_server"], check=True, capture_output=True
-    )
+def child_of(pid: int, program: str) -> int:
+    """The process id of a child that runs this program."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", program], check=True, capture_output=True)
     return int(found.stdout.split()[0])
 
 
 def test_a_worker_that_is_killed_is_replaced(demo: DemoServer, tmp_path: Path) -> None:
     with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url) as server:
         assert chat(server, "demo-assistant").status_code == 200
-        os.kill(worker_of(server), signal.SIGKILL)
+        os.kill(child_of(server.pid, "openai_compatible_server"), signal.SIGKILL)
 
         def serves() -> bool:
             try:
@@ -138,3 +136,39 @@ def test_a_worker_that_is_killed_is_replaced(demo: DemoServer, tmp_path: Path) -
                 return False
 
         assert wait_for(serves, 20)
+
+
+def test_an_embedded_demo_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    with RunningProxy(tmp_path) as server:
+        model = "5518949f-3ebc-4082-af01-fa2a18623da6"
+        assert chat(server, model).status_code == 200
+        demo = child_of(child_of(server.pid, "flowise_demo_keeper"), "flowise_demo")
+        os.kill(demo, signal.SIGKILL)
+        assert wait_for(lambda: chat(server, model).status_code == 200, 20)
+
+
+def test_a_client_that_takes_nothing_does_not_hold_its_run(demo: DemoServer, tmp_path: Path) -> None:
+    flood = "be7c5f10-9999-0000-0000-999900000000"
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url, PROXY_BODY_TIMEOUT="1") as server:
+        before = demo.stats()["aborts"]
+        with raw_chat(server, flood, "Hello", stream=True):
+            assert wait_for(lambda: demo.stats()["aborts"] > before, 20)
+        assert wait_for(lambda: "cut off: TimeoutError" in server.log(), 5)
+        assert "Traceback" not in server.log()
+        assert chat(server, "demo-assistant").status_code == 200
+
+
+def test_beyond_the_limit_requests_are_refused_at_once_but_health_is_not(
+    demo: DemoServer, tmp_path: Path
+) -> None:
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url, PROXY_MAX_IN_FLIGHT="1") as server:
+        before = demo.stats()["runs_started"]
+        with raw_chat(server, "demo-errors", "silent", stream=True):
+            assert wait_for(lambda: demo.stats()["runs_started"] > before, 5)
+            refused = chat(server, "demo-assistant")
+            assert refused.status_code == 503
+            assert refused.headers["Retry-After"] == "1"
+            assert "PROXY_MAX_IN_FLIGHT" in refused.json()["error"]["message"]
+            assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
+            assert requests.get(f"{server.url}/v1/models", timeout=5).status_code == 200
+        assert wait_for(lambda: chat(server, "demo-assistant").status_code == 200, 10)

@@ -205,6 +205,7 @@ class Prediction:
         if self._flowise.attempts[self._id] > script.get("times", sys.maxsize):
             script["fault"] = ""
         self._script = script
+        self._chat = str(body.get("chatId", ""))
         self._fault = script.get("fault", "")
         self._at = int(script.get("at", 2))
         self._is_chunked = not (self._fault == "stream" and script.get("how") == "no_length")
@@ -215,7 +216,7 @@ class Prediction:
         if refusal.get("status") in _REFUSALS:
             _refuse(self._connection, refusal)
             return
-        chat = str(self._body.get("chatId", ""))
+        chat = self._chat
         self._flowise.runs[self._id] += 1
         self._flowise.running.add(chat)
         try:
@@ -310,8 +311,12 @@ class Prediction:
             await asyncio.sleep(0.2)
 
     async def _raw(self) -> None:
-        for piece in self._script["pieces"]:
-            self._piece(base64.b64decode(piece))
+        said = b""
+        for piece in map(base64.b64decode, self._script["pieces"]):
+            self._piece(piece)
+            said += piece
+            if b'"end"' in said:
+                self._flowise.running.discard(self._chat)
             # Long enough for the other side to read what came before.
             await asyncio.sleep(self._script.get("pause", 0.002))
 
@@ -325,6 +330,8 @@ class Prediction:
         return f"{n}." * (max(1, int(self._script.get("size", 0)) // len(f"{n}.")))
 
     def _say(self, event: str, data: Any) -> None:
+        if event == "end":  # its reader may leave now
+            self._flowise.running.discard(self._chat)
         self._piece(b"message:\ndata:" + json.dumps({"event": event, "data": data}).encode() + b"\n\n")
 
     def _piece(self, data: bytes) -> None:

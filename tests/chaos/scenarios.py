@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import runs, streams
+from tests.chaos import frames, runs, streams
 from tests.chaos.world import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -16,6 +16,10 @@ SCENARIOS: dict[str, Scenario] = {
     "R8": streams.killed_worker,
     "R9": streams.heartbeats,
     "R10": runs.limits,
+    "R11": frames.split_anywhere,
+    "R12": frames.odd_frames,
     "R13": streams.token_delay,
+    "R14": frames.no_answers,
     "R15": runs.soak,
+    "L9": frames.odd_http,
 }

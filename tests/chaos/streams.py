@@ -211,7 +211,7 @@ async def token_delay(world: World) -> Row:
                 body = b'{"streaming":true,"question":%b}' % json.dumps(script).encode() if is_direct else body_of(script)
                 path = "/api/v1/prediction/x" if is_direct else "/v1/chat/completions"
                 requests.append(request_of(body, path))
-            delays.append(await _delays(url, requests, count * tokens))
+            delays.append(await _delays(url, requests, tokens))
         (d50, d99), (p50, p99) = ((percentile(d, 0.5), percentile(d, 0.99)) for d in delays)
         row.check("tokens lost", 2 * count * tokens - len(delays[0]) - len(delays[1]))
         row.scale = f"{count} streams of {tokens} tokens, 25 a second each"
@@ -225,12 +225,14 @@ async def _delays(url: str, requests: list[bytes], expected: int) -> list[float]
 
     async def follow(request: bytes) -> None:
         client = await Client(url).send(request)
-        seen = b""
-        while len(delays) < expected and (piece := await client.piece()):
+        seen, came = b"", 0
+        while came < expected and (piece := await client.piece()):
             now = time.monotonic_ns()
             seen += piece
             complete, _, seen = seen.rpartition(b"\n")
-            delays.extend((now - int(stamp)) / 1e6 for stamp in _STAMP.findall(complete))
+            stamps = _STAMP.findall(complete)
+            came += len(stamps)
+            delays.extend((now - int(stamp)) / 1e6 for stamp in stamps)
         client.leave()
 
     await asyncio.gather(*(follow(request) for request in requests))
