@@ -315,7 +315,7 @@ class Prediction:
         for piece in map(base64.b64decode, self._script["pieces"]):
             self._piece(piece)
             said += piece
-            if b'"end"' in said:
+            if b'"end"' in said or b'"error"' in said:
                 self._flowise.running.discard(self._chat)
             # Long enough for the other side to read what came before.
             await asyncio.sleep(self._script.get("pause", 0.002))
@@ -330,7 +330,7 @@ class Prediction:
         return f"{n}." * (max(1, int(self._script.get("size", 0)) // len(f"{n}.")))
 
     def _say(self, event: str, data: Any) -> None:
-        if event == "end":  # its reader may leave now
+        if event in ("end", "error"):  # its reader may leave now
             self._flowise.running.discard(self._chat)
         self._piece(b"message:\ndata:" + json.dumps({"event": event, "data": data}).encode() + b"\n\n")
 

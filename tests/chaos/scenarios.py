@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import frames, runs, streams
+from tests.chaos import abuse, frames, runs, streams
 from tests.chaos.world import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -21,5 +21,13 @@ SCENARIOS: dict[str, Scenario] = {
     "R13": streams.token_delay,
     "R14": frames.no_answers,
     "R15": runs.soak,
+    "L1": abuse.many_streams,
+    "L2": abuse.shedding,
+    "L3": abuse.slow_clients,
+    "L4": abuse.huge_bodies,
+    "L5": abuse.stalls,
+    "L6": abuse.fairness,
+    "L7": abuse.few_descriptors,
+    "L8": abuse.many_names,
     "L9": frames.odd_http,
 }

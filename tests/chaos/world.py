@@ -82,11 +82,16 @@ class World:
         """A number by the scale."""
         return short if self.is_short else full
 
+    def folder_for(self, name: str) -> Path:
+        """A folder of its own."""
+        folder = self._folder / f"{name}{next(self._numbers)}"
+        folder.mkdir()
+        return folder
+
     @contextlib.contextmanager
     def stage(self, *, is_watched: bool = True, **settings: str) -> Iterator[Stage]:
         """A server with these settings; its /health is watched unless it is to end."""
-        folder = self._folder / str(next(self._numbers))
-        folder.mkdir()
+        folder = self.folder_for("stage")
         with FaultServer() as flowise:
             own = {"FLOWISE_BASE_URL": flowise.base_url, "FLOWISE_REQUEST_TIMEOUT": "60", "PROXY_LOG_FORMAT": "json"}
             with RunningProxy(folder, **{**own, **settings}) as proxy:
