@@ -6,7 +6,6 @@ the recordings in `tests/wire/flowise-3.1.4`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -40,6 +39,7 @@ HEARTBEAT = object()
 
 
 _TOKEN = b'{"event":"token","data":"'
+_TOKEN_TEXT = len(_TOKEN) - 1
 
 
 class SseDecoder:
@@ -105,10 +105,12 @@ class EventDecoder:
     def token(self, payload: bytes) -> str | None:
         """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
         if payload.startswith(_TOKEN) and payload.endswith(b'"}'):
-            with contextlib.suppress(orjson.JSONDecodeError):
-                text = orjson.loads(payload[len(_TOKEN) - 1 : -1])
-                self._spoke = self._spoke or bool(text)
-                return str(text)
+            try:
+                text: str = orjson.loads(payload[_TOKEN_TEXT:-1])
+            except orjson.JSONDecodeError:
+                return None  # more fields, or what only the long way can read
+            self._spoke = self._spoke or bool(text)
+            return text
         return None
 
     def decode(self, payload: bytes) -> Iterator[FlowEvent]:

@@ -24,13 +24,25 @@ _STEP_SECONDS = 0.05
 
 
 class _Client(socket.socket):
-    """A client's connection; most writes are taken whole by the kernel, so that is tried first."""
+    """A client's connection: an answer's head waits for its first bytes, and most writes are one call."""
+
+    _head = b""
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all, each within the time limit."""
+        """Send all within the time limit, but keep a head back for what follows it."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            return
         sent = self.send(data, flags)
         if sent < len(data):
             super().sendall(memoryview(data)[sent:], flags)
+
+    def flush(self) -> None:
+        """Send the head of an answer without a body."""
+        if self._head:
+            self.sendall(b"")
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -103,6 +115,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._busy += 1
         try:
             super().handle_request(listener_name, request, client, address)
+        except StopIteration:  # the connection ends with this answer
+            client.flush()
+            raise
+        else:
+            client.flush()
         finally:
             self._busy -= 1
             self._idle.add(client)

@@ -1,4 +1,4 @@
-"""A load of chat completions over kept-alive connections: what was answered, and how soon, as one JSON object.
+"""A load of chat completions over kept-alive connections: what was answered, how soon, as a JSON object.
 
 Run: `python -m benchmarks.load PORT PATH BODY CONNECTIONS SECONDS`.
 """

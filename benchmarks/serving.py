@@ -1,8 +1,8 @@
 """Ours beside nginx, which only passes on, and beside a textbook proxy: CPU, delay and memory, in one run.
 
-`make bench`, or `python -m benchmarks.serving [--rounds N] [--also FOLDER]`. The rounds of all are interleaved
-and medians are printed; on a busy machine only the ratios of one run mean anything. CPU is that of a server's
-whole family of processes.
+`make bench`, or `python -m benchmarks.serving [--rounds N] [--also FOLDER]`. The rounds of all are
+interleaved and medians are printed; on a busy machine only the ratios of one run mean anything. CPU is that
+of a server's whole family of processes.
 """
 
 from __future__ import annotations
