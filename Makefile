@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup run test check fix live bench
+.PHONY: help setup run test check fix live bench chaos fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -47,6 +47,12 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 
 bench: setup ## print figures: what many keys do to each other
 	$(BIN)/python -m benchmarks.many_keys
+
+chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
+	$(BIN)/python -m tests.chaos --table docs/reliability.md
+
+fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
+	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
 PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_overrides.py,openai_*.py,proxy_errors.py,proxy_identity.py

@@ -11,7 +11,13 @@ import pytest
 
 from flow_turn import Turn
 from flowise_client import LARGEST_ANSWER_BYTES, FlowiseClient, Limits
-from flowise_health import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, RETRYING_LEAST, FlowiseHealth
+from flowise_health import (
+    BREAKER_FAILURES,
+    BREAKER_PROBE_SECONDS,
+    BREAKER_SECONDS,
+    RETRYING_LEAST,
+    FlowiseHealth,
+)
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
 from tests.scripted_server import ScriptedServer, http
 
@@ -33,6 +39,7 @@ def down(clock: Clock) -> FlowiseHealth:
     for _ in range(BREAKER_FAILURES):
         with health.call():
             health.not_reached()
+        clock.now += BREAKER_SECONDS / 2
     return health
 
 
@@ -45,6 +52,19 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     assert not health.is_down
     with health.call():
         pass
+
+
+def test_a_moment_without_flowise_does_not_open_the_breaker() -> None:
+    clock = Clock()
+    health = FlowiseHealth(clock)
+    for _ in range(100):
+        health.not_reached()
+    clock.now += BREAKER_SECONDS / 2
+    health.not_reached()
+    assert not health.is_down
+    clock.now += BREAKER_SECONDS
+    health.not_reached()
+    assert health.is_down
 
 
 def test_an_open_breaker_refuses_at_once_and_lets_one_call_through_at_a_time() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import resource
 import time
 import uuid
+from functools import partial
 
 from tests.chaos.faults import question, text_of
 from tests.chaos.load import (
@@ -41,6 +43,10 @@ async def _health_p99(stage: Stage, seconds: float) -> float:
     return percentile(times, 0.99)
 
 
+def _has_open(stage: Stage, count: int) -> bool:
+    return bool(stage.flowise.state()["open"] == count)
+
+
 async def many_streams(world: World) -> Row:
     """L1: slow streams, more and more."""
     row = Row("L1 one worker holds many slow streams", "all held and whole, < 64 KiB each")
@@ -54,13 +60,15 @@ async def many_streams(world: World) -> Row:
             scripts = (question(str(n), fault="pause", at=1, seconds=seconds) for n in range(count))
             clients = await opened(stage.url, (request_of(body_of(script)) for script in scripts))
             readers = [asyncio.ensure_future(client.read()) for client in clients]
-            held = await until(lambda count=count, stage=stage: stage.flowise.state()["open"] == count, 15)
+            held = await until(partial(_has_open, stage, count), 15)
             kib = (stage.memory_kib() - before) / count
             p99 = await _health_p99(stage, 1)
             counts = verdicts(await asyncio.gather(*readers))
             row.check(f"streams of {count} not whole", count - counts["whole"])
             await stage.settled(row)
-            figures.append(f"{count}{'' if held else ' (not at once)'}: {kib:.0f} KiB each, /health p99 {p99:.0f} ms")
+            figures.append(
+                f"{count}{'' if held else ' (not at once)'}: {kib:.0f} KiB each, /health p99 {p99:.0f} ms"
+            )
     row.scale = "3 sizes"
     row.figure = "; ".join(figures)
     row.is_met = kib < 64
@@ -70,15 +78,21 @@ async def many_streams(world: World) -> Row:
 async def shedding(world: World) -> Row:
     """L2: four times as many clients as are let in."""
     limit = world.count(250, 50)
-    row = Row("L2 four times the admission limit: the rest is refused at once, the admitted are whole", "all 503 + Retry-After, no run")
+    row = Row(
+        "L2 four times the admission limit: the rest is refused at once, the admitted are whole",
+        "all 503 + Retry-After, no run",
+    )
     with world.stage(PROXY_MAX_IN_FLIGHT=str(limit)) as stage:
         await ask(stage.url, "warm")
-        calls = [lambda n=n: ask(stage.url, str(n), tokens=20, pause=0.3, at=-1) for n in range(4 * limit)]
+        calls = [partial(ask, stage.url, str(n), tokens=20, pause=0.3, at=-1) for n in range(4 * limit)]
         outcomes = await at_most(4 * limit, calls)
         ran = stage.flowise.tell("ran")
         refused = [(n, o) for n, o in enumerate(outcomes) if o.status != 200]
         row.check("wrong answers", wrong(verdicts(outcomes, text_of(20))))
-        row.check("refusals without 503 and Retry-After", sum(o.status != 503 or "retry-after" not in o.headers for _, o in refused))
+        row.check(
+            "refusals without 503 and Retry-After",
+            sum(o.status != 503 or "retry-after" not in o.headers for _, o in refused),
+        )
         row.check("refused requests that ran", sum(str(n) in ran for n, _ in refused))
         await stage.settled(row)
         times = [o.seconds * 1000 for _, o in refused]
@@ -91,7 +105,10 @@ async def shedding(world: World) -> Row:
 async def slow_clients(world: World) -> Row:
     """L3: heads and bodies that never end, readers that never read."""
     count = world.count(1000, 150)
-    row = Row("L3 slow heads, slow bodies, slow readers do not hold others up", "closed in time; /health p99 < 3 x before")
+    row = Row(
+        "L3 slow heads, slow bodies, slow readers do not hold others up",
+        "closed in time; /health p99 < 3 x before",
+    )
     with world.stage(PROXY_BODY_TIMEOUT="3") as stage:
         await ask(stage.url, "warm")
         before_ms, before_kib = await _health_p99(stage, 1), stage.memory_kib()
@@ -102,7 +119,9 @@ async def slow_clients(world: World) -> Row:
         slow_reader = await opened(stage.url, [request_of(body_of(script))] * (count // 10))
         during_ms, grown = await _health_p99(stage, 2), stage.memory_kib() - before_kib
         began = time.monotonic()
-        ends = await asyncio.gather(*(asyncio.wait_for(client.read(), 40) for client in [*slow_head, *slow_body]))
+        ends = await asyncio.gather(
+            *(asyncio.wait_for(client.read(), 40) for client in [*slow_head, *slow_body])
+        )
         closed = time.monotonic() - began
         bodies = sum(outcome.status == 408 for outcome in ends[count:])
         whole = await asyncio.gather(*(client.read() for client in slow_reader))
@@ -127,9 +146,17 @@ async def huge_bodies(world: World) -> Row:
         chunk = b"%x\r\n%b\r\n" % (2**20, b"x" * 2**20)
         unannounced = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunk * 3
         bomb = gzip.compress(b" " * 10**8)
-        packed = HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
-        for name, request, status in (("announced", announced, 413), ("chunked", unannounced, 413), ("gzip", packed, 415)):
-            outcomes = await at_most(5, [lambda request=request: _told_early(stage.url, request)] * count)
+        packed = (
+            HEAD
+            + b"Content-Encoding: gzip\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+            + bomb
+        )
+        for name, request, status in (
+            ("announced", announced, 413),
+            ("chunked", unannounced, 413),
+            ("gzip", packed, 415),
+        ):
+            outcomes = await at_most(5, [partial(_told_early, stage.url, request)] * count)
             row.check(f"{name}: not {status}", sum(o.status != status or not o.error for o in outcomes))
         grown = stage.memory_kib() - before
         row.check("runs", stage.flowise.state()["runs"] - 1)
@@ -142,10 +169,8 @@ async def huge_bodies(world: World) -> Row:
 async def _told_early(url: str, request: bytes) -> Outcome:
     """What comes although the body is still being sent."""
     client = Client(url)
-    try:
+    with contextlib.suppress(OSError, TimeoutError):
         await asyncio.wait_for(client.send(request), 10)
-    except (OSError, TimeoutError):
-        pass
     return await client.read()
 
 
@@ -159,10 +184,17 @@ async def stalls(world: World) -> Row:
         readers = [asyncio.ensure_future(client.read()) for client in clients]
         await until(lambda: stage.flowise.state()["runs"] == len(scripts), 20)
         numbers = b'{"model":"x","messages":[' + b"1," * (size // 2) + b"1]}"
-        many = b'{"model":"x","messages":[' + b'{"role":"user","content":"a"},' * (size // 30) + b'{"role":"user","content":"a"}]}'
+        many = (
+            b'{"model":"x","messages":['
+            + b'{"role":"user","content":"a"},' * (size // 30)
+            + b'{"role":"user","content":"a"}]}'
+        )
         for body in (numbers, many, b"[" * size, b'{"a":' * (size // 5)):
             outcome = await asked(stage.url, request_of(body))
-            row.check(f"a huge body answered with {outcome.status}", int(outcome.status not in (400, 404) or not outcome.error))
+            row.check(
+                f"a huge body answered with {outcome.status}",
+                int(outcome.status not in (400, 404) or not outcome.error),
+            )
         outcomes = await asyncio.gather(*readers)
         row.check("streams not whole", len(outcomes) - verdicts(outcomes, text_of(60))["whole"])
         await stage.settled(row)
@@ -178,7 +210,10 @@ async def fairness(world: World) -> Row:
     seconds = world.count(10, 4)
     row = Row("L6 a key that floods does not starve another", "p99 of the quiet key < 100 ms, all whole")
     folder = world.folder_for("keys")
-    lines = [f"  - {{name: {name}, sha256: {hashlib.sha256(name.encode()).hexdigest()}, max_in_flight: 20}}" for name in ("flood", "quiet")]
+    lines = [
+        f"  - {{name: {name}, sha256: {hashlib.sha256(name.encode()).hexdigest()}, max_in_flight: 20}}"
+        for name in ("flood", "quiet")
+    ]
     file = folder / "proxy.yaml"
     file.write_text("\n".join(["keys:", *lines, ""]))
     with world.stage(PROXY_CONFIG=str(file)) as stage:
@@ -206,7 +241,9 @@ async def fairness(world: World) -> Row:
         floods = [asyncio.ensure_future(flood()) for _ in range(40)]
         beside = await quiet(seconds * 5)
         await asyncio.gather(*floods)
-        row.check("answers of the quiet key not whole", sum(o.verdict() != "whole" for o in [*alone, *beside]))
+        row.check(
+            "answers of the quiet key not whole", sum(o.verdict() != "whole" for o in [*alone, *beside])
+        )
         row.check("wrong answers of the other", wrong(verdicts(flooded)))
         p99 = [percentile([o.seconds * 1000 for o in outcomes], 0.99) for outcomes in (alone, beside)]
         limited = sum(o.status == 429 for o in flooded)
@@ -225,12 +262,12 @@ async def few_descriptors(world: World) -> Row:
         pids = stage.pids()
         for pid in pids:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (256, 256))
-        calls = [lambda n=n: ask(stage.url, str(n), tokens=10, pause=0.2, at=-1) for n in range(count)]
+        calls = [partial(ask, stage.url, str(n), tokens=10, pause=0.2, at=-1) for n in range(count)]
         counts = verdicts(await at_most(count, calls), text_of(10))
         row.check("fake or lost answers", counts["fake stop"] + counts["lost"])
         row.check("workers that died", int(stage.pids() != pids))
         await stage.settled(row)
-        after = verdicts(await at_most(50, [lambda n=n: ask(stage.url, f"after{n}") for n in range(50)]))
+        after = verdicts(await at_most(50, [partial(ask, stage.url, f"after{n}") for n in range(50)]))
         row.check("not whole afterwards", 50 - after["whole"])
     row.scale = f"{count} clients"
     row.figure = f"during: {dict(counts)}; after: {after['whole']}/50 whole"
@@ -251,9 +288,9 @@ async def many_names(world: World) -> Row:
             headers = (f"Authorization: Bearer {uuid.uuid4().hex}", f"X-Conversation-Id: {uuid.uuid4()}")
             return (await asked(stage.url, request_of(body, "/v1/chat/completions", *headers))).status
 
-        await at_most(32, [lambda n=n: one(n) for n in range(500)])
+        await at_most(32, [partial(one, n) for n in range(500)])
         before = stage.memory_kib()
-        statuses = await at_most(32, [lambda n=n: one(n) for n in range(count)])
+        statuses = await at_most(32, [partial(one, n) for n in range(count)])
         grown = stage.memory_kib() - before
         row.check("not 404", sum(status != 404 for status in statuses))
         row.check("runs", stage.flowise.state()["runs"] - 1)

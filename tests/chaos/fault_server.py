@@ -24,11 +24,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fcntl
 import json
 import random
 import socket
 import struct
 import sys
+import termios
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -131,6 +133,15 @@ class Connection(asyncio.Protocol):
         self.is_predicting = False
         if self._task is not None:
             self._task.cancel()
+
+    async def all_sent(self) -> None:
+        """Wait until the other side's system has all that was written: a reset would throw the rest away."""
+        raw = self._transport.get_extra_info("socket")
+        for _ in range(1000):
+            unsent = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            if not self._transport.get_write_buffer_size() and not any(unsent):
+                return
+            await asyncio.sleep(0.001)
 
     def reset(self) -> None:
         """Break the connection off with RST."""
@@ -285,10 +296,13 @@ class Prediction:
 
     async def _fault_in_stream(self) -> None:
         if self._fault == "stream":
-            await asyncio.sleep(0)
+            await self._connection.all_sent()
             self._break_off()
         elif self._fault == "error":
-            self._say("error", "Error: chaos at http://10.1.2.3:3000/secret\n    at Object.<anonymous> (/app/a.js:1:1)")
+            self._say(
+                "error",
+                "Error: chaos at http://10.1.2.3:3000/secret\n    at Object.<anonymous> (/app/a.js:1:1)",
+            )
         elif self._fault == "pause":
             await asyncio.sleep(self._script.get("seconds", 3600))
         elif self._fault == "early_end":
@@ -363,7 +377,12 @@ def _refuse(connection: Connection, how: dict[str, Any]) -> None:
     headers += [f"Location: {how['location']}"] if how.get("location") else []
     body = how.get("body")
     if body is None:
-        message = {"statusCode": status, "success": False, "message": f"chaos {status}", "stack": {"at": "/app/a.js"}}
+        message = {
+            "statusCode": status,
+            "success": False,
+            "message": f"chaos {status}",
+            "stack": {"at": "/app/a.js"},
+        }
         body = json.dumps(message)
     if (length := how.get("length")) is None:
         connection.answer(status, body.encode(), how.get("kind", "application/json"), *headers)
@@ -415,7 +434,9 @@ class Control:
             listener.bind(("127.0.0.1", self._port))
             self._port = listener.getsockname()[1]
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: Connection(self._flowise), sock=listener, backlog=BACKLOG)
+            self._server = await loop.create_server(
+                lambda: Connection(self._flowise), sock=listener, backlog=BACKLOG
+            )
         if drop := command.get("drop"):
             for connection in list(self._flowise.connections):
                 if drop == "all" or not connection.is_predicting:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from functools import partial
+from typing import Any
 
 from tests.chaos.faults import question
-from tests.chaos.load import Outcome, ask, asked, at_most, body_of, request_of, unchunked, verdicts, wrong
+from tests.chaos.load import Outcome, ask, asked, at_most, body_of, unchunked, verdicts
 from tests.chaos.world import Row, World
 
 TEXT = "Grüße, 世界 👋 \n\n done"
-CODES_OF_BAD_ANSWERS = {"flow_failed", "flowise_bad_answer", "empty_answer", "flowise_misconfigured", "flowise_timeout"}
+CODES_OF_BAD_ANSWERS = {
+    "flow_failed",
+    "flowise_bad_answer",
+    "empty_answer",
+    "flowise_misconfigured",
+    "flowise_timeout",
+}
 
 
 def _frame(event: str, data: object, *, ascii_only: bool = True) -> bytes:
@@ -24,7 +32,7 @@ _ENDING = _frame("metadata", {"chatId": "c", "chatMessageId": "m"}) + _frame("en
 RECORDED = _frame("start", "") + b"".join(_TOKENS[:4]) + b":heartbeat\n\n" + b"".join(_TOKENS[4:]) + _ENDING
 
 
-def _pieces(*pieces: bytes) -> dict[str, object]:
+def _pieces(*pieces: bytes) -> dict[str, Any]:
     return {"fault": "raw", "pieces": [base64.b64encode(piece).decode() for piece in pieces]}
 
 
@@ -36,7 +44,7 @@ async def split_anywhere(world: World) -> Row:
         splits = [(RECORDED[:at], RECORDED[at:]) for at in range(1, len(RECORDED), step)]
         scripts = [_pieces(RECORDED), _pieces(*(RECORDED[at : at + 1] for at in range(len(RECORDED))))]
         scripts += [_pieces(*split) for split in splits]
-        calls = [lambda n=n, script=script: ask(stage.url, str(n), **script) for n, script in enumerate(scripts)]
+        calls = [partial(ask, stage.url, str(n), **script) for n, script in enumerate(scripts)]
         outcomes = await at_most(16, calls)
         same = verdicts(outcomes, TEXT)["whole"]
         row.check("answers that differ", len(scripts) - same)
@@ -63,7 +71,10 @@ ODD: dict[str, tuple[list[bytes], str]] = {
     "nothing at all": ([b""], "!"),
     "no end": ([_START, _HI], "!"),
     "one token of 1 MiB": ([_START, _frame("token", "x" * 2**20), _END], "x" * 2**20),
-    "a character in two pieces": ([_START, "message:\ndata:{\"event\":\"token\",\"data\":\"é".encode()[:-1], b'\xa9"}\n\n', _END], "é"),
+    "a character in two pieces": (
+        [_START, 'message:\ndata:{"event":"token","data":"é'.encode()[:-1], b'\xa9"}\n\n', _END],
+        "é",
+    ),
     "ends with a frame half said": ([_START, _HI, b'message:\ndata:{"event":"tok'], "!"),
     "end twice, tokens after it": ([_START, _HI, _END, _frame("token", "more"), _END], "hi"),
 }
@@ -81,7 +92,9 @@ async def odd_frames(world: World) -> Row:
             script = {"tokens": 1, "size": 2**20, "at": -1} if is_large else _pieces(*filter(None, pieces))
             outcome = await ask(stage.url, name, **script)
             verdict = outcome.verdict("0." * 2**19 if is_large else expected)
-            is_right = verdict in {"!": ("told", "refused"), "?": ("told", "refused", "fake stop")}.get(expected, ("whole",))
+            is_right = verdict in {"!": ("told", "refused"), "?": ("told", "refused", "fake stop")}.get(
+                expected, ("whole",)
+            )
             row.check(f"{name}: {verdict} {outcome.text[:20]!r}", int(not is_right))
             crashes += (outcome.error or {}).get("type") == "server_error"
         row.check("crashes", crashes)
@@ -92,16 +105,37 @@ async def odd_frames(world: World) -> Row:
     return row
 
 
-NO_ANSWERS: dict[str, dict[str, object]] = {
+NO_ANSWERS: dict[str, dict[str, Any]] = {
     "truncated JSON": {"fault": "mid_body", "how": "fin"},
-    "JSON cut, its length right": {"fault": "status", "status": 200, "kind": "application/json", "body": '{"text":"0.1.2'},
+    "JSON cut, its length right": {
+        "fault": "status",
+        "status": 200,
+        "kind": "application/json",
+        "body": '{"text":"0.1.2',
+    },
     "HTML page": {"fault": "html", "body": "<html><body>502 Bad Gateway http://10.1.2.3/</body></html>"},
     "empty body": {"fault": "status", "status": 200, "kind": "application/json", "body": ""},
-    "wrong content type": {"fault": "status", "status": 200, "kind": "text/plain", "body": '{"text":"0.1.2.3.4."}'},
-    "shorter than its length": {"fault": "status", "status": 200, "kind": "application/json", "body": "{}", "length": 99},
+    "wrong content type": {
+        "fault": "status",
+        "status": 200,
+        "kind": "text/plain",
+        "body": '{"text":"0.1.2.3.4."}',
+    },
+    "shorter than its length": {
+        "fault": "status",
+        "status": 200,
+        "kind": "application/json",
+        "body": "{}",
+        "length": 99,
+    },
     "redirect": {"fault": "status", "status": 302, "location": "/api/v1/elsewhere", "body": ""},
     "permanent redirect": {"fault": "status", "status": 308, "location": "/api/v1/elsewhere", "body": ""},
-    "502 of a gateway": {"fault": "status", "status": 502, "kind": "text/html", "body": "<h1>502</h1> upstream http://10.1.2.3"},
+    "502 of a gateway": {
+        "fault": "status",
+        "status": 502,
+        "kind": "text/html",
+        "body": "<h1>502</h1> upstream http://10.1.2.3",
+    },
     "504 of a gateway": {"fault": "status", "status": 504, "kind": "text/html", "body": "<h1>504</h1>"},
     "500 with a stack": {"fault": "status", "status": 500},
 }
@@ -109,7 +143,10 @@ NO_ANSWERS: dict[str, dict[str, object]] = {
 
 async def no_answers(world: World) -> Row:
     """R14: answers that are none, to a request with and without a stream."""
-    row = Row("R14 what is no answer is told as an error, and a redirect is not followed", "100 %, 0 followed, 0 leaks")
+    row = Row(
+        "R14 what is no answer is told as an error, and a redirect is not followed",
+        "100 %, 0 followed, 0 leaks",
+    )
     statuses: Counter[int] = Counter()
     with world.stage() as stage:
         for name, script in NO_ANSWERS.items():
@@ -141,7 +178,7 @@ def _fault_of(outcome: Outcome) -> str:
 
 def leak_in(body: bytes) -> str:
     """What a public answer must not hold: addresses inside, stacks, files."""
-    for sign in (b"10.1.2.3", b"127.0.0.1", b"Traceback", b".py", b"/app/", b"    at ", b"File \\\""):
+    for sign in (b"10.1.2.3", b"127.0.0.1", b"Traceback", b".py", b"/app/", b"    at ", b'File \\"'):
         if sign in body:
             return f"{sign.decode()} in {body[:120]!r}"
     return ""
@@ -161,9 +198,17 @@ async def odd_http(world: World) -> Row:
         health = b"GET /health HTTP/1.1\r\nHost: x\r\n"
         close = b"Connection: close\r\n\r\n"
         cases: dict[str, tuple[bytes, list[int]]] = {
-            "pipelined": (health + b"\r\n" + plain + sized + b"\r\n" + body + health + close, [200, 200, 200]),
+            "pipelined": (
+                health + b"\r\n" + plain + sized + b"\r\n" + body + health + close,
+                [200, 200, 200],
+            ),
             "HTTP/1.0": (plain.replace(b"1.1", b"1.0") + sized + b"\r\n" + body, [200]),
-            "HTTP/1.0 kept alive": ((health.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n") + health.replace(b"1.1", b"1.0") + b"\r\n", [200, 200]),
+            "HTTP/1.0 kept alive": (
+                (health.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n")
+                + health.replace(b"1.1", b"1.0")
+                + b"\r\n",
+                [200, 200],
+            ),
             "Expect": (plain + sized + b"Expect: 100-continue\r\n" + close + body, [100, 200]),
             "HEAD": (b"HEAD /health HTTP/1.1\r\nHost: x\r\n" + close, [200]),
             "OPTIONS": (b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + close, [204]),
@@ -181,5 +226,3 @@ async def odd_http(world: World) -> Row:
     row.scale = f"{len(cases)} kinds"
     row.figure = f"{len(cases) - len(row.wrong)}/{len(cases)} as specified"
     return row
-
-

@@ -15,7 +15,12 @@ INTERVAL_SECONDS = 0.05
 def main(url: str) -> None:
     """Print the milliseconds of the answers, and how many asked in vain."""
     address, ended = urlsplit(url), threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     times: list[float] = []
     failures = 0
     while not ended.wait(INTERVAL_SECONDS):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -52,7 +53,9 @@ class Outcome:
     @property
     def finish(self) -> str | None:
         """The finish reason, if one was given."""
-        reasons = [choice.get("finish_reason") for event in self._objects for choice in event.get("choices", [])]
+        reasons = [
+            choice.get("finish_reason") for event in self._objects for choice in event.get("choices", [])
+        ]
         return next((reason for reason in reasons if reason), None)
 
     @property
@@ -166,7 +169,9 @@ def _parse(outcome: Outcome) -> None:
         return
     first, *lines = head.decode("latin-1").split("\r\n")
     outcome.status = int(first.split(" ")[1])
-    outcome.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    outcome.headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     if outcome.headers.get("transfer-encoding") == "chunked":
         outcome.body, outcome.is_framed = unchunked(rest)
     else:
@@ -222,7 +227,7 @@ async def at_most(limit: int, calls: Iterable[Callable[[], Awaitable[T]]]) -> li
 
 async def opened(url: str, requests: Iterable[bytes], at_once: int = 64) -> list[Client]:
     """Clients that have asked and read nothing."""
-    return await at_most(at_once, [lambda request=request: Client(url).send(request) for request in requests])
+    return await at_most(at_once, [partial(Client(url).send, request) for request in requests])
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:

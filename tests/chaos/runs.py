@@ -9,22 +9,39 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from tests.chaos.faults import question, text_of
-from tests.chaos.load import Client, Outcome, ask, asked, at_most, body_of, percentile, request_of, verdicts, wrong
+from tests.chaos.load import (
+    Client,
+    Outcome,
+    ask,
+    asked,
+    at_most,
+    body_of,
+    percentile,
+    request_of,
+    verdicts,
+    wrong,
+)
 from tests.chaos.world import Row, Stage, World
 
 RESENT_BY_CLIENTS = {408, 409, 422, 429, *range(500, 600)}
 """What OpenAI's SDKs and LibreChat send again: no flow may have run then."""
 
-FAULTS: tuple[dict[str, object], ...] = (
+FAULTS: tuple[dict[str, Any], ...] = (
     {"fault": "before_head", "how": "rst"},
     {"fault": "before_head", "how": "fin"},
     {"fault": "mid_head", "how": "rst"},
     {"fault": "mid_head", "how": "fin"},
     {"fault": "mid_body", "how": "rst"},
     {"fault": "mid_body", "how": "fin"},
-    *({"fault": "stream", "how": how, "at": at} for how in ("rst", "fin", "bad_chunk", "no_length") for at in (0, 3)),
+    *(
+        {"fault": "stream", "how": how, "at": at}
+        for how in ("rst", "fin", "bad_chunk", "no_length")
+        for at in (0, 3)
+    ),
     *({"fault": "status", "status": status} for status in (429, 500, 502, 503, 504)),
     {"fault": "status", "status": 503, "retry_after": 0, "times": 1},
     {"fault": "status", "status": 429, "retry_after": 1, "times": 1},
@@ -40,7 +57,10 @@ FAULTS: tuple[dict[str, object], ...] = (
 async def no_run_twice(world: World) -> Row:
     """R4: many requests, a tenth with a fault in every phase, connections refused and reset beside that."""
     count = world.count(10_000, 1_500)
-    row = Row("R4 no flow runs twice, whatever breaks in whatever phase", "0 twice; 0 statuses that make clients resend a run")
+    row = Row(
+        "R4 no flow runs twice, whatever breaks in whatever phase",
+        "0 twice; 0 statuses that make clients resend a run",
+    )
     chance = random.Random(4)
     with world.stage(FLOWISE_REQUEST_TIMEOUT="3") as stage:
         stage.flowise.tell("reset_share", share=0.01)
@@ -50,7 +70,7 @@ async def no_run_twice(world: World) -> Row:
         outcomes = await at_most(
             64,
             [
-                lambda n=n, script=script, stream=stream: ask(stage.url, str(n), stream=stream, **script)
+                partial(ask, stage.url, str(n), stream=stream, **script)
                 for n, (script, stream) in enumerate(zip(scripts, streams, strict=True))
             ],
         )
@@ -66,7 +86,9 @@ async def no_run_twice(world: World) -> Row:
         row.check("runs answered with a status that makes clients resend", unsafe)
         row.check("wrong answers", wrong(counts))
         faulty = sum(map(bool, scripts))
-        unlucky = sum(not script and o.verdict() != "whole" for script, o in zip(scripts, outcomes, strict=True))
+        unlucky = sum(
+            not script and o.verdict() != "whole" for script, o in zip(scripts, outcomes, strict=True)
+        )
         row.scale = f"{count} requests, {faulty} with a fault, {state['resets']} connections reset, refused 50 ms in each second"
         row.figure = (
             f"{len(state['doubled'])} twice, {unsafe} unsafe statuses; {counts['whole']} whole,"
@@ -120,11 +142,14 @@ async def few_retries(world: World) -> Row:
 async def breaker(world: World) -> Row:
     """R6: Flowise is down for a while, then up again."""
     seconds = world.count(10, 4)
-    row = Row("R6 Flowise down: refused at once; back soon after it is up", "p99 < 5 ms while open; back within 3 s")
+    row = Row(
+        "R6 Flowise down: refused at once; back soon after it is up", "p99 < 5 ms while open; back within 3 s"
+    )
     with world.stage() as stage:
         await ask(stage.url, "warm")
         stage.flowise.tell("listen", on=False, drop="all")
-        began, down, back = time.monotonic(), [], None
+        began, back = time.monotonic(), None
+        down: list[Outcome] = []
         while time.monotonic() - began < seconds:
             down.append(await ask(stage.url, f"down{len(down)}"))
             await asyncio.sleep(0.02)
@@ -147,7 +172,7 @@ async def breaker(world: World) -> Row:
 async def limits(world: World) -> Row:
     """R10: each wait ends at its limit, with the status that the design gives it."""
     row = Row("R10 every wait ends at its limit", "each within +10 % and 0.3 s")
-    settings = {
+    settings: dict[str, Any] = {
         "FLOWISE_REQUEST_TIMEOUT": "2",
         "FLOWISE_STREAM_IDLE_TIMEOUT": "2",
         "FLOWISE_RUN_TIMEOUT": "4",
@@ -169,14 +194,22 @@ async def limits(world: World) -> Row:
             seen.append((name, limit, outcome.seconds, outcome, expected))
         await stage.settled(row)
     with _black_hole() as port:
-        own = {"FLOWISE_BASE_URL": f"http://127.0.0.1:{port}/api/v1", "FLOWISE_CONNECT_TIMEOUT": "1"}
+        own: dict[str, Any] = {
+            "FLOWISE_BASE_URL": f"http://127.0.0.1:{port}/api/v1",
+            "FLOWISE_CONNECT_TIMEOUT": "1",
+        }
         with world.stage(FLOWISE_MAX_ATTEMPTS="1", **own) as stage:
             await asked(stage.url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             outcome = await ask(stage.url, "f")
             seen.append(("connect", 1, outcome.seconds, outcome, (503, "flowise_unavailable")))
     for name, _, _, outcome, (status, code) in seen:
-        is_right = outcome.status == status and (outcome.error or {}).get("code") == code and outcome.is_framed
-        row.check(f"{name}: {outcome.status} {(outcome.error or {}).get('code')} instead of {status} {code}", int(not is_right))
+        is_right = (
+            outcome.status == status and (outcome.error or {}).get("code") == code and outcome.is_framed
+        )
+        row.check(
+            f"{name}: {outcome.status} {(outcome.error or {}).get('code')} instead of {status} {code}",
+            int(not is_right),
+        )
     row.scale = f"{len(seen)} limits"
     row.figure = "; ".join(f"{name} {took:.2f}/{limit} s" for name, limit, took, _, _ in seen)
     row.is_met = all(limit * 0.9 <= took <= limit * 1.1 + 0.3 for _, limit, took, _, _ in seen)
@@ -210,7 +243,9 @@ async def soak(world: World) -> Row:
 
         async def client() -> None:
             while time.monotonic() - began < seconds:
-                script = dict(chance.choice(FAULTS)) if chance.random() < 0.1 else {"tokens": 20, "pause": 0.005}
+                script = (
+                    dict(chance.choice(FAULTS)) if chance.random() < 0.1 else {"tokens": 20, "pause": 0.005}
+                )
                 name = f"{len(outcomes)}-{chance.random()}"
                 if chance.random() < 0.1:
                     leaver = await Client(stage.url).send(request_of(body_of(question(name, fault="silent"))))

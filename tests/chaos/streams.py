@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,7 +50,9 @@ async def silent_json(world: World) -> Row:
 
 async def _vanish(world: World, row: Row, count: int, *, stream: bool) -> Row:
     with world.stage() as stage:
-        requests = [request_of(body_of(question(str(n), fault="silent"), stream=stream)) for n in range(count)]
+        requests = [
+            request_of(body_of(question(str(n), fault="silent"), stream=stream)) for n in range(count)
+        ]
         clients = await opened(stage.url, requests)
         await until(lambda: stage.flowise.state()["runs"] == count, 60)
         began, left = time.monotonic(), []
@@ -72,15 +76,17 @@ async def _vanish(world: World, row: Row, count: int, *, stream: bool) -> Row:
 async def killed_streams(world: World) -> Row:
     """R3: Flowise dies in the middle of streams, in four ways."""
     each = world.count(100, 25)
-    row = Row("R3 Flowise dies mid-stream: RST, FIN, bad chunk, no length", "all: every token, error, [DONE]; 0 fake stop")
+    row = Row(
+        "R3 Flowise dies mid-stream: RST, FIN, bad chunk, no length",
+        "all: every token, error, [DONE]; 0 fake stop",
+    )
     with world.stage() as stage:
         calls = [(how, n % 20) for how in HOWS for n in range(each)]
 
-        def killed(how: str, at: int, n: int) -> asyncio.Future[Outcome]:
-            script = ask(stage.url, f"{how}{n}", fault="stream", how=how, at=at, tokens=20, pause=0.001)
-            return asyncio.ensure_future(script)
+        async def killed(how: str, at: int, n: int) -> Outcome:
+            return await ask(stage.url, f"{how}{n}", fault="stream", how=how, at=at, tokens=20, pause=0.001)
 
-        outcomes = await at_most(32, [lambda how=how, at=at, n=n: killed(how, at, n) for n, (how, at) in enumerate(calls)])
+        outcomes = await at_most(32, [partial(killed, how, at, n) for n, (how, at) in enumerate(calls)])
         told = lost = 0
         for (_, at), outcome in zip(calls, outcomes, strict=True):
             verdict = outcome.verdict(text_of(20))
@@ -99,7 +105,10 @@ async def killed_streams(world: World) -> Row:
 async def drained(world: World) -> Row:
     """R7: SIGTERM while streams run; some end within the drain, some do not."""
     count, seconds = world.count(1000, 200), 6
-    row = Row("R7 SIGTERM with streams open: they end with [DONE] or an error event", "100 %, exit 0, new ones refused")
+    row = Row(
+        "R7 SIGTERM with streams open: they end with [DONE] or an error event",
+        "100 %, exit 0, new ones refused",
+    )
     with world.stage(is_watched=False, PROXY_DRAIN_SECONDS=str(seconds)) as stage:
         # Every other one ends within the drain; the others would go on for minutes.
         scripts = [question(str(n), tokens=20 if n % 2 else 2000, pause=0.2, at=-1) for n in range(count)]
@@ -127,7 +136,9 @@ async def drained(world: World) -> Row:
 async def killed_worker(world: World) -> Row:
     """R8: SIGKILL one of two workers under load."""
     count = world.count(200, 60)
-    row = Row("R8 one of two workers is killed: the other one's streams are untouched", "0 fake stop; gap < 1 s")
+    row = Row(
+        "R8 one of two workers is killed: the other one's streams are untouched", "0 fake stop; gap < 1 s"
+    )
     with world.stage(is_watched=False, WORKERS="2") as stage:
         scripts = [question(str(n), tokens=30, pause=0.1, at=-1) for n in range(count)]
         clients = await opened(stage.url, [request_of(body_of(script)) for script in scripts], 8)
@@ -143,7 +154,9 @@ async def killed_worker(world: World) -> Row:
         row.check("streams of the other worker that were cut", counts["cut"] - of_victim)
         row.check("workers missing", int(not restarted))
         row.scale = f"{count} streams, {of_victim} of them the victim's"
-        row.figure = f"{counts['whole']} whole, {counts['cut']} cut without a false end; /health gap {gap:.2f} s"
+        row.figure = (
+            f"{counts['whole']} whole, {counts['cut']} cut without a false end; /health gap {gap:.2f} s"
+        )
         row.is_met = gap < 1
     return row
 
@@ -177,18 +190,23 @@ async def _gap(stage: Stage) -> float:
 async def heartbeats(world: World) -> Row:
     """R9: silence before and after the first token."""
     count = world.count(50, 10)
-    row = Row("R9 a silent flow is kept alive, before and after its first token", "gap <= 1.1 s at an interval of 1 s")
+    row = Row(
+        "R9 a silent flow is kept alive, before and after its first token",
+        "gap <= 1.1 s at an interval of 1 s",
+    )
     with world.stage(PROXY_HEARTBEAT_SECONDS="1") as stage:
         calls = [
-            lambda n=n: ask(stage.url, str(n), fault="pause", at=n % 2 * 2, seconds=3.3) for n in range(count)
+            partial(ask, stage.url, str(n), fault="pause", at=n % 2 * 2, seconds=3.3) for n in range(count)
         ]
         outcomes = await at_most(count, calls)
         gaps = []
         for outcome in outcomes:
             moments = [moment for moment, _ in outcome.arrivals]
-            gaps += [after - before for before, after in zip(moments, moments[1:], strict=False)]
+            gaps += [after - before for before, after in itertools.pairwise(moments)]
         row.check("wrong answers", wrong(verdicts(outcomes)) + Counter(o.verdict() for o in outcomes)["told"])
-        row.check("streams without a heartbeat", sum(b": " not in o.body and b"\n:" not in o.body for o in outcomes))
+        row.check(
+            "streams without a heartbeat", sum(b": " not in o.body and b"\n:" not in o.body for o in outcomes)
+        )
         await stage.settled(row)
         row.scale = f"{count} streams"
         row.figure = f"longest gap {max(gaps, default=0):.2f} s"
@@ -208,7 +226,11 @@ async def token_delay(world: World) -> Row:
             requests = []
             for n in range(count):
                 script = question(f"{url}{n}", tokens=tokens, pause=0.04, stamp=True, at=-1)
-                body = b'{"streaming":true,"question":%b}' % json.dumps(script).encode() if is_direct else body_of(script)
+                body = (
+                    b'{"streaming":true,"question":%b}' % json.dumps(script).encode()
+                    if is_direct
+                    else body_of(script)
+                )
                 path = "/api/v1/prediction/x" if is_direct else "/v1/chat/completions"
                 requests.append(request_of(body, path))
             delays.append(await _delays(url, requests, tokens))
@@ -237,4 +259,3 @@ async def _delays(url: str, requests: list[bytes], expected: int) -> list[float]
 
     await asyncio.gather(*(follow(request) for request in requests))
     return delays
-

@@ -93,7 +93,11 @@ class World:
         """A server with these settings; its /health is watched unless it is to end."""
         folder = self.folder_for("stage")
         with FaultServer() as flowise:
-            own = {"FLOWISE_BASE_URL": flowise.base_url, "FLOWISE_REQUEST_TIMEOUT": "60", "PROXY_LOG_FORMAT": "json"}
+            own = {
+                "FLOWISE_BASE_URL": flowise.base_url,
+                "FLOWISE_REQUEST_TIMEOUT": "60",
+                "PROXY_LOG_FORMAT": "json",
+            }
             with RunningProxy(folder, **{**own, **settings}) as proxy:
                 stage = Stage(flowise, proxy, proxy.url)
                 with self._watched(proxy.url) if is_watched else contextlib.nullcontext():
@@ -114,9 +118,14 @@ class World:
     def health(self) -> Row:
         """The line of /health over all scenarios."""
         p99 = percentile(self.health_ms, 0.99)
-        row = Row("/health is answered during all of the above", f"100 %, p99 < {HEALTH_TARGET_MS:g} ms on an idle machine")
+        row = Row(
+            "/health is answered during all of the above",
+            f"100 %, p99 < {HEALTH_TARGET_MS:g} ms on an idle machine",
+        )
         row.scale = f"{len(self.health_ms)} calls"
-        row.figure = f"{self.health_failures} failed; p50 {percentile(self.health_ms, 0.5):.1f}, p99 {p99:.1f} ms"
+        row.figure = (
+            f"{self.health_failures} failed; p50 {percentile(self.health_ms, 0.5):.1f}, p99 {p99:.1f} ms"
+        )
         row.is_met = p99 < HEALTH_TARGET_MS and not self.health_failures
         return row
 
