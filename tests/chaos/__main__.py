@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.chaos.report import line, page
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.world import Row, World
+from tests.processes import ended_in_order
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     wanted = set(filter(None, arguments.only.split(",")))
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with ended_in_order(), tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), is_short=arguments.short)
         for name, scenario in SCENARIOS.items():
             if not wanted or name in wanted:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PROGRAM = Path(__file__).with_name("fault_server.py")
+PROJECT = Path(__file__).resolve().parents[2]
 FLOW = "c4a05000-0000-4000-8000-000000000001"
 
 
@@ -18,7 +18,11 @@ class FaultServer:
 
     def __enter__(self) -> FaultServer:
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.chaos.fault_server"],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._port = int(self._line()["port"])
         return self

@@ -22,6 +22,7 @@ from tests.chaos.faults import FLOW, question
 from tests.chaos.frames import leak_in
 from tests.chaos.load import Outcome, asked
 from tests.chaos.world import Stage, World
+from tests.processes import ended_in_order
 
 SAMPLES = Path(__file__).parents[2] / "sample_payload"
 STATUSES = {200, 204, 400, 403, 404, 405, 408, 413, 415, 429}
@@ -238,7 +239,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
-    with tempfile.TemporaryDirectory() as folder:
+    with ended_in_order(), tempfile.TemporaryDirectory() as folder:
         faults = asyncio.run(play(World(Path(folder), is_short=True), arguments.seconds, arguments.seed))
     for fault in faults:
         print(f"WRONG: {fault}")

@@ -233,7 +233,7 @@ def _black_hole() -> Iterator[int]:
 
 async def soak(world: World) -> Row:
     """R15: a mixed load for a while; memory and descriptors settle."""
-    seconds = world.count(90, 8)
+    seconds = world.count(40, 8)
     row = Row("R15 mixed load leaves nothing behind", "memory flat, descriptors back at the start")
     chance = random.Random(15)
     with world.stage(FLOWISE_REQUEST_TIMEOUT="3") as stage:
