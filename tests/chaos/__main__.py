@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.chaos.report import line, page
 from tests.chaos.scenarios import SCENARIOS
-from tests.chaos.world import Row, World
+from tests.chaos.world import Row, Scenario, World
 from tests.processes import ended_in_order
 
 
@@ -40,11 +40,11 @@ def main() -> int:
     return int(any(row.wrong for row in rows))
 
 
-def played(world: World, scenario: object, name: str) -> Row:
+def played(world: World, scenario: Scenario, name: str) -> Row:
     """The scenario's row; one that breaks down is wrong, and the others go on."""
     began = time.monotonic()
     try:
-        row: Row = asyncio.run(scenario(world))  # type: ignore[operator]
+        row: Row = asyncio.run(scenario(world))
     except Exception as error:  # noqa: BLE001 - whatever it is, the row says so
         row = Row(name, "", wrong=[f"{type(error).__name__}: {str(error)[:300]}"])
     print(line(row), f"({time.monotonic() - began:.1f} s)", flush=True)

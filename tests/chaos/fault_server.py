@@ -130,8 +130,9 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def write(self, data: bytes) -> None:
-        """Write."""
-        self._transport.write(data)
+        """Write, unless the other side has left."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def answer(self, status: int, body: bytes, kind: str = "application/json", *headers: str) -> None:
         """Answer as a whole."""

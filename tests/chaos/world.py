@@ -8,9 +8,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.faults import FaultServer
 from tests.chaos.load import percentile, until
@@ -137,4 +138,4 @@ def _status(pid: int, name: str) -> int:
     return 0
 
 
-Scenario = Callable[[World], Awaitable[Row]]
+Scenario = Callable[[World], Coroutine[Any, Any, Row]]
