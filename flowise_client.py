@@ -55,6 +55,9 @@ MISSING_SECONDS = 10.0
 """How long a flow that Flowise does not know is not asked for again."""
 
 ABORT_SECONDS = 5.0
+ABORT_WAITS_SECONDS = (0.0, 0.2, 1.0)
+"""Before each attempt to abort a run."""
+
 MOST_CLIENTS = 1024
 LARGEST_ANSWER_BYTES = 64 * 1024**2
 """Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
@@ -300,12 +303,16 @@ class FlowiseClient:
         threading.Thread(target=self._abort, args=(path,), name=f"{RUN_THREAD} abort", daemon=True).start()
 
     def _abort(self, path: str) -> None:
-        with (
-            contextlib.suppress(NotSent, ConnectionBroken),
-            contextlib.closing(self._send("PUT", path, {})) as reply,
-        ):
-            if reply.head(ABORT_SECONDS):
-                read_all(reply, ABORT_SECONDS)
+        # Aborting twice does no harm; a run that goes on because a connection broke does.
+        for wait in ABORT_WAITS_SECONDS:
+            time.sleep(wait)
+            with (
+                contextlib.suppress(NotSent, ConnectionBroken),
+                contextlib.closing(self._send("PUT", path, {})) as reply,
+            ):
+                if reply.head(ABORT_SECONDS):
+                    read_all(reply, ABORT_SECONDS)
+                return
 
     def _answered(
         self, run: _Run, headers: Mapping[str, str]

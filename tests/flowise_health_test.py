@@ -19,7 +19,8 @@ from flowise_health import (
     FlowiseHealth,
 )
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
-from tests.scripted_server import ScriptedServer, http
+from tests.processes import wait_for
+from tests.scripted_server import ScriptedServer, Step, http
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 
@@ -171,3 +172,13 @@ def test_an_answer_that_never_ends_is_cut_at_a_limit(kind: str, begin: bytes) ->
     )
     with ScriptedServer(*scripts) as server, pytest.raises(RunFailed, match="larger than 64 MiB"):
         FlowiseClient(server.url, FLOW).predict(Turn(FLOW, "Hello", stream=not kind.endswith("json")))
+
+
+def test_an_abort_that_could_not_be_made_is_made_again() -> None:
+    with ScriptedServer(
+        [Step.RESET], [http("200 OK", b"{}", "application/json", "Connection: close")]
+    ) as server:
+        FlowiseClient(server.url, FLOW).abort("chat")
+        assert wait_for(lambda: bool(server.requests), 5)
+        assert server.requests[0].startswith(b"PUT ")
+        assert b"/chatmessage/abort/" in server.requests[0]
