@@ -45,7 +45,8 @@ fix: setup ## repair formatting and what ruff can repair
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it
 	$(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
-bench: setup ## print figures: what many keys do to each other
+bench: setup ## print figures: ours beside nginx and a textbook proxy; what many keys do to each other
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.many_keys
 
 chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)

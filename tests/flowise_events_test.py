@@ -942,3 +942,37 @@ def test_an_aborted_run_is_a_failure_and_no_answer() -> None:
     with pytest.raises(RunFailed, match="stopped"):
         list(decoder.decode(b'{"event":"abort","data":"[DONE]"}'))
     assert decoder.has_ended
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (b'{"event":"token","data":" Gr\\u00fc\\"\xc3\x9fe"}', ' Grü"ße'),
+        (b'{"event":"token","data":""}', ""),
+        (b'{"event":"token","data":"x","more":"y"}', None),
+        (b'{"event":"token","data":"\\ud83d"}', None),
+        (b'{"event":"token","data":5}', None),
+        (b'{"event":"end","data":"[DONE]"}', None),
+        (b'{"event":"token","data":"x', None),
+    ],
+)
+def test_a_plain_token_is_read_the_short_way_and_all_else_the_long_way(
+    payload: bytes, text: str | None
+) -> None:
+    decoder = EventDecoder()
+    assert decoder.token(payload) == text
+    # A decoder that has heard text does not fetch it from the executed nodes.
+    executed = b'{"event":"agentFlowExecutedData","data":[{"data":{"output":{"content":"late"}}}]}'
+    list(decoder.decode(executed))
+    late = [event for event in decoder.closing() if isinstance(event, TextDelta)]
+    assert bool(late) is not bool(text)
+
+
+def test_how_much_of_an_event_is_open_is_known() -> None:
+    decoder = SseDecoder()
+    assert list(decoder.feed(b"data: ab")) == []
+    assert decoder.open_bytes == 8
+    assert list(decoder.feed(b"c\ndata: d\n")) == []
+    assert decoder.open_bytes == 18
+    assert list(decoder.feed(b"\nda")) == [b"abc\nd"]
+    assert decoder.open_bytes == 2
