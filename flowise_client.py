@@ -305,7 +305,8 @@ class FlowiseClient:
     def _abort(self, path: str) -> None:
         # Aborting twice does no harm; a run that goes on because a connection broke does.
         for wait in ABORT_WAITS_SECONDS:
-            time.sleep(wait)
+            if wait:
+                time.sleep(wait)
             with (
                 contextlib.suppress(NotSent, ConnectionBroken),
                 contextlib.closing(self._send("PUT", path, {})) as reply,

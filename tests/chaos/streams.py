@@ -124,6 +124,8 @@ async def drained(world: World) -> Row:
         short = verdicts(outcomes[1::2], text_of(20))
         long = verdicts(outcomes[::2], text_of(2000))
         row.check("streams cut, lost or faked", wrong(short) + wrong(long))
+        has_ended = await until(partial(_has_ended, stage.proxy.pid), 10)
+        row.check("servers that did not end", int(not has_ended))
         row.check("runs of a request during the drain", stage.flowise.tell("ran").get("late", 0))
         await stage.settled(row)
         refused = "no connection" if not late.status else str(late.status)
@@ -131,6 +133,11 @@ async def drained(world: World) -> Row:
         row.figure = f"{short['whole']} whole, {short['told'] + long['told']} told in {seen:.1f} s; a new request: {refused}"
         row.is_met = not row.wrong and short["whole"] == count // 2 and late.status in (0, 503)
     return row
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the process has ended by itself; its status is looked at when the scenario is left."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 async def killed_worker(world: World) -> Row:
