@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup run test check fix live clients bench
+.PHONY: help setup run test check fix live clients bench chaos fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -51,6 +51,12 @@ clients: setup ## install client libraries for JavaScript and Python into .cache
 bench: setup ## print figures: ours beside nginx and a textbook proxy; what many keys do to each other
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.many_keys
+
+chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
+	$(BIN)/python -m tests.chaos --table docs/reliability.md
+
+fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
+	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
 PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_overrides.py,flowise_profiles.py,openai_adapter.py,openai_fields.py,openai_files.py,openai_formats.py,openai_messages.py,openai_responses.py,openai_responses_compact.py,openai_responses_fields.py,openai_responses_input.py,openai_responses_output.py,openai_rules.py,openai_sources.py,openai_style.py,openai_tasks.py,openai_tool_calls.py,openai_tools.py,openai_uploads.py,openai_vendor.py,openai_wire.py,proxy_errors.py,proxy_identity.py

@@ -56,6 +56,9 @@ MISSING_SECONDS = 10.0
 """How long a flow that Flowise does not know is not asked for again."""
 
 ABORT_SECONDS = 5.0
+ABORT_WAITS_SECONDS = (0.0, 0.2, 1.0)
+"""Before each attempt to abort a run."""
+
 MOST_CLIENTS = 1024
 LARGEST_ANSWER_BYTES = 64 * 1024**2
 """Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
@@ -304,7 +307,6 @@ class FlowiseClient:
         with contextlib.closing(reply):
             try:
                 body = read_all(reply, seconds)
-                self._note(head if body is not None else None)
             except (NotSent, ConnectionBroken) as error:
                 raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
         if body is None:
@@ -321,6 +323,7 @@ class FlowiseClient:
             head = reply.head(seconds)
             if head is None:
                 raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+            self._note(head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
             raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
@@ -337,12 +340,17 @@ class FlowiseClient:
         return thread
 
     def _abort(self, path: str) -> None:
-        with (
-            contextlib.suppress(NotSent, ConnectionBroken),
-            contextlib.closing(self._send("PUT", path, {})) as reply,
-        ):
-            if reply.head(ABORT_SECONDS):
-                read_all(reply, ABORT_SECONDS)
+        # Aborting twice does no harm; a run that goes on because a connection broke does.
+        for wait in ABORT_WAITS_SECONDS:
+            if wait:
+                time.sleep(wait)
+            with (
+                contextlib.suppress(NotSent, ConnectionBroken),
+                contextlib.closing(self._send("PUT", path, {})) as reply,
+            ):
+                if reply.head(ABORT_SECONDS):
+                    read_all(reply, ABORT_SECONDS)
+                return
 
     def _answered(
         self, run: _Run, headers: Mapping[str, str]

@@ -10,6 +10,9 @@ from proxy_errors import FlowiseUnavailable
 RETRYING_SHARE = 0.2
 RETRYING_LEAST = 3
 BREAKER_FAILURES = 5
+BREAKER_SECONDS = 0.5
+"""Failures within less than this are one moment's: a connection's hiccup must not refuse all for seconds."""
+
 BREAKER_PROBE_SECONDS = 2.0
 
 
@@ -17,17 +20,14 @@ class FlowiseHealth:
     """What all calls to one Flowise know of it together. Nothing here waits, so greenlets need no lock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with a Flowise that is well."""
+        """Begin with a Flowise that is well; `is_down` says whether the breaker is open."""
         self._clock = clock
         self._failures = 0
+        self._failing_since = 0.0
         self._probe_at = 0.0
+        self.is_down = False
         self.calling = 0
         self.retrying = 0
-
-    @property
-    def is_down(self) -> bool:
-        """Whether the breaker is open: so many calls in a row could not be made."""
-        return self._failures >= BREAKER_FAILURES
 
     def call(self) -> Call:
         """Begin a call. Raises FlowiseUnavailable at once while the breaker is open.
@@ -47,12 +47,18 @@ class FlowiseHealth:
     def reached(self) -> None:
         """Note that Flowise answered, with whatever but 503."""
         self._failures = 0
+        self.is_down = False
 
     def not_reached(self) -> None:
-        """Note a call that could not be made, or was answered with 503."""
+        """Note a call that could not be made, or was answered with 503; many in a row open the breaker."""
+        now = self._clock()
         self._failures += 1
-        if self._failures == BREAKER_FAILURES:
-            self._probe_at = self._clock() + BREAKER_PROBE_SECONDS
+        if self._failures == 1:
+            self._failing_since = now
+        lasts = now - self._failing_since >= BREAKER_SECONDS
+        if not self.is_down and self._failures >= BREAKER_FAILURES and lasts:
+            self.is_down = True
+            self._probe_at = now + BREAKER_PROBE_SECONDS
 
 
 class Call:

@@ -11,9 +11,16 @@ import pytest
 
 from flow_turn import Turn
 from flowise_client import LARGEST_ANSWER_BYTES, FlowiseClient, Limits
-from flowise_health import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, RETRYING_LEAST, FlowiseHealth
+from flowise_health import (
+    BREAKER_FAILURES,
+    BREAKER_PROBE_SECONDS,
+    BREAKER_SECONDS,
+    RETRYING_LEAST,
+    FlowiseHealth,
+)
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
-from tests.scripted_server import ScriptedServer, http
+from tests.processes import wait_for
+from tests.scripted_server import ScriptedServer, Step, http
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 
@@ -33,6 +40,7 @@ def down(clock: Clock) -> FlowiseHealth:
     for _ in range(BREAKER_FAILURES):
         with health.call():
             health.not_reached()
+        clock.now += BREAKER_SECONDS / 2
     return health
 
 
@@ -45,6 +53,19 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     assert not health.is_down
     with health.call():
         pass
+
+
+def test_a_moment_without_flowise_does_not_open_the_breaker() -> None:
+    clock = Clock()
+    health = FlowiseHealth(clock)
+    for _ in range(100):
+        health.not_reached()
+    clock.now += BREAKER_SECONDS / 2
+    health.not_reached()
+    assert not health.is_down
+    clock.now += BREAKER_SECONDS
+    health.not_reached()
+    assert health.is_down
 
 
 def test_an_open_breaker_refuses_at_once_and_lets_one_call_through_at_a_time() -> None:
@@ -151,3 +172,13 @@ def test_an_answer_that_never_ends_is_cut_at_a_limit(kind: str, begin: bytes) ->
     )
     with ScriptedServer(*scripts) as server, pytest.raises(RunFailed, match="larger than 64 MiB"):
         FlowiseClient(server.url, FLOW).predict(Turn(FLOW, "Hello", stream=not kind.endswith("json")))
+
+
+def test_an_abort_that_could_not_be_made_is_made_again() -> None:
+    with ScriptedServer(
+        [Step.RESET], [http("200 OK", b"{}", "application/json", "Connection: close")]
+    ) as server:
+        FlowiseClient(server.url, FLOW).abort("chat")
+        assert wait_for(lambda: bool(server.requests), 5)
+        assert server.requests[0].startswith(b"PUT ")
+        assert b"/chatmessage/abort/" in server.requests[0]

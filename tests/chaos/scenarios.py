@@ -1,0 +1,33 @@
+"""All scenarios, by the names of the catalogue."""
+
+from __future__ import annotations
+
+from tests.chaos import abuse, frames, runs, streams
+from tests.chaos.world import Scenario
+
+SCENARIOS: dict[str, Scenario] = {
+    "R1": streams.silent_streams,
+    "R2": streams.silent_json,
+    "R3": streams.killed_streams,
+    "R4": runs.no_run_twice,
+    "R5": runs.few_retries,
+    "R6": runs.breaker,
+    "R7": streams.drained,
+    "R8": streams.killed_worker,
+    "R9": streams.heartbeats,
+    "R10": runs.limits,
+    "R11": frames.split_anywhere,
+    "R12": frames.odd_frames,
+    "R13": streams.token_delay,
+    "R14": frames.no_answers,
+    "R15": runs.soak,
+    "L1": abuse.many_streams,
+    "L2": abuse.shedding,
+    "L3": abuse.slow_clients,
+    "L4": abuse.huge_bodies,
+    "L5": abuse.stalls,
+    "L6": abuse.fairness,
+    "L7": abuse.few_descriptors,
+    "L8": abuse.many_names,
+    "L9": frames.odd_http,
+}
