@@ -223,12 +223,15 @@ class _Server:
         caller = g.caller
         return self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
 
-    def admit_message(self) -> Admission:
+    def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays: its key may be gone, or at its limit."""
         self._follow_config()
         g.config = self._config
         g.caller = self._keys.caller(request.headers.get)
-        return self._admission()
+        with contextlib.ExitStack() as places:
+            places.callback(self._in_flight.enter())
+            places.enter_context(self._admission())
+            return places.pop_all()
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id

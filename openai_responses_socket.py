@@ -28,7 +28,6 @@ from proxy_errors import (
     ServerFault,
     error_body,
 )
-from proxy_limits import Admission
 from proxy_responses import Context, Item, Record, StoredRenderer, StoredResponses
 from proxy_settings import Settings
 from proxy_streaming import Begun, Pace
@@ -68,7 +67,7 @@ class Host(Protocol):
     def stored(self) -> StoredResponses:
         """The responses that are kept."""
 
-    def admit_message(self) -> Admission:
+    def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays."""
 
     def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
