@@ -21,6 +21,8 @@ LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
 
 _STEP_SECONDS = 0.05
+# Not those of 1xx, after which the client is to speak.
+_HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
 class _Client(socket.socket):
@@ -32,7 +34,7 @@ class _Client(socket.socket):
         """Send all within the time limit, but keep a head back for what follows it."""
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+        elif data.startswith(_HEADS) and data.endswith(b"\r\n\r\n"):
             self._head = data
             return
         sent = self.send(data, flags)

@@ -226,3 +226,13 @@ def _memory_kb(master: int) -> int:
     [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     lines = Path(f"/proc/{worker}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def test_the_handshake_is_answered_before_the_client_says_anything(server: RunningProxy) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        assert client.status == 101
+        # What comes with it or next, unasked, would be a ping: then the answer was held back until then.
+        client.socket.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.socket.recv(1)
+        assert not client.events
