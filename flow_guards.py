@@ -9,10 +9,10 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from flow_turn import (
     ActionAsked,
+    ArtifactMade,
     FinishReason,
     FlowEvent,
     FunctionCalled,
@@ -89,42 +89,44 @@ def _kept_back(text: str, sequences: Sequence[str]) -> int:
 
 def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:
     """Ask `other` if the run failed and it is certain that nothing has run."""
-    has_spoken = False
-    try:
-        with contextlib.closing(batches):
-            for batch in batches:
-                has_spoken = has_spoken or any(not isinstance(event, KeepAlive) for event in batch)
-                yield batch
-        return
-    except ProxyError as error:
-        if has_spoken or not error.nothing_ran:
-            raise
-    with contextlib.closing(other()) as batches:
-        yield from batches
+    if (yield from _begun(batches)) is not None:
+        with contextlib.closing(other()) as batches:
+            yield from batches
 
 
 def with_undo(batches: Batches, undo: Callable[[], None]) -> Batches:
     """Call `undo` if the run failed and it is certain that nothing has run."""
-    has_spoken = False
+    error = yield from _begun(batches)
+    if error is not None:
+        undo()
+        raise error
+
+
+def _begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
+    """Give the batches, and in the end the failure of a run of which it is certain that it did not begin."""
     with contextlib.closing(batches):
         try:
             for batch in batches:
-                has_spoken = has_spoken or any(not isinstance(event, KeepAlive) for event in batch)
+                has_spoken = any(not isinstance(event, KeepAlive) for event in batch)
                 yield batch
+                if has_spoken:
+                    break
         except ProxyError as error:
-            if error.nothing_ran and not has_spoken:
-                undo()
-            raise
+            if not error.nothing_ran:
+                raise
+            return error
+        yield from batches
+    return None
 
 
-def with_reference(batches: Batches, reference: str) -> Batches:
-    """Mark a question for a decision with a reference by which its run can be found again."""
+def amended(batches: Batches, amend: Callable[[ActionAsked | ArtifactMade], FlowEvent]) -> Batches:
+    """Let `amend` complete what Flowise cannot know: a question's reference, a file's address."""
     with contextlib.closing(batches):
         for batch in batches:
-            yield [
-                replace(event, reference=reference) if isinstance(event, ActionAsked) else event
-                for event in batch
-            ]
+            for place, event in enumerate(batch):
+                if isinstance(event, (ActionAsked, ArtifactMade)):
+                    batch[place] = amend(event)
+            yield batch
 
 
 def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:

@@ -65,7 +65,7 @@ def fitted(turn: Turn, model: Model, parameters: Mapping[str, Any], user: str) -
     variables = [name for name in _USER_VARIABLES if f"vars.{name}" in inputs]
     if user and variables:
         _merge(overrides, {"vars": dict.fromkeys(variables, user)})
-    return Fitted(replace(turn, overrides=overrides), tuple(ignored))
+    return Fitted(replace(turn, overrides=overrides) if overrides else turn, tuple(ignored))
 
 
 def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
@@ -97,6 +97,8 @@ def passed_on(turn: Turn, passed: Mapping[str, Any]) -> Turn:
 
     Raises BadRequest for uploads that are none.
     """
+    if not passed:
+        return turn
     overrides = {k: v for k, v in passed.get("overrideConfig", {}).items() if k != "sessionId"}
     _merge(overrides, {"vars": passed["vars"]} if passed.get("vars") else {})
     merged = dict(turn.overrides)

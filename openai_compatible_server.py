@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flow_guards import (
     Batches,
+    amended,
     folded,
     numbered,
     side_by_side,
     while_wanted,
     with_fallback,
-    with_reference,
     with_undo,
 )
-from flow_turn import Model, TextDelta, Transcript, Turn, TurnEnded
+from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, TextDelta, Transcript, Turn, TurnEnded
 from flowise_catalog import Catalog
 from flowise_client import FlowiseClients
 from flowise_transport import Transport
@@ -48,7 +48,7 @@ from openai_files import FILES_PATH
 from openai_responses_routes import ResponseRoutes
 from openai_rules import kept_to, ruled
 from openai_style import style_of
-from openai_tasks import is_task, task_answer, task_kind
+from openai_tasks import TaskKind, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
@@ -68,7 +68,7 @@ from proxy_errors import (
     error_status,
 )
 from proxy_exchange import Plan, Planner
-from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces, with_links
+from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces
 from proxy_identity import Conversations
 from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_models import Models
@@ -94,6 +94,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 RendererOf = Callable[..., Renderer]
+Amend = Callable[[ActionAsked | ArtifactMade], FlowEvent]
 
 
 def create_app(settings: Settings, *, transport: Transport | None = None, run: Run = run_here) -> Flask:
@@ -235,18 +236,11 @@ class _Server:
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
-        asked = request.headers.get("Access-Control-Request-Headers", "")
-        origin = request.headers.get("Origin")
-        is_preflight = request.method == "OPTIONS"
-        response.headers.update(
-            cors_headers(
-                origin,
-                asked if is_preflight else None,
-                self.settings,
-                is_open=self._keys.is_open,
-            )
-        )
-        response.headers.update(g.get("limit_headers", {}))
+        if origin := request.headers.get("Origin"):
+            is_preflight = request.method == "OPTIONS"
+            asked = request.headers.get("Access-Control-Request-Headers", "") if is_preflight else None
+            response.headers.update(cors_headers(origin, asked, self.settings, is_open=self._keys.is_open))
+        response.headers.update(g.get("limit_headers", ()))
         return response
 
     def health(self) -> Response:
@@ -328,14 +322,14 @@ class _Server:
         line = request.environ["proxy.log"]
         line["stream"] = parsed.stream
         models = self._models()
-        model = self._model(models, parsed, is_deployment=is_deployment)
-        parsed = self._ruled(parsed, model)
-        plan = self._plan(parsed, model)
+        task = task_kind(parsed.turns)
+        model = self._model(models, parsed.model, task, is_deployment=is_deployment)
+        parsed = self._ruled(parsed, model, task)
+        plan = self._plan(parsed, model, task)
         pace = pace or Pace(self.settings.proxy_heartbeat_seconds)
         batches = self._runs(parsed, plan, models, model, pace)
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
-        agent, of_task = request.headers.get("User-Agent", ""), is_task(parsed.turns)
-        style = style_of(model, body, agent, is_task=of_task)
+        style = style_of(model, body, request.headers.get("User-Agent", ""), is_task=task is not None)
         shown = replace(
             parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""
         )
@@ -367,19 +361,19 @@ class _Server:
         begun.ended()
         return _json(begun.renderer.body(begun.transcripts), headers=begun.headers)
 
-    def _ruled(self, parsed: ParsedRequest, model: Model) -> ParsedRequest:
+    def _ruled(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> ParsedRequest:
         """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
-        if not is_task(parsed.turns):
+        if task is None:
             return ruled(parsed, model.tools)
         return parsed if g.config.tasks.model == "builtin" else ruled(parsed, "report")
 
-    def _plan(self, parsed: ParsedRequest, model: Model) -> Plan:
+    def _plan(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> Plan:
         planner = self._planner_now()
-        if kind := task_kind(parsed.turns):
+        if task is not None:
             plan = planner.alone(parsed, model, g.caller)
             if g.config.tasks.model != "builtin":
                 return plan
-            answer = task_answer(kind, parsed.said, parsed.parameters.get("response_format"))
+            answer = task_answer(task, parsed.said, parsed.parameters.get("response_format"))
             return replace(plan, instead=(TextDelta(answer), TurnEnded()))
         if not parsed.is_conversation:
             return planner.alone(parsed, model, g.caller)
@@ -408,10 +402,10 @@ class _Server:
     def _secret(self) -> bytes:
         return self.settings.proxy_secret.encode() or kept_secret(self._store)
 
-    def _model(self, models: Models, parsed: ParsedRequest, *, is_deployment: bool) -> Model:
+    def _model(self, models: Models, name: str, task: TaskKind | None, *, is_deployment: bool) -> Model:
         try:
-            model = models.resolve(parsed.model)
-            if g.config.tasks.model not in ("builtin", "flow") and is_task(parsed.turns):
+            model = models.resolve(name)
+            if task is not None and g.config.tasks.model not in ("builtin", "flow"):
                 model = models.resolve(g.config.tasks.model)
         except ModelNotFound as error:
             if is_deployment:
@@ -427,10 +421,10 @@ class _Server:
             return numbered(batch for batch in [list(plan.instead)])
         many = len(plan.turns) > 1
         planner = self._planner_now()
-        left = threading.Event()
-        wake = while_wanted(left, pace.remaining) if many else pace.remaining
+        left = threading.Event() if many else None
+        wake = while_wanted(left, pace.remaining) if left else pace.remaining
         headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
-        base = self.settings.proxy_public_url or _own_address()
+        amending = self._amending(plan.exchange.reference if plan.exchange else "")
 
         def of_model(turn: Turn, model: Model) -> Batches:
             client = self._clients.client(model.flow, key)
@@ -440,13 +434,10 @@ class _Server:
                 headers=headers,
                 request_timeout=model.request_timeout,
             )
-            batches = with_links(batches, lambda name: link(StoredFile(model.flow, turn.chat_id, name)))
+            batches = amended(batches, amending(model.flow, turn.chat_id))
             if model.fallback:
                 batches = with_fallback(batches, lambda: instead_of(turn, model))
             return batches
-
-        def link(file: StoredFile) -> str:
-            return f"{base}{FILES_PATH}{self._files().token(file)}"
 
         def instead_of(turn: Turn, model: Model) -> Batches:
             line["fallback"] = model.fallback
@@ -454,13 +445,31 @@ class _Server:
             return of_model(planner.anew(plan, replace(turn, chat_id=str(uuid4())), other, parsed), other)
 
         def run(turn: Turn) -> Batches:
-            batches = with_undo(of_model(turn, model), lambda: planner.not_begun(plan))
-            if plan.exchange and plan.exchange.reference:
-                batches = with_reference(batches, plan.exchange.reference)
+            batches = of_model(turn, model)
+            if plan.exchange and plan.exchange.taken:
+                batches = with_undo(batches, lambda: planner.not_begun(plan))
             return kept_to(batches, parsed)
 
         runs = [run(turn) for turn in plan.turns]
         return side_by_side(runs, left) if many else numbered(runs[0])
+
+    def _amending(self, reference: str) -> Callable[[str, str], Amend]:
+        """What completes the events of a run of a flow: a decision's reference, a file's address with us."""
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined] # outlives its context
+
+        def of_run(flow: str, chat_id: str) -> Amend:
+            def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
+                if isinstance(event, ActionAsked):
+                    return replace(event, reference=reference)
+                if not event.stored:
+                    return event
+                base = self.settings.proxy_public_url or _own_address(asked)
+                token = self._files().token(StoredFile(flow, chat_id, event.stored))
+                return replace(event, url=f"{base}{FILES_PATH}{token}")
+
+            return amend
+
+        return of_run
 
     def _refuse(self, error: ProxyError) -> Response:
         error, status = self.refused(error)
@@ -514,9 +523,9 @@ def _body(limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _own_address() -> str:
+def _own_address(asked: Request) -> str:
     """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
-    return request.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(request.host_url) else ""
+    return asked.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(asked.host_url) else ""
 
 
 def _onward_headers() -> dict[str, str]:

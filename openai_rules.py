@@ -20,6 +20,8 @@ def ruled(parsed: ParsedRequest, mode: str) -> ParsedRequest:
     What is obeyed is a parameter no more; the rest will be named as ignored. Raises BadRequest where the
     mode is to reject tools.
     """
+    if not (parsed.parameters or parsed.tools or parsed.format):
+        return parsed
     asked = [name for name in ("tools", "functions") if parsed.parameters.get(name)]
     if mode == "reject" and asked:
         raise BadRequest(

@@ -114,13 +114,12 @@ class Planner:
         client: FlowiseClient,
     ) -> Plan:
         turns = exchange.turns
-        answers = decision(parsed.said, exchange.pending or _ANY_QUESTION)
         if exchange.pending is not None:
-            if answers is None:
+            if (answers := decision(parsed.said, exchange.pending)) is None:
                 again = replace(exchange.pending, reference=exchange.reference)
                 return Plan(turns, ignored, exchange, (again, TurnEnded()))
             turns = (decided(turns[0], answers, exchange.pending),)
-        elif exchange.is_late and answers is not None:
+        elif exchange.is_late and decision(parsed.said, _ANY_QUESTION) is not None:
             said = (TextDelta(LATE_ANSWER), TurnEnded())
             return Plan(turns, ignored, exchange, said, is_recorded=False)
         turns, more = _fitted(_read(turns, parsed, client), parsed, model, exchange.asked.user)

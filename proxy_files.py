@@ -14,12 +14,10 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from flow_guards import Batches
-from flow_turn import ArtifactMade
 from flowise_transport import ConnectionBroken, Reply
 from proxy_errors import FileNotFound, FlowiseUnavailable
 
@@ -95,18 +93,6 @@ class FileLinks:
         if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
             raise _not_found()
         return raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
-
-
-def with_links(batches: Batches, link: Callable[[str], str]) -> Batches:
-    """Give each stored file of a run the address that `link` makes of its name."""
-    with contextlib.closing(batches):
-        for batch in batches:
-            yield [
-                replace(event, url=link(event.stored))
-                if isinstance(event, ArtifactMade) and event.stored
-                else event
-                for event in batch
-            ]
 
 
 def first_piece(reply: Reply) -> bytes:

@@ -24,6 +24,7 @@ from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn
 History = tuple[HistoryMessage, ...]
 Way = Literal["session", "messages", "question"]
 
+_SHORT_BYTES = 1024
 MOST_KEPT_BYTES = 256 * 1024
 """Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
 
@@ -117,11 +118,12 @@ class _Kept:
     mark: str = ""
 
     def written(self) -> bytes:
-        return zlib.compress(orjson.dumps(self), 1)
+        raw = orjson.dumps(self)
+        return zlib.compress(raw, 1) if len(raw) > _SHORT_BYTES else raw
 
     @classmethod
     def read(cls, raw: bytes) -> _Kept:
-        value = orjson.loads(zlib.decompress(raw))
+        value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
         value["history"] = tuple(HistoryMessage(**message) for message in value["history"])
         return cls(**value)
 

@@ -21,8 +21,11 @@ _T = TypeVar("_T")
 BUSY_SECONDS = 5.0
 MOST_BYTES = 4 * 1024**3
 MOST_MEMORY_BYTES = 256 * 1024**2
-CHECK_EVERY = 200
-"""After so many writes a SQLite store looks whether something has expired or it has grown too large."""
+CHECK_EVERY = 1000
+"""After so many entries a SQLite store looks whether something has expired or it has grown too large."""
+
+LARGE_BYTES = 65_536
+"""Writing more than that at once may take longer than a stream should wait."""
 
 
 class StoreError(Exception):
@@ -116,12 +119,16 @@ def run_here(function: Callable[[], Any]) -> Any:
     return function()
 
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
+_SETTINGS = """
 PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON;
+PRAGMA wal_autocheckpoint = 0;
+"""
+_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+{_SETTINGS}
 CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     value BLOB NOT NULL,
     expires REAL NOT NULL
@@ -149,8 +156,8 @@ class SqliteStore:
         self._run = run
         self._most_bytes = most_bytes
         self._clock = clock
-        self._lock = threading.Lock()
-        self._connection: tuple[int, sqlite3.Connection] | None = None
+        self._here = _Connection(path, 0.0)
+        self._patient = _Connection(path, BUSY_SECONDS)
         self._writes = 0
 
     def get(self, key: str) -> bytes | None:
@@ -181,12 +188,13 @@ class SqliteStore:
         def written(database: sqlite3.Connection) -> None:
             sql = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
             database.executemany(sql, rows)
-            self._writes += len(rows)
-            if self._writes >= CHECK_EVERY:
-                self._writes = 0
-                self._shrink(database, now)
 
-        self._within(written)
+        self._within(written, is_large=sum(map(len, entries.values())) > LARGE_BYTES)
+        self._writes += len(rows)
+        if self._writes >= CHECK_EVERY:
+            self._writes = 0
+            self._run(lambda: self._patient.within(lambda database: self._shrink(database, now)))
+            self._run(self._patient.checkpoint)
 
     def delete(self, *keys: str) -> bool:
         """Delete values."""
@@ -216,21 +224,69 @@ class SqliteStore:
 
         return self._within(found)
 
-    def _within(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        def run() -> _T:
-            with self._lock, self._translated():
-                database = self._opened()
-                with database:  # a transaction
-                    return work(database)
+    def _within(self, work: Callable[[sqlite3.Connection], _T], *, is_large: bool = False) -> _T:
+        """Do it here if that takes but a moment; what may take longer is done where waiting harms nobody.
 
-        result: _T = self._run(run)
+        A small write waits for no disk: it goes into the log, which is brought to the disk by `checkpoint`.
+        """
+        if not self._patient.is_open:
+            self._run(self._patient.opened)
+        if not is_large:
+            try:
+                return self._here.within(work)
+            except _Busy:
+                pass
+        result: _T = self._run(lambda: self._patient.within(work))
         return result
+
+
+class _Busy(Exception):
+    """Somebody else is writing."""
+
+
+class _Connection:
+    """A connection of this process to the file; every use is one transaction."""
+
+    def __init__(self, path: Path, patience_seconds: float) -> None:
+        """Wait for other writers as long as said; without any patience raise _Busy instead."""
+        self._path = path
+        self._patience_seconds = patience_seconds
+        self._lock = threading.Lock()
+        self._connection: tuple[int, sqlite3.Connection] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has opened it."""
+        return self._connection is not None and self._connection[0] == os.getpid()
+
+    def within(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something in a transaction. Raises _Busy, StoreError."""
+        if not self._lock.acquire(blocking=self._patience_seconds > 0):
+            raise _Busy
+        try:
+            with self._translated():
+                database = self._opened()
+                with database:
+                    return work(database)
+        finally:
+            self._lock.release()
+
+    def opened(self) -> None:
+        """Open it. Raises StoreError."""
+        self.within(lambda _: None)
+
+    def checkpoint(self) -> None:
+        """Bring what was written from the log into the file and to the disk."""
+        with self._lock, self._translated():
+            self._opened().execute("PRAGMA wal_checkpoint")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if not self._patience_seconds and _is_busy(error):
+                raise _Busy from None
             self._connection = None
             raise StoreError(f"the file of PROXY_STORE cannot be used ({type(error).__name__})") from error
 
@@ -239,10 +295,15 @@ class SqliteStore:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # It holds what people said to their flows.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-            database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False)
-            database.executescript(_SCHEMA)
+            database = sqlite3.connect(self._path, timeout=self._patience_seconds, check_same_thread=False)
+            database.executescript(_SCHEMA if self._patience_seconds else _SETTINGS)
             self._connection = os.getpid(), database
         return self._connection[1]
+
+
+def _is_busy(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class RedisStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal, then drain."""
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         servers = [self._server(listener) for listener in self.sockets]
         while self.alive:
             self.notify()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -14,14 +15,26 @@ from flow_guards import (
     Batch,
     Batches,
     _feed,
+    amended,
     folded,
     numbered,
     side_by_side,
     stopped_at,
     while_wanted,
     with_fallback,
+    with_undo,
 )
-from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, Transcript, TurnEnded, UsageReported
+from flow_turn import (
+    ActionAsked,
+    ArtifactMade,
+    FlowEvent,
+    KeepAlive,
+    StepStarted,
+    TextDelta,
+    Transcript,
+    TurnEnded,
+    UsageReported,
+)
 from proxy_errors import BadRequest, FlowiseUnavailable, ProxyError, RateLimited, RunFailed
 
 PATIENCE_SECONDS = 20.0
@@ -336,6 +349,39 @@ def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, bef
 def test_a_run_that_answers_needs_no_other() -> None:
     run = Run([TextDelta("mine"), TurnEnded()])
     assert text_of(events_of(with_fallback(run(), lambda: failing(AssertionError())))) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "undone"),
+    [
+        (FlowiseUnavailable("gone"), [[KeepAlive()]], 1),
+        (FlowiseUnavailable("gone"), [[TextDelta("a")]], 0),
+        (RunFailed("broke"), [], 0),
+    ],
+)
+def test_what_was_taken_is_put_back_if_nothing_has_run(
+    error: ProxyError, before: list[Batch], undone: int
+) -> None:
+    undos: list[bool] = []
+    with pytest.raises(type(error)):
+        events_of(with_undo(failing(error, *before), lambda: undos.append(True)))
+    assert len(undos) == undone
+
+
+def test_questions_and_files_of_a_run_are_completed_and_the_run_is_closed() -> None:
+    question, file = ActionAsked({}, ("Yes", "No")), ArtifactMade({}, "b.png")
+    run = Run([TextDelta("a"), question, file, TurnEnded()])
+
+    def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
+        return replace(event, reference="r") if isinstance(event, ActionAsked) else replace(event, url="u")
+
+    events = events_of(amended(run(), amend))
+    assert events == [TextDelta("a"), replace(question, reference="r"), replace(file, url="u"), TurnEnded()]
+    left = Run([TextDelta("a")], [TurnEnded()])
+    batches = amended(left(), amend)
+    next(batches)
+    batches.close()
+    assert left.closed.is_set()
 
 
 def test_a_run_that_nobody_waits_for_does_not_begin() -> None:

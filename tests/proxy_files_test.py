@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow_guards import Batch
-from flow_turn import ArtifactMade, FlowEvent, TextDelta
+from flow_turn import ArtifactMade
 from flowise_transport import ConnectionBroken, ReplyHead
 from openai_files import FILES_PATH, artifact_text, without_links
 from proxy_errors import FileNotFound, FlowiseUnavailable
@@ -23,7 +21,6 @@ from proxy_files import (
     file_headers,
     first_piece,
     pieces,
-    with_links,
 )
 
 FLOW, CHAT = "5518949f-3ebc-4082-af01-fa2a18623da6", "0c6fd9a2-1f53-4a57-9a3e-6d6f0b1c52e1"
@@ -101,30 +98,6 @@ def test_the_query_holds_any_name() -> None:
     assert StoredFile(FLOW, CHAT, "a b&chatId=x/..#é.png").path == (
         f"/get-upload-file?chatflowId={FLOW}&chatId={CHAT}&fileName=a%20b%26chatId%3Dx%2F..%23%C3%A9.png"
     )
-
-
-def test_files_of_a_run_get_their_links_and_the_run_is_closed() -> None:
-    closed: list[bool] = []
-
-    def run() -> Iterator[Batch]:
-        try:
-            yield [TextDelta("a")]
-            yield [ArtifactMade({"type": "html"}), ArtifactMade({}, "b.png")]
-        finally:
-            closed.append(True)
-
-    events: list[FlowEvent] = []
-    for batch in with_links(run(), lambda name: f"https://x/{name}"):  # type: ignore[arg-type]
-        events += batch
-    assert events == [
-        TextDelta("a"),
-        ArtifactMade({"type": "html"}),
-        ArtifactMade({}, "b.png", "https://x/b.png"),
-    ]
-    left = with_links(run(), str)  # type: ignore[arg-type]
-    next(left)
-    left.close()
-    assert closed == [True, True]
 
 
 class Arriving:
