@@ -17,6 +17,8 @@ READ, WRITE = 1, 2
 """What a connection can be waited for; the numbers are those of gevent's loop."""
 
 _READ_BYTES = 32768
+_SHORTEST_SECONDS = 0.0005
+_LATE_SECONDS = 0.001
 
 Waits = Generator[int, None, None]
 """A call under way; it gives what its connection must be ready for before it can go on."""
@@ -33,7 +35,7 @@ class Connection:
     def __init__(self, family: int) -> None:
         self._socket: Any = _native_socket(family, SOCK_STREAM)
         self._socket.setblocking(False)
-        self._reading: Any = None
+        self._reading: _Reading | None = None
         self.usable_until = 0.0
 
     def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
@@ -100,8 +102,8 @@ class Connection:
         """Let others run until the connection is ready; whether it was within `seconds`."""
         if events == READ:
             if self._reading is None:
-                self._reading = gevent.get_hub().loop.io(self._socket.fileno(), READ)
-            return _is_ready(self._reading, seconds)
+                self._reading = _Reading(self._socket.fileno())
+            return self._reading.wait(seconds)
         watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
         try:
             return _is_ready(watcher, seconds)
@@ -119,7 +121,7 @@ class Connection:
 def _is_ready(watcher: Any, seconds: float) -> bool:
     # Half the cost of `socket.wait` with a time limit, which builds an exception for each wait.
     waiter: Any = Waiter()
-    timer = gevent.get_hub().loop.timer(max(seconds, 0.0005))
+    timer = gevent.get_hub().loop.timer(max(seconds, _SHORTEST_SECONDS))
     watcher.start(waiter.switch, True)
     timer.start(waiter.switch, False)
     try:
@@ -127,6 +129,69 @@ def _is_ready(watcher: Any, seconds: float) -> bool:
     finally:
         watcher.stop()
         timer.close()
+
+
+class _Reading:
+    """Waits for one connection again and again, a token at a time: that must not cost a timer each.
+
+    The watcher stays on between waits, and the timer runs on past them, to look then what is due.
+    """
+
+    __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_timer", "_waiting", "_watcher")
+
+    def __init__(self, fileno: int) -> None:
+        self._hub: Any = gevent.get_hub()
+        self._watcher = self._hub.loop.io(fileno, READ)
+        self._timer: Any = None
+        self._waiting: Any = None
+        self._is_watching = False
+        self._due = self._fires = 0.0
+
+    def wait(self, seconds: float) -> bool:
+        """Let others run until there is something to read; whether it came within `seconds`."""
+        self._waiting = gevent.getcurrent()
+        self._due = time.monotonic() + seconds
+        if self._timer is None or self._fires > self._due + _LATE_SECONDS:
+            self._set_timer(seconds)
+        if not self._is_watching:
+            self._is_watching = True
+            self._watcher.start(self._readable)
+        try:
+            return bool(self._hub.switch())
+        finally:
+            self._waiting = None
+
+    def close(self) -> None:
+        """Wait no more."""
+        self._watcher.close()
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.close()
+        self._fires = time.monotonic() + seconds
+        self._timer = self._hub.loop.timer(max(seconds, _SHORTEST_SECONDS))
+        self._timer.start(self._fired)
+
+    def _readable(self) -> None:
+        if self._waiting is None:
+            self._is_watching = False
+            self._watcher.stop()
+        else:
+            self._waiting.switch(True)
+
+    def _fired(self) -> None:
+        self._timer.close()
+        self._timer = None
+        if self._waiting is None:
+            return
+        left = self._due - time.monotonic()
+        if left > 0:
+            self._set_timer(left)
+        else:
+            self._waiting.switch(False)
 
 
 class AnswerParser(HTTPResponse):
