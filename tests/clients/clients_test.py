@@ -16,6 +16,7 @@ import requests
 from tests.clients.clients_install import Clients, install
 from tests.processes import clean_environment
 from tests.running_proxy import RunningProxy
+from tests.scripted_server import ScriptedServer, http
 
 pytestmark = pytest.mark.clients
 
@@ -54,10 +55,13 @@ UNREAD = {
     (LIBRECHAT, "custom"): ("sources",),
     (LIBRECHAT, "azure"): ("sources",),
 }
-RECORDED = Path(__file__).resolve().parents[1] / "wire/librechat/03-chat-turn1-params.json"
-LIBRECHAT_AGENT: str = json.loads(RECORDED.read_text())["request"]["headers"]["user-agent"]
+RECORDINGS = Path(__file__).resolve().parents[1] / "wire/librechat"
+LIBRECHAT_TURN = json.loads((RECORDINGS / "03-chat-turn1-params.json").read_text())["request"]
+LIBRECHAT_AGENT: str = LIBRECHAT_TURN["headers"]["user-agent"]
 USERS = itertools.count()
 CLIENT_SECONDS = 120
+# A turn and a title, each with a retry.
+MOST_REQUESTS = 8
 
 
 @pytest.fixture(scope="session")
@@ -81,22 +85,28 @@ def ask(clients: Clients, proxy: RunningProxy, tmp_path_factory: pytest.TempPath
     home = tmp_path_factory.mktemp("home")
 
     def run(script: str, cases: Sequence[Json]) -> list[Json]:
-        told = [{"questions": [QUESTION], "user": new_user(script), **case} for case in cases]
-        done = subprocess.run(
-            [*clients.command(script), proxy.url, json.dumps(told)],
-            env=clean_environment(home),
-            capture_output=True,
-            text=True,
-            timeout=CLIENT_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        answers = [json.loads(line) for line in done.stdout.splitlines()]
-        assert len(answers) == len(cases)
+        answers = answers_of([*clients.command(script), proxy.url], script, cases, home)
         assert [answer["error"] for answer in answers if "error" in answer] == []
         return answers
 
     return run
+
+
+def answers_of(command: Sequence[str], script: str, cases: Sequence[Json], home: Path) -> list[Json]:
+    """What a script prints for its cases."""
+    told = [{"questions": [QUESTION], "user": new_user(script), **case} for case in cases]
+    done = subprocess.run(
+        [*command, json.dumps(told)],
+        env=clean_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=CLIENT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(cases)
+    return answers
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +198,48 @@ def test_a_client_goes_on_from_its_own_messages(
     [answer] = ask(script, [{"way": way, "model": model, "stream": stream, "questions": questions}])
     assert 'You asked: "At last"' in answer["text"]
     assert "I remember 4 earlier messages" in answer["text"]
+
+
+@pytest.mark.parametrize(
+    ("way", "question", "recording"),
+    [
+        ("custom", "First question about cats", "02-title-completion"),
+        ("custom", "Hello there, first turn", "07-chat-minimal"),
+        ("azure", "Hi azure", "21-azure-title"),
+        ("azure", "Hi azure", "22-azure-chat"),
+    ],
+)
+def test_librechats_library_asks_as_librechat_was_recorded_to(
+    way: str, question: str, recording: str, clients: Clients, tmp_path: Path
+) -> None:
+    recorded = json.loads((RECORDINGS / f"{recording}.json").read_text())["request"]
+    case = {
+        "way": way,
+        "questions": [question],
+        **{name: recorded["body"][name] for name in ("model", "user")},
+    }
+    refusal = http(
+        "400 Bad Request", b'{"error": {"message": "no"}}', "application/json", "Connection: close"
+    )
+    with ScriptedServer(*[[refusal, b""]] * MOST_REQUESTS) as server:
+        [refused] = answers_of([*clients.command(LIBRECHAT), server.url], LIBRECHAT, [case], tmp_path)
+        requests_seen = [seen(request) for request in server.requests]
+    assert "400 no" in refused["error"]
+    headers = recorded["headers"]
+    assert (recorded["path"], program(headers["user-agent"]), recorded["body"]) in requests_seen
+
+
+def seen(request: bytes) -> tuple[str, str, Json]:
+    """A request's path, program and body."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode().splitlines()
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return first.split()[1], program(headers["user-agent"]), json.loads(body)
+
+
+def program(user_agent: str) -> str:
+    """A user agent without the version of Node.js."""
+    return user_agent.split(" ((", maxsplit=1)[0]
 
 
 @pytest.mark.parametrize("way", SCRIPTS[LIBRECHAT])
