@@ -16,6 +16,7 @@ from tests.live.flowise_install import find_node
 
 HERE = Path(__file__).resolve().parent
 # Each folder is an environment of its own: what LibreChat and LlamaIndex need is not what the others need.
+# LibreChat's library loads only with versions of its day: the overrides of its package.json hold them.
 ENVIRONMENTS = (".", "librechat", "llama_index")
 RECIPE = tuple(
     path.relative_to(HERE)
@@ -24,7 +25,7 @@ RECIPE = tuple(
     if (path := HERE / environment / name).is_file()
 )
 PYTHONS = {"langchain_client.py": "venv", "llama_index_client.py": "llama_index/venv"}
-# `npm ci` takes the lock as it is; nothing of these packages needs its install scripts.
+# `npm ci` takes the lock as it is; no install script is needed, and one of LibreChat's reports the install.
 NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline")
 STEP_SECONDS = 10 * 60
 MARKER = "complete"
