@@ -92,7 +92,7 @@ class ResponseSocket:
                     self._answer(message)
             if not self._is_ending():
                 self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
-        except WebSocketClosed:
+        except (WebSocketClosed, ProxyError):  # the latter while nothing was answered: the server ends
             pass
         finally:
             self._socket.close(CloseReason.GOING_AWAY)
