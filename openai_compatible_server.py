@@ -412,6 +412,10 @@ class _Server:
             self._stored = StoredResponses(self._store, self._secret(), ttl_seconds)
         return self._stored
 
+    def forget_answer(self, response_id: str) -> None:
+        """Delete what the caller's conversation keeps of an answer."""
+        self._planner_now().forget(g.caller, response_id)
+
     def _secret(self) -> bytes:
         return self.settings.proxy_secret.encode() or kept_secret(self._store)
 

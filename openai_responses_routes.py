@@ -91,6 +91,7 @@ class ResponseRoutes:
         """Delete a response; if it is still run, that ends."""
         if not self._place(response_id).forget():
             raise _not_found(response_id)
+        self._host.forget_answer(response_id)
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     def cancel(self, response_id: str) -> Response:

@@ -67,6 +67,9 @@ class Host(Protocol):
     def stored(self) -> StoredResponses:
         """The responses that are kept."""
 
+    def forget_answer(self, response_id: str) -> None:
+        """Delete what the caller's conversation keeps of an answer."""
+
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays."""
 

@@ -99,6 +99,15 @@ def test_what_is_not_to_be_stored_is_nowhere(folder: Path, demo: DemoServer) -> 
     assert not [key for key in entries if key.startswith(("resp:", "item:", "talk:"))]
 
 
+def test_a_deleted_conversation_leaves_no_text(folder: Path, demo: DemoServer) -> None:
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url) as proxy, sdk(proxy) as client:
+        first = client.responses.create(model=MODEL, input="Hello", instructions="Be brief.")
+        second = client.responses.create(model=MODEL, input="And?", previous_response_id=first.id)
+        for response in (first, second):
+            client.responses.delete(response.id)
+    assert {key.partition(":")[0] for key in _store_entries(folder)} <= {"secret", "link", "listing"}
+
+
 def _store_entries(folder: Path) -> list[str]:
     import sqlite3  # noqa: PLC0415 - for this test alone
 
