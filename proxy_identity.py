@@ -24,6 +24,9 @@ from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn
 History = tuple[HistoryMessage, ...]
 Way = Literal["session", "messages", "question"]
 
+_FORM = "2"
+"""Goes into every key: records that a version of ours wrote in another form are not found."""
+
 _SHORT_BYTES = 1024
 MOST_KEPT_BYTES = 256 * 1024
 """Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
@@ -313,7 +316,7 @@ class Conversations:
         return "answer:" + self._mac("answer", caller, name).hex()
 
     def _mac(self, *parts: str) -> bytes:
-        return hmac.new(self._secret, orjson.dumps(parts), hashlib.sha256).digest()
+        return hmac.new(self._secret, orjson.dumps((_FORM, *parts)), hashlib.sha256).digest()
 
 
 def folded(history: History, question: str) -> str:

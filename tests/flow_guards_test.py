@@ -368,6 +368,10 @@ def test_what_was_taken_is_put_back_if_nothing_has_run(
     assert len(undos) == undone
 
 
+def test_a_run_that_gives_only_signs_of_life_is_passed_on() -> None:
+    assert events_of(with_undo(Run([KeepAlive()])(), lambda: pytest.fail("undone"))) == [KeepAlive()]
+
+
 def test_questions_and_files_of_a_run_are_completed_and_the_run_is_closed() -> None:
     question, file = ActionAsked({}, ("Yes", "No")), ArtifactMade({}, "b.png")
     run = Run([TextDelta("a"), question, file, TurnEnded()])

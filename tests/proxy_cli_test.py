@@ -181,8 +181,14 @@ def test_a_reader_that_leaves_ends_it_quietly(demo: DemoServer, tmp_path: Path) 
 def test_an_interrupt_aborts_the_run(demo: DemoServer, tmp_path: Path) -> None:
     demo.clear()
     program, environment = command(tmp_path, demo.base_url, "ask", "demo-agent-errors", "be slow")
+    # In the background of a script, where the tests may run too, an interrupt is ignored and that is inherited.
+    heard = [
+        sys.executable,
+        "-c",
+        "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+    ]
     with subprocess.Popen(
-        program, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*heard, *program], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == b"word"
