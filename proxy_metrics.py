@@ -278,7 +278,7 @@ class _Family(Collector):
         kind, name = KINDS[self._name], _PREFIX + self._name
         if kind.buckets:
             histogram = HistogramMetricFamily(name, kind.help, labels=kind.labels)
-            bounds = [*map(str, kind.buckets), "+Inf"]
+            bounds = [*(str(float(bound)) for bound in kind.buckets), "+Inf"]
             for labels, values in self._rows.items():
                 counts = accumulate(values[:-1])
                 histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), values[-1])
