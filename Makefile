@@ -45,7 +45,7 @@ fix: setup ## repair formatting and what ruff can repair
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it
 	$(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
-clients: setup ## install client libraries for JavaScript and Python into .cache (a minute, once), then try them
+clients: setup ## install client libraries, LibreChat's too, into .cache (minutes, once), then try them
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
 
 bench: setup ## print figures: ours beside nginx and a textbook proxy; what many keys do to each other

@@ -15,8 +15,17 @@ from pathlib import Path
 from tests.live.flowise_install import find_node
 
 HERE = Path(__file__).resolve().parent
-RECIPE = ("package.json", "package-lock.json", "requirements.txt")
-# `npm ci` takes the lock as it is; nothing of these packages needs its install scripts.
+# Each folder is an environment of its own: what LibreChat and LlamaIndex need is not what the others need.
+# LibreChat's library loads only with versions of its day: the overrides of its package.json hold them.
+ENVIRONMENTS = (".", "librechat", "llama_index")
+RECIPE = tuple(
+    path.relative_to(HERE)
+    for environment in ENVIRONMENTS
+    for name in ("package.json", "package-lock.json", "requirements.txt")
+    if (path := HERE / environment / name).is_file()
+)
+PYTHONS = {"langchain_client.py": "venv", "llama_index_client.py": "llama_index/venv"}
+# `npm ci` takes the lock as it is; no install script is needed, and one of LibreChat's reports the install.
 NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline")
 STEP_SECONDS = 10 * 60
 MARKER = "complete"
@@ -31,7 +40,7 @@ class Clients:
 
     def command(self, script: str) -> list[str]:
         """Runs a script with the interpreter and the libraries it is for."""
-        program = self.node if script.endswith(".mjs") else self.folder / "venv/bin/python"
+        program = self.node if script.endswith(".mjs") else self.folder / PYTHONS[script] / "bin/python"
         return [str(program), str(self.folder / script)]
 
 
@@ -49,8 +58,13 @@ def install() -> Clients:
             shutil.rmtree(folder, ignore_errors=True)
             _build(folder, node.bin_dir)
         # Modules are looked for beside the script, so the scripts go where the modules are.
-        for script in (*HERE.glob("*.mjs"), *HERE.glob("*_client.py")):
-            shutil.copy(script, folder)
+        for script in (
+            *HERE.glob("*.mjs"),
+            *HERE.glob("*/*.mjs"),
+            HERE / "asking.py",
+            *map(HERE.joinpath, PYTHONS),
+        ):
+            shutil.copy(script, folder / script.relative_to(HERE))
     return Clients(folder, node.program)
 
 
@@ -61,12 +75,16 @@ def _recipe_hash() -> str:
 
 def _build(folder: Path, node_bin: Path) -> None:
     """Fills the folder from nothing; the marker comes last, so a half-done folder is never used."""
-    folder.mkdir()
-    for name in RECIPE:
-        shutil.copy(HERE / name, folder)
-    _step([str(node_bin / "npm"), *NPM_CI], folder, node_bin)
-    _step([sys.executable, "-m", "venv", "venv"], folder, node_bin)
-    _step(["venv/bin/pip", "install", "--quiet", "-r", "requirements.txt"], folder, node_bin)
+    for path in RECIPE:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / path, folder / path)
+    for path in RECIPE:
+        place = folder / path.parent
+        if path.name == "package-lock.json":
+            _step([str(node_bin / "npm"), *NPM_CI], place, node_bin)
+        elif path.name == "requirements.txt":
+            _step([sys.executable, "-m", "venv", "venv"], place, node_bin)
+            _step(["venv/bin/pip", "install", "--quiet", "-r", path.name], place, node_bin)
     (folder / MARKER).touch()
 
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
-from typing import Any
-
+from asking import Json, asks  # type: ignore[import-not-found]
 from langchain_openai import ChatOpenAI  # type: ignore[import-not-found]
-
-Json = dict[str, Any]
 
 
 def ask(base_url: str, case: Json) -> Json:
@@ -46,16 +40,4 @@ def ask(base_url: str, case: Json) -> Json:
     }
 
 
-def main() -> None:
-    """One JSON line for each case."""
-    base_url, cases = sys.argv[1:]
-    for case in json.loads(cases):
-        try:
-            answer = ask(base_url, case)
-        except Exception:  # noqa: BLE001 - any failure of the client is the finding
-            answer = {"error": traceback.format_exc()}
-        sys.stdout.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+asks(ask)
