@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# The tests wait more than they work; a file's tests share their servers.
+SIDE_BY_SIDE := -n 3 --dist loadfile
 
 .PHONY: help setup run test check fix live clients bench chaos fuzz
 .DEFAULT_GOAL := help
@@ -26,14 +28,14 @@ run: $(VENV)/serving ## install what serving needs, then serve on http://localho
 	$(BIN)/python openai_compatible_server.py
 
 test: setup ## install, then run all tests but those that need a real Flowise
-	$(BIN)/python -m pytest -q --timeout 120
+	$(BIN)/python -m pytest -q --timeout 120 $(SIDE_BY_SIDE)
 
 check: setup ## the gate: ruff, format, mypy strict, tests, branch coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q --timeout 120
+	$(BIN)/coverage run -m pytest -q --timeout 120 $(SIDE_BY_SIDE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95 --skip-covered --sort=cover
 	$(BIN)/coverage report --fail-under=100 --include='$(PURE)' --format=total

@@ -96,7 +96,7 @@ def test_clients_that_leave_at_once_leave_nothing_behind(tmp_path: Path, choices
         for _ in range(50):
             with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
                 raw.sendall(head.encode() + raw_body)
-        assert wait_for(lambda: server.log().count("client_gone") == 50, 10)
+        assert wait_for(lambda: server.log().count("client_gone") == 50, 30)
         assert wait_for(lambda: own.stats()["active_runs"] == 0, 5), own.stats()
 
 
