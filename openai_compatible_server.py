@@ -241,15 +241,22 @@ class _Server:
         line["caller"] = g.caller.name
         check_origin(request.headers.get("Origin"), self.settings, is_open=self._keys.is_open)
         if request.method == "POST":
-            request.environ["proxy.on_close"].append(self._in_flight.enter())
-            admission = self._admission()
-            request.environ["proxy.on_close"].append(admission.release)
-            g.limit_headers = admission.headers
+            # Cancelling makes room: it must not be refused for the want of it.
+            self._let_in(takes_place=not (request.endpoint or "").endswith("/cancel"))
         return None
 
-    def _admission(self) -> Admission:
+    def _let_in(self, *, takes_place: bool) -> None:
+        releases = request.environ["proxy.on_close"]
+        if takes_place:
+            releases.append(self._in_flight.enter())
+        admission = self._admission(takes_place=takes_place)
+        releases.append(admission.release)
+        g.limit_headers = admission.headers
+
+    def _admission(self, *, takes_place: bool = True) -> Admission:
         caller = g.caller
-        return self._limits.admit(caller.name, caller.requests_per_minute, caller.max_in_flight)
+        most = caller.max_in_flight if takes_place else None
+        return self._limits.admit(caller.name, caller.requests_per_minute, most)
 
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays: its key may be gone, or at its limit."""
@@ -435,6 +442,10 @@ class _Server:
             ttl_seconds = self.settings.proxy_response_ttl_days * 86400
             self._stored = StoredResponses(self._store, self._secret(), ttl_seconds)
         return self._stored
+
+    def forget_answer(self, response_id: str) -> None:
+        """Delete what the caller's conversation keeps of an answer."""
+        self._planner_now().forget(g.caller, response_id)
 
     def _secret(self) -> bytes:
         return self.settings.proxy_secret.encode() or kept_secret(self._store)

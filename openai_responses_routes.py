@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -91,6 +91,7 @@ class ResponseRoutes:
         """Delete a response; if it is still run, that ends."""
         if not self._place(response_id).forget():
             raise _not_found(response_id)
+        self._host.forget_answer(response_id)
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     def cancel(self, response_id: str) -> Response:
@@ -133,7 +134,8 @@ class ResponseRoutes:
         line = request.environ["proxy.log"]
         line["status"] = 101
         is_ending = request.environ.get("proxy.is_ending", lambda: False)
-        ResponseSocket(self._host, socket, is_ending).serve()
+        with request.environ.get("proxy.ended_with_runs", nullcontext)():
+            ResponseSocket(self._host, socket, is_ending).serve()
         line["outcome"] = "ok"
         return _Upgraded()
 

@@ -67,6 +67,9 @@ class Host(Protocol):
     def stored(self) -> StoredResponses:
         """The responses that are kept."""
 
+    def forget_answer(self, response_id: str) -> None:
+        """Delete what the caller's conversation keeps of an answer."""
+
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays."""
 
@@ -92,7 +95,7 @@ class ResponseSocket:
                     self._answer(message)
             if not self._is_ending():
                 self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
-        except WebSocketClosed:
+        except (WebSocketClosed, ProxyError):  # the latter while nothing was answered: the server ends
             pass
         finally:
             self._socket.close(CloseReason.GOING_AWAY)

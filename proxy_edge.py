@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import time
@@ -51,6 +52,7 @@ class ServingEdge:
         watcher = _ClientWatcher(environ.get("gunicorn.socket"), self._runs)
         environ["proxy.watch_client"] = watcher.start
         environ["proxy.is_ending"] = lambda: self.is_draining
+        environ["proxy.ended_with_runs"] = self._ended_with_runs
         try:
             body = self._application(environ, start_response)
         except BaseException:
@@ -60,6 +62,16 @@ class ServingEdge:
             # Nothing was waited for: a client that asks on and on must not keep all others waiting.
             gevent.sleep(0)
         return _Watched(body, watcher, getattr(environ["wsgi.input"], "finish", None))
+
+    @contextlib.contextmanager
+    def _ended_with_runs(self) -> Iterator[None]:
+        """Have `end_runs` end the block too; its client is watched by nobody else."""
+        serving = gevent.getcurrent()
+        self._runs.add(serving)
+        try:
+            yield
+        finally:
+            self._runs.discard(serving)
 
     def end_runs(self) -> None:
         """End every run with an error that its client is told: the server waits no longer."""

@@ -100,6 +100,10 @@ class Planner:
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
         self._conversations.ended(exchange, outcomes, *also_under)
 
+    def forget(self, caller: Caller, answer: str) -> None:
+        """Delete what the conversation keeps of an answer that its caller has deleted."""
+        self._conversations.forget(caller.scope or caller.name, answer)
+
     def not_begun(self, plan: Plan) -> None:
         """Leave the conversation as it was before a run that did not begin."""
         if plan.exchange is not None:

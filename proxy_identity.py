@@ -107,15 +107,24 @@ class _Link:
 class _Kept:
     """A conversation as it is kept for clients that send only what is new, and the link of its session.
 
-    Under an answer that may be gone on from `mark` stands for the texts, which the request brings along.
+    `mark` and `system` stand for all texts and for the system text. Under an answer that may be gone on from
+    they are all there is of these: the request brings the texts along. There `flow` is the answer's, and
+    `talk` the key of its conversation, empty if the client has a name for that.
     """
 
     conversation: str
     history: History = ()
     instructions: str = ""
     link: str = ""
-    rules: str = ""
     mark: str = ""
+    system: str = ""
+    flow: str = ""
+    talk: str = ""
+
+    def of_answer(self, asked: Asked, talk: str) -> _Kept:
+        """What is kept under the name of the answer: no text."""
+        talk = "" if asked.conversation else talk
+        return replace(self, history=(), instructions="", flow=asked.flow, talk=talk)
 
     def written(self) -> bytes:
         raw = orjson.dumps(self)
@@ -201,13 +210,21 @@ class Conversations:
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
                 entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
             first = first or _begun(exchange, history, key)
+        talk = self._talk_key(asked, exchange.conversation)
         if first and asked.keeps_texts and not (asked.resends and asked.conversation):
-            kept = replace(first, history=_newest(first.history))
-            entries[self._talk_key(asked, exchange.conversation)] = kept.written()
+            entries[talk] = replace(first, history=_newest(first.history)).written()
         if first and also_under:
-            named = replace(first, history=()).written()
-            entries.update((self._answer_key(asked, name), named) for name in also_under)
+            named = first.of_answer(asked, talk).written()
+            entries.update((self._answer_key(asked.caller, name), named) for name in also_under)
         self._links.put(entries, self._ttl_seconds)
+
+    def forget(self, caller: str, name: str) -> None:
+        """Delete what is kept under an answer's name, and its conversation's texts if they end with it."""
+        raw = self._links.take(self._answer_key(caller, name))
+        answer = _Kept.read(raw) if raw else None
+        talk = self._links.get(answer.talk) if answer and answer.talk else None
+        if answer and talk and _Kept.read(talk).mark == answer.mark:
+            self._links.take(answer.talk)
 
     def not_begun(self, exchange: Exchange) -> None:
         """Put back what was taken, after a run that certainly did not begin: the session is as it was."""
@@ -222,8 +239,9 @@ class Conversations:
     def _kept(self, asked: Asked) -> _Kept | None:
         """The kept conversation that a request names in a way that lets it send only what is new."""
         if asked.previous:
-            raw = self._links.get(self._answer_key(asked, asked.previous))
-            return _Kept.read(raw) if raw else None
+            raw = self._links.get(self._answer_key(asked.caller, asked.previous))
+            kept = _Kept.read(raw) if raw else None
+            return kept if kept and kept.flow == asked.flow else None
         if not asked.conversation or asked.resends:
             return None
         key = self._talk_key(asked, asked.conversation)
@@ -248,8 +266,8 @@ class Conversations:
     @staticmethod
     def _is_of(kept: _Kept, asked: Asked, history: History) -> bool:
         """Whether the session of a kept conversation holds just what the request goes on from."""
-        told = _mark(history) == kept.mark if asked.previous else _same(history, kept.history)
-        return told and _system(asked) == _system_of(asked, kept)
+        told = _mark(history) == (kept.mark if asked.previous else _mark(kept.history))
+        return told and _digest(_system(asked)) == kept.system
 
     def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
         """Give every turn its session, its share of the history, and the uploads that belong to it."""
@@ -291,8 +309,8 @@ class Conversations:
     def _talk_key(self, asked: Asked, conversation: str) -> str:
         return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
 
-    def _answer_key(self, asked: Asked, name: str) -> str:
-        return "answer:" + self._mac("answer", asked.caller, asked.flow, name).hex()
+    def _answer_key(self, caller: str, name: str) -> str:
+        return "answer:" + self._mac("answer", caller, name).hex()
 
     def _mac(self, *parts: str) -> bytes:
         return hmac.new(self._secret, orjson.dumps(parts), hashlib.sha256).digest()
@@ -331,8 +349,9 @@ def _continued(asked: Asked, kept: _Kept) -> Asked:
 
 def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
     """The conversation after an exchange, with the key of its session's link."""
-    told = exchange.asked.turns[0]
-    return _Kept(exchange.conversation, history, told.instructions, link, told.rules, _mark(history))
+    asked = exchange.asked
+    instructions, system = asked.turns[0].instructions, _digest(_system(asked))
+    return _Kept(exchange.conversation, history, instructions, link, _mark(history), system)
 
 
 def _with_turn(history: History, said: str, answer: str) -> History:
@@ -362,21 +381,15 @@ def _reference(history: History) -> str | None:
 
 
 def _mark(history: History) -> str:
-    texts = [[message.role, _trimmed(message.content)] for message in history]
-    return hashlib.sha256(orjson.dumps(texts)).hexdigest()
+    return _digest([[message.role, _trimmed(message.content)] for message in history])
 
 
-def _same(one: History, other: History) -> bool:
-    return [(m.role, _trimmed(m.content)) for m in one] == [(m.role, _trimmed(m.content)) for m in other]
+def _digest(value: Any) -> str:
+    return hashlib.sha256(orjson.dumps(value)).hexdigest()
 
 
 def _system(asked: Asked) -> str:
     return _trimmed(asked.turns[0].system_text) if asked.has_preamble else ""
-
-
-def _system_of(asked: Asked, kept: _Kept) -> str:
-    held = Turn("", "", instructions=kept.instructions, rules=kept.rules)
-    return _trimmed(held.system_text) if asked.has_preamble else ""
 
 
 def _trimmed(text: str) -> str:

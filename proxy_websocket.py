@@ -54,6 +54,7 @@ class WebSocket:
         self._messages: deque[str] = deque()
         self._parts: list[str] = []
         self._size = 0
+        self._is_cut = False
         self._heard, self._is_asked = clock(), False
 
     def accept(self, headers: Iterable[tuple[str, str]], answer: Mapping[str, str]) -> None:
@@ -161,11 +162,15 @@ class WebSocket:
         raise WebSocketClosed
 
     def _send(self, event: Event) -> None:
+        if self._is_cut:
+            raise WebSocketClosed
+        self._is_cut = True  # whatever ends the writing: behind half a message nothing can be understood
         try:
             self._connection.settimeout(SEND_SECONDS)
             self._connection.sendall(self._protocol.send(event))
         except (OSError, LocalProtocolError) as error:
             raise WebSocketClosed from error
+        self._is_cut = False
 
 
 _NOT_OF_THE_HANDSHAKE = ("sec-websocket-extensions", "content-length", "transfer-encoding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -356,12 +357,74 @@ def test_an_answers_session_is_only_for_what_it_holds(client: Client, changed: s
 
 def test_what_is_not_to_be_kept_leaves_no_text_in_the_store() -> None:
     store = MemoryStore()
-    client = Client(conversations(store), Flowise(), more={"keeps_texts": False})
+    client = Client(conversations(store), Flowise(), more={"keeps_texts": False}, system="Be brief.")
     exchange = client.begin([], "q0")
     client.conversations.ended(exchange, [Outcome("a0", None)], "resp_1")
-    assert [key.partition(":")[0] for key in store._values] == ["link", "answer"]
+    assert kinds(store) == ["link", "answer"]
+    kept = zlib.decompress(
+        next(value for key, (value, _) in store._values.items() if key.startswith("answer:"))
+    )
+    assert b"brief" not in kept
+    client.system = ""
     more = {"conversation": exchange.conversation, "previous": ""}
     assert client.begin([], "q1", **more).history == ()
+
+
+def kinds(store: MemoryStore) -> list[str]:
+    """What kinds of entries there are."""
+    return [key.partition(":")[0] for key in store._values]
+
+
+def answered(client: Client, number: int, **more: Any) -> Exchange:
+    """The exchange that goes on from the one before it, named `resp_<number>`."""
+    talk: list[Message] = []
+    for earlier in range(number):
+        talk += [("user", f"q{earlier}"), ("assistant", f"a{earlier}")]
+    previous = f"resp_{number - 1}" if number else ""
+    exchange = client.begin(talk, f"q{number}", previous=previous, **more)
+    client.conversations.ended(exchange, [Outcome(f"a{number}", None)], f"resp_{number}")
+    return exchange
+
+
+def test_with_an_answer_go_the_texts_that_end_with_it() -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise())
+    first = answered(client, 0)
+    client.conversations.forget("key", "resp_0")
+    assert kinds(store) == ["link"]
+    assert client.begin([], "q1", conversation=first.conversation).history == ()
+
+
+def test_texts_stay_as_long_as_a_later_answer_ends_them() -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise())
+    answered(client, 0)
+    answered(client, 1)
+    client.conversations.forget("key", "resp_0")
+    assert kinds(store).count("talk") == 1
+    client.conversations.forget("key", "resp_1")
+    assert set(kinds(store)) == {"link"}
+
+
+def test_a_conversation_that_the_client_named_outlives_its_answers() -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise())
+    answered(client, 0, conversation="mine")
+    client.conversations.forget("key", "resp_0")
+    assert [message.content for message in client.begin([], "q1", conversation="mine").history] == [
+        "q0",
+        "a0",
+    ]
+
+
+@pytest.mark.parametrize(("caller", "name"), [("another key", "resp_0"), ("key", "resp_1")])
+def test_nobody_forgets_what_is_not_theirs(caller: str, name: str) -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise())
+    answered(client, 0)
+    before = kinds(store)
+    client.conversations.forget(caller, name)
+    assert kinds(store) == before
 
 
 # Decisions

@@ -20,6 +20,7 @@ from tests.processes import wait_for
 from tests.running_proxy import RunningProxy
 from tests.server_serving_test import TWENTY_TOKENS_IN_TWO_SECONDS, raw_chat
 from tests.server_wire_test import chat
+from tests.websocket_client import SocketClient
 
 
 def rest_of(raw: socket.socket) -> bytes:
@@ -172,3 +173,38 @@ def test_beyond_the_limit_requests_are_refused_at_once_but_health_is_not(
             assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
             assert requests.get(f"{server.url}/v1/models", timeout=5).status_code == 200
         assert wait_for(lambda: chat(server, "demo-assistant").status_code == 200, 10)
+
+
+def test_a_response_over_a_socket_that_does_not_end_fails_before_the_close(
+    brief: RunningProxy, demo: DemoServer
+) -> None:
+    before = demo.stats()["aborts"]
+    with SocketClient(brief.url) as client:
+        client.say({"type": "response.create", "model": "demo-agent-errors", "input": "slow"})
+        assert client.event()["type"] == "response.created"
+        brief.terminate()
+        end = client.answer()[-1]
+        assert client.closed().code == 1001
+    assert end["type"] == "response.failed"
+    assert "shutting down" in end["response"]["error"]["message"]
+    assert wait_for(lambda: demo.stats()["aborts"] == before + 1, 5)
+
+
+def test_a_response_over_a_socket_that_has_not_begun_is_an_error_before_the_close(
+    brief: RunningProxy, demo: DemoServer
+) -> None:
+    before = demo.stats()
+    with SocketClient(brief.url) as client:
+        client.say({"type": "response.create", "model": "demo-agent-errors", "input": "hang"})
+        assert wait_for(lambda: demo.stats()["runs_started"] == before["runs_started"] + 1, 5)
+        brief.terminate()
+        [error] = client.answer()
+        assert client.closed().code == 1001
+    assert (error["type"], error["error"]["code"]) == ("error", "server_shutting_down")
+    assert wait_for(lambda: demo.stats()["aborts"] == before["aborts"] + 1, 5)
+
+
+def test_an_idle_socket_is_closed_at_the_limit_at_the_latest(brief: RunningProxy) -> None:
+    with SocketClient(brief.url) as client:
+        brief.terminate()
+        assert client.closed().code == 1001

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -17,7 +19,14 @@ from uuid import uuid4
 import orjson
 import pytest
 import requests
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import (
+    APIStatusError,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+    RateLimitError,
+)
 from pydantic import BaseModel
 
 from tests.demo_server import DemoServer
@@ -88,6 +97,15 @@ def test_what_is_not_to_be_stored_is_nowhere(folder: Path, demo: DemoServer) -> 
     entries = _store_entries(folder)
     assert entries
     assert not [key for key in entries if key.startswith(("resp:", "item:", "talk:"))]
+
+
+def test_a_deleted_conversation_leaves_no_text(folder: Path, demo: DemoServer) -> None:
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url) as proxy, sdk(proxy) as client:
+        first = client.responses.create(model=MODEL, input="Hello", instructions="Be brief.")
+        second = client.responses.create(model=MODEL, input="And?", previous_response_id=first.id)
+        for response in (first, second):
+            client.responses.delete(response.id)
+    assert {key.partition(":")[0] for key in _store_entries(folder)} <= {"secret", "link", "listing"}
 
 
 def _store_entries(folder: Path) -> list[str]:
@@ -353,6 +371,30 @@ def test_a_cancelled_background_response_ends_its_run(
         events = list(client.responses.retrieve(response.id, stream=True))
         assert events[-1].type == "response.incomplete"
         assert wait_for(lambda: slow_demo.stats()["active_runs"] == 0, 20), slow_demo.stats()
+
+
+@pytest.mark.parametrize("limit", ["all callers", "a key"])
+def test_a_background_response_holds_its_place_until_it_is_cancelled(
+    folder: Path, slow_demo: DemoServer, limit: str
+) -> None:
+    digest = hashlib.sha256(b"key").hexdigest()
+    (folder / "proxy.yaml").write_text(f"keys: [{{name: k, sha256: {digest}, max_in_flight: 1}}]\n")
+    settings = {"PROXY_MAX_IN_FLIGHT": "1"} if limit == "all callers" else {}
+    refusal: type[APIStatusError] = InternalServerError if limit == "all callers" else RateLimitError
+    with RunningProxy(folder, FLOWISE_BASE_URL=slow_demo.base_url, **settings) as proxy:
+        with sdk(proxy, "key") as client:
+            response = client.responses.create(model=MODEL, input="Hello " * 50, background=True)
+            with pytest.raises(refusal):
+                client.responses.create(model=MODEL, input="Hello")
+            # What makes room must not be refused for the want of it.
+            assert client.responses.cancel(response.id).status == "cancelled"
+
+            def is_free() -> bool:
+                with contextlib.suppress(refusal):
+                    return client.responses.create(model=MODEL, input="Hi").status == "completed"
+                return False
+
+            assert wait_for(is_free, 30)
 
 
 def test_a_deleted_background_response_leaves_nothing(slow_proxy: RunningProxy) -> None:

@@ -4,6 +4,8 @@
 //   slow            60 tokens, 250 ms apart            token delay otherwise: 15 ms
 //   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer;
 //                   a forced tool_choice is always obeyed
+// Tools that the prompt tells of in words (openai_tools.py) are obeyed as well: the first is called in words,
+// unless the last user message brings the result of one.
 //   unicode         multi-byte text                    markdown   text with newlines, quotes, code
 //   fail500 fail401 fail429 failctx                    HTTP error before any token
 //   failmid         socket destroyed after 4 tokens    failjson   SSE error object after 4 tokens
@@ -75,6 +77,19 @@ const toolCallOf = (body, has) => {
     return { name: chosen.name, arguments: JSON.stringify(args) }
 }
 
+const TOOLS_TOLD = 'Available tools, one JSON object a line:'
+const wordedAnswer = (messages, lastUser) => {
+    const lines = messages.filter((message) => message.role !== 'assistant').flatMap((message) => textOf(message.content).split('\n'))
+    const last = lastUser.split('\n')
+    const result = last.findLastIndex((line) => line.startsWith('Tool result of '))
+    if (result >= 0 && result > last.lastIndexOf(TOOLS_TOLD)) return `The tool said ${last[result].replace(/^[^:]*: /, '')}. `
+    const heading = lines.lastIndexOf(TOOLS_TOLD)
+    if (heading < 0) return null
+    const tool = JSON.parse(lines[heading + 1])
+    const call = { name: tool.name, arguments: sampleObject(tool.parameters.properties, (key) => 'value of ' + key) }
+    return `<tool_call>${JSON.stringify(call)}</tool_call>`
+}
+
 const textFor = (body, messages, lastUser, has) => {
     if (body.response_format?.type === 'json_schema') {
         const { properties } = body.response_format.json_schema.schema
@@ -84,6 +99,8 @@ const textFor = (body, messages, lastUser, has) => {
     if (has('markdown')) return MARKDOWN
     if (has('unicode')) return UNICODE
     if (has('slow')) return Array.from({ length: 60 }, (_, index) => `word${index} `).join('')
+    const worded = wordedAnswer(messages, lastUser)
+    if (worded !== null) return worded
     const last = messages.at(-1)
     if (body.tools?.length && last?.role === 'tool') return `The tool said ${textOf(last.content)}. `
     return `Reply to [${lastUser}] after ${messages.length} messages: ${messages.map((message) => message.role).join(',')}. `
