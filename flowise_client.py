@@ -466,7 +466,7 @@ class FlowiseClients:
         self._transport = transport or RequestsTransport(
             settings.flowise_base_url, connect_timeout_seconds=settings.flowise_connect_timeout
         )
-        self._health = FlowiseHealth()
+        self.health = FlowiseHealth()
         self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -480,7 +480,7 @@ class FlowiseClients:
                 transport=self._transport,
                 limits=self._limits,
             )
-            client.health = self._health
+            client.health = self.health
             self._clients[flow_id, api_key] = client
             if len(self._clients) > MOST_CLIENTS:
                 self._clients.popitem(last=False)

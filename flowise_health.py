@@ -26,6 +26,7 @@ class FlowiseHealth:
         self._failing_since = 0.0
         self._probe_at = 0.0
         self.is_down = False
+        self.retries = 0
         self.calling = 0
         self.retrying = 0
 
@@ -87,4 +88,6 @@ class Call:
             allowed = max(RETRYING_LEAST, health.calling * RETRYING_SHARE)
             self._is_retrying = not health.is_down and health.retrying < allowed
             health.retrying += self._is_retrying
-        return self._is_retrying and not health.is_down
+        may = self._is_retrying and not health.is_down
+        health.retries += may
+        return may

@@ -19,8 +19,9 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -50,7 +51,7 @@ from openai_rules import kept_to, ruled
 from openai_style import style_of
 from openai_tasks import TaskKind, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
-from proxy_auth import ANONYMOUS, LOCAL, Keys, check_origin, cors_headers
+from proxy_auth import ANONYMOUS, LOCAL, Keys, check_known, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
     BadRequest,
@@ -71,6 +72,8 @@ from proxy_exchange import Plan, Planner
 from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces
 from proxy_identity import Conversations
 from proxy_limits import Admission, InFlight, KeyLimits
+from proxy_metrics import CONTENT_TYPE, Metrics
+from proxy_metrics import ROUTE as METRICS
 from proxy_models import Models
 from proxy_responses import StoredResponses
 from proxy_settings import Settings
@@ -97,11 +100,18 @@ RendererOf = Callable[..., Renderer]
 Amend = Callable[[ActionAsked | ArtifactMade], FlowEvent]
 
 
-def create_app(settings: Settings, *, transport: Transport | None = None, run: Run = run_here) -> Flask:
+def create_app(
+    settings: Settings,
+    *,
+    transport: Transport | None = None,
+    run: Run = run_here,
+    metrics: Metrics | None = None,
+) -> Flask:
     """The application over the Flowise that the settings name; `run` runs what may wait for a disk."""
     app = Flask(__name__, static_folder=None)
-    _Server(settings, transport, run).install(app)
-    app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app))  # type: ignore[method-assign]
+    metrics = metrics or Metrics()
+    _Server(settings, transport, run, metrics).install(app)
+    app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app), metrics.request)  # type: ignore[method-assign]
     return app
 
 
@@ -119,8 +129,10 @@ class _PlainPaths:
 class _Server:
     """What the views share."""
 
-    def __init__(self, settings: Settings, transport: Transport | None, run: Run) -> None:
+    def __init__(self, settings: Settings, transport: Transport | None, run: Run, metrics: Metrics) -> None:
         self.settings = settings
+        self._metrics = metrics
+        self._public = _PUBLIC | ({METRICS} if settings.proxy_metrics == "open" else set())
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
@@ -134,6 +146,18 @@ class _Server:
         self._file_links: FileLinks | None = None
         self._stored: StoredResponses | None = None
         self._follow_config()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have counted what others keep."""
+        watch, limits = self._metrics.watch, self._limits.refusals
+        watch("requests_in_flight", lambda: self._in_flight.count)
+        watch("breakers_open", lambda: self._clients.health.is_down)
+        watch("retries_total", lambda: self._clients.health.retries)
+        watch("store_errors_total", lambda: self._store.failures)
+        watch("limit_refusals_total", lambda: self._in_flight.refusals, "max_in_flight")
+        for limit in limits:
+            watch("limit_refusals_total", partial(limits.__getitem__, limit), limit)
 
     def _follow_config(self) -> None:
         """Take a changed `proxy.yaml` over; requests begun before keep what they began with."""
@@ -182,6 +206,8 @@ class _Server:
         app.register_error_handler(Exception, self._refuse_fault)
         app.add_url_rule("/health", view_func=self.health)
         app.add_url_rule("/ready", view_func=self.ready)
+        if self.settings.proxy_metrics != "off":
+            self._route(app, METRICS, self.metrics)
         for prefix in ("", "/v1", "/openai/v1", "/openai"):
             self._route(app, f"{prefix}/models", self.models)
             self._route(app, f"{prefix}/responses/models", self.models)
@@ -204,11 +230,12 @@ class _Server:
         g.request_id = request_id(request.headers.get("X-Request-Id"))
         line = request.environ["proxy.log"]
         line["request_id"] = g.request_id
+        line["rule"] = request.url_rule.rule if request.url_rule else ""
         if request.method == "OPTIONS":
             return Response(status=204)
         self._follow_config()
         g.config = self._config
-        if request.path in _PUBLIC or (request.endpoint or "").endswith(_FILE_RULE):
+        if request.path in self._public or (request.endpoint or "").endswith(_FILE_RULE):
             return None
         g.caller = self._keys.caller(request.headers.get)
         line["caller"] = g.caller.name
@@ -263,6 +290,13 @@ class _Server:
             body["config_error"] = self._config_file.error
             body["store_error"] = self._store.error
         return _json(body)
+
+    def metrics(self) -> Response:
+        """Tell what was counted, with the names of those models alone that the caller may use."""
+        caller = g.get("caller", ANONYMOUS)
+        check_known(caller, self.settings)
+        text = self._metrics.text(lambda model: caller.may_use([model]))
+        return Response(text, content_type=CONTENT_TYPE)
 
     def _flowise_state(self) -> dict[str, Any]:
         try:
@@ -346,7 +380,9 @@ class _Server:
 
         def ended() -> None:
             if parsed.stream:
-                refuse_empty(transcripts)
+                _refuse_empty(transcripts, line)
+            if not plan.instead:
+                self._metrics.tokens(model.id, plan.turns, transcripts)
             planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
 
         return Begun(batches, renderer, pace, transcripts, ended, _answer_headers(plan))
@@ -356,6 +392,7 @@ class _Server:
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
         if parsed.stream:
+            request.environ["proxy.on_close"].append(self._metrics.stream())
             answer = StreamedAnswer(begun.batches, begun.renderer, begun.pace, begun.transcripts, begun.ended)
             # As it is: werkzeug's own iterators around it would cost each token a step.
             headers = {**EVENT_STREAM, **begun.headers}
@@ -423,6 +460,7 @@ class _Server:
                 error.code = "DeploymentNotFound"
             raise
         request.environ["proxy.log"]["model"] = model.id
+        self._metrics.admit(model)
         return model
 
     def _runs(
@@ -445,6 +483,7 @@ class _Server:
                 headers=headers,
                 request_timeout=model.request_timeout,
             )
+            batches = self._metrics.run(batches, model.id, line, streams=turn.stream)
             batches = amended(batches, amending(model.flow, turn.chat_id))
             if model.fallback:
                 batches = with_fallback(batches, lambda: instead_of(turn, model))
@@ -452,6 +491,7 @@ class _Server:
 
         def instead_of(turn: Turn, model: Model) -> Batches:
             line["fallback"] = model.fallback
+            line.pop("outcome", None)
             other = models.resolve(model.fallback or "")
             return of_model(planner.anew(plan, replace(turn, chat_id=str(uuid4())), other, parsed), other)
 
@@ -508,6 +548,14 @@ class _Server:
         log.error("a request failed: %s", g.get("request_id"), exc_info=error)
         message = f"The server had an error while processing your request ({g.get('request_id')})."
         return self._refuse(ServerFault(message))
+
+
+def _refuse_empty(transcripts: Sequence[Transcript], line: dict[str, Any]) -> None:
+    try:
+        refuse_empty(transcripts)
+    except ProxyError as error:
+        line["outcome"] = error.code
+        raise
 
 
 def _body(limit: int) -> bytes:

@@ -93,7 +93,17 @@ class Keys:
             matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
             if matches:
                 return matches[0]
-        raise NotAuthenticated("Incorrect API key provided: send a client key of this server.")
+        raise NotAuthenticated(_WRONG_KEY)
+
+
+_WRONG_KEY = "Incorrect API key provided: send a client key of this server."
+
+
+def check_known(caller: Caller, settings: Settings) -> None:
+    """Refuse a key that is not ours but Flowise's to judge, unless it is the one of the settings."""
+    known = settings.flowise_api_key.encode()
+    if caller.flowise_key and not hmac.compare_digest(caller.flowise_key.encode(), known):
+        raise NotAuthenticated(_WRONG_KEY)
 
 
 def _offered(header: Callable[[str], str | None]) -> list[str]:

@@ -22,6 +22,7 @@ from proxy_errors import (
     error_body,
     error_headers,
 )
+from proxy_metrics import Metrics
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,9 +38,10 @@ _SHUTTING_DOWN = "server_shutting_down"
 class ServingEdge:
     """Around the application: a client that leaves ends its run, and what it did not read is not read."""
 
-    def __init__(self, application: WSGIApplication) -> None:
+    def __init__(self, application: WSGIApplication, metrics: Metrics) -> None:
         """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
         self._application = application
+        self.metrics = metrics
         self._runs: set[Any] = set()
         self.is_draining = False
 

@@ -66,22 +66,23 @@ class InFlight:
     def __init__(self, most: int) -> None:
         """Let in at most so many."""
         self._most = most
-        self._count = 0
+        self.count = self.refusals = 0
 
     def enter(self) -> Callable[[], None]:
         """Let a request in; what is returned lets it out, once. Raises FlowiseUnavailable."""
-        if self._count >= self._most:
+        if self.count >= self._most:
+            self.refusals += 1
             raise FlowiseUnavailable(
                 "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
                 "try again later.",
                 retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
             )
-        self._count += 1
+        self.count += 1
         held = [1]
 
         def leave() -> None:
             while held:
-                self._count -= held.pop()
+                self.count -= held.pop()
 
         return leave
 
@@ -101,6 +102,7 @@ class KeyLimits:
         self._lock = Lock()
         self._in_flight: dict[str, int] = {}
         self._freed: deque[str] = deque()
+        self.refusals = {"key_requests_per_minute": 0, "key_max_in_flight": 0}
 
     def admit(
         self, caller_name: str, requests_per_minute: int | None, max_in_flight: int | None
@@ -136,6 +138,7 @@ class KeyLimits:
     def _too_many_in_flight(
         self, name: str, requests_per_minute: int | None, max_in_flight: int
     ) -> RateLimited:
+        self.refusals["key_max_in_flight"] += 1
         headers = {}
         if requests_per_minute is not None:
             headers = self._rate(name, requests_per_minute, counts=False).headers()
@@ -146,6 +149,7 @@ class KeyLimits:
         rate = self._rate(name, requests_per_minute, counts=True)
         if rate.is_admitted:
             return rate.headers()
+        self.refusals["key_requests_per_minute"] += 1
         limit = f"send {requests_per_minute} requests per minute"
         if rate.limit != requests_per_minute:
             limit += self._shares(requests_per_minute)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy_config import ConfigError, config_file
+from proxy_counts import Board
 from proxy_errors import BadRequest, ProxyError, error_body
 from proxy_settings import Settings, SettingsError
 from proxy_store import Run
@@ -126,12 +127,14 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
 
     from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415
+    from proxy_metrics import Metrics  # noqa: PLC0415
 
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
+    board = share_board(options, settings.workers)
     options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
 
     class Server(BaseApplication):  # type: ignore[misc]
@@ -147,8 +150,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         def load(self) -> Any:
             from openai_compatible_server import create_app  # noqa: PLC0415 - after patching
 
-            transport = serving_transport(settings)
-            return ServingEdge(create_app(settings, transport=transport, run=store_thread()))
+            transport, metrics = serving_transport(settings), Metrics(board)
+            app = create_app(settings, transport=transport, run=store_thread(), metrics=metrics)
+            return ServingEdge(app, metrics)
 
     master = os.getpid()
     try:
@@ -160,6 +164,20 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             os._exit(status)
         return status
     return 0
+
+
+def share_board(options: dict[str, Any], workers: int) -> Board:
+    """A board for what workers count; gunicorn's master gives each its slot before the fork."""
+    board = Board(2 * workers + 2)  # a reload starts the new workers before it ends the old ones
+
+    def pre_fork(arbiter: Any, worker: Any) -> None:
+        worker.slot = board.take({other.slot for other in arbiter.WORKERS.values()})
+
+    def child_exit(_arbiter: Any, worker: Any) -> None:
+        board.leave(worker.slot)
+
+    options["pre_fork"], options["child_exit"] = pre_fork, child_exit
+    return board
 
 
 def serving_transport(settings: Settings) -> Transport:

@@ -383,6 +383,7 @@ class WatchedStore:
         self._store = store
         self._on_failure = on_failure
         self.error: str | None = None
+        self.failures = 0
 
     def get(self, key: str) -> bytes | None:
         """Return the value."""
@@ -411,6 +412,7 @@ class WatchedStore:
             if self.error is None:
                 self._on_failure(str(error))
             self.error = str(error)
+            self.failures += 1
             return fallback
         self.error = None
         return result

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("proxy.request")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_QUIET = ("/health", "/v1/health")
+_QUIET = ("/health", "/v1/health", "/metrics")
+
+Record = Callable[[Mapping[str, Any], str, float], object]
+"""Gets a request's line, the rule of its route (empty: no route) and the seconds it took."""
 
 
 def request_id(offered: str | None) -> str:
@@ -85,17 +88,18 @@ def _visible(text: str) -> str:
 class RequestLog:
     """WSGI middleware that writes the line of a request when its answer has ended, however it ended."""
 
-    def __init__(self, application: WSGIApplication) -> None:
-        """Wrap an application; it adds to the line by `environ["proxy.log"]`."""
+    def __init__(self, application: WSGIApplication, record: Record = lambda *_: None) -> None:
+        """Wrap an application; it adds to the line by `environ["proxy.log"]`, `record` gets it whole."""
         self._application = application
+        self._record = record
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request and note what becomes of it."""
-        started = time.monotonic()
         fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": _path(environ)}
         environ["proxy.log"] = fields
         on_close: list[Callable[[], None]] = []
         environ["proxy.on_close"] = on_close
+        line = _Line(fields, time.monotonic(), self._record)
 
         def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             fields["status"] = int(status[:3])
@@ -105,25 +109,41 @@ class RequestLog:
             body = self._application(environ, noted)
         except BaseException:
             _end(on_close)
-            _write(fields, started, "client_gone")
+            line.write("client_gone")
             raise
-        return _Closing(body, fields, started, on_close)
+        return _Closing(body, line, on_close)
+
+
+class _Line:
+    """The line of a request, from its beginning on."""
+
+    __slots__ = ("_fields", "_record", "_started")
+
+    def __init__(self, fields: dict[str, Any], started: float, record: Record) -> None:
+        self._fields = fields
+        self._started = started
+        self._record = record
+
+    def write(self, outcome: str) -> None:
+        """Write the line, with this outcome unless another is known."""
+        fields = self._fields
+        seconds = time.monotonic() - self._started
+        fields.setdefault("outcome", outcome)
+        fields["ms"] = round(seconds * 1000, 1)
+        # The path tells a reader more.
+        rule = fields.pop("rule", "")
+        self._record(fields, rule, seconds)
+        level = logging.DEBUG if fields["path"] in _QUIET else logging.INFO
+        log.log(level, "request", extra={"fields": fields})
 
 
 class _Closing:
     """An answer's body that tells when it is closed, and whether it was read to its end."""
 
-    def __init__(
-        self,
-        body: Iterable[bytes],
-        fields: dict[str, Any],
-        started: float,
-        on_close: list[Callable[[], None]],
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], line: _Line, on_close: list[Callable[[], None]]) -> None:
         self._body = body
+        self._line = line
         self._on_close = on_close
-        self._fields = fields
-        self._started = started
         self._is_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -138,7 +158,7 @@ class _Closing:
                 close()
         finally:
             _end(self._on_close)
-            _write(self._fields, self._started, "ok" if self._is_whole else "client_gone")
+            self._line.write("ok" if self._is_whole else "client_gone")
 
 
 def _path(environ: WSGIEnvironment) -> str:
@@ -149,10 +169,3 @@ def _path(environ: WSGIEnvironment) -> str:
 def _end(on_close: list[Callable[[], None]]) -> None:
     while on_close:
         on_close.pop()()
-
-
-def _write(fields: dict[str, Any], started: float, outcome: str) -> None:
-    fields.setdefault("outcome", outcome)
-    fields["ms"] = round((time.monotonic() - started) * 1000, 1)
-    level = logging.DEBUG if fields["path"] in _QUIET else logging.INFO
-    log.log(level, "request", extra={"fields": fields})

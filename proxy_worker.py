@@ -22,6 +22,7 @@ LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
 
 _STEP_SECONDS = 0.05
+_BEAT_SECONDS = 0.2
 # Not those of 1xx, after which the client is to speak.
 _HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 
@@ -64,8 +65,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         servers = [self._server(listener) for listener in self.sockets]
         while self.alive:
             self.notify()
-            gevent.sleep(_STEP_SECONDS * 4)
+            due = time.monotonic() + _BEAT_SECONDS
+            gevent.sleep(_BEAT_SECONDS)
+            self.wsgi.metrics.beat(max(0.0, time.monotonic() - due))
         self._drain()
+        self.wsgi.metrics.show()
         for server in servers:
             server.stop(timeout=0)
 

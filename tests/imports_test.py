@@ -26,7 +26,7 @@ LEAVES = frozenset(
     {
         *("flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"),
         *("openai_files", "openai_sources", "openai_style", "openai_vendor"),
-        *("openai_formats", "openai_tools"),
+        *("openai_formats", "openai_tools", "proxy_counts"),
     }
 )
 UPSTREAM = frozenset(
@@ -40,7 +40,7 @@ POLICY = frozenset(
     {
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
         *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
-        *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket"),
+        *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket", "proxy_metrics"),
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
@@ -71,6 +71,7 @@ TABLE: dict[str, Rule] = {
     "flow_guards": Rule(frozenset({"flow_turn", "proxy_errors"}), WEB | IO),
     "proxy_errors": Rule(NOTHING, WEB | IO),
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
+    "proxy_counts": Rule(NOTHING, WEB | IO),
     "openai_files": Rule(frozenset({"flow_turn"}), WEB | IO),
     "openai_sources": Rule(frozenset({"flow_turn", "openai_files"}), WEB | IO),
     "openai_style": Rule(frozenset({"flow_turn"}), WEB | IO),
@@ -97,6 +98,7 @@ TABLE: dict[str, Rule] = {
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    "proxy_metrics": Rule(CORE_LEAVES | {"proxy_counts"}, WEB | IO),
     "proxy_responses": Rule(CORE_LEAVES | {"openai_wire", "proxy_store"}, WEB),
     "proxy_background": Rule(CORE_LEAVES | {"openai_wire", "proxy_responses", "proxy_streaming"}, WEB),
     # A file is passed on as Flowise's reply comes.
@@ -127,6 +129,7 @@ ONLY_IN = {
     "gunicorn": SERVING,
     "dotenv": {"proxy_settings"},
     "flask": {"openai_compatible_server", *ROUTES},
+    "prometheus_client": {"proxy_metrics"},
     "wsproto": {"proxy_websocket", "openai_responses_socket"},
 }
 

@@ -51,6 +51,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_RUN_ERROR_STATUS", "502", 502),
     ("PROXY_HEARTBEAT_SECONDS", "0.05", 0.05),
     ("PROXY_DRAIN_SECONDS", "0", 0),
+    ("PROXY_METRICS", "Open", "open"),
     ("PROXY_LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "Debug", "debug"),
 ]
@@ -101,6 +102,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_RUN_ERROR_STATUS", "503", "400, 500 or 502"),
     ("PROXY_HEARTBEAT_SECONDS", "0", "a number from 0.05 to 3600"),
     ("PROXY_DRAIN_SECONDS", "-1", "a number from 0 to 3600"),
+    ("PROXY_METRICS", "true", "one of key, open, off"),
     ("PROXY_LOG_FORMAT", "xml", "one of auto, text, json"),
     ("FLOWISE_KEY_PASSTHROUGH", "maybe", "true or false"),
     ("LOG_LEVEL", "verbose", "one of debug, info, warning, error"),

@@ -1,0 +1,95 @@
+"""Numbers that a worker counts, and the memory in which all workers show each other theirs. Leaf.
+
+A row is named by a metric and its labels and holds one number, or of a histogram how many observations fell
+into each bucket, then their sum. Nothing here waits, so greenlets need no lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Collection, Iterable, Iterator
+
+import orjson
+
+Key = tuple[str, ...]
+Rows = dict[Key, list[float]]
+
+HALF_BYTES = 2 * 1024**2
+"""What a worker's rows may take as JSON; only what is used takes memory."""
+
+_SLOT_BYTES = 2 * HALF_BYTES + mmap.PAGESIZE
+_LENGTH_BYTES = 4
+_MARK, _LIVES, _HEAD = 0, 1, mmap.PAGESIZE
+
+
+class Board:
+    """Memory made before workers are forked, with a slot for each; it has no files, and ends with them.
+
+    A slot has two halves that are written in turn, and a byte that tells which is valid: a worker may be
+    killed at any moment. The successor of a worker takes its slot and counts on, so that no sum ever falls.
+    """
+
+    def __init__(self, slots: int) -> None:
+        """Make room for so many workers at once."""
+        self._slots = range(slots)
+        self._memory = mmap.mmap(-1, slots * _SLOT_BYTES)
+        self.slot: int | None = None
+
+    def take(self, taken: Collection[int | None]) -> int | None:
+        """The slot of this process from now on, and of a worker forked from it; None if all are taken."""
+        self.slot = next((slot for slot in self._slots if slot not in taken), None)
+        return self.slot
+
+    def leave(self, slot: int | None) -> None:
+        """Note that a slot's worker has ended: what it counted stays, what it had in hand is gone."""
+        if slot is not None:
+            self._memory[slot * _SLOT_BYTES + _LIVES] = 0
+
+    def show(self, rows: Rows) -> None:
+        """Show the others this worker's rows."""
+        text = orjson.dumps(list(rows.items()))
+        if self.slot is None or len(text) + _LENGTH_BYTES > HALF_BYTES:
+            return
+        start = self.slot * _SLOT_BYTES
+        mark = (self._memory[start + _MARK] + 1) % 256
+        half = _half(start, mark)
+        self._memory[half : half + _LENGTH_BYTES + len(text)] = (
+            len(text).to_bytes(_LENGTH_BYTES, "big") + text
+        )
+        self._memory[start + _MARK] = mark
+        self._memory[start + _LIVES] = 1
+
+    def own(self) -> Rows:
+        """What the worker before this one counted in its slot."""
+        return {} if self.slot is None else self._rows(self.slot)
+
+    def others(self) -> Iterator[tuple[Rows, bool]]:
+        """The rows of all other slots, and whether their worker lives."""
+        for slot in self._slots:
+            if slot != self.slot:
+                yield self._rows(slot), bool(self._memory[slot * _SLOT_BYTES + _LIVES])
+
+    def _rows(self, slot: int) -> Rows:
+        text = self._text(slot * _SLOT_BYTES)
+        return {tuple(key): values for key, values in orjson.loads(text or b"[]")}
+
+    def _text(self, start: int) -> bytes:
+        while True:
+            mark = self._memory[start + _MARK]
+            half = _half(start, mark)
+            length = int.from_bytes(self._memory[half : half + _LENGTH_BYTES], "big")
+            text = self._memory[half + _LENGTH_BYTES : half + _LENGTH_BYTES + length]
+            # Else its worker has gone on meanwhile, and may be writing what was just read.
+            if self._memory[start + _MARK] == mark:
+                return text
+
+
+def _half(start: int, mark: int) -> int:
+    return start + _HEAD + mark % 2 * HALF_BYTES
+
+
+def add_up(rows: Rows, more: Iterable[tuple[Key, list[float]]]) -> None:
+    """Add further rows to `rows`, number by number."""
+    for key, values in more:
+        known = rows.get(key)
+        rows[key] = list(values) if known is None else [a + b for a, b in zip(known, values, strict=True)]
