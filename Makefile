@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests wait more than they work; a file's tests share their servers.
 SIDE_BY_SIDE := -n 3 --dist loadfile
+# For a short try: make chaos CHAOS=--short, make bench BENCH="--rounds 1 --hold 200"
+CHAOS ?= --table docs/reliability.md
+BENCH ?= --write docs
 
 .PHONY: help setup run test check fix live clients bench chaos fuzz
 .DEFAULT_GOAL := help
@@ -50,12 +53,12 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 clients: setup ## install client libraries, LibreChat's too, into .cache (minutes, once), then try them
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
 
-bench: setup ## print figures: ours beside nginx and a textbook proxy; what many keys do to each other
-	$(BIN)/python -m benchmarks.serving
+bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 	$(BIN)/python -m benchmarks.many_keys
 
 chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
-	$(BIN)/python -m tests.chaos --table docs/reliability.md
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)

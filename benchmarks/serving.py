@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -24,6 +22,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from benchmarks.report import Goal, chart, page, versions
 
 PROJECT = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -229,7 +229,7 @@ def hold(gateway: Gateway, streams: int) -> str:
 def table(found: list[Gateway]) -> Iterator[str]:
     """What was measured, and ours over each of the others."""
     others = [gateway for gateway in found if gateway.name != "ours"]
-    ours = next(gateway for gateway in found if gateway.name == "ours")
+    ours = by_name(found)["ours"]
     names = [gateway.name for gateway in found]
     yield f"| | {' | '.join(names)} | {' | '.join(f'ours / {other.name}' for other in others)} |"
     yield "|---|" + "---|" * (len(found) + len(others))
@@ -239,12 +239,32 @@ def table(found: list[Gateway]) -> Iterator[str]:
         yield f"| {name}, {unit} | {' | '.join([*figures, *ratios])} |"
 
 
+def by_name(found: list[Gateway]) -> dict[str, Gateway]:
+    """The contenders by their names."""
+    return {gateway.name: gateway for gateway in found}
+
+
+def goals(found: list[Gateway]) -> Iterator[Goal]:
+    """What ours should need at most; beside nginx only where there is one."""
+    named = by_name(found)
+    ours, textbook, nginx = named["ours"], named["textbook"], named.get("nginx")
+    request, paced, batched = (scenario.name for scenario in SCENARIOS)
+    if nginx:
+        yield Goal("CPU of a JSON request / nginx", ours.median(request) / nginx.median(request), 30, "x")
+        yield Goal("CPU of a paced token / nginx", ours.median(paced) / nginx.median(paced), 3.3, "x")
+        added = ours.median(UNLOADED.name) - nginx.median(UNLOADED.name)
+        yield Goal("one JSON request at a time, over nginx", added, 0.6, " ms")
+    batch = ours.median(batched) / textbook.median(batched)
+    yield Goal("CPU of a batched token / textbook", batch, 0.1, "x")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hold", type=int, default=1000, help="streams to hold open")
     parser.add_argument("--also", help="another checkout of this project to compare with")
+    parser.add_argument("--write", type=Path, help="a folder for performance.md and performance.svg")
     options = parser.parse_args()
     upstream = free_port()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as started:
@@ -253,11 +273,13 @@ def main() -> None:
         started.enter_context(running(command, upstream, folder))
         found = started.enter_context(gateways(folder, upstream, options.also))
         measure(found, options.rounds)
-        print("\n".join(table(found)))
-        ours = next(gateway for gateway in found if gateway.name == "ours")
-        print(f"\n{hold(ours, options.hold)}")
-    versions = [f"{p} {importlib.metadata.version(p)}" for p in ("flask", "gunicorn", "gevent", "requests")]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}, {os.cpu_count()} cores")
+        rows, aims = list(table(found)), list(goals(found))
+        held = hold(by_name(found)["ours"], options.hold)
+        print("\n".join([*rows, "", held, *(aim.row() for aim in aims), versions()]))
+        if options.write:
+            bars = {s.name: {gateway.name: gateway.median(s.name) for gateway in found} for s in SCENARIOS}
+            (options.write / "performance.md").write_text(page(rows, aims, held))
+            (options.write / "performance.svg").write_text(chart(bars))
 
 
 if __name__ == "__main__":
