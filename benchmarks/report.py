@@ -17,8 +17,8 @@ _WIDTH, _LEFT, _BAR, _GAP = 720, 150, 16, 26
 
 _TEXT = """# Performance
 
-`make bench` measures on the machine it runs on and writes this page and its chart; do not edit them. One worker
-with its settings as they come: conversations in SQLite, metrics, a log line for each request. CPU is user and
+`make bench` measures on the machine it runs on and writes this page and its chart; do not edit them. One
+worker with its settings as they come: conversations in SQLite, metrics, a log line for each request. CPU is user and
 system time of a server's whole family of processes; the rounds of all contenders are interleaved, and medians
 count. Ratios of one run mean something, absolute figures of a busy machine do not.
 
@@ -30,8 +30,8 @@ count. Ratios of one run mean something, absolute figures of a busy machine do n
 """
 _MEASURED = """
 What is measured: JSON answers of 480 bytes over 32 connections; 40 streams of 100 tokens, 10 ms apart (a
-token's share of the stream's own cost included); 8 streams of 2,000 tokens written at once; one JSON request at
-a time over one connection; streams that give a token every 2 s, and `/health` asked 200 times beside them.
+token's share of the stream's own cost included); 8 streams of 2,000 tokens written at once; one JSON request
+at a time over one connection; streams that give a token every 2 s, and `/health` asked 200 times beside them.
 
 Of a JSON request's time about a third is gunicorn's and Flask's, a tenth the conversation's two entries in
 SQLite, the rest translation spread over many small steps. Of a paced token most is the kernel's: a read, a
