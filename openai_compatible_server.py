@@ -16,47 +16,33 @@ if __name__ == "__main__":
 import contextlib
 import hashlib
 import logging
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import orjson
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flow_guards import (
-    Batches,
-    amended,
     folded,
-    numbered,
-    side_by_side,
-    while_wanted,
-    with_fallback,
-    with_undo,
 )
-from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, TextDelta, Transcript, Turn, TurnEnded
+from flow_turn import Model, TextDelta, Transcript, TurnEnded
 from flowise_catalog import Catalog
 from flowise_client import FlowiseClients
 from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
-from openai_files import FILES_PATH
 from openai_responses_routes import ResponseRoutes
-from openai_rules import kept_to, ruled
+from openai_rules import ruled
 from openai_style import style_of
 from openai_tasks import TaskKind, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_known, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
-    BadRequest,
-    BodyTooLarge,
-    EncodingNotSupported,
     FlowiseRefused,
     MethodNotAllowed,
     ModelNotFound,
@@ -69,35 +55,33 @@ from proxy_errors import (
     error_status,
 )
 from proxy_exchange import Plan, Planner
-from proxy_files import FileLinks, StoredFile, check_is_file, file_headers, first_piece, pieces
+from proxy_files import FileLinks, check_is_file, file_headers, first_piece, pieces
 from proxy_identity import Conversations
 from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_metrics import CONTENT_TYPE, Metrics
 from proxy_metrics import ROUTE as METRICS
 from proxy_models import Models
+from proxy_requests import PlainPaths, amending, answer_headers, json_response, onward_headers, raw_body
 from proxy_responses import StoredResponses
+from proxy_runs import Runs
 from proxy_settings import Settings
 from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here, shared_limits
-from proxy_streaming import EVENT_STREAM, Begun, NumberedBatches, Pace, StreamedAnswer, refuse_empty
+from proxy_streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    pass
 
 log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
 MOST_CATALOGS = 256
 LISTING_SECONDS = 90 * 86400.0
-_HEADER_TEXT = re.compile(r"[!-~]{1,256}")
 _FILE_RULE = "/flowise/files/<path:token>"
-_OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 RendererOf = Callable[..., Renderer]
-Amend = Callable[[ActionAsked | ArtifactMade], FlowEvent]
 
 
 def create_app(
@@ -111,19 +95,8 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
     _Server(settings, transport, run, metrics).install(app)
-    app.wsgi_app = RequestLog(_PlainPaths(app.wsgi_app), metrics.request)  # type: ignore[method-assign]
+    app.wsgi_app = RequestLog(PlainPaths(app.wsgi_app), metrics.request)  # type: ignore[method-assign]
     return app
-
-
-class _PlainPaths:
-    """Takes doubled and trailing slashes out of paths: a redirect would turn a client's POST into a GET."""
-
-    def __init__(self, application: WSGIApplication) -> None:
-        self._application = application
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"]).rstrip("/") or "/"
-        return self._application(environ, start_response)
 
 
 class _Server:
@@ -279,7 +252,7 @@ class _Server:
 
     def health(self) -> Response:
         """Tell that the server lives; asks nobody else."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     def ready(self) -> Response:
         """Tell that the server can serve; what may be wrong, only to a caller with a key."""
@@ -289,7 +262,7 @@ class _Server:
             body["flowise"] = self._flowise_state()
             body["config_error"] = self._config_file.error
             body["store_error"] = self._store.error
-        return _json(body)
+        return json_response(body)
 
     def metrics(self) -> Response:
         """Tell what was counted, with the names of those models alone that the caller may use."""
@@ -306,16 +279,18 @@ class _Server:
 
     def models(self) -> Response:
         """List the models."""
-        return _json({"object": "list", "data": [model_body(model) for model in self._models().listed()]})
+        return json_response(
+            {"object": "list", "data": [model_body(model) for model in self._models().listed()]}
+        )
 
     def deployments(self) -> Response:
         """List the models as Azure's deployments."""
         data = [deployment_body(model) for model in self._models().listed()]
-        return _json({"object": "list", "data": data})
+        return json_response({"object": "list", "data": data})
 
     def model(self, name: str) -> Response:
         """Describe one model."""
-        return _json(model_body(self._models().known(name)))
+        return json_response(model_body(self._models().known(name)))
 
     def chat_completions(self, deployment: str | None = None) -> Response:
         """Answer a chat completion."""
@@ -348,7 +323,7 @@ class _Server:
 
     def json_body(self) -> dict[str, Any]:
         """The request's body. Raises BadRequest."""
-        return json_object(_body(self.settings.proxy_max_body_bytes))
+        return json_object(raw_body(self.settings.proxy_max_body_bytes))
 
     def begin(
         self,
@@ -368,7 +343,7 @@ class _Server:
         parsed = self._ruled(parsed, model, task)
         plan = self._plan(parsed, model, task)
         pace = pace or Pace(self.settings.proxy_heartbeat_seconds)
-        batches = self._runs(parsed, plan, models, model, pace)
+        batches = self._runs(parsed, plan, models).batches(model, pace)
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
         style = style_of(model, body, request.headers.get("User-Agent", ""), is_task=task is not None)
         shown = replace(
@@ -385,7 +360,7 @@ class _Server:
                 self._metrics.tokens(model.id, plan.turns, transcripts)
             planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
 
-        return Begun(batches, renderer, pace, transcripts, ended, _answer_headers(plan))
+        return Begun(batches, renderer, pace, transcripts, ended, answer_headers(plan))
 
     def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
         """Run what has begun, and answer with a stream or a body. Raises ProxyError before the first byte."""
@@ -403,7 +378,7 @@ class _Server:
         finally:
             begun.batches.close()
         begun.ended()
-        return _json(begun.renderer.body(begun.transcripts), headers=begun.headers)
+        return json_response(begun.renderer.body(begun.transcripts), headers=begun.headers)
 
     def _ruled(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> ParsedRequest:
         """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
@@ -463,68 +438,24 @@ class _Server:
         self._metrics.admit(model)
         return model
 
-    def _runs(
-        self, parsed: ParsedRequest, plan: Plan, models: Models, model: Model, pace: Pace
-    ) -> NumberedBatches:
-        if plan.instead:
-            return numbered(batch for batch in [list(plan.instead)])
-        many = len(plan.turns) > 1
-        planner = self._planner_now()
-        left = threading.Event() if many else None
-        wake = while_wanted(left, pace.remaining) if left else pace.remaining
-        headers, key, line = _onward_headers(), g.caller.flowise_key, request.environ["proxy.log"]
-        amending = self._amending(plan.exchange.reference if plan.exchange else "")
-
-        def of_model(turn: Turn, model: Model) -> Batches:
-            client = self._clients.client(model.flow, key)
-            batches = client.batches(
-                replace(turn, flow=model.flow),
-                wake=wake,
-                headers=headers,
-                request_timeout=model.request_timeout,
-            )
-            batches = self._metrics.run(batches, model.id, line, streams=turn.stream)
-            batches = amended(batches, amending(model.flow, turn.chat_id))
-            if model.fallback:
-                batches = with_fallback(batches, lambda: instead_of(turn, model))
-            return batches
-
-        def instead_of(turn: Turn, model: Model) -> Batches:
-            line["fallback"] = model.fallback
-            line.pop("outcome", None)
-            other = models.resolve(model.fallback or "")
-            return of_model(planner.anew(plan, replace(turn, chat_id=str(uuid4())), other, parsed), other)
-
-        def run(turn: Turn) -> Batches:
-            batches = of_model(turn, model)
-            if plan.exchange and plan.exchange.taken:
-                batches = with_undo(batches, lambda: planner.not_begun(plan))
-            return kept_to(batches, parsed)
-
-        runs = [run(turn) for turn in plan.turns]
-        return side_by_side(runs, left) if many else numbered(runs[0])
-
-    def _amending(self, reference: str) -> Callable[[str, str], Amend]:
-        """What completes the events of a run of a flow: a decision's reference, a file's address with us."""
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined] # outlives its context
-
-        def of_run(flow: str, chat_id: str) -> Amend:
-            def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
-                if isinstance(event, ActionAsked):
-                    return replace(event, reference=reference)
-                if not event.stored:
-                    return event
-                base = self.settings.proxy_public_url or _own_address(asked)
-                token = self._files().token(StoredFile(flow, chat_id, event.stored))
-                return replace(event, url=f"{base}{FILES_PATH}{token}")
-
-            return amend
-
-        return of_run
+    def _runs(self, parsed: ParsedRequest, plan: Plan, models: Models) -> Runs:
+        reference = plan.exchange.reference if plan.exchange else ""
+        return Runs(
+            parsed,
+            plan,
+            self._clients,
+            self._planner_now(),
+            models,
+            self._metrics,
+            onward_headers(),
+            g.caller.flowise_key,
+            request.environ["proxy.log"],
+            amending(reference, self.settings.proxy_public_url, self._files),
+        )
 
     def _refuse(self, error: ProxyError) -> Response:
         error, status = self.refused(error)
-        return _json(error_body(error), status, error_headers(error))
+        return json_response(error_body(error), status, error_headers(error))
 
     def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
         """An error as its caller is to see it, and its status."""
@@ -558,55 +489,5 @@ def _refuse_empty(transcripts: Sequence[Transcript], line: dict[str, Any]) -> No
         raise
 
 
-def _body(limit: int) -> bytes:
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise EncodingNotSupported(
-            f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
-        )
-    stream, length = request.environ["wsgi.input"], request.content_length
-    if length is None and not request.environ.get("wsgi.input_terminated"):
-        return b""
-    too_large = BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
-    if length is not None and length > limit:
-        raise too_large
-    wanted = limit + 1 if length is None else length
-    pieces: list[bytes] = []
-    while wanted and (piece := stream.read(wanted)):
-        pieces.append(piece)
-        wanted -= len(piece)
-    if length is None and not wanted:
-        raise too_large
-    if length is not None and wanted:
-        raise BadRequest("The body is shorter than its Content-Length.")
-    return b"".join(pieces)
-
-
-def _own_address(asked: Request) -> str:
-    """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
-    return asked.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(asked.host_url) else ""
-
-
-def _onward_headers() -> dict[str, str]:
-    headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
-    trace = request.headers.get("traceparent", "")
-    if _TRACEPARENT.fullmatch(trace):
-        headers["traceparent"] = trace
-    return headers
-
-
-def _answer_headers(plan: Plan) -> dict[str, str]:
-    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)}
-    if plan.ignored:
-        headers["x-flowise-ignored-params"] = ", ".join(plan.ignored)
-    if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
-        headers["x-conversation-id"] = plan.exchange.conversation
-    return headers
-
-
 def _store_lost(reason: str) -> None:
     log.error("conversations cannot be continued: %s", reason)
-
-
-def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, headers, mimetype="application/json")

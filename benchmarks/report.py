@@ -18,9 +18,9 @@ _WIDTH, _LEFT, _BAR, _GAP = 720, 150, 16, 26
 _TEXT = """# Performance
 
 `make bench` measures on the machine it runs on and writes this page and its chart; do not edit them. One
-worker with its settings as they come: conversations in SQLite, metrics, a log line for each request. CPU is user and
-system time of a server's whole family of processes; the rounds of all contenders are interleaved, and medians
-count. Ratios of one run mean something, absolute figures of a busy machine do not.
+worker with its settings as they come: conversations in SQLite, metrics, a log line for each request. CPU is
+user and system time of a server's whole family of processes; the rounds of all contenders are interleaved,
+and medians count. Ratios of one run mean something, absolute figures of a busy machine do not.
 
 - **nginx** passes Flowise's own answers on unread: the floor.
 - **textbook** (`benchmarks/textbook.py`) is Flask, `requests` and `json` under the same gunicorn and gevent.

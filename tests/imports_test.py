@@ -54,7 +54,7 @@ ROUTES = frozenset({"openai_responses_routes", "openai_responses_socket"})
 COMPOSITION = frozenset(
     {
         *("openai_compatible_server", "proxy_serving", "proxy_edge", "proxy_worker"),
-        *("proxy_cli", "sample_conversion", *ROUTES),
+        *("proxy_cli", "sample_conversion", "proxy_requests", *ROUTES),
     }
 )
 DEMO = frozenset(
@@ -107,13 +107,18 @@ TABLE: dict[str, Rule] = {
     "proxy_models": Rule(CORE_LEAVES | {"flowise_profiles", "proxy_auth", "proxy_config"}, WEB),
     # Fits a request to its flow and its conversation: needs both sides, but neither the web nor a renderer.
     "proxy_exchange": Rule(LEAVES | UPSTREAM | POLICY | {"openai_messages"}, WEB | IO),
-    **{name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange"}) for name in COMPOSITION},
+    "proxy_runs": Rule(LEAVES | UPSTREAM | POLICY | {"openai_rules", "proxy_exchange"}, WEB | IO),
+    **{
+        name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange", "proxy_runs"})
+        for name in COMPOSITION
+    },
     **{name: Rule(DEMO, WEB) for name in DEMO},
 }
 
 LATE = {
     ("openai_compatible_server", "openai_responses_routes"): "top",
     ("openai_responses_routes", "openai_responses_socket"): "top",
+    ("openai_compatible_server", "proxy_requests"): "top",
     ("proxy_cli", "proxy_serving"): "function",
     ("openai_compatible_server", "proxy_serving"): "__main__",
     ("openai_adapter", "sample_conversion"): "__main__",
@@ -128,7 +133,7 @@ ONLY_IN = {
     "geventhttpclient": {"flowise_connection", "flowise_transport_gevent"},
     "gunicorn": SERVING,
     "dotenv": {"proxy_settings"},
-    "flask": {"openai_compatible_server", *ROUTES},
+    "flask": {"proxy_requests", "openai_compatible_server", *ROUTES},
     "prometheus_client": {"proxy_metrics"},
     "wsproto": {"proxy_websocket", "openai_responses_socket"},
 }

@@ -1,0 +1,86 @@
+"""The runs of one request: a choice's batches, what stands in for them, what completes them. Composition.
+
+Knows neither Flask nor the wire.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from flow_guards import (
+    Batches,
+    amended,
+    numbered,
+    side_by_side,
+    while_wanted,
+    with_fallback,
+    with_undo,
+)
+from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, Turn
+from flowise_client import FlowiseClients
+from openai_rules import kept_to
+from openai_wire import ParsedRequest
+from proxy_exchange import Plan, Planner
+from proxy_metrics import Metrics
+from proxy_models import Models
+from proxy_streaming import NumberedBatches, Pace
+
+Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent]]
+"""Gives what completes the events of a run, by its flow and its chat id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What it takes to run a request; `key` is the caller's own for Flowise, `line` the one to be logged."""
+
+    parsed: ParsedRequest
+    plan: Plan
+    clients: FlowiseClients
+    planner: Planner
+    models: Models
+    metrics: Metrics
+    headers: Mapping[str, str]
+    key: str
+    line: dict[str, Any]
+    amending: Amending
+
+    def batches(self, model: Model, pace: Pace) -> NumberedBatches:
+        """The batches of all choices, as they come; nothing runs before they are read."""
+        turns = self.plan.turns
+        if self.plan.instead:
+            return numbered(batch for batch in [list(self.plan.instead)])
+        if len(turns) == 1:
+            return numbered(self._run(turns[0], model, pace.remaining))
+        left = threading.Event()
+        wake = while_wanted(left, pace.remaining)
+        return side_by_side([self._run(turn, model, wake) for turn in turns], left)
+
+    def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        batches = self._of_model(turn, model, wake)
+        if self.plan.exchange and self.plan.exchange.taken:
+            batches = with_undo(batches, lambda: self.planner.not_begun(self.plan))
+        return kept_to(batches, self.parsed)
+
+    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        batches = self.clients.client(model.flow, self.key).batches(
+            replace(turn, flow=model.flow),
+            wake=wake,
+            headers=self.headers,
+            request_timeout=model.request_timeout,
+        )
+        batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
+        batches = amended(batches, self.amending(model.flow, turn.chat_id))
+        if not model.fallback:
+            return batches
+        return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
+
+    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        self.line["fallback"] = model.fallback
+        self.line.pop("outcome", None)
+        other = self.models.resolve(model.fallback or "")
+        anew = self.planner.anew(self.plan, replace(turn, chat_id=str(uuid4())), other, self.parsed)
+        return self._of_model(anew, other, wake)
