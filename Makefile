@@ -5,9 +5,8 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests wait more than they work; a file's tests share their servers.
 SIDE_BY_SIDE := -n 3 --dist loadfile
-# For a short try: make chaos CHAOS=--short, make bench BENCH="--rounds 1 --hold 200"
-CHAOS ?= --table docs/reliability.md
-BENCH ?= --write docs
+# make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
+SHORT ?=
 
 .PHONY: help setup run test check fix live clients bench chaos fuzz
 .DEFAULT_GOAL := help
@@ -54,11 +53,11 @@ clients: setup ## install client libraries, LibreChat's too, into .cache (minute
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
 
 bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
-	$(BIN)/python -m benchmarks.serving $(BENCH)
-	$(BIN)/python -m benchmarks.many_keys
+	$(BIN)/python -m benchmarks.serving $(or $(SHORT),--write docs)
+	$(BIN)/python -m benchmarks.many_keys $(SHORT)
 
 chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
-	$(BIN)/python -m tests.chaos $(CHAOS)
+	$(BIN)/python -m tests.chaos $(or $(SHORT),--table docs/reliability.md)
 
 fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)

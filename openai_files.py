@@ -23,6 +23,7 @@ _LANGUAGES = {
 _IMAGE_NAME = re.compile(r"(?i).*\.(?:png|jpe?g|gif|webp)")
 _IMAGE_DATA = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 _IMAGE_URL = re.compile(r"https://(?!\S*get-upload-file)[^\s()<>\"\\]{1,2000}")
+_ARTIFACT = "![artifact]("
 _LINK = re.compile(
     r"(?:\A|\n\n)"
     r"(?:!?\[(?:\\.|[^\[\]\\\n])*\]\([^\s()]*/v1/flowise/files/[A-Za-z0-9_-]{80,}\)"
@@ -38,7 +39,8 @@ def artifact_text(made: ArtifactMade) -> str:
 
 def without_links(text: str) -> str:
     """A text without the paragraphs that `artifact_text` writes for images and links."""
-    return _LINK.sub("", text)
+    # Most answers hold none, and some are megabytes long.
+    return _LINK.sub("", text) if FILES_PATH in text or _ARTIFACT in text else text
 
 
 def label(text: str, limit: int = 200) -> str:

@@ -48,9 +48,10 @@ def citations(transcript: Transcript) -> list[UrlCitation]:
     A marker is `[n]`, `[^n]`, `【n】` or `【n†…】` outside of code; n is the source's number, from 1, in the
     order in which Flowise gives them.
     """
-    places = _markers(transcript.text)
+    sources = list(_web_sources(transcript))
+    places = _markers(transcript.text) if sources else {}
     found: dict[str, UrlCitation] = {}
-    for number, url, title in _web_sources(transcript):
+    for number, url, title in sources:
         start, end = places.get(number, (0, 0))
         if url not in found or (end and not found[url]["end_index"]):
             kept = found[url]["title"] if url in found else title

@@ -128,7 +128,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
 
     from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415
     from proxy_metrics import Metrics  # noqa: PLC0415
+    from proxy_tokens import count_tokens  # noqa: PLC0415
 
+    count_tokens("")  # loads the vocabulary, for all workers and before any stream would wait for it
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
     port = listeners[0].getsockname()[1]

@@ -1,17 +1,17 @@
-"""What many keys do to each other: `python -m benchmarks.many_keys`, printed as figures, nothing asserted.
+"""What many keys do to each other: `python -m benchmarks.many_keys [--short]`, printed, nothing asserted.
 
 - one key floods at ten times its limit: the p99 of another key, alone and beside the flood, in one run;
 - the file is rewritten ten times, twice broken, under 200 requests a second for 20 s: requests lost;
-- 100,000 random models and keys: the growth of the worker's memory.
+- 100,000 random models and keys: the growth of the worker's memory and of its metrics.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.client
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -66,17 +66,17 @@ def percentile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
-def flood(server: RunningProxy) -> None:
+def flood(server: RunningProxy, seconds: float) -> None:
     """Print the quiet key's p99 alone and beside a flood at ten times its limit, and their ratio."""
-    alone, _ = paced(server.url, "quiet", FLOW, 50, 20)
+    alone, _ = paced(server.url, "quiet", FLOW, 50, seconds)
     refused: list[Counter[int]] = []
     workers = [
-        threading.Thread(target=lambda: refused.append(paced(server.url, "loud", FLOW, 25, 20)[1]))
+        threading.Thread(target=lambda: refused.append(paced(server.url, "loud", FLOW, 25, seconds)[1]))
         for _ in range(4)
     ]
     for worker in workers:
         worker.start()
-    beside, _ = paced(server.url, "quiet", FLOW, 50, 20)
+    beside, _ = paced(server.url, "quiet", FLOW, 50, seconds)
     for worker in workers:
         worker.join()
     one, two = percentile(alone, 0.99), percentile(beside, 0.99)
@@ -85,7 +85,7 @@ def flood(server: RunningProxy) -> None:
     print(f"the flood got {dict(sum(refused, Counter()))}")
 
 
-def rewritten(server: RunningProxy, path: Path, seconds: float = 20) -> None:
+def rewritten(server: RunningProxy, path: Path, seconds: float) -> None:
     """Print how many of 200 requests a second fail while the file changes ten times."""
     good = path.read_text()
     done = threading.Event()
@@ -106,9 +106,9 @@ def rewritten(server: RunningProxy, path: Path, seconds: float = 20) -> None:
     print(f"file rewritten 10 times, twice broken, under load: {dict(statuses)}")
 
 
-def random_names(server: RunningProxy, count: int = 100_000) -> None:
-    """Print the workers' memory before and after many random models and keys."""
-    before = resident_kib(server.pid)
+def random_names(server: RunningProxy, count: int) -> None:
+    """Print the workers' memory and metrics before and after many random models and keys."""
+    before, series = resident_kib(server.pid), metric_lines(server)
     ask = Caller(server.url, "quiet").ask
 
     def many(numbers: range, call: Callable[[str], int]) -> Counter[int]:
@@ -118,7 +118,16 @@ def random_names(server: RunningProxy, count: int = 100_000) -> None:
     for _ in range(count // 2):
         statuses[Caller(server.url, os.urandom(8).hex()).ask("steady")] += 1
     after = resident_kib(server.pid)
-    print(f"{count} random models and keys: {dict(statuses)}, memory {before} -> {after} KiB")
+    print(f"{count} random models and keys: {dict(statuses)}, memory {before} -> {after} KiB", end="")
+    print(f", lines of metrics {series} -> {metric_lines(server)}")
+
+
+def metric_lines(server: RunningProxy) -> int:
+    """How long the server's metrics are."""
+    address = urlsplit(server.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection.request("GET", "/metrics", headers={"Authorization": "Bearer quiet"})
+    return len(connection.getresponse().read().splitlines())
 
 
 def resident_kib(pid: int) -> int:
@@ -138,6 +147,9 @@ def resident_kib(pid: int) -> int:
 
 def main() -> None:
     """Run all three."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="for CI: half a minute")
+    is_short = parser.parse_args().short
     key = "  - name: {0}\n    sha256: {1}\n    requests_per_minute: {2}\n"
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("quiet", "loud")}
     with tempfile.TemporaryDirectory() as folder, DemoServer() as demo:
@@ -148,9 +160,9 @@ def main() -> None:
             + key.format("loud", digests["loud"], 600)
         )
         with RunningProxy(Path(folder), FLOWISE_BASE_URL=demo.base_url, LOG_LEVEL="warning") as server:
-            flood(server)
-            rewritten(server, path)
-            random_names(server, int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
+            flood(server, 3 if is_short else 20)
+            rewritten(server, path, 5 if is_short else 20)
+            random_names(server, 2_000 if is_short else 100_000)
 
 
 if __name__ == "__main__":

@@ -261,11 +261,14 @@ def goals(found: list[Gateway]) -> Iterator[Goal]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="for CI: one round, few streams, a minute")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hold", type=int, default=1000, help="streams to hold open")
     parser.add_argument("--also", help="another checkout of this project to compare with")
     parser.add_argument("--write", type=Path, help="a folder for performance.md and performance.svg")
     options = parser.parse_args()
+    if options.short:
+        options.rounds, options.hold = 1, 200
     upstream = free_port()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as started:
         folder = Path(name)

@@ -148,6 +148,7 @@ async def breaker(world: World) -> Row:
     with world.stage() as stage:
         await ask(stage.url, "warm")
         stage.flowise.tell("listen", on=False, drop="all")
+        await asyncio.sleep(0.1)  # what is sent while it goes down may have run, and is told so
         began, back = time.monotonic(), None
         down: list[Outcome] = []
         while time.monotonic() - began < seconds:
