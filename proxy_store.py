@@ -22,7 +22,7 @@ BUSY_SECONDS = 5.0
 MOST_BYTES = 4 * 1024**3
 MOST_MEMORY_BYTES = 256 * 1024**2
 CHECK_EVERY = 1000
-"""After so many entries a SQLite store looks whether something has expired or it has grown too large."""
+"""After so many entries, or pages of them, a SQLite store takes its log in and looks what has expired."""
 
 LARGE_BYTES = 65_536
 """Writing more than that at once may take longer than a stream should wait."""
@@ -122,8 +122,8 @@ def run_here(function: Callable[[], Any]) -> Any:
 _SETTINGS = """
 PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON;
-PRAGMA wal_autocheckpoint = 0;
 """
+_NO_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 0;"
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 {_SETTINGS}
@@ -189,8 +189,9 @@ class SqliteStore:
             sql = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
             database.executemany(sql, rows)
 
-        self._within(written, is_large=sum(map(len, entries.values())) > LARGE_BYTES)
-        self._writes += len(rows)
+        size = sum(map(len, entries.values()))
+        self._within(written, is_large=size > LARGE_BYTES)
+        self._writes += len(rows) + size // 4096
         if self._writes >= CHECK_EVERY:
             self._writes = 0
             self._run(lambda: self._patient.within(lambda database: self._shrink(database, now)))
@@ -296,7 +297,7 @@ class _Connection:
             # It holds what people said to their flows.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             database = sqlite3.connect(self._path, timeout=self._patience_seconds, check_same_thread=False)
-            database.executescript(_SCHEMA if self._patience_seconds else _SETTINGS)
+            database.executescript(_SCHEMA if self._patience_seconds else _SETTINGS + _NO_CHECKPOINTS)
             self._connection = os.getpid(), database
         return self._connection[1]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from proxy_store import (
     CHECK_EVERY,
+    LARGE_BYTES,
     MemoryStore,
     RedisStore,
     SqliteStore,
@@ -186,3 +190,35 @@ def test_the_secret_is_made_once_and_kept(tmp_path: Path) -> None:
     assert len(secrets.pop()) == 32
     lost: Any = WatchedStore(open_store("sqlite:////proc/nowhere/s.db"))
     assert kept_secret(lost) != kept_secret(lost)
+
+
+def test_a_write_beside_another_one_waits_where_waiting_harms_nobody(tmp_path: Path) -> None:
+    waited: list[bool] = []
+
+    def run(work: Callable[[], Any]) -> Any:
+        waited.append(True)
+        return work()
+
+    store = SqliteStore(tmp_path / "proxy.db", run=run)
+    store.put({"a": b"1"}, 60)
+    waited.clear()
+    store.put({"b": b"2"}, 60)
+    assert not waited
+    path = tmp_path / "proxy.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+        timer.start()
+        store.put({"c": b"3"}, 60)
+        timer.join()
+    store.put({"d": bytes(LARGE_BYTES + 1)}, 60)
+    assert len(waited) == 2
+    assert [store.get(key) for key in "abc"] == [b"1", b"2", b"3"]
+
+
+def test_the_log_of_writes_is_taken_in(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "proxy.db")
+    for number in range(3 * CHECK_EVERY):
+        store.put({f"key{number % 50}": bytes(4000)}, 60)
+    assert (tmp_path / "proxy.db-wal").stat().st_size < CHECK_EVERY * 40_000
+    assert (tmp_path / "proxy.db").stat().st_size > 50 * 4000
