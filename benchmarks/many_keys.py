@@ -160,7 +160,7 @@ def main() -> None:
             + key.format("loud", digests["loud"], 600)
         )
         with RunningProxy(Path(folder), FLOWISE_BASE_URL=demo.base_url, LOG_LEVEL="warning") as server:
-            flood(server, 3 if is_short else 20)
+            flood(server, 8 if is_short else 20)
             rewritten(server, path, 5 if is_short else 20)
             random_names(server, 2_000 if is_short else 100_000)
 
