@@ -19,6 +19,20 @@ from tests.processes import free_port
 from tests.running_proxy import RunningProxy
 
 
+def pytest_configure() -> None:
+    """Let coverage know of greenlets in the servers that tests start, and there alone.
+
+    Asked for greenlets, it makes some in each thread. Python 3.11 loops for ever when such a thread ends
+    while a trace function runs: greenlet clears up in a pending call, whose first traced line begins it anew.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER") and "COVERAGE_PROCESS_CONFIG" in os.environ:
+        from coverage.config import CoverageConfig  # noqa: PLC0415 - not needed but here
+
+        config = CoverageConfig.deserialize(os.environ["COVERAGE_PROCESS_CONFIG"])
+        config.concurrency = ["thread", "gevent"]
+        os.environ["COVERAGE_PROCESS_CONFIG"] = config.serialize()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden files be written anew on purpose."""
     parser.addoption("--update-wire", action="store_true", help="write the golden files in tests/wire anew")
