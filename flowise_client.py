@@ -27,7 +27,7 @@ from urllib3 import encode_multipart_formdata
 
 from flow_guards import RUN_THREAD
 from flow_turn import FLOW_ID, FlowEvent, KeepAlive, TextDelta, Transcript, Turn, Upload
-from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json
+from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
 from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
 from flowise_health import Call, FlowiseHealth
 from flowise_transport import (
@@ -524,31 +524,34 @@ class _Run:
 
     def streamed(self, reply: Reply) -> Iterator[Batch]:
         """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
-        lines, decoder = SseDecoder(), EventDecoder(self.turn.flow)
+        sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
         while not decoder.has_ended:
             piece = yield from self._piece(reply, decoder)
             if not piece:
                 break
             batch: Batch = []
             try:
-                self._decode(lines.feed(piece), decoder, batch)
+                self._decode(sse.feed(piece), decoder, batch)
             except ProxyError:
                 self.is_running = False
                 yield batch
                 raise
             yield batch
-            if lines.open_bytes > LARGEST_ANSWER_BYTES:
+            if sse.open_bytes > LARGEST_ANSWER_BYTES:
                 raise _too_large("event")
         if not decoder.has_ended and not decoder.is_complete:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
         self.is_running = False
         yield list(decoder.closing())
 
-    def _decode(self, payloads: Iterator[bytes | object], decoder: EventDecoder, batch: Batch) -> None:
+    def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
         """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
+        if (said := decoder.tokens(events)) is not None:
+            _join([said], batch)
+            return
         texts: list[str] = []
         try:
-            for payload in payloads:
+            for payload in payloads(events):
                 text = decoder.token(payload) if isinstance(payload, bytes) else None
                 if text is not None:
                     texts.append(text)
@@ -562,13 +565,17 @@ class _Run:
 
     def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
-        deadline = time.monotonic() + limit
-        while (piece := reply.read_available(self._patience(deadline))) is None:
+        now = time.monotonic()
+        deadline = now + limit
+        if now >= self._run_deadline:
+            self._check(deadline, "", limit)
+        patience = min(limit, self._run_deadline - now, self._wake())
+        while (piece := reply.read_available(patience)) is None:
             if decoder.is_complete and time.monotonic() >= deadline:
                 return b""
             self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)
             yield [KeepAlive()]
-        self._check(math.inf, "", 0)
+            patience = self._patience(deadline)
         return piece
 
     def whole(self, reply: Reply) -> Iterator[Batch]:

@@ -195,11 +195,13 @@ class _Reading:
 
 
 class AnswerParser(HTTPResponse):
-    """llhttp for one answer, with the body's pieces kept as they come."""
+    """llhttp for one answer; `body` is what has come of its body and was not taken yet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pieces: list[bytes] = []
+        self.body = bytearray()
+        # Called by llhttp for each chunk, which may be each token: without a step of Python's.
+        vars(self)["_on_body"] = self.body.extend
         self.is_whole = False
 
     @property
@@ -219,9 +221,6 @@ class AnswerParser(HTTPResponse):
         if self.is_whole:
             raise HTTPParseError("more than one answer")
         super()._on_message_begin()
-
-    def _on_body(self, buf: bytes | bytearray) -> None:
-        self.pieces.append(bytes(buf))
 
     def _on_message_complete(self) -> None:
         super()._on_message_complete()

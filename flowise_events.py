@@ -38,45 +38,62 @@ HEARTBEAT = object()
 """What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
 
 
+_FRAME = b"message:\ndata:"
 _TOKEN = b'{"event":"token","data":"'
 _TOKEN_TEXT = len(_TOKEN) - 1
+_BETWEEN_TOKENS = b'"}\n\n' + _FRAME + _TOKEN
+_UNCLEAR_END = b'\\"}\n'
 
 
 class SseDecoder:
-    """Bytes of an event stream into its payloads, however they are split. Lines may be of any length.
+    """Bytes of an event stream into whole events, however they are split. Lines may be of any length.
 
-    Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
-    wrote `message` without a colon before some events. `open_bytes` is how much of an event is held that has
-    not ended yet.
+    `open_bytes` is how much of an event is held that has not ended yet.
     """
 
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
         self._open: list[bytes] = []
-        self._data: list[bytes] = []
+        self._seam = b""
         self.open_bytes = 0
 
-    def feed(self, piece: bytes) -> Iterator[bytes | object]:
-        """Give the payload of each event that `piece` completes, and HEARTBEAT for each comment."""
-        self.open_bytes += len(piece)
-        lines = piece.split(b"\n")
-        if len(lines) > 1:
-            self._open.append(lines[0])
-            lines[0] = b"".join(self._open)
-            self._open = []
-        self._open.append(lines.pop())
-        for line in lines:
-            line = line.removesuffix(b"\r")  # noqa: PLW2901
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
-            elif not line:
-                if self._data:
-                    yield b"\n".join(self._data)
-                    self._data = []
-            elif line.startswith(b":"):
-                yield HEARTBEAT
-        if lines and not self._data:
-            self.open_bytes = len(self._open[0])
+    def feed(self, piece: bytes) -> bytes:
+        """Give all events that `piece` completes, each with its empty line; `b""` for none."""
+        seam = self._seam
+        searched = seam + piece
+        after_lf, after_crlf = searched.rfind(b"\n\n") + 2, searched.rfind(b"\n\r\n") + 3
+        if after_lf == 1 and after_crlf == 2:
+            self._open.append(piece)
+            self._seam = searched[-2:]
+            self.open_bytes += len(piece)
+            return b""
+        end = max(after_lf, after_crlf) - len(seam)
+        self._open.append(piece[:end])
+        events = b"".join(self._open)
+        rest = piece[end:]
+        self._open = [rest]
+        self._seam = rest[-2:]
+        self.open_bytes = len(rest)
+        return events
+
+
+def payloads(events: bytes) -> Iterator[bytes | object]:
+    """The payload of each of some whole events, and HEARTBEAT for each comment.
+
+    Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
+    wrote `message` without a colon before some events.
+    """
+    data: list[bytes] = []
+    for line in events.split(b"\n"):
+        line = line.removesuffix(b"\r")  # noqa: PLW2901
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif not line:
+            if data:
+                yield b"\n".join(data)
+                data = []
+        elif line.startswith(b":"):
+            yield HEARTBEAT
 
 
 class EventDecoder:
@@ -103,6 +120,13 @@ class EventDecoder:
         self._executed: list[Any] = []
         self._usage: UsageReported | None = None
         self._asked: ActionAsked | None = None
+
+    def tokens(self, events: bytes) -> str | None:
+        """The text of tokens and nothing else as Flowise writes them, None for all other events."""
+        # One text with a backslash at its end would hide where it ends.
+        if not events.startswith(_FRAME) or _UNCLEAR_END in events:
+            return None
+        return self.token(events[len(_FRAME) : -2].replace(_BETWEEN_TOKENS, b""))
 
     def token(self, payload: bytes) -> str | None:
         """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""

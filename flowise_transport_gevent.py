@@ -165,11 +165,13 @@ class _GeventReply:
     def read_available(self, seconds: float) -> bytes | None:
         """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
         parser = self._parser
-        if not parser.pieces and not parser.is_whole:
+        body = parser.body
+        if not body and not parser.is_whole:
             self._read(seconds)
-        if pieces := parser.pieces:
-            parser.pieces = []
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if body:
+            piece = bytes(body)
+            body.clear()
+            return piece
         if parser.is_whole:
             self._let_go()
             return b""
@@ -269,7 +271,7 @@ class _GeventReply:
         """Wait for a piece of the body, its end or its failure."""
         connection, parser = self._connection, self._parser
         deadline: float | None = None
-        while connection is not None and not (parser.pieces or parser.is_whole or self._failure):
+        while connection is not None and not (parser.body or parser.is_whole or self._failure):
             deadline = deadline or time.monotonic() + seconds
             if not connection.is_ready and not connection.wait(READ, deadline - time.monotonic()):
                 return

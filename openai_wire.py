@@ -46,10 +46,10 @@ HEARTBEAT = b": keep-alive\n\n"
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
     """The bytes of frames: LF only, an event never split over two writes (open-responses.md §4)."""
     return b"".join(
-        b"data: " + data + b"\n\n"
-        if event is None
-        else f"event: {event}\n".encode() + b"data: " + data + b"\n\n"
-        for data, event in frames
+        [
+            b"data: %b\n\n" % data if event is None else b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+            for data, event in frames
+        ]
     )
 
 

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 BODY_STEP_BYTES = 16_384
 MOST_STEPS_UNREAD = 8
-WRITE_STEP_BYTES = 65_536
-"""Each write has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
-
 _SHUTTING_DOWN = "server_shutting_down"
 
 
@@ -103,12 +100,7 @@ class _Watched:
         self._finish = finish
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._body:
-            if len(piece) <= WRITE_STEP_BYTES:
-                yield piece
-            else:
-                for start in range(0, len(piece), WRITE_STEP_BYTES):
-                    yield piece[start : start + WRITE_STEP_BYTES]
+        return iter(self._body)
 
     def close(self) -> None:
         """End the watch, then the answer."""

@@ -21,6 +21,9 @@ from flow_guards import RUN_THREAD
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
 
+WRITE_STEP_BYTES = 65_536
+"""Each step has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
+
 _STEP_SECONDS = 0.05
 _BEAT_SECONDS = 0.2
 # Not those of 1xx, after which the client is to speak.
@@ -33,7 +36,7 @@ class _Client(socket.socket):
     _head = b""
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all within the time limit, but keep a head back for what follows it."""
+        """Send all, each step within the time limit, but keep a head back for what follows it."""
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(_HEADS) and data.endswith(b"\r\n\r\n"):
@@ -41,7 +44,9 @@ class _Client(socket.socket):
             return
         sent = self.send(data, flags)
         if sent < len(data):
-            super().sendall(memoryview(data)[sent:], flags)
+            left = memoryview(data)[sent:]
+            for start in range(0, len(left), WRITE_STEP_BYTES):
+                super().sendall(left[start : start + WRITE_STEP_BYTES], flags)
 
     def flush(self) -> None:
         """Send the head of an answer without a body."""

@@ -29,6 +29,7 @@ from flow_turn import (
     UsageReported,
 )
 from flowise_events import HEARTBEAT, EventDecoder, SseDecoder, answer_events, artifact_made
+from flowise_events import payloads as payloads_of
 from openai_wire import whole_text
 from proxy_errors import FlowiseRefused, ProviderRefused, ProxyError, RunFailed
 
@@ -51,7 +52,7 @@ RAW = {name for name in STREAMS if name.endswith("rawchunks")}
 def payloads(*pieces: bytes) -> list[bytes | object]:
     """What the line decoder gives for a stream that comes in these pieces."""
     decoder = SseDecoder()
-    return [payload for piece in pieces for payload in decoder.feed(piece)]
+    return [payload for piece in pieces for payload in payloads_of(decoder.feed(piece))]
 
 
 def decoded(stream: Iterable[bytes | object]) -> Iterator[FlowEvent]:
@@ -146,7 +147,10 @@ def test_line_ends_of_windows_change_nothing(name: str) -> None:
         (b"data:1\ndata:2\n\n", [b"1\n2"]),
         (b"data:1\n\ndata:2\n\n", [b"1", b"2"]),
         (b":heartbeat\n\n", [HEARTBEAT]),
-        (b":\n", [HEARTBEAT]),
+        (b":\n", []),
+        (b":\n\n", [HEARTBEAT]),
+        (b"data:1\n\r\n", [b"1"]),
+        (b"data:1\r\n\ndata:2\r\n\r\n", [b"1", b"2"]),
         (b": one\n: two\n\n", [HEARTBEAT, HEARTBEAT]),
         (b"data:1\n:heartbeat\n\n", [HEARTBEAT, b"1"]),
         (b"message:\n\n\n\n", []),
@@ -192,10 +196,10 @@ def test_a_very_long_line_is_searched_once_however_many_pieces_it_comes_in() -> 
     given = [
         payload
         for place in range(0, len(line), size)
-        for payload in decoder.feed(CountedBytes(line[place : place + size]))
+        for payload in payloads_of(decoder.feed(CountedBytes(line[place : place + size])))
     ]
     assert given == [b"x" * 2_000_000]
-    assert CountedBytes.searched == len(line)
+    assert len(line) <= CountedBytes.searched <= 2 * len(line)
 
 
 # --- messages of a run ---
@@ -965,11 +969,49 @@ def test_a_plain_token_is_read_the_short_way_and_all_else_the_long_way(
     assert bool(late) is not bool(text)
 
 
+TOKEN = b'message:\ndata:{"event":"token","data":"%s"}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        (TOKEN % b"a" + TOKEN % b"" + TOKEN % rb" \"b\"\n" + TOKEN % rb"\u00fc", 'a "b"\n\u00fc'),
+        (TOKEN % b"", ""),
+        (TOKEN % rb"\ud83d" + TOKEN % rb"\ude00", "\U0001f600"),
+        (TOKEN % rb"c:\\" + TOKEN % b"a", None),
+        (TOKEN % b'x","more":"y' + TOKEN % b"a", None),
+        (TOKEN % b"a" + b":heartbeat\n\n" + TOKEN % b"b", None),
+        (TOKEN % b"a" + b'message:\ndata:{"event":"end","data":"[DONE]"}\n\n', None),
+        (b'message:\ndata:{"event":"agentReasoning","data":[]}\n\n' + TOKEN % b"a", None),
+        (b'data:{"event":"token","data":"a"}\n\n', None),
+        (TOKEN.replace(b"\n", b"\r\n") % b"a", None),
+        (b"message:\ndata:\n\n", None),
+        (b"", None),
+    ],
+)
+def test_tokens_that_come_together_are_read_together_and_all_else_one_by_one(
+    events: bytes, text: str | None
+) -> None:
+    assert EventDecoder().tokens(events) == text
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.text(max_size=6) | st.sampled_from(["\\", '"', '"}', '","', "\n\n", '\\"}\n\n', "message:"]))
+)
+def test_tokens_read_together_are_those_read_one_by_one(texts: list[str]) -> None:
+    events = b"".join(TOKEN % json.dumps(text).encode()[1:-1] for text in texts)
+    together = EventDecoder().tokens(events)
+    one_by_one = [EventDecoder().token(payload) for payload in payloads(events) if isinstance(payload, bytes)]
+    assert one_by_one == texts
+    assert together in (None, "".join(texts))
+
+
 def test_how_much_of_an_event_is_open_is_known() -> None:
     decoder = SseDecoder()
-    assert list(decoder.feed(b"data: ab")) == []
+    assert decoder.feed(b"data: ab") == b""
     assert decoder.open_bytes == 8
-    assert list(decoder.feed(b"c\ndata: d\n")) == []
+    assert decoder.feed(b"c\ndata: d\n") == b""
     assert decoder.open_bytes == 18
-    assert list(decoder.feed(b"\nda")) == [b"abc\nd"]
+    assert decoder.feed(b"\nda") == b"data: abc\ndata: d\n\n"
     assert decoder.open_bytes == 2
