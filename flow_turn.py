@@ -269,7 +269,6 @@ TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
 
 
 _LETTERS: Mapping[type[FlowEvent], bytes] = {
-    TextDelta: b"t",
     **dict.fromkeys((ReasoningDelta, StepStarted, ToolCalled, ToolUsed), b"r"),
     FunctionCalled: b"c",
     ArtifactMade: b"a",
@@ -302,11 +301,13 @@ class Transcript:
 
     def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - a case for each event
         """Take one event in."""
+        if isinstance(event, TextDelta):  # nearly all are
+            self.order += b"t"
+            self.texts.append(event.text)
+            return
         if letter := _LETTERS.get(type(event)):
             self.order += letter
         match event:
-            case TextDelta(text):
-                self.texts.append(text)
             case ReasoningDelta() | ToolCalled() | ToolUsed():
                 self.trail.append(event)
             case StepStarted(label):

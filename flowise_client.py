@@ -547,7 +547,8 @@ class _Run:
     def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
         """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
         if (said := decoder.tokens(events)) is not None:
-            _join([said], batch)
+            if said:
+                batch.append(TextDelta(said))
             return
         texts: list[str] = []
         try:

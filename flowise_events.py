@@ -59,6 +59,8 @@ class SseDecoder:
 
     def feed(self, piece: bytes) -> bytes:
         """Give all events that `piece` completes, each with its empty line; `b""` for none."""
+        if not self.open_bytes and piece.endswith(b"\n\n"):
+            return piece
         seam = self._seam
         searched = seam + piece
         after_lf, after_crlf = searched.rfind(b"\n\n") + 2, searched.rfind(b"\n\r\n") + 3

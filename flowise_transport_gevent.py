@@ -173,7 +173,7 @@ class _GeventReply:
             body.clear()
             return piece
         if parser.is_whole:
-            self._let_go()
+            self.close()
             return b""
         if self._failure is not None:
             self.close()
@@ -181,18 +181,18 @@ class _GeventReply:
         return None
 
     def close(self) -> None:
-        """Let go of the connection at once, also while nothing has been answered."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Let go of the connection at once, also while nothing has been answered.
 
-    def _let_go(self) -> None:
-        """Keep the connection for another call, if both ends may."""
-        connection, head = self._connection, self._head
-        if connection is not None and head is not None and not self._parser.should_close():
-            self._connection = None
+        It is kept for another call if the answer has come to its end, read or not, and both ends may.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        parser, head = self._parser, self._head
+        if head is None or not parser.is_whole or self._failure or parser.should_close():
+            connection.close()
+        else:
             self._transport.give_back(connection, keep_alive_seconds(head.headers))
-        self.close()
 
     def _may_go_on(self, deadline: float) -> bool:
         """Wait for what the call needs; false at the deadline, true also if connecting took too long."""
@@ -284,7 +284,8 @@ class _GeventReply:
             if data is None:
                 return
             self._parser.feed(data)
-            self._head_bytes += 0 if self._parser.has_head else len(data)
+            if self._head is None and not self._parser.has_head:
+                self._head_bytes += len(data)
             if self._head_bytes > _LARGEST_HEAD_BYTES or not (data or self._parser.is_whole):
                 raise ConnectionResetError("no whole answer")
         except (OSError, HTTPParseError) as error:

@@ -223,10 +223,10 @@ class ChatRenderer:
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
         """Give a content chunk for text, a reasoning chunk for thoughts and steps, two chunks for a call."""
-        if isinstance(event, FunctionCalled):
-            return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
         if text := answer_text(event):
             return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
+        if isinstance(event, FunctionCalled):
+            return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
         if thought := reasoning_text(event, steps=self._answer.style.steps):
             delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
             return [self._answer.chunk(index, delta)]
