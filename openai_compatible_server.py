@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -61,7 +61,16 @@ from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_metrics import CONTENT_TYPE, Metrics
 from proxy_metrics import ROUTE as METRICS
 from proxy_models import Models
-from proxy_requests import PlainPaths, amending, answer_headers, json_response, onward_headers, raw_body
+from proxy_requests import (
+    PlainPaths,
+    amending,
+    answer_headers,
+    current_request,
+    header,
+    json_response,
+    onward_headers,
+    raw_body,
+)
 from proxy_responses import StoredResponses
 from proxy_runs import Runs
 from proxy_settings import Settings
@@ -69,9 +78,6 @@ from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here, sh
 from proxy_streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -200,22 +206,24 @@ class _Server:
         )
 
     def _admit(self) -> Response | None:
-        g.request_id = request_id(request.headers.get("X-Request-Id"))
-        line = request.environ["proxy.log"]
+        asked = current_request()
+        rule = asked.url_rule.rule if asked.url_rule else ""
+        g.request_id = request_id(header("X-Request-Id"))
+        line = asked.environ["proxy.log"]
         line["request_id"] = g.request_id
-        line["rule"] = request.url_rule.rule if request.url_rule else ""
-        if request.method == "OPTIONS":
+        line["rule"] = rule
+        if asked.method == "OPTIONS":
             return Response(status=204)
         self._follow_config()
         g.config = self._config
-        if request.path in self._public or (request.endpoint or "").endswith(_FILE_RULE):
+        if asked.path in self._public or rule.endswith(_FILE_RULE):
             return None
-        g.caller = self._keys.caller(request.headers.get)
-        line["caller"] = g.caller.name
-        check_origin(request.headers.get("Origin"), self.settings, is_open=self._keys.is_open)
-        if request.method == "POST":
+        g.caller = caller = self._keys.caller(header)
+        line["caller"] = caller.name
+        check_origin(header("Origin"), self.settings, is_open=self._keys.is_open)
+        if asked.method == "POST":
             # Cancelling makes room: it must not be refused for the want of it.
-            self._let_in(takes_place=not (request.endpoint or "").endswith("/cancel"))
+            self._let_in(takes_place=not rule.endswith("/cancel"))
         return None
 
     def _let_in(self, *, takes_place: bool) -> None:
@@ -235,7 +243,7 @@ class _Server:
         """Let in one more request on a connection that stays: its key may be gone, or at its limit."""
         self._follow_config()
         g.config = self._config
-        g.caller = self._keys.caller(request.headers.get)
+        g.caller = self._keys.caller(header)
         with contextlib.ExitStack() as places:
             places.callback(self._in_flight.enter())
             places.enter_context(self._admission())
@@ -243,9 +251,9 @@ class _Server:
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
-        if origin := request.headers.get("Origin"):
+        if origin := header("Origin"):
             is_preflight = request.method == "OPTIONS"
-            asked = request.headers.get("Access-Control-Request-Headers", "") if is_preflight else None
+            asked = header("Access-Control-Request-Headers") or "" if is_preflight else None
             response.headers.update(cors_headers(origin, asked, self.settings, is_open=self._keys.is_open))
         response.headers.update(g.get("limit_headers", ()))
         return response
@@ -258,7 +266,7 @@ class _Server:
         """Tell that the server can serve; what may be wrong, only to a caller with a key."""
         body: dict[str, Any] = {"status": "ready"}
         with contextlib.suppress(NotAuthenticated):
-            g.caller = self._keys.caller(request.headers.get)
+            g.caller = self._keys.caller(header)
             body["flowise"] = self._flowise_state()
             body["config_error"] = self._config_file.error
             body["store_error"] = self._store.error
@@ -345,7 +353,7 @@ class _Server:
         pace = pace or Pace(self.settings.proxy_heartbeat_seconds)
         batches = self._runs(parsed, plan, models).batches(model, pace)
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
-        style = style_of(model, body, request.headers.get("User-Agent", ""), is_task=task is not None)
+        style = style_of(model, body, header("User-Agent") or "", is_task=task is not None)
         shown = replace(
             parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""
         )
@@ -397,7 +405,7 @@ class _Server:
         if not parsed.is_conversation:
             return planner.alone(parsed, model, g.caller)
         client = self._clients.client(model.flow, g.caller.flowise_key)
-        return planner.plan(parsed, model, g.caller, request.headers.get, client)
+        return planner.plan(parsed, model, g.caller, header, client)
 
     # All three are made late: the secret may have to be read from the store, and that not before a fork.
     def _planner_now(self) -> Planner:

@@ -38,6 +38,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     # Nothing of these is written, so it need not be found out for each line (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

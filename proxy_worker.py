@@ -54,6 +54,18 @@ class _Client(socket.socket):
             self.sendall(b"")
 
 
+class _Settings:
+    """Gunicorn's settings, each found once: it asks for some thirty of them a request."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._settings, name)
+        setattr(self, name, value)
+        return value
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves until told to end; then what has begun is finished, and what is new is refused."""
 
@@ -65,6 +77,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal, then drain."""
+        self.cfg: Any = _Settings(self.cfg)
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         servers = [self._server(listener) for listener in self.sockets]
