@@ -115,7 +115,7 @@ class FlowiseClient:
         self._limits = limits or Limits()
         self.health = FlowiseHealth()
         self._can_stream: tuple[float, bool] | None = None
-        self._probe: Future[bool] | None = None
+        self._probe: Future[bool | None] | None = None
         self._lock = threading.Lock()
         self._missing_until = 0.0
 
@@ -182,21 +182,24 @@ class FlowiseClient:
     def can_stream(self, flow_id: str = "") -> bool:
         """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
 
-        Many that want to know at once ask once, and fail together. Flowise never answers a call with
-        `streaming: true` that fails before its stream begins, and so fails every run of a flow that cannot
-        stream. Raises ModelNotFound for an unknown flow.
+        Many that want to know at once ask once, and fail together; if the one that asks leaves, another asks.
+        Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
+        every run of a flow that cannot stream. Raises ModelNotFound for an unknown flow.
         """
         known = self._can_stream
         if known is not None and time.monotonic() <= known[0]:
             return known[1]
-        with self._lock:
-            probe, is_ours = self._probe or Future(), self._probe is None
-            self._probe = probe
-        if is_ours:
-            self._run_probe(probe, flow_id or self.flow_id)
-        return probe.result()
+        while True:
+            with self._lock:
+                probe, is_ours = self._probe or Future(), self._probe is None
+                self._probe = probe
+            if is_ours:
+                self._run_probe(probe, flow_id or self.flow_id)
+            streams = probe.result()
+            if streams is not None:
+                return streams
 
-    def _run_probe(self, probe: Future[bool], flow_id: str) -> None:
+    def _run_probe(self, probe: Future[bool | None], flow_id: str) -> None:
         try:
             streams = self._probe_streaming(flow_id)
             seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
@@ -207,7 +210,7 @@ class FlowiseClient:
         finally:
             self._probe = None
             if not probe.done():
-                probe.set_exception(FlowiseUnavailable(_TOO_LATE, retry_after_seconds=1))
+                probe.set_result(None)
 
     def _probe_streaming(self, flow_id: str) -> bool | None:
         head, body = self.get(f"/chatflows-streaming/{flow_id}")

@@ -16,7 +16,7 @@ import pytest
 
 from flow_turn import HistoryMessage, Turn, Upload
 from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, prediction_body
-from flowise_transport import FlowiseRequest, Reply, read_all
+from flowise_transport import FlowiseRequest, Reply, RequestsTransport, read_all
 from openai_compatible_server import create_app
 from proxy_errors import (
     BadRequest,
@@ -108,6 +108,38 @@ def test_a_probe_that_is_given_up_leaves_nobody_waiting() -> None:
     for _ in range(2):
         with pytest.raises(GivenUp):
             client.can_stream()
+
+
+def test_a_probe_that_is_given_up_is_made_by_the_next_that_waits() -> None:
+    class GivenUp(BaseException):
+        pass
+
+    class Transport(RequestsTransport):
+        is_asked, may_go = threading.Event(), threading.Event()
+
+        def send(self, request: FlowiseRequest) -> Reply:
+            if self.is_asked.is_set():
+                return super().send(request)
+            self.is_asked.set()
+            self.may_go.wait(10)
+            raise GivenUp
+
+    def asks(client: FlowiseClient) -> bool:
+        with pytest.raises(GivenUp):
+            client.can_stream()
+        return True
+
+    with ScriptedServer([http("200 OK", b'{"isStreaming":true}')]) as server, ThreadPoolExecutor(5) as pool:
+        transport = Transport(server.url)
+        client = FlowiseClient(server.url, FLOW, transport=transport, limits=Limits(max_attempts=1))
+        leaving = pool.submit(asks, client)
+        assert transport.is_asked.wait(5)
+        waiting = [pool.submit(client.can_stream) for _ in range(4)]
+        assert not wait_for(lambda: any(one.done() for one in waiting), 0.3)
+        transport.may_go.set()
+        assert leaving.result(5)
+        assert [one.result(5) for one in waiting] == [True] * 4
+        assert len(server.requests) == 1
 
 
 def streamed(*payloads: str) -> list[bytes]:
