@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-LONGEST_COUNTED = 200_000
-"""Characters; longer texts are estimated by length, since the tokenizer holds up every other stream."""
+LONGEST_COUNTED = 50_000
+"""Characters, some 7 ms: the tokenizer holds up every other stream. What follows is taken to be like them."""
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text in cl100k, whose vocabulary is on disk; estimated for very long texts."""
-    if len(text) > LONGEST_COUNTED:
-        return len(text.encode("utf-8", "replace")) // 4
-    return len(_encoding().encode_ordinary(text))
+    """Tokens of a text in cl100k, whose vocabulary is on disk; estimated by its beginning if very long."""
+    counted = len(_encoding().encode_ordinary(text[:LONGEST_COUNTED]))
+    return counted if len(text) <= LONGEST_COUNTED else round(counted * len(text) / LONGEST_COUNTED)
 
 
 @functools.cache
