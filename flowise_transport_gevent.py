@@ -81,6 +81,7 @@ class GeventTransport:
         """A connection that can be used again: the one used last."""
         while self._idle:
             connection = self._idle.pop()
+            connection.rest(None)
             if connection.usable_until > time.monotonic() and connection.is_quiet():
                 return connection
             connection.close()
@@ -90,9 +91,15 @@ class GeventTransport:
         """Keep a connection whose answer was read to its end."""
         now = time.monotonic()
         connection.usable_until = now + usable_seconds
+        connection.rest(self._ended)
         self._idle.append(connection)
         while len(self._idle) > self._most_idle or self._idle[0].usable_until < now:
             self._idle.popleft().close()
+
+    def _ended(self, connection: Connection) -> None:
+        """Close an idle connection that its server has closed, without waiting for the next call."""
+        self._idle.remove(connection)
+        connection.close()
 
     def forget_addresses(self) -> None:
         """Look the name up anew for the next call: none of its addresses could be reached."""
