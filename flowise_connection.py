@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from functools import partial
+from collections.abc import Generator, Mapping
 from socket import IPPROTO_TCP, MSG_PEEK, SO_ERROR, SO_KEEPALIVE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
@@ -99,11 +98,6 @@ class Connection:
             return False
         return False
 
-    def rest(self, ended: Callable[[Connection], object] | None) -> None:
-        """While the connection is idle, call `ended` when it can be read: its server has closed it."""
-        if self._reading is not None:
-            self._reading.rest(partial(ended, self) if ended else None)
-
     def wait(self, events: int, seconds: float) -> bool:
         """Let others run until the connection is ready; whether it was within `seconds`."""
         if events == READ:
@@ -143,14 +137,13 @@ class _Reading:
     The watcher stays on between waits, and the timer runs on past them, to look then what is due.
     """
 
-    __slots__ = ("_due", "_fires", "_hub", "_idle", "_is_watching", "_timer", "_waiting", "_watcher")
+    __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_timer", "_waiting", "_watcher")
 
     def __init__(self, fileno: int) -> None:
         self._hub: Any = gevent.get_hub()
         self._watcher = self._hub.loop.io(fileno, READ)
         self._timer: Any = None
         self._waiting: Any = None
-        self._idle: Callable[[], object] | None = None
         self._is_watching = False
         self._due = self._fires = 0.0
 
@@ -160,17 +153,13 @@ class _Reading:
         self._due = time.monotonic() + seconds
         if self._timer is None or self._fires > self._due + _LATE_SECONDS:
             self._set_timer(seconds)
-        self._watch()
+        if not self._is_watching:
+            self._is_watching = True
+            self._watcher.start(self._readable)
         try:
             return bool(self._hub.switch())
         finally:
             self._waiting = None
-
-    def rest(self, idle: Callable[[], object] | None) -> None:
-        """Call `idle` when there is something to read for which nobody waits."""
-        self._idle = idle
-        if idle is not None:
-            self._watch()
 
     def close(self) -> None:
         """Wait no more."""
@@ -178,11 +167,6 @@ class _Reading:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-
-    def _watch(self) -> None:
-        if not self._is_watching:
-            self._is_watching = True
-            self._watcher.start(self._readable)
 
     def _set_timer(self, seconds: float) -> None:
         if self._timer is not None:
@@ -192,13 +176,11 @@ class _Reading:
         self._timer.start(self._fired)
 
     def _readable(self) -> None:
-        if self._waiting is not None:
+        if self._waiting is None:
+            self._is_watching = False
+            self._watcher.stop()
+        else:
             self._waiting.switch(True)
-            return
-        self._is_watching = False
-        self._watcher.stop()
-        if self._idle is not None:
-            self._idle()
 
     def _fired(self) -> None:
         self._timer.close()

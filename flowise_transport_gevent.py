@@ -81,7 +81,6 @@ class GeventTransport:
         """A connection that can be used again: the one used last."""
         while self._idle:
             connection = self._idle.pop()
-            connection.rest(None)
             if connection.usable_until > time.monotonic() and connection.is_quiet():
                 return connection
             connection.close()
@@ -91,15 +90,9 @@ class GeventTransport:
         """Keep a connection whose answer was read to its end."""
         now = time.monotonic()
         connection.usable_until = now + usable_seconds
-        connection.rest(self._ended)
         self._idle.append(connection)
         while len(self._idle) > self._most_idle or self._idle[0].usable_until < now:
             self._idle.popleft().close()
-
-    def _ended(self, connection: Connection) -> None:
-        """Close an idle connection that its server has closed, without waiting for the next call."""
-        self._idle.remove(connection)
-        connection.close()
 
     def forget_addresses(self) -> None:
         """Look the name up anew for the next call: none of its addresses could be reached."""
@@ -180,7 +173,7 @@ class _GeventReply:
             body.clear()
             return piece
         if parser.is_whole:
-            self.close()
+            self._let_go()
             return b""
         if self._failure is not None:
             self.close()
@@ -188,18 +181,18 @@ class _GeventReply:
         return None
 
     def close(self) -> None:
-        """Let go of the connection at once, also while nothing has been answered.
+        """Let go of the connection at once, also while nothing has been answered."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-        It is kept for another call if the answer has come to its end, read or not, and both ends may.
-        """
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        parser, head = self._parser, self._head
-        if head is None or not parser.is_whole or self._failure or parser.should_close():
-            connection.close()
-        else:
+    def _let_go(self) -> None:
+        """Keep the connection for another call, if both ends may."""
+        connection, head = self._connection, self._head
+        if connection is not None and head is not None and not self._parser.should_close():
+            self._connection = None
             self._transport.give_back(connection, keep_alive_seconds(head.headers))
+        self.close()
 
     def _may_go_on(self, deadline: float) -> bool:
         """Wait for what the call needs; false at the deadline, true also if connecting took too long."""

@@ -283,49 +283,6 @@ def test_a_connection_is_used_again(make: MakeTransport) -> None:
         assert server.closed_by_client.wait(5)
 
 
-@pytest.mark.parametrize(
-    ("rest", "connections"),
-    [(b"0\r\n\r\n", 1), (b"", 2), (b"0\r\n\r\nmore", 2)],
-    ids=["whole", "open", "more"],
-)
-def test_the_connection_of_an_event_stream_is_used_again_if_its_end_has_come(
-    rest: bytes, connections: int
-) -> None:
-    stream = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nend\r\n" + rest
-    again = http("200 OK", b"two")
-    scripts = [[stream, Step.AWAIT_REQUEST, again]] if connections == 1 else [[stream], [again]]
-    with ScriptedServer(*scripts) as server:
-        transport = over_gevent(server.url)
-        reply = send(transport, server.url)
-        head_of(reply)
-        assert reply.read_available(5) == b"end"
-        reply.close()  # its reader knows that nothing follows
-        reply.close()
-        assert answer(send(transport, server.url)) == b"two"
-        assert server.connection_count == connections
-        transport.close()
-
-
-def open_descriptors() -> int:
-    """How many files and sockets this process holds."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_an_idle_connection_is_closed_as_soon_as_its_server_closes_it() -> None:
-    may_end = threading.Event()
-    with ScriptedServer([http("200 OK", b"one"), lambda: may_end.wait(5), b""]) as server:
-        transport = over_gevent(server.url)
-        assert answer(send(transport, server.url)) == b"one"
-        held = open_descriptors()
-        may_end.set()
-        assert server.closed_by_server.wait(5)  # it keeps its own end, shut down
-        deadline = time.monotonic() + 5
-        while open_descriptors() == held and time.monotonic() < deadline:
-            gevent.sleep(0.01)
-        assert open_descriptors() == held - 1
-        transport.close()
-
-
 @pytest.mark.parametrize("ending", [b"", Step.RESET], ids=["closed", "reset"])
 def test_a_kept_connection_that_went_stale_is_never_used_again(
     make: MakeTransport, ending: bytes | Step
