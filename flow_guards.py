@@ -6,11 +6,9 @@ All of them pass on batches (events that arrived together) and close what they r
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Protocol
 
 from flow_turn import (
     ActionAsked,
@@ -27,19 +25,6 @@ from proxy_errors import ProxyError, RunFailed
 
 Batch = list[FlowEvent]
 Batches = Generator[Batch, None, None]
-
-
-class NumberedBatches(Protocol):
-    """The batches of several runs, each with the number of its run; `close` ends them all."""
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        """Go on with the batches."""
-        ...
-
-    def close(self) -> None:
-        """End the runs."""
-        ...
-
 
 POLL_SECONDS = 0.25
 """How soon a run that is one of several notices that nobody reads it any more."""
@@ -144,20 +129,11 @@ def amended(batches: Batches, amend: Callable[[ActionAsked | ArtifactMade], Flow
             yield batch
 
 
-class Numbered:
-    """The batches of a request's only run, as those of choice 0; without a step of Python's for each."""
-
-    def __init__(self, batches: Batches) -> None:
-        """Give what `batches` gives."""
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        """Go on with the batches."""
-        return zip(itertools.repeat(0), self._batches, strict=False)
-
-    def close(self) -> None:
-        """End the run."""
-        self._batches.close()
+def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
+    """The batches of a request's only run, as those of choice 0."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield 0, batch
 
 
 def side_by_side(

@@ -569,17 +569,13 @@ class _Run:
 
     def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
-        now = time.monotonic()
-        deadline = now + limit
-        if now >= self._run_deadline:
-            self._check(deadline, "", limit)
-        patience = min(limit, self._run_deadline - now, self._wake())
-        while (piece := reply.read_available(patience)) is None:
+        deadline = time.monotonic() + limit
+        while (piece := reply.read_available(self._patience(deadline))) is None:
             if decoder.is_complete and time.monotonic() >= deadline:
                 return b""
             self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)
             yield [KeepAlive()]
-            patience = self._patience(deadline)
+        self._check(math.inf, "", 0)
         return piece
 
     def whole(self, reply: Reply) -> Iterator[Batch]:

@@ -13,9 +13,8 @@ from uuid import uuid4
 
 from flow_guards import (
     Batches,
-    Numbered,
-    NumberedBatches,
     amended,
+    numbered,
     side_by_side,
     while_wanted,
     with_fallback,
@@ -28,7 +27,7 @@ from openai_wire import ParsedRequest
 from proxy_exchange import Plan, Planner
 from proxy_metrics import Metrics
 from proxy_models import Models
-from proxy_streaming import Pace
+from proxy_streaming import NumberedBatches, Pace
 
 Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent]]
 """Gives what completes the events of a run, by its flow and its chat id."""
@@ -53,9 +52,9 @@ class Runs:
         """The batches of all choices, as they come; nothing runs before they are read."""
         turns = self.plan.turns
         if self.plan.instead:
-            return Numbered(batch for batch in [list(self.plan.instead)])
+            return numbered(batch for batch in [list(self.plan.instead)])
         if len(turns) == 1:
-            return Numbered(self._run(turns[0], model, pace.remaining))
+            return numbered(self._run(turns[0], model, pace.remaining))
         left = threading.Event()
         wake = while_wanted(left, pace.remaining)
         return side_by_side([self._run(turn, model, wake) for turn in turns], left)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from flow_guards import Batch, NumberedBatches
+from flow_guards import Batch
 from flow_turn import (
     ActionAsked,
     ArtifactMade,
@@ -31,6 +31,8 @@ EVENT_STREAM = {
 }
 STEP_HOLD_SECONDS = 1.0
 """How long a first step may wait for an early failure before the status goes out with it."""
+
+NumberedBatches = Generator[tuple[int, Batch], None, None]
 
 
 class Pace:
@@ -124,20 +126,23 @@ class StreamedAnswer:
                 return
             self._pace.written()
             try:
-                for number, batch in self._batches:
-                    piece = stream_bytes(self._rendered(number, batch))
-                    if not piece and not self._pace.remaining():
-                        piece = HEARTBEAT
-                    if piece:
-                        yield piece
-                        self._pace.written()
-                yield stream_bytes(self._closing())
+                yield from self._rest()
             except ProxyError as error:
                 log.info("a stream ended with an error: %s", error.code)
                 yield stream_bytes(self._renderer.failure(error))
             except Exception:
                 log.exception("a stream failed")
                 yield stream_bytes(self._renderer.failure(ServerFault("The server had an error.")))
+
+    def _rest(self) -> Iterator[bytes]:
+        for number, batch in self._batches:
+            piece = stream_bytes(self._rendered(number, batch))
+            if not piece and not self._pace.remaining():
+                piece = HEARTBEAT
+            if piece:
+                yield piece
+                self._pace.written()
+        yield stream_bytes(self._closing())
 
     def _rendered(self, number: int, batch: Batch) -> list[Frame]:
         frames: list[Frame] = []

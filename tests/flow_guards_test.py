@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from flow_guards import (
     Batch,
     Batches,
-    Numbered,
     _feed,
     amended,
     folded,
+    numbered,
     side_by_side,
     stopped_at,
     while_wanted,
@@ -184,28 +184,23 @@ def test_a_failure_passes_through_a_stop_guard_and_closes_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "guard", [lambda run: stopped_at(run, ["STOP"]), Numbered], ids=["stopped_at", "numbered"]
+    "guard", [lambda run: stopped_at(run, ["STOP"]), numbered], ids=["stopped_at", "numbered"]
 )
 def test_a_guard_that_is_closed_closes_its_run(
-    guard: Callable[[Batches], Generator[object, None, None] | Numbered],
+    guard: Callable[[Batches], Generator[object, None, None]],
 ) -> None:
     run = Run(*texts("one", "two"))
     guarded = guard(run())
-    next(iter(guarded))
+    next(guarded)
     assert not run.closed.is_set()
     guarded.close()
     assert run.closed.is_set()
     assert run.given == 1
 
 
-def test_a_single_run_goes_on_where_its_last_reader_stopped() -> None:
-    numbered = Numbered(Run([TextDelta("one")], [TextDelta("two")])())
-    assert [next(iter(numbered)), *numbered] == [(0, [TextDelta("one")]), (0, [TextDelta("two")])]
-
-
 def test_a_single_run_is_choice_zero() -> None:
     run = Run([TextDelta("a")], [TurnEnded()])
-    assert list(Numbered(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
+    assert list(numbered(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
     assert run.closed.is_set()
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 import pytest
 
-from flow_guards import Batch, NumberedBatches
+from flow_guards import Batch
 from flow_turn import FlowEvent, KeepAlive, TextDelta, Transcript, TurnEnded
 from openai_responses import ResponsesRenderer, parse_response
 from proxy_background import BackgroundRun, cancelled, replayed
@@ -24,7 +24,7 @@ from proxy_responses import (
     page,
 )
 from proxy_store import MemoryStore, StoreError, WatchedStore
-from proxy_streaming import Begun, Pace
+from proxy_streaming import Begun, NumberedBatches, Pace
 from tests.openai_check import valid
 
 ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
