@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -147,11 +148,13 @@ class FlowiseClient:
         wake: Callable[[], float] = never,
         headers: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
+        pump: Callable[[str], bool] | None = None,
     ) -> Generator[Batch, None, None]:
         """Run the flow and give its events as they arrive, all of one read together. Raises ProxyError.
 
         While Flowise is silent a batch of one KeepAlive comes as soon as `wake()` seconds have passed. A
-        consumer that closes the iterator early aborts the run. `headers` go along to Flowise.
+        consumer that closes the iterator early aborts the run. `headers` go along to Flowise. `pump` is
+        offered the text of tokens while the iterator waits for them; what it takes (true) is not given here.
         """
         turn = turn if turn.flow else replace(turn, flow=self.flow_id)
         if not FLOW_ID.fullmatch(turn.flow):
@@ -161,7 +164,7 @@ class FlowiseClient:
         limits = self._limits
         if request_timeout:
             limits = replace(limits, request_timeout=request_timeout)
-        run = _Run(turn, limits, wake)
+        run = _Run(turn, limits, wake, pump)
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
@@ -493,11 +496,15 @@ class FlowiseClients:
 class _Run:
     """The waits of one run: for the head, for each piece, for the end, each within its limit."""
 
-    def __init__(self, turn: Turn, limits: Limits, wake: Callable[[], float]) -> None:
+    def __init__(
+        self, turn: Turn, limits: Limits, wake: Callable[[], float], pump: Callable[[str], bool] | None
+    ) -> None:
         self.turn = turn
         self.is_running = False
         self._limits = limits
         self._wake = wake
+        self._pump = pump
+        self._pumped_at = 0.0
         self._run_deadline = time.monotonic() + limits.run_timeout
 
     def check_wanted(self) -> None:
@@ -528,6 +535,8 @@ class _Run:
     def streamed(self, reply: Reply) -> Iterator[Batch]:
         """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
         sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
+        if self._pump is not None:
+            reply.pump(partial(self._pumped, self._pump, sse, decoder))
         while not decoder.has_ended:
             piece = yield from self._piece(reply, decoder)
             if not piece:
@@ -546,6 +555,19 @@ class _Run:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
         self.is_running = False
         yield list(decoder.closing())
+
+    def _pumped(
+        self, pump: Callable[[str], bool], sse: SseDecoder, decoder: EventDecoder, arrived: bytearray
+    ) -> bool:
+        """Offer what has arrived to the pump, if it is whole tokens; whether the consumer may wait on."""
+        if sse.open_bytes or not arrived.endswith(b"\n\n"):
+            return False
+        said = decoder.tokens(bytes(arrived))
+        if not said or not pump(said):
+            return False
+        arrived.clear()
+        self._pumped_at = time.monotonic()
+        return self._wake() > 0
 
     def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
         """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
@@ -571,6 +593,7 @@ class _Run:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
         deadline = time.monotonic() + limit
         while (piece := reply.read_available(self._patience(deadline))) is None:
+            deadline = max(deadline, self._pumped_at + limit)
             if decoder.is_complete and time.monotonic() >= deadline:
                 return b""
             self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from socket import IPPROTO_TCP, MSG_PEEK, SO_ERROR, SO_KEEPALIVE, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
@@ -23,6 +23,9 @@ _LATE_SECONDS = 0.001
 Waits = Generator[int, None, None]
 """A call under way; it gives what its connection must be ready for before it can go on."""
 
+Pump = Callable[[], bool]
+"""Called in the loop when there is something to read; whether its reader need not be woken for it."""
+
 # A bare socket: it never blocks, so it needs none of the watchers that gevent's own kind carries.
 _native_socket = get_original("socket", "socket")
 
@@ -30,13 +33,14 @@ _native_socket = get_original("socket", "socket")
 class Connection:
     """A connection to Flowise that never blocks; `wait` is where others get their turn."""
 
-    __slots__ = ("_reading", "_socket", "usable_until")
+    __slots__ = ("_reading", "_socket", "pump", "usable_until")
 
     def __init__(self, family: int) -> None:
         self._socket: Any = _native_socket(family, SOCK_STREAM)
         self._socket.setblocking(False)
         self._reading: _Reading | None = None
         self.usable_until = 0.0
+        self.pump: Pump | None = None
 
     def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
         """Connect, giving what must be waited for; whether it worked before `until`. Raises OSError."""
@@ -103,7 +107,7 @@ class Connection:
         if events == READ:
             if self._reading is None:
                 self._reading = _Reading(self._socket.fileno())
-            return self._reading.wait(seconds)
+            return self._reading.wait(seconds, self.pump)
         watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
         try:
             return _is_ready(watcher, seconds)
@@ -137,7 +141,7 @@ class _Reading:
     The watcher stays on between waits, and the timer runs on past them, to look then what is due.
     """
 
-    __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_timer", "_waiting", "_watcher")
+    __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_pump", "_timer", "_waiting", "_watcher")
 
     def __init__(self, fileno: int) -> None:
         self._hub: Any = gevent.get_hub()
@@ -145,11 +149,13 @@ class _Reading:
         self._timer: Any = None
         self._waiting: Any = None
         self._is_watching = False
+        self._pump: Pump | None = None
         self._due = self._fires = 0.0
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, pump: Pump | None) -> bool:
         """Let others run until there is something to read; whether it came within `seconds`."""
         self._waiting = gevent.getcurrent()
+        self._pump = pump
         self._due = time.monotonic() + seconds
         if self._timer is None or self._fires > self._due + _LATE_SECONDS:
             self._set_timer(seconds)
@@ -179,6 +185,12 @@ class _Reading:
         if self._waiting is None:
             self._is_watching = False
             self._watcher.stop()
+            return
+        try:
+            if self._pump is not None and self._pump():
+                return
+        except Exception as error:  # noqa: BLE001 - the loop would only print it
+            self._waiting.throw(error)
         else:
             self._waiting.switch(True)
 

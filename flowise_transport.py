@@ -16,7 +16,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -71,6 +71,13 @@ class Reply(Protocol):
 
     def read_available(self, seconds: float) -> bytes | None:
         """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
+
+    def pump(self, take: Callable[[bytearray], bool]) -> None:
+        """Have `take` called with what has arrived and was not read yet, while the reply is waited for.
+
+        It is called in the loop, so it must not wait; what it leaves in is read as ever. True lets the reader
+        wait on, false wakes it, with None if nothing is left in. Not every reply does this.
+        """
 
     def close(self) -> None:
         """Let go of the connection at once, also while nothing has been answered."""
@@ -256,6 +263,9 @@ class _RequestsReply:
             while self._pieces.queue and isinstance(self._pieces.queue[0], bytes) and self._pieces.queue[0]:
                 pieces.append(self._pieces.get_nowait())  # type: ignore[arg-type]
         return b"".join(pieces)
+
+    def pump(self, take: Callable[[bytearray], bool]) -> None:
+        """Read everything as ever: pieces arrive in another thread."""
 
     def close(self) -> None:
         """Let go of the connection at once, also while nothing has been answered."""

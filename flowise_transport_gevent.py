@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from socket import SOCK_STREAM
 from typing import Any
@@ -180,6 +181,18 @@ class _GeventReply:
             raise ConnectionBroken("the connection broke before the answer was whole") from self._failure
         return None
 
+    def pump(self, take: Callable[[bytearray], bool]) -> None:
+        """Have `take` called in the loop's callback with what has arrived, while the reply is waited for."""
+        if self._connection is not None:
+            self._connection.pump = partial(self._pumped, self._connection, take)
+
+    def _pumped(self, connection: Connection, take: Callable[[bytearray], bool]) -> bool:
+        self._receive(connection)
+        body = self._parser.body
+        if not body or not take(body):
+            return False
+        return not (self._parser.is_whole or self._failure or connection.is_ready)
+
     def close(self) -> None:
         """Let go of the connection at once, also while nothing has been answered."""
         if self._connection is not None:
@@ -190,7 +203,7 @@ class _GeventReply:
         """Keep the connection for another call, if both ends may."""
         connection, head = self._connection, self._head
         if connection is not None and head is not None and not self._parser.should_close():
-            self._connection = None
+            self._connection = connection.pump = None
             self._transport.give_back(connection, keep_alive_seconds(head.headers))
         self.close()
 
@@ -273,8 +286,10 @@ class _GeventReply:
         deadline: float | None = None
         while connection is not None and not (parser.body or parser.is_whole or self._failure):
             deadline = deadline or time.monotonic() + seconds
-            if not connection.is_ready and not connection.wait(READ, deadline - time.monotonic()):
-                return
+            if not connection.is_ready:
+                was_ready = connection.wait(READ, deadline - time.monotonic())
+                if connection.pump is not None or not was_ready:
+                    return  # the pump has received what there is
             self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:

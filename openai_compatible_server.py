@@ -61,6 +61,7 @@ from proxy_limits import Admission, InFlight, KeyLimits
 from proxy_metrics import CONTENT_TYPE, Metrics
 from proxy_metrics import ROUTE as METRICS
 from proxy_models import Models
+from proxy_pump import Pump
 from proxy_requests import (
     PlainPaths,
     amending,
@@ -350,8 +351,11 @@ class _Server:
         model = self._model(models, parsed.model, task, is_deployment=is_deployment)
         parsed = self._ruled(parsed, model, task)
         plan = self._plan(parsed, model, task)
-        pace = pace or Pace(self.settings.proxy_heartbeat_seconds)
-        batches = self._runs(parsed, plan, models).batches(model, pace)
+        pump = None
+        if pace is None:  # else this request's answer is not the stream
+            pace = Pace(self.settings.proxy_heartbeat_seconds)
+            pump = self._pump(pace) if parsed.stream else None
+        batches = self._runs(parsed, plan, models, pump).batches(model, pace)
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
         style = style_of(model, body, header("User-Agent") or "", is_task=task is not None)
         shown = replace(
@@ -368,7 +372,14 @@ class _Server:
                 self._metrics.tokens(model.id, plan.turns, transcripts)
             planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
 
-        return Begun(batches, renderer, pace, transcripts, ended, answer_headers(plan))
+        return Begun(batches, renderer, pace, transcripts, ended, answer_headers(plan), pump)
+
+    def _pump(self, pace: Pace) -> Pump | None:
+        write_now = request.environ.get("proxy.write_now")
+        if write_now is None or not self.settings.proxy_event_pump:
+            return None
+        # What is left is written by the greenlet, which can wait for the client, with a heartbeat behind it.
+        return Pump(write_now, pace.written, partial(pace.hurry, 0))
 
     def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
         """Run what has begun, and answer with a stream or a body. Raises ProxyError before the first byte."""
@@ -376,7 +387,7 @@ class _Server:
         request.environ.get("proxy.watch_client", lambda: None)()
         if parsed.stream:
             request.environ["proxy.on_close"].append(self._metrics.stream())
-            answer = StreamedAnswer(begun.batches, begun.renderer, begun.pace, begun.transcripts, begun.ended)
+            answer = StreamedAnswer(begun)
             # As it is: werkzeug's own iterators around it would cost each token a step.
             headers = {**EVENT_STREAM, **begun.headers}
             return Response(answer.begin(), headers=headers, direct_passthrough=True)
@@ -446,7 +457,7 @@ class _Server:
         self._metrics.admit(model)
         return model
 
-    def _runs(self, parsed: ParsedRequest, plan: Plan, models: Models) -> Runs:
+    def _runs(self, parsed: ParsedRequest, plan: Plan, models: Models, pump: Pump | None) -> Runs:
         reference = plan.exchange.reference if plan.exchange else ""
         return Runs(
             parsed,
@@ -459,6 +470,7 @@ class _Server:
             g.caller.flowise_key,
             request.environ["proxy.log"],
             amending(reference, self.settings.proxy_public_url, self._files),
+            pump,
         )
 
     def _refuse(self, error: ProxyError) -> Response:

@@ -46,6 +46,11 @@ def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dic
     return left
 
 
+def is_plain(parsed: ParsedRequest) -> bool:
+    """Whether `kept_to` has nothing to do: the text is passed on as it comes."""
+    return not (parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools))
+
+
 def kept_to(batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id) -> Batches:
     """The run's answer with its calls as calls, ended at a stop sequence, its JSON unfenced.
 

@@ -48,6 +48,8 @@ class ServingEdge:
             return _refusal(start_response)
         watcher = _ClientWatcher(environ.get("gunicorn.socket"), self._runs)
         environ["proxy.watch_client"] = watcher.start
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # before it there are no chunks
+            environ["proxy.write_now"] = getattr(environ.get("gunicorn.socket"), "write_chunk_now", None)
         environ["proxy.is_ending"] = lambda: self.is_draining
         environ["proxy.ended_with_runs"] = self._ended_with_runs
         try:

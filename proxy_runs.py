@@ -22,11 +22,12 @@ from flow_guards import (
 )
 from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, Turn
 from flowise_client import FlowiseClients
-from openai_rules import kept_to
+from openai_rules import is_plain, kept_to
 from openai_wire import ParsedRequest
 from proxy_exchange import Plan, Planner
 from proxy_metrics import Metrics
 from proxy_models import Models
+from proxy_pump import Pump
 from proxy_streaming import NumberedBatches, Pace
 
 Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent]]
@@ -47,6 +48,7 @@ class Runs:
     key: str
     line: dict[str, Any]
     amending: Amending
+    pump: Pump | None = None
 
     def batches(self, model: Model, pace: Pace) -> NumberedBatches:
         """The batches of all choices, as they come; nothing runs before they are read."""
@@ -54,33 +56,35 @@ class Runs:
         if self.plan.instead:
             return numbered(batch for batch in [list(self.plan.instead)])
         if len(turns) == 1:
-            return numbered(self._run(turns[0], model, pace.remaining))
+            pump = self.pump if is_plain(self.parsed) else None
+            return numbered(self._run(turns[0], model, pace.remaining, pump))
         left = threading.Event()
         wake = while_wanted(left, pace.remaining)
         return side_by_side([self._run(turn, model, wake) for turn in turns], left)
 
-    def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        batches = self._of_model(turn, model, wake)
+    def _run(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None = None) -> Batches:
+        batches = self._of_model(turn, model, wake, pump)
         if self.plan.exchange and self.plan.exchange.taken:
             batches = with_undo(batches, lambda: self.planner.not_begun(self.plan))
         return kept_to(batches, self.parsed)
 
-    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None) -> Batches:
         batches = self.clients.client(model.flow, self.key).batches(
             replace(turn, flow=model.flow),
             wake=wake,
             headers=self.headers,
             request_timeout=model.request_timeout,
+            pump=pump.take if pump else None,
         )
         batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
         batches = amended(batches, self.amending(model.flow, turn.chat_id))
         if not model.fallback:
             return batches
-        return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
+        return with_fallback(batches, lambda: self._instead_of(turn, model, wake, pump))
 
-    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None) -> Batches:
         self.line["fallback"] = model.fallback
         self.line.pop("outcome", None)
         other = self.models.resolve(model.fallback or "")
         anew = self.planner.anew(self.plan, replace(turn, chat_id=str(uuid4())), other, self.parsed)
-        return self._of_model(anew, other, wake)
+        return self._of_model(anew, other, wake, pump)

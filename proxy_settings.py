@@ -54,6 +54,7 @@ class Settings:
     proxy_run_error_status: int = 400
     proxy_heartbeat_seconds: float = 15
     proxy_drain_seconds: float = 30
+    proxy_event_pump: bool = True
     proxy_metrics: str = "key"
     proxy_log_format: str = "auto"
     log_level: str = "info"
@@ -304,6 +305,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_run_error_status": _run_error_status,
     "proxy_heartbeat_seconds": _number(0.05, 3600),
     "proxy_drain_seconds": _number(0, 3600),
+    "proxy_event_pump": _boolean,
     "proxy_metrics": _one_of("key", "open", "off"),
     "proxy_log_format": _one_of("auto", "text", "json"),
     "log_level": _one_of("debug", "info", "warning", "error"),

@@ -21,6 +21,7 @@ from flow_turn import (
 )
 from openai_wire import HEARTBEAT, Frame, Renderer, stream_bytes
 from proxy_errors import ProxyError, RunFailed, ServerFault
+from proxy_pump import Pump
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Begun:
     """A request whose runs are ready to begin, and all that it takes to answer it.
 
     `ended` is to be called once all runs are whole, before the client is told; `headers` are the answer's.
+    `pump`, if there is one, is where the batches offer their tokens first.
     """
 
     batches: NumberedBatches
@@ -70,28 +72,20 @@ class Begun:
     transcripts: Sequence[Transcript]
     ended: Callable[[], None]
     headers: Mapping[str, str]
+    pump: Pump | None = None
 
 
 class StreamedAnswer:
     """One answer on its way: the status line is held until it is known that there is something to say."""
 
-    def __init__(
-        self,
-        batches: NumberedBatches,
-        renderer: Renderer,
-        pace: Pace,
-        transcripts: Sequence[Transcript],
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Answer from `batches`.
-
-        `ended` is called once all runs are whole, before the client is told; what it raises ends the stream.
-        """
-        self._batches = batches
-        self._renderer = renderer
-        self._pace = pace
-        self._transcripts = transcripts
-        self._ended = ended
+    def __init__(self, begun: Begun) -> None:
+        """Answer what has begun; what its `ended` raises ends the stream."""
+        self._batches = begun.batches
+        self._renderer = begun.renderer
+        self._pace = begun.pace
+        self._transcripts = begun.transcripts
+        self._ended = begun.ended
+        self._pump = begun.pump
 
     def begin(self) -> Iterator[bytes]:
         """Wait for the first substance (or the time to show life), then give the stream's bytes.
@@ -135,6 +129,7 @@ class StreamedAnswer:
                 yield stream_bytes(self._renderer.failure(ServerFault("The server had an error.")))
 
     def _rest(self) -> Iterator[bytes]:
+        self._open_pump()
         for number, batch in self._batches:
             piece = stream_bytes(self._rendered(number, batch))
             if not piece and not self._pace.remaining():
@@ -142,7 +137,14 @@ class StreamedAnswer:
             if piece:
                 yield piece
                 self._pace.written()
+                self._open_pump()
         yield stream_bytes(self._closing())
+
+    def _open_pump(self) -> None:
+        """Have tokens written past us once the first has gone the usual way, where it is timed."""
+        if self._pump is not None and self._transcripts[0].texts:
+            self._pump.open(self._renderer, self._transcripts[0])
+            self._pump = None
 
     def _rendered(self, number: int, batch: Batch) -> list[Frame]:
         frames: list[Frame] = []

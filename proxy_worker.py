@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,16 @@ class _Client(socket.socket):
             left = memoryview(data)[sent:]
             for start in range(0, len(left), WRITE_STEP_BYTES):
                 super().sendall(left[start : start + WRITE_STEP_BYTES], flags)
+
+    def write_chunk_now(self, data: bytes) -> bool:
+        """Send a chunk of an answer without waiting; false if some of it is kept for the next `sendall`."""
+        chunk = b"%X\r\n%b\r\n" % (len(data), data)
+        try:
+            sent = os.write(self.fileno(), chunk)
+        except OSError:  # no room, or the client is gone, which that `sendall` will find
+            sent = 0
+        self._head = chunk[sent:]
+        return sent == len(chunk)
 
     def flush(self) -> None:
         """Send the head of an answer without a body."""

@@ -41,6 +41,7 @@ POLICY = frozenset(
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
         *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
         *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket", "proxy_metrics"),
+        "proxy_pump",
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
@@ -100,6 +101,7 @@ TABLE: dict[str, Rule] = {
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
     "proxy_metrics": Rule(CORE_LEAVES | {"proxy_counts"}, WEB | IO),
     "proxy_responses": Rule(CORE_LEAVES | {"openai_wire", "proxy_store"}, WEB),
+    "proxy_streaming": Rule(CORE_LEAVES | {"openai_wire", "proxy_pump"}, WEB),
     "proxy_background": Rule(CORE_LEAVES | {"openai_wire", "proxy_responses", "proxy_streaming"}, WEB),
     # A file is passed on as Flowise's reply comes.
     "proxy_files": Rule(CORE_LEAVES | {"flowise_transport"}, WEB),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -116,6 +117,9 @@ class Arriving:
         if isinstance(piece, Exception):
             raise piece
         return piece
+
+    def pump(self, take: Callable[[bytearray], bool]) -> None:
+        """Everything is read."""
 
     def close(self) -> None:
         """Nothing is open."""

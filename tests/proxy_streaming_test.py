@@ -31,7 +31,7 @@ from flow_turn import (
 from openai_adapter import ChatRenderer
 from openai_wire import HEARTBEAT, ParsedRequest
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
-from proxy_streaming import STEP_HOLD_SECONDS, Pace, StreamedAnswer, refuse_empty
+from proxy_streaming import STEP_HOLD_SECONDS, Begun, Pace, StreamedAnswer, refuse_empty
 
 DONE = b"data: [DONE]\n\n"
 Step = tuple[float, Batch]
@@ -66,7 +66,9 @@ class Stage:
             make_id=lambda prefix: prefix + "1",
         )
         self.transcripts = [Transcript(turn.chat_id) for turn in turns]
-        self.answer = StreamedAnswer(self.batches, renderer, self.pace, self.transcripts, self._ended)
+        self.answer = StreamedAnswer(
+            Begun(self.batches, renderer, self.pace, self.transcripts, self._ended, {})
+        )
 
     def _ended(self) -> None:
         refuse_empty(self.transcripts)

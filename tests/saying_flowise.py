@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
 FLOW = "11111111-2222-4333-8444-555555555555"
+
+ENDING = (("metadata", {"chatId": "c", "sessionId": "c"}), ("end", "[DONE]"))
+"""The events that end a whole run."""
+
+
+def event(name: str, data: Any) -> bytes:
+    """An event of a stream, as Flowise writes it."""
+    line = json.dumps({"event": name, "data": data}, ensure_ascii=False, separators=(",", ":"))
+    return f"message:\ndata:{line}\n\n".encode()
+
+
+def token(text: str) -> bytes:
+    """The event of a token."""
+    return event("token", text)
+
+
+def ending() -> bytes:
+    """The events that end a whole run, together."""
+    return b"".join(event(name, data) for name, data in ENDING)
 
 
 class SayingFlowise:
@@ -43,6 +65,20 @@ class SayingFlowise:
     def says(self, text: str) -> None:
         self._server.says = text
 
+    def streams(self, *steps: bytes | float) -> None:
+        """Say in streams from now on: these bytes, each a chunk of its own, and these seconds of silence."""
+        self._server.steps = steps
+
+    @property
+    def steps_done(self) -> int:
+        """How many of the steps have been taken in the last stream."""
+        return self._server.steps_done
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the last stream's steps are still being taken, as far as its reader lets them."""
+        return self._server.is_streaming
+
     @property
     def bodies(self) -> list[dict[str, Any]]:
         """What the predictions got."""
@@ -51,6 +87,9 @@ class SayingFlowise:
 
 class _Server(ThreadingHTTPServer):
     says = ""
+    steps: Sequence[bytes | float] = ()
+    steps_done = 0
+    is_streaming = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -72,7 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         ids = {"chatId": body["chatId"], "sessionId": body["chatId"]}
-        if body.get("streaming"):
+        if body.get("streaming") and self.server.steps:
+            self.server.is_streaming = True
+            with contextlib.suppress(OSError):
+                self._play(self.server.steps)
+            self.server.is_streaming = False
+        elif body.get("streaming"):
             self._stream(self.server.says, ids)
         else:
             self._json({"text": self.server.says, **ids})
@@ -93,6 +137,23 @@ class _Handler(BaseHTTPRequestHandler):
         for name, data in [("start", ""), *tokens, ("metadata", ids), ("end", "[DONE]")]:
             line = json.dumps({"event": name, "data": data})
             self.wfile.write(f"message:\ndata:{line}\n\n".encode())
+
+    def _play(self, steps: Sequence[bytes | float]) -> None:
+        """Write each chunk by itself; an empty one breaks the connection off."""
+        self.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        self.close_connection = True
+        self.server.steps_done = 0
+        for step in steps:
+            if isinstance(step, float):
+                time.sleep(step)
+            elif step:
+                self.wfile.write(b"%X\r\n%b\r\n" % (len(step), step))
+            else:
+                return
+            self.server.steps_done += 1
+        self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Say nothing."""
