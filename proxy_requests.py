@@ -60,19 +60,23 @@ def raw_body(limit: int) -> bytes:
     stream, length = asked.environ["wsgi.input"], asked.content_length
     if length is None and not asked.environ.get("wsgi.input_terminated"):
         return b""
-    too_large = BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
     if length is not None and length > limit:
-        raise too_large
+        raise _too_large(limit)
     wanted = limit + 1 if length is None else length
     pieces: list[bytes] = []
     while wanted and (piece := stream.read(wanted)):
         pieces.append(piece)
         wanted -= len(piece)
     if length is None and not wanted:
-        raise too_large
+        raise _too_large(limit)
     if length is not None and wanted:
         raise BadRequest("The body is shorter than its Content-Length.")
     return b"".join(pieces)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    # Not made where the body is read: a name for it there would keep all that until a garbage collection.
+    return BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
 
 
 def onward_headers() -> dict[str, str]:

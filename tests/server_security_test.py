@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
+import inspect
+import io
 import random
 import socket
 import string
@@ -16,7 +19,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from openai_compatible_server import create_app
+from proxy_settings import Settings
 from tests.demo_server import DemoServer
 from tests.openai_check import valid
 from tests.processes import Server, clean_environment
@@ -182,6 +188,32 @@ def test_a_preflight_needs_no_key_and_names_the_headers(keyed: RunningProxy) -> 
 def _post(keyed: RunningProxy, **more: Any) -> requests.Response:
     headers = {"api-key": CANARY, **more.pop("headers", {})}
     return requests.post(f"{keyed.url}/v1/chat/completions", headers=headers, timeout=10, **more)
+
+
+def test_a_body_that_was_refused_is_let_go_at_once() -> None:
+    """A garbage collection may be far away, and bodies are large."""
+    settings = Settings(flowise_base_url="http://127.0.0.1:9/api/v1", proxy_max_body_bytes=2000)
+    app = create_app(settings)
+    body = io.BytesIO(b"x" * 5000)
+    own = {"wsgi.input": body, "wsgi.input_terminated": True}
+    environ = {**EnvironBuilder("/v1/chat/completions", method="POST").get_environ(), **own}
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(2):  # the first fills caches
+            body.seek(0)
+            app_iter, status, _ = run_wsgi_app(app, dict(environ))
+            assert status.startswith("413")
+            app_iter.close()  # type: ignore[attr-defined]
+            del app_iter
+            gc.garbage.clear()
+            gc.collect()
+        assert not [found for found in gc.garbage if inspect.isframe(found)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_a_body_over_the_limit_is_413_with_and_without_a_length(keyed: RunningProxy) -> None:
