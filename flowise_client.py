@@ -16,21 +16,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import orjson
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from urllib3 import encode_multipart_formdata
 
 from flow_guards import RUN_THREAD
-from flow_turn import FLOW_ID, FlowEvent, KeepAlive, TextDelta, Transcript, Turn, Upload
-from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
-from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused
-from flowise_health import Call, FlowiseHealth
+from flow_turn import FLOW_ID, FlowEvent, Transcript, Turn, Upload
+from flowise_attempts import attempts
+from flowise_events import lenient_json
+from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused, unreachable
+from flowise_health import FlowiseHealth
+from flowise_prediction import prediction_body
+from flowise_run import Batch, Limits, Run
 from flowise_transport import (
     ConnectionBroken,
     FlowiseRequest,
@@ -41,11 +41,8 @@ from flowise_transport import (
     Transport,
     read_all,
 )
-from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RateLimited, RunFailed
+from proxy_errors import FlowiseUnavailable, ModelNotFound, RunFailed
 from proxy_settings import Settings, flowise_base_url
-
-CLOSING_GRACE_SECONDS = 5.0
-"""How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
 
 PROBE_SECONDS = 10.0
 DOCUMENT_SECONDS = 60.0
@@ -61,34 +58,6 @@ ABORT_WAITS_SECONDS = (0.0, 0.2, 1.0)
 """Before each attempt to abort a run."""
 
 MOST_CLIENTS = 1024
-LARGEST_ANSWER_BYTES = 64 * 1024**2
-"""Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
-
-LONGEST_RETRY_WAIT_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a call may take and how often it is tried; seconds. Errors name the setting behind a limit."""
-
-    request_timeout: float = 30
-    stream_idle_timeout: float = 600
-    run_timeout: float = 3600
-    max_attempts: int = 3
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Limits:
-        """Take the limits out of the settings."""
-        return cls(
-            settings.flowise_request_timeout,
-            settings.flowise_stream_idle_timeout,
-            settings.flowise_run_timeout,
-            settings.flowise_max_attempts,
-        )
-
-
-Batch = list[FlowEvent]
-"""Events that arrived together."""
 
 
 def never() -> float:
@@ -164,7 +133,7 @@ class FlowiseClient:
         limits = self._limits
         if request_timeout:
             limits = replace(limits, request_timeout=request_timeout)
-        run = _Run(turn, limits, wake, pump)
+        run = Run(turn, limits, wake, pump)
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
@@ -303,7 +272,7 @@ class FlowiseClient:
 
     def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
         with self.health.call() as call:
-            for attempt in self._attempts(call):
+            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
                 with attempt:
                     return self._call_once(request, seconds)
         raise AssertionError("tenacity gives up by raising")
@@ -314,9 +283,9 @@ class FlowiseClient:
             try:
                 body = read_all(reply, seconds)
             except (NotSent, ConnectionBroken) as error:
-                raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+                raise unreachable() from error
         if body is None:
-            raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+            raise _too_late()
         return head, body
 
     def opened(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
@@ -328,11 +297,11 @@ class FlowiseClient:
         try:
             head = reply.head(seconds)
             if head is None:
-                raise FlowiseUnavailable(_TOO_LATE, retry_after_seconds=5)
+                raise _too_late()
             self._note(head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
-            raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
+            raise unreachable() from error
         except BaseException:
             reply.close()
             raise
@@ -359,18 +328,18 @@ class FlowiseClient:
                 return
 
     def _answered(
-        self, run: _Run, headers: Mapping[str, str]
+        self, run: Run, headers: Mapping[str, str]
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         body = orjson.dumps(prediction_body(run.turn))
         with self.health.call() as call:
-            for attempt in self._attempts(call):
+            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
                 with attempt:
                     run.check_wanted()
                     return (yield from self._asked_once(run, headers, body))
         raise AssertionError("tenacity gives up by raising")
 
     def _asked_once(
-        self, run: _Run, headers: Mapping[str, str], body: bytes
+        self, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
         try:
@@ -385,35 +354,6 @@ class FlowiseClient:
             raise
         return reply, head
 
-    def _attempts(self, call: Call) -> Iterator[AbstractContextManager[object]]:
-        """Attempts for a loop: the first costs nothing, the others are few and wait."""
-        first = _FirstAttempt()
-        yield first
-        if (error := first.error) is None:
-            return
-        try:
-            if self._limits.max_attempts == 1 or not _has_not_run(error) or not call.may_retry():
-                raise error
-            time.sleep(_wait_after(error, _FIRST_BACKOFF_SECONDS))
-            yield from self._further_attempts(call)
-        except FlowiseUnavailable:
-            self.health.not_reached()
-            raise
-
-    def _further_attempts(self, call: Call) -> Retrying:
-        attempts_left = stop_after_attempt(self._limits.max_attempts - 1)
-
-        def wait(state: RetryCallState) -> float:
-            return _wait_after(state.outcome.exception() if state.outcome else None, _backoff(state))
-
-        return Retrying(
-            retry=retry_if_exception(_has_not_run),
-            stop=lambda state: attempts_left(state) or not call.may_retry(),
-            wait=wait,
-            sleep=time.sleep,
-            reraise=True,
-        )
-
     def _note(self, head: ReplyHead | None) -> None:
         if head is not None and head.status != HTTPStatus.SERVICE_UNAVAILABLE:
             self.health.reached()
@@ -425,41 +365,6 @@ class FlowiseClient:
         if self._api_key:
             own["Authorization"] = f"Bearer {self._api_key}"
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
-
-
-_TOO_LATE = "Flowise did not answer in time."
-_UNREACHABLE = "Flowise cannot be reached. Nothing has run; try again later."
-_FIRST_BACKOFF_SECONDS = 0.1
-_backoff = wait_exponential_jitter(multiplier=0.2, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
-
-
-class _FirstAttempt:
-    """A call's only attempt nearly always; keeps the failure that another one may mend."""
-
-    error: FlowiseUnavailable | RateLimited | None = None
-
-    def __enter__(self) -> None:
-        """Attempt."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> bool:
-        """Keep a failure after which nothing has run."""
-        if isinstance(error, (FlowiseUnavailable, RateLimited)):
-            self.error = error
-        return self.error is not None
-
-
-def _has_not_run(error: BaseException) -> bool:
-    """Whether a call may be sent again: not connected, or Flowise's own 429 or 503 with a short wait."""
-    if not isinstance(error, (FlowiseUnavailable, RateLimited)):
-        return False
-    return (error.retry_after_seconds or 0) <= LONGEST_RETRY_WAIT_SECONDS
-
-
-def _wait_after(error: BaseException | None, backoff: float) -> float:
-    """What Flowise asked for, or ours if that is longer; one that was not reached asked for nothing."""
-    if not isinstance(error, (FlowiseUnavailable, RateLimited)) or isinstance(error.__cause__, NotSent):
-        return backoff
-    return max(error.retry_after_seconds or 0.0, backoff)
 
 
 class FlowiseClients:
@@ -493,195 +398,6 @@ class FlowiseClients:
             return client
 
 
-class _Run:
-    """The waits of one run: for the head, for each piece, for the end, each within its limit."""
-
-    def __init__(
-        self, turn: Turn, limits: Limits, wake: Callable[[], float], pump: Callable[[str], bool] | None
-    ) -> None:
-        self.turn = turn
-        self.is_running = False
-        self._limits = limits
-        self._wake = wake
-        self._pump = pump
-        self._pumped_at = 0.0
-        self._run_deadline = time.monotonic() + limits.run_timeout
-
-    def check_wanted(self) -> None:
-        """Raise what the consumer's `wake` raises once it waits no more: nothing must be sent then."""
-        self._wake()
-
-    def awaited_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
-        """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""
-        deadline = time.monotonic() + self._limits.request_timeout
-        self.is_running = True
-        try:
-            while (head := reply.head(self._patience(deadline))) is None:
-                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
-                yield [KeepAlive()]
-        except NotSent as error:
-            self.is_running = False
-            raise FlowiseUnavailable(_UNREACHABLE, retry_after_seconds=1) from error
-        return head
-
-    @staticmethod
-    def check_encoding(head: ReplyHead) -> None:
-        """Refuse an answer that was compressed although asked not to be: it could blow up when unpacked."""
-        if head.headers.get("content-encoding", "identity") not in ("", "identity"):
-            raise RunFailed(
-                "Flowise, or a gateway before it, compressed its answer.", code="flowise_bad_answer"
-            )
-
-    def streamed(self, reply: Reply) -> Iterator[Batch]:
-        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
-        sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
-        if self._pump is not None:
-            reply.pump(partial(self._pumped, self._pump, sse, decoder))
-        while not decoder.has_ended:
-            piece = yield from self._piece(reply, decoder)
-            if not piece:
-                break
-            batch: Batch = []
-            try:
-                self._decode(sse.feed(piece), decoder, batch)
-            except ProxyError:
-                self.is_running = False
-                yield batch
-                raise
-            yield batch
-            if sse.open_bytes > LARGEST_ANSWER_BYTES:
-                raise _too_large("event")
-        if not decoder.has_ended and not decoder.is_complete:
-            raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
-        self.is_running = False
-        yield list(decoder.closing())
-
-    def _pumped(
-        self, pump: Callable[[str], bool], sse: SseDecoder, decoder: EventDecoder, arrived: bytearray
-    ) -> bool:
-        """Offer what has arrived to the pump, if it is whole tokens; whether the consumer may wait on."""
-        if sse.open_bytes or not arrived.endswith(b"\n\n"):
-            return False
-        said = decoder.tokens(bytes(arrived))
-        if not said or not pump(said):
-            return False
-        arrived.clear()
-        self._pumped_at = time.monotonic()
-        return self._wake() > 0
-
-    def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
-        """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
-        if (said := decoder.tokens(events)) is not None:
-            if said:
-                batch.append(TextDelta(said))
-            return
-        texts: list[str] = []
-        try:
-            for payload in payloads(events):
-                text = decoder.token(payload) if isinstance(payload, bytes) else None
-                if text is not None:
-                    texts.append(text)
-                    continue
-                _join(texts, batch)
-                batch.extend(decoder.decode(payload) if isinstance(payload, bytes) else [KeepAlive()])
-                if decoder.has_ended:
-                    return
-        finally:
-            _join(texts, batch)
-
-    def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
-        limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
-        deadline = time.monotonic() + limit
-        while (piece := reply.read_available(self._patience(deadline))) is None:
-            deadline = max(deadline, self._pumped_at + limit)
-            if decoder.is_complete and time.monotonic() >= deadline:
-                return b""
-            self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)
-            yield [KeepAlive()]
-        self._check(math.inf, "", 0)
-        return piece
-
-    def whole(self, reply: Reply) -> Iterator[Batch]:
-        """Give the events of a JSON answer."""
-        deadline = time.monotonic() + self._limits.request_timeout
-        pieces: list[bytes] = []
-        size = 0
-        while (piece := reply.read_available(self._patience(deadline))) != b"":
-            if piece is None:
-                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
-                yield [KeepAlive()]
-            else:
-                pieces.append(piece)
-                size += len(piece)
-                if size > LARGEST_ANSWER_BYTES:
-                    raise _too_large("answer")
-        self.is_running = False
-        text = b"".join(pieces)
-        answer = lenient_json(text)
-        if answer is None and text.strip() not in (b"", b"null"):
-            raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
-        yield list(answer_events(answer))
-
-    def _patience(self, deadline: float) -> float:
-        now = time.monotonic()
-        return max(0.0, min(deadline - now, self._run_deadline - now, self._wake()))
-
-    def _check(self, deadline: float, setting: str, seconds: float) -> None:
-        now = time.monotonic()
-        if now >= self._run_deadline:
-            setting, seconds, deadline = "FLOWISE_RUN_TIMEOUT", self._limits.run_timeout, self._run_deadline
-        if now >= deadline:
-            raise RunFailed(
-                f"The flow gave no answer within {seconds:g} s ({setting}). It may still be running.",
-                code="flowise_timeout",
-            )
-
-
-def _join(texts: list[str], batch: Batch) -> None:
-    if text := "".join(texts):
-        batch.append(TextDelta(text))
-    texts.clear()
-
-
-def _too_large(what: str) -> RunFailed:
-    size = f"{LARGEST_ANSWER_BYTES // 1024**2} MiB"
-    return RunFailed(f"Flowise sent an {what} larger than {size}.", code="flowise_bad_answer")
-
-
-def prediction_body(turn: Turn) -> dict[str, Any]:
-    """Flowise's request for a turn; the system text stands marked before the question."""
-    body: dict[str, Any] = {
-        "question": question_with_instructions(turn),
-        "chatId": turn.chat_id,
-        **turn.extra,
-    }
-    if turn.human_input or turn.extra.get("form"):
-        del body["question"]  # Flowise takes one of the two
-    if turn.stream:
-        body["streaming"] = True
-    if turn.history:
-        body["history"] = [{"role": m.role, "content": m.content} for m in turn.history]
-    if turn.uploads:
-        body["uploads"] = [
-            {"type": u.type, "name": u.name, "mime": u.mime, "data": u.data} for u in turn.uploads
-        ]
-    overrides = dict(turn.overrides)
-    if turn.session_id:
-        overrides["sessionId"] = turn.session_id
-    if overrides:
-        body["overrideConfig"] = overrides
-    if turn.human_input:
-        body["humanInput"] = dict(turn.human_input)
-    return body
-
-
-def question_with_instructions(turn: Turn) -> str:
-    """The question, behind the system text if there is one: Flowise has no role for it."""
-    if not turn.system_text:
-        return turn.question
-    return f"[System instructions]\n{turn.system_text}\n[End of system instructions]\n\n{turn.question}"
-
-
 def _is_event_stream(head: ReplyHead) -> bool:
     return head.headers.get("content-type", "").lower().startswith("text/event-stream")
 
@@ -689,3 +405,7 @@ def _is_event_stream(head: ReplyHead) -> bool:
 def _is_json(head: ReplyHead) -> bool:
     kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
     return kind == "application/json" or kind.endswith("+json")
+
+
+def _too_late() -> FlowiseUnavailable:
+    return FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)

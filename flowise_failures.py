@@ -76,6 +76,13 @@ def _refusal(bare: str, flow: str) -> ProxyError | None:
     return no_such_flow() if is_missing or re.search("(?i)invalid chatflow id", bare) else None
 
 
+def unreachable() -> FlowiseUnavailable:
+    """The failure of a call that did not reach Flowise."""
+    return FlowiseUnavailable(
+        "Flowise cannot be reached. Nothing has run; try again later.", retry_after_seconds=1
+    )
+
+
 def no_such_flow() -> ProxyError:
     """The error of a flow that Flowise does not know."""
     return ModelNotFound("The flow behind this model does not exist in Flowise.", param="model")

@@ -16,8 +16,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flow_turn import Model, Turn
-from flowise_client import ABORT_SECONDS, FlowiseClient, Limits
+from flowise_client import ABORT_SECONDS, FlowiseClient
 from flowise_profiles import FlowProfile, profiled, with_abilities
+from flowise_run import Limits
 from flowise_transport import RequestsTransport
 from openai_wire import answer_text
 from proxy_auth import ANONYMOUS

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from flow_turn import Transcript, Turn
-from flowise_client import prediction_body
 from flowise_events import answer_events
+from flowise_prediction import prediction_body
 from openai_adapter import ChatRenderer, parse_chat, parse_completion
 from openai_responses import parse_response
 from openai_rules import ruled

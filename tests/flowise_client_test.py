@@ -15,7 +15,9 @@ import orjson
 import pytest
 
 from flow_turn import HistoryMessage, Turn, Upload
-from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients, Limits, prediction_body
+from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients
+from flowise_prediction import prediction_body
+from flowise_run import Limits
 from flowise_transport import FlowiseRequest, Reply, RequestsTransport, read_all
 from openai_compatible_server import create_app
 from proxy_errors import (

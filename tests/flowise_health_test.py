@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from flow_turn import Turn
-from flowise_client import LARGEST_ANSWER_BYTES, FlowiseClient, Limits
+from flowise_client import FlowiseClient
 from flowise_health import (
     BREAKER_FAILURES,
     BREAKER_PROBE_SECONDS,
@@ -18,6 +18,7 @@ from flowise_health import (
     RETRYING_LEAST,
     FlowiseHealth,
 )
+from flowise_run import LARGEST_ANSWER_BYTES, Limits
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
 from tests.processes import wait_for
 from tests.scripted_server import ScriptedServer, Step, http

@@ -1,0 +1,41 @@
+"""A turn as the body of Flowise's prediction request. Upstream layer, pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flow_turn import Turn
+
+
+def prediction_body(turn: Turn) -> dict[str, Any]:
+    """Flowise's request for a turn; the system text stands marked before the question."""
+    body: dict[str, Any] = {
+        "question": question_with_instructions(turn),
+        "chatId": turn.chat_id,
+        **turn.extra,
+    }
+    if turn.human_input or turn.extra.get("form"):
+        del body["question"]  # Flowise takes one of the two
+    if turn.stream:
+        body["streaming"] = True
+    if turn.history:
+        body["history"] = [{"role": m.role, "content": m.content} for m in turn.history]
+    if turn.uploads:
+        body["uploads"] = [
+            {"type": u.type, "name": u.name, "mime": u.mime, "data": u.data} for u in turn.uploads
+        ]
+    overrides = dict(turn.overrides)
+    if turn.session_id:
+        overrides["sessionId"] = turn.session_id
+    if overrides:
+        body["overrideConfig"] = overrides
+    if turn.human_input:
+        body["humanInput"] = dict(turn.human_input)
+    return body
+
+
+def question_with_instructions(turn: Turn) -> str:
+    """The question, behind the system text if there is one: Flowise has no role for it."""
+    if not turn.system_text:
+        return turn.question
+    return f"[System instructions]\n{turn.system_text}\n[End of system instructions]\n\n{turn.question}"

@@ -1,0 +1,201 @@
+"""One run of a flow as it is waited for: head, stream or JSON answer, each in its time. Upstream layer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from flow_turn import FlowEvent, KeepAlive, TextDelta, Turn
+from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
+from flowise_failures import unreachable
+from flowise_transport import NotSent, Reply, ReplyHead
+from proxy_errors import ProxyError, RunFailed
+from proxy_settings import Settings
+
+CLOSING_GRACE_SECONDS = 5.0
+"""How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
+
+LARGEST_ANSWER_BYTES = 64 * 1024**2
+"""Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
+
+Batch = list[FlowEvent]
+"""Events that arrived together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a call may take and how often it is tried; seconds. Errors name the setting behind a limit."""
+
+    request_timeout: float = 30
+    stream_idle_timeout: float = 600
+    run_timeout: float = 3600
+    max_attempts: int = 3
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Take the limits out of the settings."""
+        return cls(
+            settings.flowise_request_timeout,
+            settings.flowise_stream_idle_timeout,
+            settings.flowise_run_timeout,
+            settings.flowise_max_attempts,
+        )
+
+
+class Run:
+    """The waits of one run: for the head, for each piece, for the end, each within its limit."""
+
+    def __init__(
+        self, turn: Turn, limits: Limits, wake: Callable[[], float], pump: Callable[[str], bool] | None
+    ) -> None:
+        """Begin to count its time; `wake` and `pump` as `FlowiseClient.batches` has them."""
+        self.turn = turn
+        self.is_running = False
+        self._limits = limits
+        self._wake = wake
+        self._pump = pump
+        self._pumped_at = 0.0
+        self._run_deadline = time.monotonic() + limits.run_timeout
+
+    def check_wanted(self) -> None:
+        """Raise what the consumer's `wake` raises once it waits no more: nothing must be sent then."""
+        self._wake()
+
+    def awaited_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
+        """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""
+        deadline = time.monotonic() + self._limits.request_timeout
+        self.is_running = True
+        try:
+            while (head := reply.head(self._patience(deadline))) is None:
+                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
+                yield [KeepAlive()]
+        except NotSent as error:
+            self.is_running = False
+            raise unreachable() from error
+        return head
+
+    @staticmethod
+    def check_encoding(head: ReplyHead) -> None:
+        """Refuse an answer that was compressed although asked not to be: it could blow up when unpacked."""
+        if head.headers.get("content-encoding", "identity") not in ("", "identity"):
+            raise RunFailed(
+                "Flowise, or a gateway before it, compressed its answer.", code="flowise_bad_answer"
+            )
+
+    def streamed(self, reply: Reply) -> Iterator[Batch]:
+        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
+        sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
+        if self._pump is not None:
+            reply.pump(partial(self._pumped, self._pump, sse, decoder))
+        while not decoder.has_ended:
+            piece = yield from self._piece(reply, decoder)
+            if not piece:
+                break
+            batch: Batch = []
+            try:
+                self._decode(sse.feed(piece), decoder, batch)
+            except ProxyError:
+                self.is_running = False
+                yield batch
+                raise
+            yield batch
+            if sse.open_bytes > LARGEST_ANSWER_BYTES:
+                raise _too_large("event")
+        if not decoder.has_ended and not decoder.is_complete:
+            raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
+        self.is_running = False
+        yield list(decoder.closing())
+
+    def _pumped(
+        self, pump: Callable[[str], bool], sse: SseDecoder, decoder: EventDecoder, arrived: bytearray
+    ) -> bool:
+        """Offer what has arrived to the pump, if it is whole tokens; whether the consumer may wait on."""
+        if sse.open_bytes or not arrived.endswith(b"\n\n"):
+            return False
+        said = decoder.tokens(bytes(arrived))
+        if not said or not pump(said):
+            return False
+        arrived.clear()
+        self._pumped_at = time.monotonic()
+        return self._wake() > 0
+
+    def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
+        """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
+        if (said := decoder.tokens(events)) is not None:
+            if said:
+                batch.append(TextDelta(said))
+            return
+        texts: list[str] = []
+        try:
+            for payload in payloads(events):
+                text = decoder.token(payload) if isinstance(payload, bytes) else None
+                if text is not None:
+                    texts.append(text)
+                    continue
+                _join(texts, batch)
+                batch.extend(decoder.decode(payload) if isinstance(payload, bytes) else [KeepAlive()])
+                if decoder.has_ended:
+                    return
+        finally:
+            _join(texts, batch)
+
+    def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
+        limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
+        deadline = time.monotonic() + limit
+        while (piece := reply.read_available(self._patience(deadline))) is None:
+            deadline = max(deadline, self._pumped_at + limit)
+            if decoder.is_complete and time.monotonic() >= deadline:
+                return b""
+            self._check(deadline, "FLOWISE_STREAM_IDLE_TIMEOUT", limit)
+            yield [KeepAlive()]
+        self._check(math.inf, "", 0)
+        return piece
+
+    def whole(self, reply: Reply) -> Iterator[Batch]:
+        """Give the events of a JSON answer."""
+        deadline = time.monotonic() + self._limits.request_timeout
+        pieces: list[bytes] = []
+        size = 0
+        while (piece := reply.read_available(self._patience(deadline))) != b"":
+            if piece is None:
+                self._check(deadline, "FLOWISE_REQUEST_TIMEOUT", self._limits.request_timeout)
+                yield [KeepAlive()]
+            else:
+                pieces.append(piece)
+                size += len(piece)
+                if size > LARGEST_ANSWER_BYTES:
+                    raise _too_large("answer")
+        self.is_running = False
+        text = b"".join(pieces)
+        answer = lenient_json(text)
+        if answer is None and text.strip() not in (b"", b"null"):
+            raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
+        yield list(answer_events(answer))
+
+    def _patience(self, deadline: float) -> float:
+        now = time.monotonic()
+        return max(0.0, min(deadline - now, self._run_deadline - now, self._wake()))
+
+    def _check(self, deadline: float, setting: str, seconds: float) -> None:
+        now = time.monotonic()
+        if now >= self._run_deadline:
+            setting, seconds, deadline = "FLOWISE_RUN_TIMEOUT", self._limits.run_timeout, self._run_deadline
+        if now >= deadline:
+            raise RunFailed(
+                f"The flow gave no answer within {seconds:g} s ({setting}). It may still be running.",
+                code="flowise_timeout",
+            )
+
+
+def _join(texts: list[str], batch: Batch) -> None:
+    if text := "".join(texts):
+        batch.append(TextDelta(text))
+    texts.clear()
+
+
+def _too_large(what: str) -> RunFailed:
+    size = f"{LARGEST_ANSWER_BYTES // 1024**2} MiB"
+    return RunFailed(f"Flowise sent an {what} larger than {size}.", code="flowise_bad_answer")
