@@ -22,10 +22,11 @@ from flowise_run import Limits
 from flowise_transport import RequestsTransport
 from openai_wire import answer_text
 from proxy_auth import ANONYMOUS
-from proxy_config import KEY_NAME, KEY_NAME_TEXT, ConfigError, ProxyConfig, config_file
+from proxy_config import KEY_NAME, KEY_NAME_TEXT, ProxyConfig, config_file
 from proxy_errors import ProxyError
 from proxy_models import Models
 from proxy_settings import Settings, SettingsError
+from proxy_yaml import ConfigError
 
 KEY_PREFIX = "sk-flowise-"
 INTERRUPTED = 130

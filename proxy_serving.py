@@ -21,12 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxy_config import ConfigError, config_file
+from proxy_config import config_file
 from proxy_counts import Board
 from proxy_errors import BadRequest, ProxyError, error_body
 from proxy_settings import Settings, SettingsError
 from proxy_store import Run
 from proxy_telemetry import configure_logging, request_id
+from proxy_yaml import ConfigError
 
 if TYPE_CHECKING:
     from flowise_transport import Transport

@@ -26,7 +26,7 @@ LEAVES = frozenset(
     {
         *("flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"),
         *("openai_files", "openai_sources", "openai_style", "openai_vendor"),
-        *("openai_formats", "openai_tools", "proxy_counts"),
+        *("openai_formats", "openai_tools", "proxy_counts", "proxy_yaml"),
     }
 )
 UPSTREAM = frozenset(
@@ -74,6 +74,7 @@ TABLE: dict[str, Rule] = {
     "proxy_errors": Rule(NOTHING, WEB | IO),
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
     "proxy_counts": Rule(NOTHING, WEB | IO),
+    "proxy_yaml": Rule(NOTHING, WEB | IO),
     "openai_files": Rule(frozenset({"flow_turn"}), WEB | IO),
     "openai_sources": Rule(frozenset({"flow_turn", "openai_files"}), WEB | IO),
     "openai_style": Rule(frozenset({"flow_turn"}), WEB | IO),
@@ -100,6 +101,7 @@ TABLE: dict[str, Rule] = {
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},
     **{name: Rule(CORE_LEAVES | {"openai_wire"}, WEB) for name in POLICY},
     "proxy_auth": Rule(CORE_LEAVES | {"proxy_config"}, WEB),
+    "proxy_config": Rule(CORE_LEAVES | {"proxy_yaml"}, WEB),
     "proxy_metrics": Rule(CORE_LEAVES | {"proxy_counts"}, WEB | IO),
     "proxy_responses": Rule(CORE_LEAVES | {"openai_wire", "proxy_store"}, WEB),
     "proxy_streaming": Rule(CORE_LEAVES | {"openai_wire", "proxy_pump"}, WEB),

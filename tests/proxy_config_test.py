@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_config import (
-    ConfigError,
     ConfigFile,
     DiscoveryConfig,
     KeyConfig,
@@ -28,6 +27,7 @@ from proxy_config import (
     load_config,
 )
 from proxy_settings import Settings
+from proxy_yaml import ConfigError
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"

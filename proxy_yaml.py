@@ -1,0 +1,320 @@
+"""YAML for settings: a document's values with their places, and tables of what each may be. Leaf.
+
+Every fault is one line with the file, the line, the field and what is allowed, never a value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+_T = TypeVar("_T")
+_MAX_NODES = 200_000
+_MAX_DEPTH = 16
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Without libyaml the same, but slower."""
+
+
+class ConfigError(Exception):
+    """A fault of the file: one line with its place, the field and what is allowed, never a value."""
+
+
+def document(file: str, content: bytes) -> Spot | None:
+    """The whole of a document, None if there is nothing in it. Raises ConfigError."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: must be UTF-8") from None
+    try:
+        _check_size(file, text)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        raise _syntax_error(file, text, error) from None
+    root = Spot(file, "", node)
+    return None if node is None or root.is_empty else root
+
+
+def _check_size(file: str, text: str) -> None:
+    """Refuse what would grow or nest without end, before it is built."""
+    tally = _Tally()
+    for event in yaml.parse(text, Loader=_LOADER):
+        fault = tally.fault_of(event)
+        if fault is not None:
+            start: Any = event.start_mark
+            raise ConfigError(f"{file}:{start.line + 1}: must {fault}")
+
+
+class _Tally:
+    """Counts the values of a file as it is parsed; an alias counts as all that it repeats."""
+
+    def __init__(self) -> None:
+        self._sizes = [0]
+        self._anchors: list[str | None] = []
+        self._complete: dict[str | None, int] = {}
+
+    def fault_of(self, event: yaml.Event) -> str | None:
+        """Count one more event, and tell which limit it passes."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._sizes.append(1)
+            self._anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._add(self._anchors.pop(), self._sizes.pop())
+        elif isinstance(event, yaml.ScalarEvent):
+            self._add(event.anchor, 1)
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._complete:
+                return f"be valid YAML: {_ALIAS_HINT}"
+            self._add(event.anchor, self._complete[event.anchor])
+        if len(self._sizes) > _MAX_DEPTH:
+            return f"not nest deeper than {_MAX_DEPTH} levels"
+        if self._sizes[-1] > _MAX_NODES:
+            return f"hold at most {_MAX_NODES} values, aliases included"
+        return None
+
+    def _add(self, anchor: str | None, size: int) -> None:
+        self._complete[anchor] = size
+        self._sizes[-1] += size
+
+
+_ALIAS_HINT = "*name must repeat an &name before it; a text that begins with * needs quotes"
+
+
+def _syntax_error(file: str, text: str, error: yaml.YAMLError) -> ConfigError:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = len(_LINE_END.findall(text, 0, text.index(chr(error.character)))) + 1
+        return ConfigError(f"{file}:{line}: must not hold control characters")
+    mark = getattr(error, "problem_mark", None)
+    lines = _LINE_END.split(text)
+    # The end of a file without a last line end counts as a line of its own.
+    line = min(mark.line + 1, len(lines)) if mark else 1
+    parts = [getattr(error, name, None) for name in ("context", "problem")]
+    if re.match(r" *\t", lines[line - 1]):
+        reason = "a line must be indented with spaces, not with tabs"
+    elif parts[0] == "while scanning an alias":
+        reason = _ALIAS_HINT
+    else:
+        # The slower loader quotes names from the file.
+        reason = re.sub(r" '[^'<]{2,}'", "", ", ".join(part for part in parts if part))
+    return ConfigError(f"{file}:{line}: must be valid YAML: {reason}")
+
+
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A value in the file, and how an error names its place."""
+
+    file: str
+    path: str
+    node: Any
+
+    @property
+    def line(self) -> int:
+        """Where the value begins, from 1."""
+        return int(self.node.start_mark.line) + 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing, or null, stands there."""
+        return bool(self.node.tag == "tag:yaml.org,2002:null")
+
+    def error(self, text: str) -> ConfigError:
+        """The one line that says what is wrong here."""
+        named = f"{self.path}: " if self.path else ""
+        return ConfigError(f"{self.file}:{self.line}: {named}{text}")
+
+    def scalar(self, *types: str) -> str:
+        """The text of a value of one of YAML's types. Raises ValueError."""
+        if not (isinstance(self.node, yaml.ScalarNode) and _type(self.node) in types):
+            raise ValueError
+        return str(self.node.value)
+
+    def items(self) -> list[Spot]:
+        """The values of a list. Raises ValueError."""
+        if not (isinstance(self.node, yaml.SequenceNode) and _type(self.node) == "seq"):
+            raise ValueError
+        return [Spot(self.file, f"{self.path}[{n}]", child) for n, child in enumerate(self.node.value)]
+
+    def pairs(self) -> list[tuple[Spot, Spot]]:
+        """The keys and values of a mapping, the keys as values of this place. Raises ValueError."""
+        if not (isinstance(self.node, yaml.MappingNode) and _type(self.node) == "map"):
+            raise ValueError
+        return [
+            (replace(self, node=key), Spot(self.file, self.below(key.value), child))
+            for key, child in self.node.value
+        ]
+
+    def below(self, name: str) -> str:
+        """The path of a field of this mapping."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def entries(self, name: str) -> list[dict[str, Spot]]:
+        """The values by name of each mapping in the list of this name, of a file found right."""
+        return [
+            {key.node.value: value for key, value in entry.pairs()}
+            for section, entries in self.pairs()
+            if section.node.value == name and not entries.is_empty
+            for entry in entries.items()
+        ]
+
+
+def _type(node: Any) -> str:
+    return str(node.tag).removeprefix("tag:yaml.org,2002:")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a value may be, said so that it follows `must be`; `parse` raises ValueError for others."""
+
+    allowed: str
+    parse: Callable[[Spot], Any]
+    is_required: bool = False
+    may_be_empty: bool = False
+
+
+def value_of(spot: Spot, field_: Field) -> Any:
+    """What a field holds. Raises ConfigError."""
+    try:
+        return field_.parse(spot)
+    except ValueError:
+        raise spot.error(f"must be {field_.allowed}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Generic[_T]):
+    """The fields of a mapping; where somebody may put a key in the wrong place, no error quotes names."""
+
+    build: Callable[..., _T]
+    fields: Mapping[str, Field]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    may_hold_secrets: bool = False
+
+    def read(self, spot: Spot) -> _T:
+        """The mapping as a value. Raises ConfigError, and ValueError where there is no mapping."""
+        found: dict[str, Spot] = {}
+        for key, value in spot.pairs():
+            name = self._name(key, value)
+            if name in found:
+                raise replace(key, path=value.path).error(
+                    f"is given twice (first on line {found[name].line})"
+                )
+            found[name] = value
+        for name, known in self.fields.items():
+            if known.is_required and name not in found:
+                raise replace(spot, path=spot.below(name)).error(f"is missing; it must be {known.allowed}")
+        return self.build(
+            **{
+                name: value_of(value, self.fields[name])
+                for name, value in found.items()
+                if not (value.is_empty and self.fields[name].may_be_empty)
+            }
+        )
+
+    def _name(self, key: Spot, value: Spot) -> str:
+        if not isinstance(key.node, yaml.ScalarNode):
+            raise key.error("must have plain names as fields")
+        name = str(key.node.value)
+        at_key = replace(key, path=value.path)
+        if name in self.refused:
+            raise at_key.error(self.refused[name])
+        if name not in self.fields:
+            near = get_close_matches(name, self.fields, 1) if len(name) <= 32 else []
+            known = f"known are {', '.join(self.fields)}"
+            if near:
+                raise at_key.error(f"is not a known field; did you mean {near[0]}?")
+            if self.may_hold_secrets or not re.fullmatch("[a-z_]{1,32}", name):
+                raise key.error(f"has a field that is not known; {known}")
+            raise at_key.error(f"is not a known field; {known}")
+        return name
+
+
+def text_like(
+    pattern: str, allowed: str, *, types: tuple[str, ...] = ("str",), is_required: bool = False
+) -> Field:
+    """A text that a pattern fits as a whole."""
+    matches = re.compile(pattern).fullmatch
+
+    def parse(spot: Spot) -> str:
+        text = spot.scalar(*types)
+        if not matches(text):
+            raise ValueError
+        return text
+
+    return Field(allowed, parse, is_required)
+
+
+def lowered(known: Field) -> Field:
+    """The same in lower case."""
+    return Field(known.allowed, lambda spot: str(known.parse(spot)).lower(), known.is_required)
+
+
+def prose(max_length: int) -> Field:
+    """Text for people."""
+
+    def parse(spot: Spot) -> str:
+        text = spot.scalar("str")
+        if len(text) > max_length or not all(c.isprintable() or c in "\n\t" for c in text):
+            raise ValueError
+        return text
+
+    return Field(f"a text of at most {max_length} characters (a mere number in quotes)", parse)
+
+
+def whole_number(low: int, high: int) -> Field:
+    """A whole number as people write it."""
+
+    def parse(spot: Spot) -> int:
+        text = spot.scalar("int")
+        # YAML reads 060 as 48 and 1:30 as 90: whoever writes that hardly means it.
+        if not (re.fullmatch(r"[1-9][0-9]{0,9}", text) and low <= int(text) <= high):
+            raise ValueError
+        return int(text)
+
+    return Field(f"a whole number from {low} to {high}", parse)
+
+
+def number(low: float, high: float) -> Field:
+    """A number as people write it."""
+
+    def parse(spot: Spot) -> float:
+        text = spot.scalar("int", "float")
+        if not (re.fullmatch(r"(0|[1-9][0-9]{0,9})?(\.[0-9]{0,9})?", text) and low <= float(text) <= high):
+            raise ValueError
+        return float(text)
+
+    return Field(f"a number from {low:g} to {high:g}", parse)
+
+
+def boolean(spot: Spot) -> bool:
+    """Whether true or false stands there. Raises ValueError for anything else."""
+    text = spot.scalar("bool").lower()
+    if text not in {"true", "false"}:  # YAML takes yes and on as well
+        raise ValueError
+    return text == "true"
+
+
+def one_of(*allowed: str) -> Field:
+    """One of some words."""
+    # To YAML a bare `off` is a boolean.
+    return text_like("|".join(allowed), f"one of {', '.join(allowed)}", types=("str", "bool"))
+
+
+def list_of(item: Field, allowed: str, *, may_be_empty: bool = False) -> Field:
+    """A list."""
+
+    def parse(spot: Spot) -> tuple[Any, ...]:
+        return tuple(value_of(child, item) for child in spot.items())
+
+    return Field(allowed, parse, may_be_empty=may_be_empty)
+
+
+def mapping(table: Table[Any], *, may_be_empty: bool = False) -> Field:
+    """A mapping as its table has it."""
+    return Field(f"a mapping with {', '.join(table.fields)}", table.read, may_be_empty=may_be_empty)
