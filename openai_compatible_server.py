@@ -102,7 +102,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
     _Server(settings, transport, run, metrics).install(app)
-    app.wsgi_app = RequestLog(PlainPaths(app.wsgi_app), metrics.request)  # type: ignore[method-assign]
+    app.wsgi_app = PlainPaths(RequestLog(app.wsgi_app, metrics.request))  # type: ignore[method-assign]
     return app
 
 

@@ -209,6 +209,8 @@ def _kind(upload: Upload) -> str:
 
 def _read(turns: Sequence[Turn], parsed: ParsedRequest, client: FlowiseClient) -> tuple[Turn, ...]:
     """The turns with their documents as text, which Flowise reads once for all of them."""
+    if not parsed.attachments:
+        return tuple(turns)
     texts: dict[int, Upload] = {}
     for attachment in parsed.attachments:
         upload = attachment.upload

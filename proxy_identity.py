@@ -215,7 +215,9 @@ class Conversations:
             first = first or _begun(exchange, history, key)
         talk = self._talk_key(asked, exchange.conversation)
         if first and asked.keeps_texts and not (asked.resends and asked.conversation):
-            entries[talk] = replace(first, history=_newest(first.history)).written()
+            newest = _newest(first.history)
+            kept = first if newest is first.history else replace(first, history=newest)
+            entries[talk] = kept.written()
         if first and also_under:
             named = first.of_answer(asked, talk).written()
             entries.update((self._answer_key(asked.caller, name), named) for name in also_under)
@@ -316,7 +318,7 @@ class Conversations:
         return "answer:" + self._mac("answer", caller, name).hex()
 
     def _mac(self, *parts: str) -> bytes:
-        return hmac.new(self._secret, orjson.dumps((_FORM, *parts)), hashlib.sha256).digest()
+        return hmac.digest(self._secret, orjson.dumps((_FORM, *parts)), "sha256")
 
 
 def folded(history: History, question: str) -> str:

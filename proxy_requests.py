@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -34,7 +35,9 @@ class PlainPaths:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Pass a request on."""
-        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"]).rstrip("/") or "/"
+        path = environ["PATH_INFO"]
+        if "//" in path or path[-1:] in ("/", ""):
+            environ["PATH_INFO"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"
         return self._application(environ, start_response)
 
 
@@ -45,8 +48,13 @@ def current_request() -> Request:
 
 def header(name: str) -> str | None:
     """A header of the request; Flask's own look-up takes several times as long."""
-    value: str | None = request.environ.get("HTTP_" + name.upper().replace("-", "_"))
+    value: str | None = request.environ.get(_key_of(name))
     return value
+
+
+@cache
+def _key_of(name: str) -> str:
+    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def raw_body(limit: int) -> bytes:

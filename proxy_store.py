@@ -178,7 +178,7 @@ class SqliteStore:
             sql = "INSERT OR IGNORE INTO entries (key, value, expires) VALUES (?, ?, ?)"
             return database.execute(sql, (key, value, now + seconds)).rowcount == 1
 
-        return self._within(added)
+        return self._within(added, steps=2)
 
     def put(self, entries: Mapping[str, bytes], seconds: float) -> None:
         """Put values."""
@@ -187,14 +187,15 @@ class SqliteStore:
 
         def written(database: sqlite3.Connection) -> None:
             sql = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
-            database.executemany(sql, rows)
+            for row in rows:
+                database.execute(sql, row)
 
         size = sum(map(len, entries.values()))
-        self._within(written, is_large=size > LARGE_BYTES)
+        self._within(written, steps=len(rows), is_large=size > LARGE_BYTES)
         self._writes += len(rows) + size // 4096
         if self._writes >= CHECK_EVERY:
             self._writes = 0
-            self._run(lambda: self._patient.within(lambda database: self._shrink(database, now)))
+            self._run(lambda: self._patient.within(lambda database: self._shrink(database, now), steps=2))
             self._run(self._patient.checkpoint)
 
     def delete(self, *keys: str) -> bool:
@@ -225,7 +226,9 @@ class SqliteStore:
 
         return self._within(found)
 
-    def _within(self, work: Callable[[sqlite3.Connection], _T], *, is_large: bool = False) -> _T:
+    def _within(
+        self, work: Callable[[sqlite3.Connection], _T], *, steps: int = 1, is_large: bool = False
+    ) -> _T:
         """Do it here if that takes but a moment; what may take longer is done where waiting harms nobody.
 
         A small write waits for no disk: it goes into the log, which is brought to the disk by `checkpoint`.
@@ -234,10 +237,10 @@ class SqliteStore:
             self._run(self._patient.opened)
         if not is_large:
             try:
-                return self._here.within(work)
+                return self._here.within(work, steps=steps)
             except _Busy:
                 pass
-        result: _T = self._run(lambda: self._patient.within(work))
+        result: _T = self._run(lambda: self._patient.within(work, steps=steps))
         return result
 
 
@@ -260,15 +263,19 @@ class _Connection:
         """Whether this process has opened it."""
         return self._connection is not None and self._connection[0] == os.getpid()
 
-    def within(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do something in a transaction. Raises _Busy, StoreError."""
+    def within(self, work: Callable[[sqlite3.Connection], _T], *, steps: int = 1) -> _T:
+        """Do something in a transaction, which one step is by itself. Raises _Busy, StoreError."""
         if not self._lock.acquire(blocking=self._patience_seconds > 0):
             raise _Busy
         try:
-            with self._translated():
-                database = self._opened()
-                with database:
-                    return work(database)
+            database = self._opened()
+            if steps == 1:
+                return work(database)
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                return work(database)
+        except (sqlite3.Error, OSError) as error:
+            raise self._failure(error) from error
         finally:
             self._lock.release()
 
@@ -278,25 +285,22 @@ class _Connection:
 
     def checkpoint(self) -> None:
         """Bring what was written from the log into the file and to the disk."""
-        with self._lock, self._translated():
-            self._opened().execute("PRAGMA wal_checkpoint")
+        self.within(lambda database: database.execute("PRAGMA wal_checkpoint"))
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            if not self._patience_seconds and _is_busy(error):
-                raise _Busy from None
-            self._connection = None
-            raise StoreError(f"the file of PROXY_STORE cannot be used ({type(error).__name__})") from error
+    def _failure(self, error: Exception) -> Exception:
+        if not self._patience_seconds and _is_busy(error):
+            return _Busy()
+        self._connection = None
+        return StoreError(f"the file of PROXY_STORE cannot be used ({type(error).__name__})")
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None or self._connection[0] != os.getpid():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # It holds what people said to their flows.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-            database = sqlite3.connect(self._path, timeout=self._patience_seconds, check_same_thread=False)
+            database = sqlite3.connect(
+                self._path, timeout=self._patience_seconds, check_same_thread=False, isolation_level=None
+            )
             database.executescript(_SCHEMA if self._patience_seconds else _SETTINGS + _NO_CHECKPOINTS)
             self._connection = os.getpid(), database
         return self._connection[1]

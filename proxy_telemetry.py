@@ -164,7 +164,8 @@ class _Closing:
 
 def _path(environ: WSGIEnvironment) -> str:
     """The path as it may be logged: what follows `/files/` opens a file to whoever reads it."""
-    return re.sub(r"(/flowise/files/).+", r"\1…", str(environ["PATH_INFO"]))[:200]
+    path = str(environ["PATH_INFO"])
+    return re.sub(r"(/flowise/files/).+", r"\1…", path)[:200] if "/flowise/" in path else path[:200]
 
 
 def _end(on_close: list[Callable[[], None]]) -> None:

@@ -173,6 +173,7 @@ def test_files_are_links_that_open_without_a_key(demo: DemoServer, folder: Path)
 
         token = links["chart.png"].rpartition("/")[2]
         assert fetched(f"{own.url}/flowise/files/{token}").content == chart.content
+        assert fetched(f"{own.url}/v1//flowise//files/{token}").content == chart.content
         assert token not in own.log()
         for wrong in (token[:-4] + "AAAA", "x", token + "/..", "../../models", "a/" + token):
             refused = fetched(f"{own.url}/v1/flowise/files/{wrong}")
