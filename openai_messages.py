@@ -81,6 +81,8 @@ def conversation(messages: Any) -> Conversation:
 
 def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
     """An answer as it stands in the history once its client sends it back."""
+    if not calls:  # nearly all
+        return without_footer(text)
     told = [{"id": c.call_id, "function": {"name": c.name, "arguments": c.arguments}} for c in calls]
     history = conversation([{"role": "assistant", "content": text, "tool_calls": told}, _NOBODY]).history
     return history[-1].content if history else ""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flow_turn import HistoryMessage
-from openai_messages import ROLES, Conversation, conversation
+from flow_turn import FunctionCalled, HistoryMessage
+from openai_messages import ROLES, Conversation, answer_in_history, conversation
 from proxy_errors import BadRequest
 
 
@@ -323,3 +323,14 @@ def test_a_refusal_without_content_is_an_answer() -> None:
     assert conversation([user("a"), assistant(None, refusal="No."), user("b")]).history[1:] == (
         answered("No."),
     )
+
+
+@pytest.mark.parametrize("calls", [(), (FunctionCalled("call_1", "weather", '{"city":"Rome"}'),)])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n", "An answer.", "An answer.\n\n---\n**Sources**\n1. a.txt", "[a](b)\r\n\r\n* x"]
+)
+def test_an_answer_is_kept_as_its_client_sends_it_back(text: str, calls: tuple[FunctionCalled, ...]) -> None:
+    told = [{"id": c.call_id, "function": {"name": c.name, "arguments": c.arguments}} for c in calls]
+    sent_back = conversation([user("a"), assistant(text, tool_calls=told), user("b")]).history[1:]
+    kept = answer_in_history(text, calls)
+    assert sent_back == ((answered(kept),) if kept else ())
