@@ -115,7 +115,8 @@ class Connection:
             watcher.close()
 
     def close(self) -> None:
-        """Close the connection, whatever it is doing."""
+        """Close the connection, whatever it is doing, and let go of the run."""
+        self.pump = None
         if self._reading is not None:
             self._reading.close()
             self._reading = None
@@ -165,7 +166,7 @@ class _Reading:
         try:
             return bool(self._hub.switch())
         finally:
-            self._waiting = None
+            self._waiting = self._pump = None
 
     def close(self) -> None:
         """Wait no more."""

@@ -142,14 +142,21 @@ class _Closing:
     """An answer's body that tells when it is closed, and whether it was read to its end."""
 
     def __init__(self, body: Iterable[bytes], line: _Line, on_close: list[Callable[[], None]]) -> None:
-        self._body = body
+        self._body, self._pieces = body, iter(body)
         self._line = line
         self._on_close = on_close
         self._is_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._body
-        self._is_whole = True
+        return self
+
+    # No generator: one that is dropped ends its run in a finalizer, where no failure can be told.
+    def __next__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._is_whole = True
+            raise
 
     def close(self) -> None:
         """Close the answer and write the line."""

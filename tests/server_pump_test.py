@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
+import struct
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -316,3 +319,48 @@ def test_a_pump_that_fails_fails_the_run_and_not_the_loop(flowise: SayingFlowise
     with pytest.raises(RuntimeError, match="Hel"):
         list(client.batches(Turn(FLOW, "Hi", stream=True), pump=pump))
     gevent.sleep(0.05)
+
+
+@pytest.mark.parametrize("last", [ending(), event("metadata", {"chatId": "c"})], ids=["end", "no end"])
+def test_a_run_that_is_over_is_let_go_of(flowise: SayingFlowise, last: bytes) -> None:
+    """No garbage collection is needed for it, and no idle connection holds it."""
+
+    class Taker:
+        def take(self, text: str) -> bool:
+            return bool(text)
+
+    flowise.streams(0.1, *HELLO, last)
+    transport = GeventTransport(flowise.base_url)
+    client = FlowiseClient(flowise.base_url, FLOW, transport=transport)
+    taker = Taker()
+    held = weakref.ref(taker)
+    gc.collect()
+    gc.disable()
+    try:
+        events = [e for b in client.batches(Turn(FLOW, "Hi", stream=True), pump=taker.take) for e in b]
+        assert isinstance(events[-1], TurnEnded)
+        del taker, events
+        gevent.sleep(0.05)  # the loop's own frame must have returned
+        assert held() is None
+    finally:
+        gc.enable()
+        transport.close()
+
+
+def test_clients_that_reset_leave_no_failure_in_the_log(
+    flowise: SayingFlowise, pumping: RunningProxy
+) -> None:
+    flowise.streams(*[step for _ in range(300) for step in (token("again " * 500), 0.001)], ending())
+    body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    host, port = pumping.url.removeprefix("http://").split(":")
+    for number in range(30):
+        with socket.create_connection((host, int(port)), timeout=10) as raw:
+            raw.sendall(head % len(body) + body)
+            assert raw.recv(10_000).startswith(b"HTTP/1.1 200")
+            time.sleep(0.002 * number)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.3)
+    log = pumping.log()
+    assert "Exception ignored" not in log
+    assert "Traceback" not in log
