@@ -20,8 +20,16 @@ _KINDS: Mapping[type, str] = {
 }
 
 
+MOST_VALUES = 1_000_000
+"""In a body: reading more would hold up all other requests. Counted are commas and brackets, in texts too."""
+
+
 def json_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body."""
+    """The JSON object in a request's body. Raises BadRequest."""
+    if len(raw) > MOST_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise BadRequest(
+            f"The JSON body holds more than {MOST_VALUES} commas and brackets: send long tables as files."
+        )
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

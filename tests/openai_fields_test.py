@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
 import openai_fields
@@ -67,6 +68,20 @@ def test_a_body_that_is_no_json_object_is_refused_with_the_reason(raw: bytes, sa
 def test_a_body_nested_too_deeply_is_refused(opening: bytes) -> None:
     with pytest.raises(BadRequest):
         json_object(b'{"a":' + opening * 100_000)
+
+
+@pytest.mark.parametrize("value", [b"1,", b"[[]],", b"{},", b'{"a":{}},'])
+def test_a_body_of_very_many_values_is_refused_before_it_is_read(value: bytes) -> None:
+    with pytest.raises(BadRequest, match="more than 1000000 commas and brackets"):
+        json_object(b'{"a":[' + value * 1_000_001 + b"1]}")
+    # What is no JSON at all is told the same: it has not been read.
+    with pytest.raises(BadRequest, match="more than 1000000 commas and brackets"):
+        json_object(b'{"a":[' + value * 1_000_001)
+
+
+def test_a_long_text_is_no_body_of_many_values() -> None:
+    text = "Ten words, of which some are followed by a comma, as here. " * 400_000
+    assert json_object(orjson.dumps({"a": text})) == {"a": text}
 
 
 def test_a_body_nested_too_deeply_is_told_so() -> None:
