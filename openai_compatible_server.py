@@ -36,7 +36,7 @@ from flowise_transport import Transport
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from openai_fields import json_object
 from openai_responses_routes import ResponseRoutes
-from openai_rules import ruled
+from openai_rules import is_plain, ruled
 from openai_style import style_of
 from openai_tasks import TaskKind, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
@@ -354,7 +354,7 @@ class _Server:
         pump = None
         if pace is None:  # else this request's answer is not the stream
             pace = Pace(self.settings.proxy_heartbeat_seconds)
-            pump = self._pump(pace) if parsed.stream else None
+            pump = self._pump(pace) if parsed.stream and is_plain(parsed) else None
         batches = self._runs(parsed, plan, models, pump).batches(model, pace)
         transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
         style = style_of(model, body, header("User-Agent") or "", is_task=task is not None)

@@ -47,8 +47,9 @@ def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dic
 
 
 def is_plain(parsed: ParsedRequest) -> bool:
-    """Whether `kept_to` has nothing to do: the text is passed on as it comes."""
-    return not (parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools))
+    """Whether there is one answer, whose text `kept_to` passes on as it comes."""
+    is_kept = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
+    return len(parsed.turns) == 1 and not is_kept
 
 
 def kept_to(batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id) -> Batches:

@@ -19,6 +19,8 @@ WriteNow = Callable[[bytes], bool]
 class Pump:
     """One stream's way past its greenlet, shut until that has told the first words."""
 
+    __slots__ = ("_fell_behind", "_renderer", "_transcript", "_write_now", "_written")
+
     def __init__(
         self, write_now: WriteNow, written: Callable[[], None], fell_behind: Callable[[], None]
     ) -> None:
@@ -26,7 +28,7 @@ class Pump:
         self._write_now = write_now
         self._written, self._fell_behind = written, fell_behind
         self._renderer: Renderer | None = None
-        self._transcript = Transcript()
+        self._transcript: Transcript | None = None
 
     def open(self, renderer: Renderer, transcript: Transcript) -> None:
         """Let tokens pass from now on: the answer's head is out, and so is all that came before."""
@@ -34,7 +36,7 @@ class Pump:
 
     def take(self, text: str) -> bool:
         """Write the text of some tokens, if the pump is open; whoever is told so must not pass it on."""
-        if self._renderer is None:
+        if self._renderer is None or self._transcript is None:
             return False
         event = TextDelta(text)
         self._transcript.add(event)

@@ -22,7 +22,7 @@ from flow_guards import (
 )
 from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, Turn
 from flowise_client import FlowiseClients
-from openai_rules import is_plain, kept_to
+from openai_rules import kept_to
 from openai_wire import ParsedRequest
 from proxy_exchange import Plan, Planner
 from proxy_metrics import Metrics
@@ -36,7 +36,10 @@ Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What it takes to run a request; `key` is the caller's own for Flowise, `line` the one to be logged."""
+    """What it takes to run a request; `key` is the caller's own for Flowise, `line` the one to be logged.
+
+    `pump`, if there is one, is offered the tokens of the only turn.
+    """
 
     parsed: ParsedRequest
     plan: Plan
@@ -56,35 +59,34 @@ class Runs:
         if self.plan.instead:
             return numbered(batch for batch in [list(self.plan.instead)])
         if len(turns) == 1:
-            pump = self.pump if is_plain(self.parsed) else None
-            return numbered(self._run(turns[0], model, pace.remaining, pump))
+            return numbered(self._run(turns[0], model, pace.remaining))
         left = threading.Event()
         wake = while_wanted(left, pace.remaining)
         return side_by_side([self._run(turn, model, wake) for turn in turns], left)
 
-    def _run(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None = None) -> Batches:
-        batches = self._of_model(turn, model, wake, pump)
+    def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        batches = self._of_model(turn, model, wake)
         if self.plan.exchange and self.plan.exchange.taken:
             batches = with_undo(batches, lambda: self.planner.not_begun(self.plan))
         return kept_to(batches, self.parsed)
 
-    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None) -> Batches:
+    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         batches = self.clients.client(model.flow, self.key).batches(
             replace(turn, flow=model.flow),
             wake=wake,
             headers=self.headers,
             request_timeout=model.request_timeout,
-            pump=pump.take if pump else None,
+            pump=self.pump.take if self.pump else None,
         )
         batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
         batches = amended(batches, self.amending(model.flow, turn.chat_id))
         if not model.fallback:
             return batches
-        return with_fallback(batches, lambda: self._instead_of(turn, model, wake, pump))
+        return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
 
-    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float], pump: Pump | None) -> Batches:
+    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         self.line["fallback"] = model.fallback
         self.line.pop("outcome", None)
         other = self.models.resolve(model.fallback or "")
         anew = self.planner.anew(self.plan, replace(turn, chat_id=str(uuid4())), other, self.parsed)
-        return self._of_model(anew, other, wake, pump)
+        return self._of_model(anew, other, wake)
