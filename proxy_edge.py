@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 import time
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 BODY_STEP_BYTES = 16_384
 MOST_STEPS_UNREAD = 8
+MOST_LEFT_BYTES = BODY_STEP_BYTES * (MOST_STEPS_UNREAD - 1)
+"""Of a body that nobody wants, what is read so that its connection can be used again."""
+
 _SHUTTING_DOWN = "server_shutting_down"
 
 
@@ -125,6 +129,8 @@ class _TimedBody:
     def __init__(self, body: Any, seconds: float) -> None:
         self._body = body
         self._seconds = seconds
+        # In chunks nobody knows before the end.
+        self.left: float = getattr(body.reader, "length", math.inf)
         self._deadline: float | None = None
         self._is_finished = False
         self._is_broken = False
@@ -143,6 +149,11 @@ class _TimedBody:
     def finish(self) -> None:
         """Answered: what is still unread is not worth reading, the connection ends instead."""
         self._is_finished = True
+
+    def let_go(self) -> None:
+        """Free what was read ahead: gunicorn's reader of chunks and its generator hold each other."""
+        if chunks := getattr(self._body.reader, "parser", None):
+            chunks.close()
 
     def _rest(self) -> bytes:
         # A client that was refused may go on using its connection, if little is left to read on it.
@@ -163,6 +174,7 @@ class _TimedBody:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
                 piece: bytes = self._body.read(size)
             self._is_broken = False
+            self.left = self.left - len(piece) if piece else 0
         except _TooSlow:
             limit = f"{self._seconds:g} s (PROXY_BODY_TIMEOUT)"
             raise BodyTooSlow(f"The body did not arrive within {limit}.") from None

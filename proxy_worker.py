@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from socket import SHUT_RD
+from socket import SHUT_RD, SHUT_WR
 from typing import Any
 
 import gevent
@@ -18,9 +18,14 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from flow_guards import RUN_THREAD
+from proxy_edge import MOST_LEFT_BYTES
 
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
+
+LINGER_SECONDS = 30.0
+LINGER_SILENT_SECONDS = 5.0
+"""How long a client that was answered early may go on sending its body, and how long it may pause."""
 
 WRITE_STEP_BYTES = 65_536
 """Each step has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
@@ -35,6 +40,24 @@ class _Client(socket.socket):
     """A client's connection: an answer's head waits for its first bytes, and most writes are one call."""
 
     _head = b""
+    _request: Any = None
+
+    def serves(self, request: Any) -> None:
+        """Take the next request, if any, and let go of the last one's body."""
+        if self._request is not None:
+            self._request.body.let_go()
+        self._request = request
+
+    def linger(self) -> None:
+        """End the answer and throw away what still comes: a close would take it back (RFC 9112, 9.6)."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        with contextlib.suppress(OSError):
+            self.shutdown(SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self.settimeout(min(left, LINGER_SILENT_SECONDS))
+                if not self.recv(WRITE_STEP_BYTES):
+                    return
+                gevent.sleep(0)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all, each step within the time limit, but keep a head back for what follows it."""
@@ -146,22 +169,26 @@ class Worker(GeventWorker):  # type: ignore[misc]
             super(GeventWorker, self).handle(listener, client, address)
         finally:
             self._idle.discard(client)
+            client.serves(None)
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve a request; the last one of its connection when the worker is ending."""
         self._idle.discard(client)
+        client.serves(request)
         self._busy += 1
+        is_last = False
         try:
             super().handle_request(listener_name, request, client, address)
-        except StopIteration:  # the connection ends with this answer
-            client.flush()
-            raise
-        else:
-            client.flush()
+        except StopIteration:
+            is_last = True
         finally:
             self._busy -= 1
             self._idle.add(client)
-        if not self.alive:
+        client.flush()
+        if request.body.left > (0 if is_last else MOST_LEFT_BYTES):
+            client.linger()
+            is_last = True
+        if is_last or not self.alive:
             raise StopIteration
 
 

@@ -129,6 +129,7 @@ LATE = {
     ("openai_adapter", "sample_conversion"): "__main__",
     ("proxy_serving", "openai_compatible_server"): "function",
     ("proxy_serving", "proxy_edge"): "function",
+    ("proxy_worker", "proxy_edge"): "top",
 }
 """The imports against the rule, and of one composition by another, and where alone they may stand."""
 

@@ -8,6 +8,7 @@ import http.client
 import inspect
 import io
 import random
+import re
 import socket
 import string
 import sys
@@ -190,6 +191,24 @@ def _post(keyed: RunningProxy, **more: Any) -> requests.Response:
     return requests.post(f"{keyed.url}/v1/chat/completions", headers=headers, timeout=10, **more)
 
 
+def test_refused_bodies_in_chunks_do_not_fill_the_memory(tmp_path: Path) -> None:
+    chunk = b"%x\r\n%b\r\n" % (2**20, b"x" * 2**20)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    own = {"FLOWISE_BASE_URL": "http://127.0.0.1:9", "PROXY_MAX_BODY_BYTES": "2000000"}
+
+    with RunningProxy(tmp_path, **own) as server:
+        worker = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0]
+
+        def resident_mib() -> float:
+            status = Path(f"/proc/{worker}/status").read_text()
+            return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+        before = resident_mib()
+        for _ in range(100):
+            assert _raw(server, head + 3 * chunk).startswith(b"HTTP/1.1 413")
+        assert resident_mib() - before < 50
+
+
 def test_a_body_that_was_refused_is_let_go_at_once() -> None:
     """A garbage collection may be far away, and bodies are large."""
     settings = Settings(flowise_base_url="http://127.0.0.1:9/api/v1", proxy_max_body_bytes=2000)
@@ -221,6 +240,34 @@ def test_a_body_over_the_limit_is_413_with_and_without_a_length(keyed: RunningPr
         answer = _post(keyed, data=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
         valid("error", answer.content)
+
+
+@pytest.mark.parametrize("ending", ["keep-alive", "close"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["with a length", "in chunks"])
+def test_a_client_that_sends_all_before_it_reads_is_told_too(
+    keyed: RunningProxy, is_chunked: bool, ending: str
+) -> None:
+    """A connection that is closed on unread data takes back what was answered."""
+    for key, size, status in ((CANARY, 8_000_000, 413), ("wrong", 8_000_000, 401), ("wrong", 50_000, 401)):
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {key}\r\nConnection: {ending}\r\n"
+        body = b"x" * size
+        if is_chunked:
+            sent = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+        else:
+            sent = b"Content-Length: %d\r\n\r\n%b" % (size, body)
+        answer = _raw(keyed, head.encode() + sent)
+        assert answer.startswith(b"HTTP/1.1 %d" % status)
+        valid("error", answer.partition(b"\r\n\r\n")[2])
+
+
+def test_a_connection_that_was_refused_can_be_used_again(keyed: RunningProxy) -> None:
+    with requests.Session() as session:
+        for key, status in (("wrong", 401), (CANARY, 400), ("wrong", 401), (CANARY, 400)):
+            answer = session.post(
+                f"{keyed.url}/v1/chat/completions", data=b"[" + b" " * 15_000 + b"]", headers={"api-key": key}
+            )
+            assert answer.status_code == status
+            assert "close" not in answer.headers.get("Connection", "")
 
 
 def test_a_compressed_body_is_415(keyed: RunningProxy) -> None:
