@@ -216,7 +216,9 @@ class _GeventReply:
         while not connection.wait(self._needs, until - time.monotonic()):
             # The loop's timers may be a little early.
             if time.monotonic() >= until:
-                return until == self._connect_until
+                # What is there counts, if it was the loop that was late to tell.
+                is_there = self._needs == READ and not connection.is_quiet()
+                return is_there or until == self._connect_until
         return True
 
     def _exchange(self, request: FlowiseRequest) -> Waits:
@@ -287,9 +289,11 @@ class _GeventReply:
         while connection is not None and not (parser.body or parser.is_whole or self._failure):
             deadline = deadline or time.monotonic() + seconds
             if not connection.is_ready:
-                was_ready = connection.wait(READ, deadline - time.monotonic())
-                if connection.pump is not None or not was_ready:
-                    return  # the pump has received what there is
+                if connection.wait(READ, deadline - time.monotonic()):
+                    if connection.pump is not None:
+                        return  # it has received what there is
+                elif connection.is_quiet():
+                    return
             self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -443,6 +444,23 @@ def test_a_call_that_waits_leaves_room_for_others() -> None:
         transport.close()
         silent.close()
         assert server.closed_by_client.wait(5)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_what_came_in_time_counts_although_the_loop_was_too_late_to_tell(part: str) -> None:
+    """The whole process may have stood still: its timers are then due together with what has arrived."""
+    head, body = http("200 OK", b"{}")[:-2], b"{}"
+    pause = partial(time.sleep, 0.15)
+    script: Script = [pause, head + body] if part == "head" else [head, pause, body]
+    with ScriptedServer(script) as server:
+        reply = send(over_gevent(server.url), server.url)
+        if part == "body":
+            head_of(reply)
+        gevent.spawn_later(0.05, time.sleep, 0.6)  # not patched here: it holds up everything
+        if part == "head":
+            assert reply.head(0.3) is not None
+        assert reply.read_available(0.3) == body
+        reply.close()
 
 
 def test_idle_connections_are_bounded() -> None:
