@@ -172,30 +172,30 @@ class SqliteStore:
     def add(self, key: str, value: bytes, seconds: float) -> bool:
         """Put a value where there is none."""
         now = self._clock()
-
-        def added(database: sqlite3.Connection) -> bool:
-            database.execute("DELETE FROM entries WHERE key = ? AND expires <= ?", (key, now))
-            sql = "INSERT OR IGNORE INTO entries (key, value, expires) VALUES (?, ?, ?)"
-            return database.execute(sql, (key, value, now + seconds)).rowcount == 1
-
-        return self._within(added, steps=2)
+        sql = """INSERT OR REPLACE INTO entries (key, value, expires) SELECT ?, ?, ?
+            WHERE NOT EXISTS (SELECT 1 FROM entries WHERE key = ? AND expires > ?)"""
+        row = (key, value, now + seconds, key, now)
+        return self._within(lambda database: database.execute(sql, row).rowcount == 1)
 
     def put(self, entries: Mapping[str, bytes], seconds: float) -> None:
         """Put values."""
+        if not entries:
+            return
         now = self._clock()
         rows = [(key, value, now + seconds) for key, value in entries.items()]
 
         def written(database: sqlite3.Connection) -> None:
-            sql = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
-            for row in rows:
-                database.execute(sql, row)
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                sql = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
+                database.executemany(sql, rows)
 
         size = sum(map(len, entries.values()))
-        self._within(written, steps=len(rows), is_large=size > LARGE_BYTES)
+        self._within(written, is_large=size > LARGE_BYTES)
         self._writes += len(rows) + size // 4096
         if self._writes >= CHECK_EVERY:
             self._writes = 0
-            self._run(lambda: self._patient.within(lambda database: self._shrink(database, now), steps=2))
+            self._run(lambda: self._patient.within(lambda database: self._shrink(database, now)))
             self._run(self._patient.checkpoint)
 
     def delete(self, *keys: str) -> bool:
@@ -226,9 +226,7 @@ class SqliteStore:
 
         return self._within(found)
 
-    def _within(
-        self, work: Callable[[sqlite3.Connection], _T], *, steps: int = 1, is_large: bool = False
-    ) -> _T:
+    def _within(self, work: Callable[[sqlite3.Connection], _T], *, is_large: bool = False) -> _T:
         """Do it here if that takes but a moment; what may take longer is done where waiting harms nobody.
 
         A small write waits for no disk: it goes into the log, which is brought to the disk by `checkpoint`.
@@ -237,10 +235,10 @@ class SqliteStore:
             self._run(self._patient.opened)
         if not is_large:
             try:
-                return self._here.within(work, steps=steps)
+                return self._here.within(work)
             except _Busy:
                 pass
-        result: _T = self._run(lambda: self._patient.within(work, steps=steps))
+        result: _T = self._run(lambda: self._patient.within(work))
         return result
 
 
@@ -249,7 +247,7 @@ class _Busy(Exception):
 
 
 class _Connection:
-    """A connection of this process to the file; every use is one transaction."""
+    """A connection of this process to the file; a statement is a transaction, unless one is begun."""
 
     def __init__(self, path: Path, patience_seconds: float) -> None:
         """Wait for other writers as long as said; without any patience raise _Busy instead."""
@@ -263,17 +261,12 @@ class _Connection:
         """Whether this process has opened it."""
         return self._connection is not None and self._connection[0] == os.getpid()
 
-    def within(self, work: Callable[[sqlite3.Connection], _T], *, steps: int = 1) -> _T:
-        """Do something in a transaction, which one step is by itself. Raises _Busy, StoreError."""
+    def within(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something. Raises _Busy, StoreError."""
         if not self._lock.acquire(blocking=self._patience_seconds > 0):
             raise _Busy
         try:
-            database = self._opened()
-            if steps == 1:
-                return work(database)
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                return work(database)
+            return work(self._opened())
         except (sqlite3.Error, OSError) as error:
             raise self._failure(error) from error
         finally:

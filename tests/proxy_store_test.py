@@ -207,6 +207,8 @@ def test_a_write_beside_another_one_waits_where_waiting_harms_nobody(tmp_path: P
     path = tmp_path / "proxy.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
+        store.put({}, 60)
+        assert not waited
         timer = threading.Timer(0.2, other.execute, ("ROLLBACK",))
         timer.start()
         store.put({"c": b"3"}, 60)
