@@ -7,12 +7,12 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import orjson
-from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 
 from proxy_errors import (
     BadRequest,
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 BODY_STEP_BYTES = 16_384
-MOST_STEPS_UNREAD = 8
-MOST_LEFT_BYTES = BODY_STEP_BYTES * (MOST_STEPS_UNREAD - 1)
+MOST_LEFT_BYTES = 131_072
 """Of a body that nobody wants, what is read so that its connection can be used again."""
 
 _SHUTTING_DOWN = "server_shutting_down"
@@ -50,10 +49,11 @@ class ServingEdge:
         """Serve one request; while draining only tell that the server lives."""
         if self.is_draining and environ["PATH_INFO"] not in ("/health", "/v1/health"):
             return _refusal(start_response)
-        watcher = _ClientWatcher(environ.get("gunicorn.socket"), self._runs)
+        client = environ.get("gunicorn.socket")
+        watcher = _ClientWatcher(client, self._runs)
         environ["proxy.watch_client"] = watcher.start
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # before it there are no chunks
-            environ["proxy.write_now"] = getattr(environ.get("gunicorn.socket"), "write_chunk_now", None)
+            environ["proxy.write_now"] = getattr(client, "write_chunk_now", None)
         environ["proxy.is_ending"] = lambda: self.is_draining
         environ["proxy.ended_with_runs"] = self._ended_with_runs
         try:
@@ -64,7 +64,9 @@ class ServingEdge:
         if not watcher.is_started:
             # Nothing was waited for: a client that asks on and on must not keep all others waiting.
             gevent.sleep(0)
-        return _Watched(body, watcher, getattr(environ["wsgi.input"], "finish", None))
+        if client is not None:
+            client.answered()
+        return _Watched(body, watcher)
 
     @contextlib.contextmanager
     def _ended_with_runs(self) -> Iterator[None]:
@@ -98,12 +100,9 @@ def _refusal(start_response: StartResponse) -> Iterable[bytes]:
 class _Watched:
     """An answer's body; its end stops the watch."""
 
-    def __init__(
-        self, body: Iterable[bytes], watcher: _ClientWatcher, finish: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], watcher: _ClientWatcher) -> None:
         self._body = body
         self._watcher = watcher
-        self._finish = finish
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._body)
@@ -111,8 +110,6 @@ class _Watched:
     def close(self) -> None:
         """End the watch, then the answer."""
         self._watcher.stop()
-        if self._finish is not None:
-            self._finish()
         close = getattr(self._body, "close", None)
         if close is not None:
             close()
@@ -133,12 +130,12 @@ class _TimedBody:
         self.left: float = getattr(body.reader, "length", math.inf)
         self._deadline: float | None = None
         self._is_finished = False
-        self._is_broken = False
 
     def read(self, size: int = -1) -> bytes:
         """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
         if self._is_finished:
-            return self._rest()
+            data: bytes = self._body.read(size)
+            return data
         pieces: list[bytes] = []
         left = size if size >= 0 else sys.maxsize
         while left > 0 and (piece := self._step(min(left, BODY_STEP_BYTES))):
@@ -147,20 +144,13 @@ class _TimedBody:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Answered: what is still unread is not worth reading, the connection ends instead."""
+        """Answered: what is read now is gunicorn's, on its way to the connection's next request."""
         self._is_finished = True
 
     def let_go(self) -> None:
         """Free what was read ahead: gunicorn's reader of chunks and its generator hold each other."""
         if chunks := getattr(self._body.reader, "parser", None):
             chunks.close()
-
-    def _rest(self) -> bytes:
-        # A client that was refused may go on using its connection, if little is left to read on it.
-        for _ in range(0 if self._is_broken else MOST_STEPS_UNREAD):
-            if not self._body.read(BODY_STEP_BYTES):
-                return b""
-        raise NoMoreData
 
     def _step(self, size: int) -> bytes:
         now = time.monotonic()
@@ -169,12 +159,11 @@ class _TimedBody:
         else:
             # A body that has arrived already is read without ever waiting: others must get their turn.
             gevent.sleep(0)
-        self._is_broken = True
+        left, self.left = self.left, math.inf  # of a body that breaks off nobody knows either
         try:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
                 piece: bytes = self._body.read(size)
-            self._is_broken = False
-            self.left = self.left - len(piece) if piece else 0
+            self.left = left - len(piece) if piece else 0
         except _TooSlow:
             limit = f"{self._seconds:g} s (PROXY_BODY_TIMEOUT)"
             raise BodyTooSlow(f"The body did not arrive within {limit}.") from None

@@ -48,6 +48,12 @@ class _Client(socket.socket):
             self._request.body.let_go()
         self._request = request
 
+    def answered(self) -> None:
+        """Have the connection end with its answer if too much of the request's body is left to read it."""
+        self._request.body.finish()
+        if self._request.body.left > MOST_LEFT_BYTES:
+            self._request.force_close()
+
     def linger(self) -> None:
         """End the answer and throw away what still comes: a close would take it back (RFC 9112, 9.6)."""
         deadline = time.monotonic() + LINGER_SECONDS
@@ -185,10 +191,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._busy -= 1
             self._idle.add(client)
         client.flush()
-        if request.body.left > (0 if is_last else MOST_LEFT_BYTES):
-            client.linger()
-            is_last = True
         if is_last or not self.alive:
+            if request.body.left:
+                client.linger()
             raise StopIteration
 
 
