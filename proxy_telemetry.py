@@ -171,8 +171,8 @@ class _Closing:
 
 def _path(environ: WSGIEnvironment) -> str:
     """The path as it may be logged: what follows `/files/` opens a file to whoever reads it."""
-    path = str(environ["PATH_INFO"])
-    return re.sub(r"(/flowise/files/).+", r"\1…", path)[:200] if "/flowise/" in path else path[:200]
+    before, files, token = str(environ["PATH_INFO"]).partition("/flowise/files/")
+    return (before + files + ("…" if token else ""))[:200]
 
 
 def _end(on_close: list[Callable[[], None]]) -> None:

@@ -255,7 +255,9 @@ def test_health_checks_are_noted_only_when_debugging(path: str, level: int, line
     assert [found for found, _ in lines()] == [level]
 
 
-@pytest.mark.parametrize("path", ["/v1/flowise/files/c2VjcmV0", "/flowise/files/c2VjcmV0/more"])
+@pytest.mark.parametrize(
+    "path", ["/v1/flowise/files/c2VjcmV0", "/flowise/files/c2VjcmV0/more", "/flowise/files/\nc2VjcmV0"]
+)
 def test_a_link_that_opens_a_file_is_not_written_down(path: str, lines: Lines) -> None:
     answer, _ = served(Body(), path=path)
     answer.close()
