@@ -23,7 +23,7 @@ _LATE_SECONDS = 0.001
 Waits = Generator[int, None, None]
 """A call under way; it gives what its connection must be ready for before it can go on."""
 
-Pump = Callable[[], bool]
+OnReadable = Callable[[], bool]
 """Called in the loop when there is something to read; whether its reader need not be woken for it."""
 
 # A bare socket: it never blocks, so it needs none of the watchers that gevent's own kind carries.
@@ -40,7 +40,7 @@ class Connection:
         self._socket.setblocking(False)
         self._reading: _Reading | None = None
         self.usable_until = 0.0
-        self.pump: Pump | None = None
+        self.pump: OnReadable | None = None
 
     def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
         """Connect, giving what must be waited for; whether it worked before `until`. Raises OSError."""
@@ -150,10 +150,10 @@ class _Reading:
         self._timer: Any = None
         self._waiting: Any = None
         self._is_watching = False
-        self._pump: Pump | None = None
+        self._pump: OnReadable | None = None
         self._due = self._fires = 0.0
 
-    def wait(self, seconds: float, pump: Pump | None) -> bool:
+    def wait(self, seconds: float, pump: OnReadable | None) -> bool:
         """Let others run until there is something to read; whether it came within `seconds`."""
         self._waiting = gevent.getcurrent()
         self._pump = pump

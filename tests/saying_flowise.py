@@ -6,12 +6,15 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
 FLOW = "11111111-2222-4333-8444-555555555555"
+
+Step = bytes | float | Callable[[], object]
+"""A chunk of its own, seconds of silence, or what must return before the next step."""
 
 ENDING = (("metadata", {"chatId": "c", "sessionId": "c"}), ("end", "[DONE]"))
 """The events that end a whole run."""
@@ -65,8 +68,8 @@ class SayingFlowise:
     def says(self, text: str) -> None:
         self._server.says = text
 
-    def streams(self, *steps: bytes | float) -> None:
-        """Say in streams from now on: these bytes, each a chunk of its own, and these seconds of silence."""
+    def streams(self, *steps: Step) -> None:
+        """Take these steps in streams from now on; an empty chunk breaks the connection off."""
         self._server.steps = steps
 
     @property
@@ -87,7 +90,7 @@ class SayingFlowise:
 
 class _Server(ThreadingHTTPServer):
     says = ""
-    steps: Sequence[bytes | float] = ()
+    steps: Sequence[Step] = ()
     steps_done = 0
     is_streaming = False
 
@@ -138,8 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             line = json.dumps({"event": name, "data": data})
             self.wfile.write(f"message:\ndata:{line}\n\n".encode())
 
-    def _play(self, steps: Sequence[bytes | float]) -> None:
-        """Write each chunk by itself; an empty one breaks the connection off."""
+    def _play(self, steps: Sequence[Step]) -> None:
         self.wfile.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
@@ -148,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         for step in steps:
             if isinstance(step, float):
                 time.sleep(step)
+            elif not isinstance(step, bytes):
+                step()
             elif step:
                 self.wfile.write(b"%X\r\n%b\r\n" % (len(step), step))
             else:

@@ -6,6 +6,7 @@ import gc
 import re
 import socket
 import struct
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from flow_turn import FlowEvent, KeepAlive, TextDelta, Turn, TurnEnded
 from flowise_client import FlowiseClient
 from flowise_transport_gevent import GeventTransport
 from tests.running_proxy import RunningProxy
-from tests.saying_flowise import FLOW, SayingFlowise, ending, event, token
+from tests.saying_flowise import FLOW, SayingFlowise, Step, ending, event, token
 
-Steps = list[bytes | float]
+Steps = list[Step]
 
 HELLO: Steps = [token("Hel"), 0.02, token("lo,"), 0.02, token(" wörld"), 0.02]
 USAGE = event("usageMetadata", {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7})
@@ -181,16 +182,19 @@ def test_what_changes_the_text_goes_around_the_pump(
 def test_a_token_is_with_the_client_before_the_next_is_there(
     flowise: SayingFlowise, pumping: RunningProxy
 ) -> None:
-    flowise.streams(token("one"), 0.1, token("two"), 0.3, token("three"), 0.3, ending())
+    has_two, has_three = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+    flowise.streams(
+        *(token("one"), 0.1, token("two"), lambda: in_time.append(has_two.wait(10))),
+        *(token("three"), lambda: in_time.append(has_three.wait(10)), ending()),
+    )
     body = {"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-    arrived: dict[bytes, float] = {}
     with requests.post(f"{pumping.url}/v1/chat/completions", json=body, stream=True, timeout=30) as answer:
         for line in answer.iter_lines(chunk_size=1):
-            for word in (b"two", b"three", b"[DONE]"):
+            for word, has_come in ((b"two", has_two), (b"three", has_three)):
                 if word in line:
-                    arrived[word] = time.monotonic()
-    assert arrived[b"three"] - arrived[b"two"] > 0.2
-    assert arrived[b"[DONE]"] - arrived[b"three"] > 0.2
+                    has_come.set()
+    assert in_time == [True, True]
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(flowise: SayingFlowise, pumping: RunningProxy) -> None:
@@ -219,8 +223,11 @@ def test_a_client_that_reads_late_gets_every_token_and_holds_flowise_back(
     host, port = pumping.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         raw.sendall(head % len(body) + body)
-        time.sleep(1.5)
-        assert 0 < flowise.steps_done < 2900
+        done = -1
+        while flowise.steps_done > done:  # until Flowise is held back
+            done = flowise.steps_done
+            time.sleep(0.5)
+        assert 0 < done < 2900
         answer = b"".join(iter(lambda: raw.recv(1 << 20), b""))
     chunks = answer.partition(b"\r\n\r\n")[2]
     content = bytearray()
@@ -238,12 +245,12 @@ def test_a_heartbeat_and_a_time_limit_count_from_the_last_token(
     stream = streamed(pumping)
     assert text_of(stream) == "".join(f"{n} " for n in range(12)) + "late"
     spoken, _, silent = stream.partition(b"11 ")
-    assert b": keep-alive" not in spoken
+    assert spoken.count(b": keep-alive") < 3  # of six that a clock of its own would make
     assert b": keep-alive" in silent
     flowise.streams(*talking[:4], 3.0, ending())
-    begun = time.monotonic()
-    assert b'"flowise_timeout"' in streamed(pumping)
-    assert 1.0 < time.monotonic() - begun < 2.9
+    stream = streamed(pumping)
+    assert text_of(stream[: stream.index(b'data: {"error"')]) == "0 1 "
+    assert b'"flowise_timeout"' in stream
 
 
 def test_a_client_that_leaves_ends_a_pumped_run(flowise: SayingFlowise, pumping: RunningProxy) -> None:
