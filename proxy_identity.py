@@ -215,9 +215,7 @@ class Conversations:
             first = first or _begun(exchange, history, key)
         talk = self._talk_key(asked, exchange.conversation)
         if first and asked.keeps_texts and not (asked.resends and asked.conversation):
-            newest = _newest(first.history)
-            kept = first if newest is first.history else replace(first, history=newest)
-            entries[talk] = kept.written()
+            entries[talk] = replace(first, history=_newest(first.history)).written()
         if first and also_under:
             named = first.of_answer(asked, talk).written()
             entries.update((self._answer_key(asked.caller, name), named) for name in also_under)

@@ -35,9 +35,7 @@ class PlainPaths:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Pass a request on."""
-        path = environ["PATH_INFO"]
-        if "//" in path or path[-1:] in ("/", ""):
-            environ["PATH_INFO"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"]).rstrip("/") or "/"
         return self._application(environ, start_response)
 
 

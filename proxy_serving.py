@@ -16,10 +16,8 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +134,6 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     count_tokens("")  # loads the vocabulary, for all workers and before any stream would wait for it
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
-    util.http_date = dated(util.http_date)
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
@@ -262,12 +259,6 @@ class GunicornLog:
 
     def close_on_exec(self) -> None:
         """Nothing to close."""
-
-
-def dated(http_date: Callable[[float], str]) -> Callable[[], str]:
-    """Gunicorn's clock for the Date of an answer, asked once a second."""
-    of_second = lru_cache(1)(http_date)
-    return lambda: of_second(int(time.time()))
 
 
 def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
