@@ -112,6 +112,9 @@ class EventDecoder:
         self.is_complete = False
         self.has_ended = False
         self._spoke = False
+        # What waits for the next text: half a character, which JavaScript may cut in two.
+        self._before = ""
+        self._half_thought = ""
         # Tools may be used twice alike by two nodes; a source or a file is the same one.
         self._told_of_node: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
@@ -126,24 +129,24 @@ class EventDecoder:
     def tokens(self, events: bytes) -> str | None:
         """The text of tokens and nothing else as Flowise writes them, None for all other events."""
         # One text with a backslash at its end would hide where it ends.
-        if not events.startswith(_FRAME) or _UNCLEAR_END in events:
+        if self._before or not events.startswith(_FRAME) or _UNCLEAR_END in events:
             return None
         return self.token(events[len(_FRAME) : -2].replace(_BETWEEN_TOKENS, b""))
 
     def token(self, payload: bytes) -> str | None:
         """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
-        if payload.startswith(_TOKEN) and payload.endswith(b'"}'):
+        if not self._before and payload.startswith(_TOKEN) and payload.endswith(b'"}'):
             try:
                 text: str = orjson.loads(payload[_TOKEN_TEXT:-1])
             except orjson.JSONDecodeError:
-                return None  # more fields, or what only the long way can read
+                return None  # more fields, or half a character
             self._spoke = self._spoke or bool(text)
             return text
         return None
 
     def decode(self, payload: bytes) -> Iterator[FlowEvent]:
         """Give the events of one payload; unknown and malformed ones give none."""
-        message = lenient_json(payload)
+        message = _message(payload)
         if not isinstance(message, dict):
             return
         name = message.get("event")
@@ -155,11 +158,15 @@ class EventDecoder:
     def _token(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str) and data:
             self._spoke = True
-            yield TextDelta(data)
+            text, self._before = _joined(self._before, data)
+            if text:
+                yield TextDelta(text)
 
     def _thinking(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str) and data:
-            yield ReasoningDelta(data)
+            thought, self._half_thought = _joined(self._half_thought, data)
+            if thought:
+                yield ReasoningDelta(thought)
 
     def _source_documents(self, data: Any) -> Iterator[FlowEvent]:
         if fresh := tuple(self._untold(self._told, "source", data)):
@@ -264,6 +271,8 @@ class EventDecoder:
     def closing(self) -> Iterator[FlowEvent]:
         """Give what is known only when the run is over: text no token carried, files, usage, its end."""
         yield from self._ended_steps()
+        if self._before:
+            yield TextDelta(_without_lone_surrogates(self._before))
         if not self._spoke and (text := executed_text(self._executed)):
             yield TextDelta(text)
         if self._asked:
@@ -533,14 +542,38 @@ def lenient_json(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _mended_json(text)
+        return _mended(_halved_json(text))
 
 
-def _mended_json(text: str | bytes) -> Any:
+def _message(payload: bytes) -> Any:
+    """The message of an event; a text keeps half a character, whose other half the next one brings."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        message = _halved_json(payload)
+        is_text = isinstance(message, dict) and message.get("event") in ("token", "thinking")
+        return message if is_text else _mended(message)
+
+
+def _joined(half: str, text: str) -> tuple[str, str]:
+    """A text behind the half of a character that came before it, and the half at its own end."""
+    text = half + text
+    end = len(text) - ("\ud800" <= text[-1] <= "\udbff")
+    return _without_lone_surrogates(text[:end]), text[end:]
+
+
+def _halved_json(text: str | bytes) -> Any:
     # JavaScript writes half of a surrogate pair as an escape, which orjson refuses and UTF-8 cannot hold.
     try:
-        return _without_lone_surrogates(json.loads(text))
+        return json.loads(text)
     except (ValueError, RecursionError):
+        return None
+
+
+def _mended(value: Any) -> Any:
+    try:
+        return _without_lone_surrogates(value)
+    except RecursionError:
         return None
 
 

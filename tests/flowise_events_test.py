@@ -272,14 +272,76 @@ def test_a_message_without_news_gives_nothing(payload: bytes) -> None:
 )
 def test_texts_of_javascript_become_texts_that_can_be_sent(escaped: str, text: str) -> None:
     stream = 'message:\ndata:{"event":"token","data":"%s"}\n\n' % escaped  # noqa: UP031 - braces are JSON
-    [event, _] = decoded(payloads(stream.encode()))
-    assert event == TextDelta(text)
+    *events, _ = decoded(payloads(stream.encode()))
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == text
     assert text.encode()
 
 
 def test_half_a_surrogate_pair_is_mended_everywhere_in_a_message() -> None:
     payload = rb'{"event":"usedTools","data":[{"tool":"\ud800","toolInput":{"\udfff":[1,null,"\ud83d"]}}]}'
     assert list(EventDecoder().decode(payload)) == [ToolUsed("\ufffd", {"\ufffd": [1, None, "\ufffd"]}, None)]
+
+
+def halved(text: str, step: int = 1) -> list[bytes]:
+    """The JSON strings of a text that JavaScript cut into pieces of so many UTF-16 units."""
+    units = text.encode("utf-16-le", "surrogatepass")
+    cuts = range(0, len(units), 2 * step)
+    pieces = [units[at : at + 2 * step].decode("utf-16-le", "surrogatepass") for at in cuts]
+    return [json.dumps(piece).encode() for piece in pieces]
+
+
+EMOJI = "🙂 a😀😀👩\u200d💻 é\ud800"
+WHOLE = EMOJI.replace("\ud800", "\ufffd")
+
+
+@pytest.mark.parametrize("kind", [TextDelta, ReasoningDelta])
+@pytest.mark.parametrize("between", [b"", b'{"event":"token","data":""}', b'{"event":"usedTools","data":[]}'])
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+def test_a_character_cut_in_two_is_joined_across_tokens(
+    step: int, between: bytes, kind: type[FlowEvent]
+) -> None:
+    name = b"token" if kind is TextDelta else b"thinking"
+    decoder = EventDecoder()
+    events: list[FlowEvent] = []
+    for piece in halved(EMOJI[:-1] + "." + EMOJI[-1:] + ".", step):
+        for payload in (b'{"event":"%b","data":%b}' % (name, piece), *filter(None, [between])):
+            text = decoder.token(payload)
+            events += decoder.decode(payload) if text is None else [TextDelta(text)] * bool(text)
+    events += decoder.closing()
+    texts = [event.text for event in events if isinstance(event, (TextDelta, ReasoningDelta))]
+    assert "".join(texts) == WHOLE[:-1] + "." + WHOLE[-1:] + "."
+    assert {type(event) for event in events} == {kind, TurnEnded}
+
+
+@pytest.mark.parametrize("size", [1, 7, 60, 61, 4000])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_character_cut_in_two_is_joined_across_reads(step: int, size: int) -> None:
+    stream = b"".join(
+        b'message:\ndata:{"event":"token","data":%b}\n\n' % piece for piece in halved(EMOJI, step)
+    )
+    sse, decoder = SseDecoder(), EventDecoder()
+    texts: list[str] = []
+    for at in range(0, len(stream), size):
+        events = sse.feed(stream[at : at + size])
+        if (said := decoder.tokens(events)) is not None:
+            texts.append(said)
+            continue
+        for payload in payloads_of(events):
+            assert isinstance(payload, bytes)
+            texts += [event.text for event in decoder.decode(payload) if isinstance(event, TextDelta)]
+    texts += [event.text for event in decoder.closing() if isinstance(event, TextDelta)]
+    assert "".join(texts) == WHOLE
+
+
+def test_half_a_character_that_stays_alone_is_told_before_what_follows() -> None:
+    decoder = EventDecoder()
+    half = b'{"event":"token","data":"a\\ud83d"}'
+    assert list(decoder.decode(half)) == [TextDelta("a")]
+    assert decoder.token(b'{"event":"token","data":"b"}') is None
+    assert list(decoder.decode(b'{"event":"token","data":"b"}')) == [TextDelta("\ufffdb")]
+    assert decoder.token(b'{"event":"token","data":"c"}') == "c"
+    assert list(decoder.decode(half)) == [TextDelta("a")]
+    assert list(decoder.closing()) == [TextDelta("\ufffd"), TurnEnded()]
 
 
 DEEP = b"[" * 300 + b"]" * 300

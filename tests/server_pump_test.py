@@ -28,7 +28,7 @@ Steps = list[Step]
 HELLO: Steps = [token("Hel"), 0.02, token("lo,"), 0.02, token(" wörld"), 0.02]
 USAGE = event("usageMetadata", {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7})
 SOURCES = event("sourceDocuments", [{"pageContent": "a page", "metadata": {"source": "a.txt"}}])
-
+HALVES = [b'message:\ndata:{"event":"token","data":"\\u%b"}\n\n' % half for half in (b"d83d", b"de42")]
 
 STREAMS: dict[str, Steps] = {
     "tokens one by one": [*HELLO, ending()],
@@ -45,6 +45,21 @@ STREAMS: dict[str, Steps] = {
     ],
     "several in one": [*HELLO, token("one ") + token("two") + token(""), 0.02, token("!"), 0.02, ending()],
     "a letter cut in two": [*HELLO, token("ü")[:-6], 0.02, token("ü")[-6:], 0.02, ending()],
+    "a character cut in two": [
+        *HELLO,
+        *(HALVES[0], 0.02, HALVES[1], 0.02, token("x") + HALVES[0], 0.02, HALVES[1] + token("y"), 0.02),
+        *(
+            HALVES[0] + SOURCES,
+            0.02,
+            HALVES[1],
+            0.02,
+            HALVES[0],
+            0.02,
+            token("z") + HALVES[0],
+            0.02,
+            ending(),
+        ),
+    ],
     "other events between": [*HELLO, SOURCES, 0.02, token(" and"), 0.02, USAGE, 0.02, token(" so"), ending()],
     "tokens and others in one": [*HELLO, token(" a") + SOURCES + token(" b"), 0.02, ending()],
     "thoughts between": [
@@ -156,6 +171,14 @@ def test_a_stream_is_the_same_with_the_pump(
 ) -> None:
     flowise.streams(*STREAMS[name])
     assert told(streamed(pumping, path)) == told(streamed(plain, path))
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_a_character_cut_in_two_arrives_whole(
+    flowise: SayingFlowise, pumping: RunningProxy, path: str
+) -> None:
+    flowise.streams(*STREAMS["a character cut in two"])
+    assert "Hello, wörld🙂x🙂y🙂\ufffdz\ufffd" in told(streamed(pumping, path))[1]
 
 
 @pytest.mark.parametrize(
