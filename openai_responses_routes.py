@@ -129,7 +129,8 @@ class ResponseRoutes:
         connection = request.environ.get("gunicorn.socket")
         if connection is None:
             raise BadRequest("This server cannot take WebSockets.")
-        socket = WebSocket(connection, self._host.settings.proxy_max_body_bytes)
+        settings = self._host.settings
+        socket = WebSocket(connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})
         line = request.environ["proxy.log"]
         line["status"] = 101

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
@@ -33,6 +34,12 @@ PING_SECONDS = 20.0
 SEND_SECONDS = 30.0
 MOST_WAITING = 4
 """So many messages may wait while one is answered."""
+MAX_FRAMES, MAX_FRAMES_A_SECOND, FRAME_BYTES = 1000, 10, 64
+"""So many frames may come without a message's end, more with time, and one more for so many bytes of it."""
+CLOSE_SECONDS = 2.0
+"""How long a refused peer may go on sending: a close at once would take back what it was told."""
+TURN_SECONDS = 0.002
+"""After so long in the frames of one peer the others get their turn."""
 _READ_BYTES = 65_536
 
 
@@ -44,11 +51,16 @@ class WebSocket:
     """The server's end; every method but `close` raises WebSocketClosed once the connection is over."""
 
     def __init__(
-        self, connection: socket.socket, most_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        connection: socket.socket,
+        most_bytes: int,
+        message_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take a connection whose request has been read; a message has at most `most_bytes`."""
+        """Take a connection whose request has been read; the limits are those of a message."""
         self._connection = connection
         self._most_bytes = most_bytes
+        self._message_seconds = message_seconds
         self._clock = clock
         self._protocol = WSConnection(ConnectionType.SERVER)
         self._messages: deque[str] = deque()
@@ -56,6 +68,8 @@ class WebSocket:
         self._size = 0
         self._is_cut = False
         self._heard, self._is_asked = clock(), False
+        self._frames, self._since, self._begun = 0, clock(), 0.0
+        self._turn_ends = 0.0
 
     def accept(self, headers: Iterable[tuple[str, str]], answer: Mapping[str, str]) -> None:
         """Answer the handshake. Raises BadRequest for one that is none, and has then sent nothing."""
@@ -73,7 +87,12 @@ class WebSocket:
     def receive(self, seconds: float) -> str | None:
         """Wait for the next message; None if none has come within the time."""
         until = self._clock() + seconds
+        # Answered by an error at once, messages without pause would keep all others waiting.
+        time.sleep(0)
         while not self._messages:
+            if self._parts and self._clock() - self._begun > self._message_seconds:
+                # What has come of it is held in memory.
+                self._refuse(CloseReason.POLICY_VIOLATION, "a message took too long")
             due = min(until, self._heard + PING_SECONDS * (2 if self._is_asked else 1))
             wait = due - self._clock()
             if wait > 0:
@@ -130,9 +149,20 @@ class WebSocket:
             self._protocol.receive_data(data)
             for event in self._protocol.events():
                 self._heed(event)
-        except RemoteProtocolError as error:
-            self.close(CloseReason.PROTOCOL_ERROR)
-            raise WebSocketClosed from error
+                self._count()
+        except RemoteProtocolError:
+            self._refuse(CloseReason.PROTOCOL_ERROR)
+
+    def _count(self) -> None:
+        """Count a frame, and let others run: what floods without pause is read without ever waiting."""
+        now = self._clock()
+        self._frames += 1
+        allowed = MAX_FRAMES + (now - self._since) * MAX_FRAMES_A_SECOND + self._size // FRAME_BYTES
+        if self._frames > allowed:
+            self._refuse(CloseReason.POLICY_VIOLATION, "too many frames without a message")
+        if now > self._turn_ends:
+            time.sleep(0)
+            self._turn_ends = self._clock() + TURN_SECONDS
 
     def _heed(self, event: Event) -> None:
         if isinstance(event, (Ping, CloseConnection)):
@@ -146,6 +176,8 @@ class WebSocket:
             self._read_text(event)
 
     def _read_text(self, event: TextMessage) -> None:
+        if not self._parts:
+            self._begun = self._clock()
         self._size += len(event.data)
         self._parts.append(event.data)
         if self._size > self._most_bytes:
@@ -156,9 +188,18 @@ class WebSocket:
             self._messages.append("".join(self._parts))
             self._parts.clear()
             self._size = 0
+            self._frames, self._since = 0, self._clock()
 
-    def _refuse(self, reason: CloseReason, words: str) -> None:
+    def _refuse(self, reason: CloseReason, words: str = "") -> NoReturn:
         self.close(reason, words)
+        until = self._clock() + CLOSE_SECONDS
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+            while (left := until - self._clock()) > 0:
+                self._connection.settimeout(left)
+                if not self._connection.recv(_READ_BYTES):
+                    break
+                time.sleep(0)
         raise WebSocketClosed
 
     def _send(self, event: Event) -> None:

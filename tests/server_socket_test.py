@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 import requests
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
+from proxy_websocket import WebSocket, WebSocketClosed
 from tests.demo_server import DemoServer
 from tests.openai_check import valid
 from tests.processes import wait_for
@@ -236,3 +240,79 @@ def test_the_handshake_is_answered_before_the_client_says_anything(server: Runni
         with pytest.raises(TimeoutError):
             client.socket.recv(1)
         assert not client.events
+
+
+def _mask(opcode: int, payload: bytes = b"", *, is_last: bool = True) -> bytes:
+    """A client's frame with a mask of zeros."""
+    return bytes([opcode | (0x80 if is_last else 0), 0x80 | len(payload)]) + bytes(4) + payload
+
+
+FLOODS = {
+    "pings": (b"", _mask(0x9, b"life?")),
+    "pongs": (b"", _mask(0xA)),
+    "empty continuations": (_mask(0x1, b"{", is_last=False), _mask(0x0, is_last=False)),
+    "one-byte continuations": (_mask(0x1, b"{", is_last=False), _mask(0x0, b" ", is_last=False)),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_frames_is_closed_and_holds_nobody_up(server: RunningProxy, flood: str) -> None:
+    opening, frame = FLOODS[flood]
+    with SocketClient(server.url, headers=KEY) as client:
+        client.socket.sendall(opening)
+        refused = threading.Thread(target=_send_until_refused, args=(client.socket, frame * 10_000))
+        refused.start()
+        assert requests.get(f"{server.url}/health", timeout=5).ok
+        while not isinstance(event := client.next(), CloseConnection):
+            assert isinstance(event, Pong)
+        assert (event.code, event.reason) == (1008, "too many frames without a message")
+        refused.join(30)
+        assert not refused.is_alive()
+    assert requests.get(f"{server.url}/health", timeout=5).ok
+
+
+def _send_until_refused(connection: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(data)
+
+
+def test_pings_are_answered_for_as_long_as_messages_come(server: RunningProxy) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        for _ in range(3):
+            for _ in range(900):
+                client.send(Ping())
+                assert isinstance(client.next(), Pong)
+            assert client.ask()[-1]["type"] == "response.completed"
+
+
+def test_wrong_messages_without_pause_let_others_in(server: RunningProxy) -> None:
+    with SocketClient(server.url, headers=KEY) as client, requests.Session() as others:
+        for _ in range(20):
+            client.socket.sendall(_mask(0x1, b"{") * 3)
+            assert others.get(f"{server.url}/health", timeout=5).ok
+            assert [client.event()["status"] for _ in range(3)] == [400] * 3
+
+
+def test_a_message_that_does_not_end_is_not_held_for_ever() -> None:
+    ours, theirs = socket.socketpair()
+    now = [0.0]
+    client = WSConnection(ConnectionType.CLIENT)
+    handshake = client.send(Request(host="x", target="/")).decode()
+    lines = [line.partition(": ") for line in handshake.split("\r\n")[1:] if line]
+    with ours, theirs:
+        held = WebSocket(ours, 1000, 30, clock=lambda: now[0])
+        held.accept([(name, value) for name, _, value in lines], {})
+        now[0] = 1000.0  # silence before it does not count
+        theirs.sendall(_mask(0x1, b"{", is_last=False))
+        held.look()
+        now[0] += 29
+        assert held.receive(0) is None
+        now[0] += 2
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(WebSocketClosed):
+            held.receive(0)
+        client.receive_data(theirs.recv(65_536))
+        [_, closed] = (event for event in client.events() if not isinstance(event, Ping))
+    assert isinstance(closed, CloseConnection)
+    assert (closed.code, closed.reason) == (1008, "a message took too long")
