@@ -29,6 +29,8 @@ from openai_responses_input import (
     Item,
     Resolver,
     check_calls,
+    check_demands,
+    foreign_types,
     kept_entries,
     read_input,
     told,
@@ -82,6 +84,7 @@ def parse_response(
     before = entries_before(echo["previous_response_id"], earlier, make_id)
     entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before))
     whole = unfolded([*before, *entries], make_id)
+    check_demands(whole)
     if not conversation:
         check_calls(whole)
     chat = told(whole, echo["instructions"])
@@ -95,7 +98,7 @@ def parse_response(
         conversation=conversation or ids.conversation,
         user=ids.user,
         resends=ids.resends and not conversation,
-        parameters=parameters(body, echo),
+        parameters={**parameters(body, echo), **dict.fromkeys(foreign_types(entries), True)},
         passed=passed_through(body),
         is_conversation=True,
         tools=parse_tools(body),

@@ -1,7 +1,8 @@
 """The input of a response: items checked, made whole, and told as messages of a chat. Wire layer, pure.
 
 Every error names the place in the input. An item that is made whole can be listed as it is
-(`GET /v1/responses/{id}/input_items`) and sent back as input.
+(`GET /v1/responses/{id}/input_items`) and sent back as input. An item of a type that is not ours is kept but
+not told: a client that changes models in the middle of a chat sends all that another model has made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import orjson
 
 from openai_fields import missing, string, wrong_type, wrong_value
 from openai_messages import Conversation, conversation
+from openai_uploads import is_image_address
 from proxy_errors import BadRequest
 
 Item = Mapping[str, Any]
@@ -32,10 +34,15 @@ _DETAILS = ("low", "high", "auto", "original")
 _LONGEST_TEXT = 10 * 2**20
 _LONGEST_IMAGE = 20 * 2**20
 _LONGEST_FILE = 32 * 2**20
-_LONGEST_CALL_ID = 64
 _LONGEST_CONTEXT = 64 * 2**20
 _SEAL = "items1."
-_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ITEM_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_FOREIGN_NAMES = 16
+_DEMANDS = {
+    "mcp_approval_response": "no tool of this server waits for an approval",
+    "compaction_trigger": "send what is to be compacted to POST /v1/responses/compact",
+}
+"""Items that ask for something to be done at once, and why it is not done here."""
 _MESSAGES_PLACE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 
@@ -113,13 +120,39 @@ def check_calls(entries: Iterable[Entry]) -> None:
     for entry in entries:
         if entry.item["type"] == "function_call":
             called.add(entry.item["call_id"])
-        if entry.item["type"] == "function_call_output" and entry.item["call_id"] not in called:
+        answers = entry.item.get("call_id") if entry.item["type"] == "function_call_output" else None
+        if answers is not None and answers not in called:
             raise wrong_value(f"{entry.place}.call_id", "no function call before it has this id")
+
+
+def check_demands(entries: Sequence[Entry]) -> None:
+    """Refuse an item that asks for an action which is not taken here.
+
+    One that a model has answered after is history: whatever it asked for was done by another server.
+    """
+    for entry in reversed(entries):
+        kind = entry.item["type"]
+        if kind in _DEMANDS:
+            raise BadRequest(
+                f"Items of type '{kind}' are not supported: {_DEMANDS[kind]}.",
+                param=entry.place,
+                code="unsupported_content",
+            )
+        if kind.endswith("_call") or entry.item.get("role") == "assistant":
+            return
+
+
+def foreign_types(entries: Iterable[Entry]) -> list[str]:
+    """The types of the items that no flow is told of, as names of ignored parameters; at most a few."""
+    kinds = dict.fromkeys(entry.item["type"] for entry in entries if entry.item["type"] not in _READERS)
+    return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
 
 def told(entries: Iterable[Entry], instructions: str | None) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
     messages, places = chat_messages(entries, instructions)
+    if not messages:
+        raise BadRequest("The input holds no text.", param="input", code="invalid_value")
     try:
         chat = conversation(messages)
     except BadRequest as error:
@@ -136,13 +169,14 @@ def chat_messages(
 ) -> tuple[list[dict[str, Any]], list[Place]]:
     """The items as messages of a chat, and where each comes from.
 
-    Thoughts and calls of the flow's own tools are left out: the flow has them, or needs them no more.
+    Thoughts, calls of the flow's own tools and items of other types are left out: the flow has them, or
+    cannot use them.
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     places = [Place("instructions") for _ in messages]
     for entry in entries:
         kind = entry.item["type"]
-        if kind == "reasoning" or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
+        if kind not in _TOLD or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
             continue
         if kind == "function_call" and messages and messages[-1]["role"] == "assistant":
             messages[-1].setdefault("tool_calls", []).append(_tool_call(entry.item))
@@ -171,6 +205,8 @@ def _message(item: Item) -> dict[str, Any]:
     if item["type"] == "function_call_output":
         output = item["output"]
         content = output if isinstance(output, str) else [_chat_part(part) for part in output]
+        if "call_id" not in item:  # of a tool that nobody called: it is told by its name
+            return {"role": "function", "name": item.get("name"), "content": content}
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     return {"role": item["role"], "content": [_chat_part(part) for part in item["content"]]}
 
@@ -180,12 +216,14 @@ def _tool_call(item: Item) -> dict[str, Any]:
     return {"id": item["call_id"], "type": "function", "function": function}
 
 
-def _chat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _chat_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     if part["type"] == "input_image":
         return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
     if part["type"] == "input_file":
         file = {name: part[name] for name in ("filename", "file_data") if name in part}
         return {"type": "file", "file": file}
+    if part["type"] == "input_audio":
+        return part
     if part["type"] == "refusal":
         return {"type": "refusal", "refusal": part["refusal"]}
     return {"type": "text", "text": part["text"]}
@@ -227,12 +265,12 @@ def _referred(item: Any, place: str, resolve: Resolver) -> Item:
 
 def _whole(item: Item, place: str, make_id: MakeId) -> Item:
     kind = string(item, "type", f"{place}.type")
-    if kind not in _READERS:
-        raise wrong_value(
-            f"{place}.type", f"'{kind[:40]}' is none of {', '.join([*_READERS, 'item_reference'])}"
-        )
-    prefix, read = _READERS[kind]
     item_id = item.get("id")
+    if kind not in _READERS:
+        if not _ITEM_TYPE.fullmatch(kind):
+            raise wrong_value(f"{place}.type", "it must be 1 to 64 letters, digits, '_', '.' and '-'")
+        return {**item, "id": item_id if item_id and isinstance(item_id, str) else make_id("item_")}
+    prefix, read = _READERS[kind]
     if item_id is not None and not isinstance(item_id, str):
         raise wrong_type(f"{place}.id", "a string", item_id)
     return {"id": item_id or make_id(prefix), "type": kind, **read(item, place)}
@@ -250,32 +288,29 @@ def _read_message(item: Item, place: str) -> dict[str, Any]:
 
 
 def _read_call(item: Item, place: str) -> dict[str, Any]:
-    name = string(item, "name", f"{place}.name")
-    if not _FUNCTION_NAME.fullmatch(name):
-        raise wrong_value(f"{place}.name", "it must be 1 to 64 letters, digits, '_' and '-'")
+    # Of any length and letters: other models' calls are resent too, whose names and ids know other rules.
+    call_id, name = (_filled(item, field, place) for field in ("call_id", "name"))
     arguments = string(item, "arguments", f"{place}.arguments")
-    return {
-        "call_id": _call_id(item, place),
-        "name": name,
-        "arguments": arguments,
-        "status": "completed",
-    }
+    return {"call_id": call_id, "name": name, "arguments": arguments, "status": "completed"}
 
 
 def _read_output(item: Item, place: str) -> dict[str, Any]:
-    call_id, output = _call_id(item, place), item.get("output")
+    named = {
+        field: _filled(item, field, place) for field in ("call_id", "name") if item.get(field) is not None
+    }
+    output = item.get("output")
     if isinstance(output, str):
         _check_length(output, _LONGEST_TEXT, f"{place}.output")
     else:
         output = _parts(output, f"{place}.output", "tool")
-    return {"call_id": call_id, "output": output, "status": "completed"}
+    return {**named, "output": output, "status": "completed"}
 
 
-def _call_id(item: Item, place: str) -> str:
-    call_id = string(item, "call_id", f"{place}.call_id")
-    if not 1 <= len(call_id) <= _LONGEST_CALL_ID:
-        raise wrong_value(f"{place}.call_id", f"it must have 1 to {_LONGEST_CALL_ID} characters")
-    return call_id
+def _filled(item: Item, field: str, place: str) -> str:
+    text = string(item, field, f"{place}.{field}")
+    if not text:
+        raise wrong_value(f"{place}.{field}", "it must not be empty")
+    return text
 
 
 def _read_reasoning(item: Item, place: str) -> dict[str, Any]:
@@ -305,6 +340,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Item, str], dict[str, Any]]]] = {
     "reasoning": ("rs_", _read_reasoning),
     "compaction": ("cmp_", _read_compaction),
 }
+_TOLD = ("message", "function_call", "function_call_output")
 
 
 def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
@@ -353,9 +389,24 @@ def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     return {"type": "input_image", "image_url": image, "detail": detail}
 
 
+def _audio(part: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """What the chat's parser checks in full: it has the same part."""
+    audio = part.get("input_audio")
+    if audio is None:
+        raise missing(f"{param}.input_audio")
+    return {"type": "input_audio", "input_audio": audio}
+
+
 def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:
-    for name in ("file_id", "file_url"):
-        _refuse_reference(part, name, param, "file_data")
+    _refuse_reference(part, "file_id", param, "file_data")
+    address = part.get("file_url")
+    if address is not None:
+        string(part, "file_url", f"{param}.file_url")
+        if is_image_address(address):  # which the model fetches, as one sent as image_url
+            return {"type": "input_image", "image_url": address, "detail": "auto"}
+        if address[:5].lower() != "data:":
+            _refuse_reference(part, "file_url", param, "file_data")
+        part = {**part, "file_data": address}
     data = string(part, "file_data", f"{param}.file_data")
     _check_length(data, _LONGEST_FILE, f"{param}.file_data")
     file = {"type": "input_file", "file_data": data}
@@ -364,12 +415,12 @@ def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     return file
 
 
-_INPUT_PARTS = {"input_image": _image, "input_file": _file}
+_INPUT_PARTS = {"input_image": _image, "input_file": _file, "input_audio": _audio}
 _ANSWER_PARTS = {"refusal": _refusal}
 
 
 def _refuse_reference(part: Mapping[str, Any], name: str, param: str, instead: str) -> None:
-    """This server keeps no files, and fetches none."""
+    """Refuse a file that is elsewhere: this server keeps none, and fetches none."""
     if part.get(name) is not None:
         raise BadRequest(
             f"This server takes no {name} here; send the content itself as {instead}.",

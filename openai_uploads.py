@@ -80,6 +80,15 @@ def _remote_image(address: str, param: str, number: int) -> Upload:
     return Upload("url", _name("image", number, mime), mime, address)
 
 
+def is_image_address(address: str) -> bool:
+    """Whether this is an http(s) address whose path ends as that of an image does."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and _type_of(parts.path).startswith("image/")
+
+
 def audio_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
     """An `input_audio` part, in one of the formats that Flowise transcribes."""
     audio = _object(part, "input_audio", param)

@@ -95,7 +95,9 @@ TABLE: dict[str, Rule] = {
     "openai_rules": Rule(LEAVES | {"openai_tool_calls"}, WEB | IO),
     # One surface in four files: the parser and renderer over fields, input and output.
     **{
-        name: Rule(LEAVES | RESPONSES | {"openai_messages"}, WEB | IO) for name in WIRE if "responses" in name
+        name: Rule(LEAVES | RESPONSES | {"openai_messages", "openai_uploads"}, WEB | IO)
+        for name in WIRE
+        if "responses" in name
     },
     "openai_responses_compact": Rule(LEAVES | RESPONSES | {"openai_responses"}, WEB | IO),
     **{name: Rule(CORE_LEAVES | UPSTREAM, WEB) for name in UPSTREAM},

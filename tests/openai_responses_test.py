@@ -531,6 +531,87 @@ def test_calls_join_the_answer_before_them_and_outputs_are_told() -> None:
     )
 
 
+def test_an_output_without_a_call_is_told_by_its_tools_name() -> None:
+    output = {"type": "function_call_output", "output": "Rain"}
+    for item, tool in (({**output, "name": "weather"}, "weather"), ({**output, "call_id": None}, "the tool")):
+        assert turned({"role": "user", "content": "a"}, item)[0] == f"a\n\nTool result of {tool}: Rain"
+        [_, listed] = parse_response(
+            {"model": "m", "input": [{"role": "user", "content": "a"}, item]}
+        ).input_items
+        assert "call_id" not in listed
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"type": "additional_tools", "role": "developer", "tools": []},
+    {"type": "configuration_update", "reasoning": {"effort": "low"}},
+    {"type": "custom_tool_call", "call_id": "c", "name": "sql", "input": "SELECT 1"},
+    {"type": "custom_tool_call_output", "call_id": "c", "output": "1"},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+    {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": []},
+    {"type": "mcp_approval_request", "id": "mcpr_1", "arguments": "{}", "name": "n", "server_label": "s"},
+    {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+    {"type": "mcp_call", "id": 5, "arguments": "{}", "name": "n", "server_label": "s", "output": None},
+    {"type": "compaction_trigger"},
+    {"type": "a_type_of_next_year", "id": "", "depth": [{"x": 1}]},
+]
+
+
+def test_what_another_model_has_made_is_kept_but_not_told() -> None:
+    items = [
+        {"role": "user", "content": "a"},
+        *FOREIGN,
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        FOREIGN[4],
+    ]
+    request = parse_response({"model": "m", "input": items}, make_id=numbered_ids())
+    [turn] = request.turns
+    assert (turn.question, [message.content for message in turn.history]) == ("c", ["a", "b"])
+    assert list(request.parameters) == [f"input.{item['type']}" for item in FOREIGN]
+    kept = request.input_items[1 : len(FOREIGN) + 1]
+    assert [{**item, "id": 0} for item in kept] == [{**item, "id": 0} for item in FOREIGN]
+    assert all(isinstance(item["id"], str) and item["id"] for item in kept)
+    assert kept[4]["id"] == "ws_1"
+    # As a part of an earlier response they are not named again.
+    later = parse_response(
+        {"model": "m", "input": "d", "previous_response_id": "r"}, earlier={"r": request.input_items}.get
+    )
+    assert (later.turns[0].question, later.parameters) == ("c\n\nd", {})
+
+
+def test_only_a_few_types_of_what_is_not_told_are_named() -> None:
+    items = [{"type": f"kind_{n}"} for n in range(1000)]
+    request = parse_response({"model": "m", "input": [{"role": "user", "content": "a"}, *items, *items]})
+    assert list(request.parameters) == [f"input.kind_{n}" for n in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("item", "advice"),
+    [(FOREIGN[7], "waits for an approval"), (FOREIGN[9], "/v1/responses/compact")],
+    ids=["mcp_approval_response", "compaction_trigger"],
+)
+def test_what_asks_for_an_action_is_refused_until_it_is_history(item: dict[str, Any], advice: str) -> None:
+    question = {"role": "user", "content": "a"}
+    for items in (
+        [question, item],
+        [{"role": "assistant", "content": "b"}, question, item, FOREIGN[-1]],
+    ):
+        with pytest.raises(BadRequest, match=advice) as caught:
+            parse_response({"model": "m", "input": items})
+        assert (caught.value.param, caught.value.code) == (
+            f"input[{items.index(item)}]",
+            "unsupported_content",
+        )
+    for answer in (FOREIGN[8], CALLED, {"role": "assistant", "content": "b"}):
+        parse_response({"model": "m", "input": [question, item, answer, question]})
+
+
+def test_calls_of_other_models_are_told_whatever_their_names_and_ids_are() -> None:
+    call = {"type": "function_call", "call_id": "c" * 200, "name": "mcp.search files", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c" * 200, "output": "x"}
+    assert turned({"role": "user", "content": "a"}, call, output)[0] == "Tool result of mcp.search files: x"
+
+
 def test_the_flows_own_tools_are_no_calls_of_the_clients() -> None:
     items = CASES[3].whole()["output"]
     sent_back = turned({"role": "user", "content": "a"}, *items, {"role": "user", "content": "b"})
@@ -756,7 +837,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [{}]}, "input[0].id"),
     ({"input": [{"id": 5}]}, "input[0].id"),
     ({"input": [{"type": 5}]}, "input[0].type"),
-    ({"input": [{"type": "computer_call"}]}, "input[0].type"),
+    ({"input": [{"type": "a b"}]}, "input[0].type"),
+    ({"input": [{"type": ""}]}, "input[0].type"),
+    ({"input": [{"type": "x" * 65}]}, "input[0].type"),
+    ({"input": [{"type": "web_search_call"}]}, "input"),
     ({"input": [{"role": "user", "content": "a", "id": 5}]}, "input[0].id"),
     ({"input": [{"content": "a"}]}, "input[0].role"),
     ({"input": [{"role": "tool", "content": "a"}]}, "input[0].role"),
@@ -768,7 +852,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (message("a"), "input[0].content[0]"),
     (message({}), "input[0].content[0].type"),
     (message({"type": "input_text"}), "input[0].content[0].text"),
-    (message({"type": "input_audio"}), "input[0].content[0].type"),
+    (message({"type": "input_audio"}), "input[0].content[0].input_audio"),
+    (message({"type": "input_audio", "input_audio": "a"}), "input[0].content[0].input_audio"),
+    (
+        message({"type": "input_audio", "input_audio": {"data": "AA==", "format": "mp3"}}),
+        "input[0].content[0].input_audio.format",
+    ),
+    (
+        message({"type": "input_audio", "input_audio": {"data": "@", "format": "ogg"}}),
+        "input[0].content[0].input_audio.data",
+    ),
     (message({"type": "refusal", "refusal": "a"}), "input[0].content[0].type"),
     (message({"type": "refusal"}, role="assistant"), "input[0].content[0].refusal"),
     (message({"type": "input_image", "image_url": "a"}, role="assistant"), "input[0].content[0].type"),
@@ -778,10 +871,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (message({"type": "input_file"}), "input[0].content[0].file_data"),
     (message({"type": "input_file", "file_id": "f"}), "input[0].content[0].file_id"),
     (message({"type": "input_file", "file_url": "f"}), "input[0].content[0].file_url"),
+    (message({"type": "input_file", "file_url": 5}), "input[0].content[0].file_url"),
+    (
+        message({"type": "input_file", "file_url": "https://a.example/b.pdf"}),
+        "input[0].content[0].file_url",
+    ),
+    (message({"type": "input_file", "file_url": "https://[/b.png"}), "input[0].content[0].file_url"),
+    (message({"type": "input_file", "file_url": "file:///b.png"}), "input[0].content[0].file_url"),
     (message({"type": "input_file", "file_data": "a", "filename": 5}), "input[0].content[0].filename"),
-    ({"input": [{**CALLED, "name": "a b"}]}, "input[0].name"),
+    ({"input": [{**CALLED, "name": ""}]}, "input[0].name"),
     ({"input": [{**CALLED, "call_id": ""}]}, "input[0].call_id"),
-    ({"input": [{**CALLED, "call_id": "x" * 65}]}, "input[0].call_id"),
+    ({"input": [CALLED, {**OUTPUT, "call_id": ""}]}, "input[1].call_id"),
+    ({"input": [CALLED, {**OUTPUT, "call_id": 5}]}, "input[1].call_id"),
+    ({"input": [{**OUTPUT, "call_id": None, "name": 5}]}, "input[0].name"),
     ({"input": [{**CALLED, "arguments": {}}]}, "input[0].arguments"),
     ({"input": [CALLED, {**OUTPUT, "output": None}]}, "input[1].output"),
     ({"input": [CALLED, {**OUTPUT, "output": [{"type": "x"}]}]}, "input[1].output[0].type"),
@@ -872,6 +974,26 @@ def test_images_and_files_become_parts_of_a_chat() -> None:
         assert input_place("messages[1].content[1].image_url.url", places) == "input[1].content[1].image_url"
         assert input_place("messages[1].content[1].file.file_data", places) == "input[1].content[1].file_data"
         assert input_place("messages[1].content[1].type", places) == "input[1].content[1].type"
+
+
+def test_audio_and_addresses_are_taken_as_the_chat_takes_them() -> None:
+    def attached(part: dict[str, Any]) -> tuple[str, str, str, str]:
+        request = parse_response({"model": "m", **message({"type": "input_text", "text": "a"}, part)})
+        [one] = request.attachments
+        return one.upload.type, one.upload.mime, one.upload.data, one.param
+
+    audio = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "ogg"}}
+    place = "input[0].content[1]"
+    assert attached(audio) == (
+        "audio",
+        "audio/ogg",
+        "data:audio/ogg;base64,AA==",
+        f"{place}.input_audio.data",
+    )
+    image = {"type": "input_file", "file_url": "https://a.example/b.png?c=d"}
+    assert attached(image) == ("url", "image/png", image["file_url"], f"{place}.image_url")
+    text = {"type": "input_file", "filename": "a.txt", "file_url": "data:text/plain;base64,SGk="}
+    assert attached(text)[:3] == ("file:full", "text/plain", "Hi")
 
 
 def test_a_place_that_has_no_parts_is_named_as_it_is() -> None:

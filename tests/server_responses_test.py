@@ -95,6 +95,7 @@ def test_what_a_flow_gets_is_the_question_the_history_and_the_instructions(
         },
         {"role": "user", "content": [{"type": "input_text", "text": "Who am I?"}]},
     ]
+    items.insert(1, {"type": "web_search_call", "id": "ws_1", "status": "completed"})
     answer = respond(proxy, "demo-assistant", items, instructions="Be brief.", temperature=0.5, include=["x"])
     sent = demo.records()[-1]["body"]
     assert sent["question"].endswith("\n\nWho am I?")
@@ -103,7 +104,7 @@ def test_what_a_flow_gets_is_the_question_the_history_and_the_instructions(
         {"role": "userMessage", "content": "My name is Ann."},
         {"role": "apiMessage", "content": "Hello Ann."},
     ]
-    assert answer.headers["x-flowise-ignored-params"] == "temperature, include"
+    assert answer.headers["x-flowise-ignored-params"] == "temperature, include, input.web_search_call"
     assert (answer.json()["instructions"], answer.json()["temperature"]) == ("Be brief.", 0.5)
 
 
@@ -117,6 +118,11 @@ def test_what_a_flow_gets_is_the_question_the_history_and_the_instructions(
         ),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id", "item_not_found"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),
+        (
+            {"input": [{"role": "user", "content": "a"}, {"type": "mcp_approval_response", "approve": True}]},
+            "input[1]",
+            "unsupported_content",
+        ),
     ],
 )
 def test_a_bad_request_runs_nothing(

@@ -140,6 +140,22 @@ def test_the_input_is_listed_in_pages(openai_client: OpenAI) -> None:
     assert caught.value.param == "after"
 
 
+def test_items_that_no_flow_is_told_of_are_listed_and_gone_on_from(
+    proxy: RunningProxy, openai_client: OpenAI
+) -> None:
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    said: list[Any] = [{"role": "user", "content": "q1"}, search]
+    first = openai_client.responses.create(model=MODEL, input=said)
+    [listed, _] = openai_client.responses.input_items.list(first.id)
+    assert (listed.id, listed.type) == ("ws_1", "web_search_call")
+    second = openai_client.responses.create(model=MODEL, input="q2", previous_response_id=first.id)
+    assert second.status == "completed"
+    body = {"model": MODEL, "input": said}
+    compacted = requests.post(f"{proxy.url}/v1/responses/compact", json=body, timeout=30).json()
+    output = [*compacted["output"], {"role": "user", "content": "q2"}]
+    assert openai_client.responses.create(model=MODEL, input=output).status == "completed"
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=101", "order=up", "after=nothing"])
 def test_a_page_that_makes_no_sense_is_refused(
     proxy: RunningProxy, openai_client: OpenAI, query: str
