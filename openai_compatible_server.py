@@ -75,7 +75,7 @@ from proxy_requests import (
 from proxy_responses import StoredResponses
 from proxy_runs import Runs
 from proxy_settings import Settings
-from proxy_store import Run, WatchedStore, kept_secret, open_store, run_here, shared_limits
+from proxy_store import Run, WatchedStore, open_store, run_here, shared_limits
 from proxy_streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
 from proxy_telemetry import RequestLog, request_id
 from proxy_tokens import count_tokens
@@ -119,12 +119,11 @@ class _Server:
         self._limits = KeyLimits(settings.workers, shared_limits(settings.proxy_store))
         self._in_flight = InFlight(settings.proxy_max_in_flight)
         self._clients = FlowiseClients(settings, transport)
-        self._store = WatchedStore(open_store(settings.proxy_store, run), _store_lost)
-        self._planner: Planner | None = None
+        store = open_store(settings.proxy_store, run)
+        self._store = WatchedStore(store, _store_lost, settings.proxy_secret.encode())
+        self._secret_users: _SecretUsers | None = None
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
         self._catalogs_lock = threading.Lock()
-        self._file_links: FileLinks | None = None
-        self._stored: StoredResponses | None = None
         self._follow_config()
         self._watch()
 
@@ -170,11 +169,12 @@ class _Server:
 
     def _new_catalog(self, key: str) -> Catalog:
         name = f"listing:{hashlib.sha256(key.encode()).hexdigest()}"
+        owner = g.caller.scope if key else None
         return Catalog(
             self._clients.client("", key),
             self._config.discovery.refresh_seconds,
             saved=lambda: self._store.get(name),
-            save=lambda listing: self._store.put({name: listing}, LISTING_SECONDS),
+            save=lambda listing: self._store.put({name: listing}, LISTING_SECONDS, owner),
         )
 
     def install(self, app: Flask) -> None:
@@ -418,31 +418,28 @@ class _Server:
         client = self._clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, header, client)
 
-    # All three are made late: the secret may have to be read from the store, and that not before a fork.
+    def _secret_users_now(self) -> _SecretUsers:
+        """What works with our secret; made anew if the store is back and has another one."""
+        secret, users = self._store.secret, self._secret_users
+        if users is None or users.secret != secret:
+            users = self._secret_users = _SecretUsers(
+                self._store, secret, self.settings.proxy_response_ttl_days
+            )
+        return users
+
     def _planner_now(self) -> Planner:
-        if self._planner is None:
-            ttl_seconds = self.settings.proxy_response_ttl_days * 86400
-            self._planner = Planner(Conversations(self._store, self._secret(), ttl_seconds))
-        return self._planner
+        return self._secret_users_now().planner
 
     def _files(self) -> FileLinks:
-        if self._file_links is None:
-            self._file_links = FileLinks(self._secret(), self.settings.proxy_response_ttl_days)
-        return self._file_links
+        return self._secret_users_now().file_links
 
     def stored(self) -> StoredResponses:
         """The responses that are kept."""
-        if self._stored is None:
-            ttl_seconds = self.settings.proxy_response_ttl_days * 86400
-            self._stored = StoredResponses(self._store, self._secret(), ttl_seconds)
-        return self._stored
+        return self._secret_users_now().stored
 
     def forget_answer(self, response_id: str) -> None:
         """Delete what the caller's conversation keeps of an answer."""
         self._planner_now().forget(g.caller, response_id)
-
-    def _secret(self) -> bytes:
-        return self.settings.proxy_secret.encode() or kept_secret(self._store)
 
     def _model(self, models: Models, name: str, task: TaskKind | None, *, is_deployment: bool) -> Model:
         try:
@@ -499,6 +496,16 @@ class _Server:
         log.error("a request failed: %s", g.get("request_id"), exc_info=error)
         message = f"The server had an error while processing your request ({g.get('request_id')})."
         return self._refuse(ServerFault(message))
+
+
+class _SecretUsers:
+    """What derives keys and links with our secret; made late, since that is read from the store."""
+
+    def __init__(self, store: WatchedStore, secret: bytes, ttl_days: float) -> None:
+        self.secret = secret
+        self.planner = Planner(Conversations(store, secret, ttl_days * 86400))
+        self.stored = StoredResponses(store, secret, ttl_days * 86400)
+        self.file_links = FileLinks(secret, ttl_days)
 
 
 def _refuse_empty(transcripts: Sequence[Transcript], line: dict[str, Any]) -> None:

@@ -43,10 +43,10 @@ class Links(Protocol):
     def take(self, key: str) -> bytes | None:
         """Return a value and delete it; of several that ask at once one alone gets it."""
 
-    def add(self, key: str, value: bytes, seconds: float) -> bool:
+    def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
         """Put a value where there is none."""
 
-    def put(self, entries: Mapping[str, bytes], seconds: float) -> None:
+    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
         """Put values."""
 
 
@@ -219,7 +219,7 @@ class Conversations:
         if first and also_under:
             named = first.of_answer(asked, talk).written()
             entries.update((self._answer_key(asked.caller, name), named) for name in also_under)
-        self._links.put(entries, self._ttl_seconds)
+        self._links.put(entries, self._ttl_seconds, asked.caller)
 
     def forget(self, caller: str, name: str) -> None:
         """Delete what is kept under an answer's name, and its conversation's texts if they end with it."""
@@ -232,7 +232,7 @@ class Conversations:
     def not_begun(self, exchange: Exchange) -> None:
         """Put back what was taken, after a run that certainly did not begin: the session is as it was."""
         if exchange.taken:
-            self._links.put(dict([exchange.taken]), self._ttl_seconds)
+            self._links.put(dict([exchange.taken]), self._ttl_seconds, exchange.asked.caller)
 
     def _written_link(self, exchange: Exchange, turn: Turn, length: int, action: ActionAsked | None) -> bytes:
         held = exchange.held + length - len(exchange.history)
@@ -252,7 +252,8 @@ class Conversations:
         if raw is None and not asked.sends_all:
             # The mark tells a second request, or one after a failure, that the first session is begun.
             mark = _Kept(asked.conversation)
-            return None if self._links.add(key, mark.written(), self._ttl_seconds) else mark
+            is_first = self._links.add(key, mark.written(), self._ttl_seconds, asked.caller)
+            return None if is_first else mark
         return _Kept.read(raw) if raw else None
 
     def _key_of(self, asked: Asked, history: History, kept: _Kept | None) -> str:

@@ -175,7 +175,7 @@ class StoredResponse:
         return [self._key("resp"), *items, *blocks]
 
     def _put(self, entries: Mapping[str, bytes], seconds: float | None = None) -> bool:
-        self._store.put(entries, seconds or self._responses.ttl_seconds)
+        self._store.put(entries, seconds or self._responses.ttl_seconds, self._scope)
         return self._store.error is None
 
     def _key(self, kind: str, *more: str) -> str:

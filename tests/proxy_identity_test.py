@@ -360,7 +360,7 @@ def test_what_is_not_to_be_kept_leaves_no_text_in_the_store() -> None:
     exchange = client.begin([], "q0")
     client.conversations.ended(exchange, [Outcome("a0", None)], "resp_1")
     assert kinds(store) == ["link", "answer"]
-    kept = next(value for key, (value, _) in store._values.items() if key.startswith("answer:"))
+    kept = next(value for key, (value, *_) in store._values.items() if key.startswith("answer:"))
     assert kept.startswith(b"{")  # as it is, so that the next line means something
     assert b"brief" not in kept
     client.system = ""

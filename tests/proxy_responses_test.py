@@ -33,7 +33,8 @@ DONE: dict[str, Any] = {"id": "resp_1", "status": "completed", "background": Tru
 
 def responses(store: MemoryStore | None = None) -> StoredResponses:
     """Responses over a store of their own."""
-    return StoredResponses(WatchedStore(store or MemoryStore()), b"s" * 32, 3600)
+    secret = b"s" * 32
+    return StoredResponses(WatchedStore(store or MemoryStore(), secret=secret), secret, 3600)
 
 
 def test_a_record_is_read_as_it_was_kept() -> None:
@@ -104,7 +105,7 @@ def test_a_run_without_a_sign_of_life_reads_as_failed() -> None:
 class Lost(MemoryStore):
     """A store that is gone."""
 
-    def put(self, entries: Mapping[str, bytes], seconds: float) -> None:
+    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
         """Fail."""
         raise StoreError("gone")
 
