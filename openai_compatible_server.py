@@ -40,7 +40,7 @@ from openai_rules import is_plain, ruled
 from openai_style import style_of
 from openai_tasks import TaskKind, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
-from proxy_auth import ANONYMOUS, LOCAL, Keys, check_known, check_origin, cors_headers
+from proxy_auth import ANONYMOUS, LOCAL, Keys, check_host, check_known, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
     FlowiseRefused,
@@ -213,6 +213,8 @@ class _Server:
         line = asked.environ["proxy.log"]
         line["request_id"] = g.request_id
         line["rule"] = rule
+        protocol = asked.environ["SERVER_PROTOCOL"]
+        check_host(header("Host"), protocol, self.settings, is_open=self._keys.is_open)
         if asked.method == "OPTIONS":
             return Response(status=204)
         self._follow_config()

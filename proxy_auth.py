@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from flow_turn import FLOW_ID
 from proxy_config import KeyConfig
-from proxy_errors import NotAuthenticated, OriginNotAllowed
+from proxy_errors import BadRequest, HostNotAllowed, NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings, is_loopback_host
 
 
@@ -117,10 +117,10 @@ def _digest(key: str) -> bytes:
 
 
 def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool:
-    """Whether a page of this origin may read answers: as set, else any if keys protect us, else loopback."""
+    """Whether a page of this origin may read answers: as set, else any if keys protect us, else local."""
     if settings.proxy_cors_origins is not None:
         return "*" in settings.proxy_cors_origins or origin in settings.proxy_cors_origins
-    return not is_open or _is_loopback_origin(origin)
+    return not is_open or _is_local_origin(origin)
 
 
 def check_origin(origin: str | None, settings: Settings, *, is_open: bool) -> None:
@@ -132,12 +132,47 @@ def check_origin(origin: str | None, settings: Settings, *, is_open: bool) -> No
         )
 
 
-def _is_loopback_origin(origin: str) -> bool:
+def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: bool) -> None:
+    """Refuse names that are not ours where no key protects us: a page may have had its own lead here."""
+    if host is None:
+        if protocol == "HTTP/1.1":
+            raise BadRequest("The request has no Host header, which HTTP/1.1 requires.")
+        return  # no browser sends that
+    if is_open and settings.is_loopback and not _is_own_name(_name_in(f"//{host}"), settings):
+        raise HostNotAllowed(
+            "This server has no client keys and therefore answers only to names of this machine, such as "
+            "localhost; set PROXY_PUBLIC_URL to the address by which it is reached, or PROXY_API_KEYS."
+        )
+
+
+def _is_own_name(name: str, settings: Settings) -> bool:
+    is_public = name != "" and name == _name_in(settings.proxy_public_url)
+    return is_public or _is_this_machine(name) or name in _FROM_CONTAINERS
+
+
+def _is_this_machine(name: str) -> bool:
+    return is_loopback_host(name) or name.endswith(".localhost")  # reserved, RFC 6761
+
+
+def _name_in(address: str) -> str:
     try:
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and is_loopback_host(parts.hostname or "")
+        return (urlsplit(address).hostname or "").rstrip(".")
     except ValueError:
-        return False
+        return ""
+
+
+_FROM_CONTAINERS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
+"""How programs in containers on a desktop reach its loopback; nobody can register these."""
+
+_DESKTOP_SCHEMES = ("app", "tauri", "capacitor", "ionic", "vscode-webview", "vscode-file")
+"""Of pages that come with a desktop program; no web page has them."""
+
+
+def _is_local_origin(origin: str) -> bool:
+    scheme, is_origin, _ = origin.partition("://")
+    if scheme in ("http", "https"):
+        return _is_this_machine(_name_in(origin))
+    return scheme in _DESKTOP_SCHEMES and bool(is_origin)
 
 
 _ALLOWED_HEADERS = (
@@ -173,5 +208,6 @@ def cors_headers(
         headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
         # The Fetch standard lets `*` not cover Authorization, so the names are given back.
         headers["Access-Control-Allow-Headers"] = asked_headers or _ALLOWED_HEADERS
+        headers["Access-Control-Allow-Private-Network"] = "true"
         headers["Access-Control-Max-Age"] = "600"
     return headers

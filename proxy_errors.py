@@ -76,6 +76,14 @@ class OriginNotAllowed(ProxyError):
     code = "origin_not_allowed"
 
 
+class HostNotAllowed(ProxyError):
+    """The Host is not this machine's: a web page whose name was made to lead here, and no client keys."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "host_not_allowed"
+
+
 class ModelNotFound(ProxyError):
     """No such model, or none that this caller may use."""
 

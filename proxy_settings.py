@@ -226,9 +226,13 @@ def _list(item: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
 def _origin(text: str) -> str:
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
-        if text == "*" or (parts.scheme in {"http", "https"} and parts.netloc and not parts.path):
+        is_origin = parts.scheme and parts.netloc and not (parts.path or parts.query or parts.fragment)
+        if text in ("*", "null") or is_origin:
             return text
-    raise ValueError("it must be * or origins such as https://chat.example.com, comma-separated")
+    raise ValueError(
+        "it must be *, null or origins such as https://chat.example.com or chrome-extension://…, "
+        "comma-separated"
+    )
 
 
 def _secret(text: str) -> str:

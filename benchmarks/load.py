@@ -91,7 +91,7 @@ async def run(port: int, request: bytes, connections: int, seconds: float) -> Ta
 
 def request_bytes(path: str, body: str) -> bytes:
     """A POST as it goes over the wire."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
     return f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 

@@ -1,4 +1,4 @@
-"""Who may call: client keys and origins."""
+"""Who may call: client keys, origins and hosts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy_auth import ANONYMOUS, LOCAL, Caller, Keys, check_origin, cors_headers, is_origin_allowed
+from proxy_auth import (
+    ANONYMOUS,
+    LOCAL,
+    Caller,
+    Keys,
+    check_host,
+    check_origin,
+    cors_headers,
+    is_origin_allowed,
+)
 from proxy_config import KeyConfig
-from proxy_errors import NotAuthenticated, OriginNotAllowed
+from proxy_errors import BadRequest, HostNotAllowed, NotAuthenticated, OriginNotAllowed
 from proxy_settings import Settings
 
 OPEN = Settings()
 KEYED = Settings(proxy_api_keys=("k",))
 ONE_PAGE = Settings(proxy_cors_origins=("https://a.example",))
 ONE_PAGE_KEYED = Settings(proxy_api_keys=("k",), proxy_cors_origins=("https://a.example",))
+EXTENSION = Settings(proxy_cors_origins=("null", "chrome-extension://abcdefgh"))
 ALL_PAGES = Settings(proxy_cors_origins=("*",))
 NO_PAGE = Settings(proxy_api_keys=("k",), proxy_cors_origins=())
 
@@ -97,6 +107,23 @@ def test_a_callers_name_tells_nothing_of_the_key() -> None:
         (OPEN, "null", False),
         (OPEN, "http://[", False),
         (OPEN, "http://", False),
+        (OPEN, "", False),
+        (OPEN, "tauri://localhost", True),
+        (OPEN, "http://tauri.localhost", True),
+        (OPEN, "https://app.localhost:1420", True),
+        (OPEN, "app://obsidian.md", True),
+        (OPEN, "capacitor://localhost", True),
+        (OPEN, "ionic://localhost", True),
+        (OPEN, "vscode-webview://0a1b2c", True),
+        (OPEN, "http://evillocalhost", False),
+        (OPEN, "http://app.localhost.evil.example", False),
+        (OPEN, "chrome-extension://abcdefgh", False),
+        (OPEN, "moz-extension://abcdefgh", False),
+        (OPEN, "file://", False),
+        (OPEN, "app", False),
+        (EXTENSION, "chrome-extension://abcdefgh", True),
+        (EXTENSION, "null", True),
+        (EXTENSION, "chrome-extension://other", False),
         (KEYED, "https://any.example", True),
         (KEYED, "null", True),
         (ONE_PAGE, "https://a.example", True),
@@ -107,7 +134,7 @@ def test_a_callers_name_tells_nothing_of_the_key() -> None:
         (NO_PAGE, "https://a.example", False),
     ],
 )
-def test_origins_are_allowed_as_set_else_any_with_keys_else_loopback(
+def test_origins_are_allowed_as_set_else_any_with_keys_else_local_ones(
     settings: Settings, origin: str, is_allowed: bool
 ) -> None:
     assert is_origin_allowed(origin, settings, is_open=settings.is_anonymous) is is_allowed
@@ -161,6 +188,53 @@ def test_a_preflight_is_told_methods_and_the_headers_it_asked_for() -> None:
     assert given["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
     assert given["Access-Control-Max-Age"] == "600"
     assert "Access-Control-Allow-Credentials" not in given
+
+
+def test_a_preflight_of_a_page_on_the_web_is_let_into_a_private_network() -> None:
+    given = cors_headers("tauri://localhost", "", OPEN, is_open=True)
+    assert given["Access-Control-Allow-Private-Network"] == "true"
+    assert "Access-Control-Allow-Private-Network" not in cors_headers(
+        "tauri://localhost", None, OPEN, is_open=True
+    )
+    assert cors_headers("https://evil.example", "", OPEN, is_open=True) == {}
+
+
+PUBLIC = Settings(proxy_public_url="https://ai.example.com/x")
+OWN_NAMES = (
+    *("localhost", "localhost:8000", "LocalHost.:8000", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000"),
+    *("app.localhost", "host.docker.internal:8000", "host.containers.internal"),
+)
+FOREIGN_NAMES = (
+    *("evil.com", "evil.com:8000", "10.1.2.3", "localhost.evil.com", "127.0.0.1.evil.com", "[::2]"),
+    *("", ":8000", "[", "localhost@evil.com", "evillocalhost", "ai.example.com"),
+)
+
+
+@pytest.mark.parametrize("host", OWN_NAMES)
+def test_a_server_without_keys_answers_to_names_of_its_machine(host: str) -> None:
+    check_host(host, "HTTP/1.1", OPEN, is_open=True)
+
+
+@pytest.mark.parametrize("host", FOREIGN_NAMES)
+def test_a_server_without_keys_answers_to_no_other_name(host: str) -> None:
+    with pytest.raises(HostNotAllowed, match="PROXY_PUBLIC_URL"):
+        check_host(host, "HTTP/1.1", OPEN, is_open=True)
+    # A key, or the wish to let anybody in, makes names unimportant.
+    check_host(host, "HTTP/1.1", KEYED, is_open=False)
+    check_host(host, "HTTP/1.1", Settings(host="0.0.0.0"), is_open=True)
+
+
+def test_the_name_of_the_public_address_is_ours() -> None:
+    check_host("ai.example.com:8443", "HTTP/1.1", PUBLIC, is_open=True)
+    with pytest.raises(HostNotAllowed):
+        check_host("example.com", "HTTP/1.1", PUBLIC, is_open=True)
+
+
+@pytest.mark.parametrize("settings", [OPEN, KEYED])
+def test_no_host_is_right_before_http_1_1_alone(settings: Settings) -> None:
+    check_host(None, "HTTP/1.0", settings, is_open=settings.is_anonymous)
+    with pytest.raises(BadRequest, match="Host"):
+        check_host(None, "HTTP/1.1", settings, is_open=settings.is_anonymous)
 
 
 def test_a_preflight_that_asks_for_no_header_is_told_those_of_the_openai_clients() -> None:

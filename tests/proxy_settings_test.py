@@ -33,6 +33,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_ALLOW_ANONYMOUS", "Yes", True),
     ("PROXY_ALLOW_ANONYMOUS", "off", False),
     ("PROXY_CORS_ORIGINS", "*", ("*",)),
+    ("PROXY_CORS_ORIGINS", "null, chrome-extension://abc", ("null", "chrome-extension://abc")),
     ("PROXY_CORS_ORIGINS", "https://a.example, http://b:3000", ("https://a.example", "http://b:3000")),
     ("PROXY_STORE", "memory:", "memory:"),
     ("PROXY_STORE", "sqlite:///data/x.db", "sqlite:///data/x.db"),
@@ -84,9 +85,11 @@ BAD: list[tuple[str, str, str]] = [
     ("WORKERS", "0", "a whole number from 1 to 256"),
     ("PROXY_API_KEYS", "good,not good", "printable ASCII"),
     ("PROXY_ALLOW_ANONYMOUS", "maybe", "true or false"),
-    ("PROXY_CORS_ORIGINS", "chat.example.com", "* or origins"),
-    ("PROXY_CORS_ORIGINS", "https://a.example/path", "* or origins"),
-    ("PROXY_CORS_ORIGINS", "ftp://a.example", "* or origins"),
+    ("PROXY_CORS_ORIGINS", "chat.example.com", "*, null or origins"),
+    ("PROXY_CORS_ORIGINS", "https://a.example/path", "*, null or origins"),
+    ("PROXY_CORS_ORIGINS", "https://a.example?x", "*, null or origins"),
+    ("PROXY_CORS_ORIGINS", "https://a.example#x", "*, null or origins"),
+    ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
     ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
     ("PROXY_PUBLIC_URL", "ai.example.com", "such as https://ai.example.com"),
@@ -306,4 +309,4 @@ def test_localhost_is_loopback_in_any_case() -> None:
 
 
 def test_a_broken_origin_is_told_what_is_allowed() -> None:
-    assert "* or origins" in complaint(PROXY_CORS_ORIGINS="https://[")
+    assert "*, null or origins" in complaint(PROXY_CORS_ORIGINS="https://[")

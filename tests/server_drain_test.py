@@ -39,7 +39,7 @@ def connected(proxy: RunningProxy) -> socket.socket:
 
 def ask(raw: socket.socket, path: str) -> bytes:
     """The head and the body of a GET, as far as they came with the first read."""
-    raw.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+    raw.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
     return raw.recv(65536)
 
 
@@ -75,7 +75,9 @@ def test_an_answer_that_has_not_begun_gets_a_status_that_is_not_tried_again(
     address = urlsplit(brief.url)
     body = b'{"model":"demo-agent-errors","n":%d,"messages":[{"role":"user","content":"hang"}]}' % choices
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+            body
+        )
         raw.sendall(head + body)
         assert wait_for(lambda: demo.stats()["runs_started"] == before["runs_started"] + choices, 5)
         brief.terminate()

@@ -242,7 +242,7 @@ def test_a_client_that_reads_late_gets_every_token_and_holds_flowise_back(
     words = [f"{number} " * 200 for number in range(30_000)]
     flowise.streams(*[b"".join(map(token, words[at : at + 10])) for at in range(0, len(words), 10)], ending())
     body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     host, port = pumping.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         raw.sendall(head % len(body) + body)
@@ -382,7 +382,7 @@ def test_clients_that_reset_leave_no_failure_in_the_log(
 ) -> None:
     flowise.streams(*[step for _ in range(300) for step in (token("again " * 500), 0.001)], ending())
     body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     host, port = pumping.url.removeprefix("http://").split(":")
     for number in range(30):
         with socket.create_connection((host, int(port)), timeout=10) as raw:

@@ -208,8 +208,9 @@ def test_a_link_outlives_the_server_and_opens_on_any_with_the_same_secret(
         assert fetched(three.url + path).status_code == 404
 
 
-def test_links_are_relative_where_the_host_is_none_to_link_to(proxy: RunningProxy) -> None:
-    answer = ask(proxy, "demo-files", {"Host": "a(b)<c>"})
+def test_links_are_relative_where_the_host_is_none_to_link_to(demo: DemoServer, folder: Path) -> None:
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url, PROXY_API_KEYS="key") as keyed:
+        answer = ask(keyed, "demo-files", {"Host": "a(b)<c>", "api-key": "key"})
     assert "](/v1/flowise/files/" in answer.json()["choices"][0]["message"]["content"]
 
 

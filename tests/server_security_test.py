@@ -100,7 +100,7 @@ def test_no_hostile_deployment_leaves_the_prediction_route(proxy: RunningProxy, 
         body = b'{"messages":[{"role":"user","content":"x"}]}'
         with socket.create_connection((address.hostname or "", address.port or 0)) as raw:
             raw.sendall(
-                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
                 + body
             )
             head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
@@ -169,6 +169,51 @@ def test_without_keys_pages_of_other_origins_run_nothing(proxy: RunningProxy, de
         assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, origin)
 
 
+REBOUND = b"%b %b HTTP/1.1\r\nHost: evil.com:8000\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/ready", "/health", "/nothing", "/v1/flowise/files/x"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_without_keys_a_page_whose_name_leads_here_gets_nothing(
+    proxy: RunningProxy, method: str, path: str
+) -> None:
+    head, _, body = _raw(proxy, REBOUND % (method.encode(), path.encode())).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 403 ")
+    valid("error", body)
+    assert b"host_not_allowed" in body
+
+
+def test_with_keys_any_name_is_answered(keyed: RunningProxy) -> None:
+    assert _raw(keyed, REBOUND % (b"GET", b"/v1/models")).startswith(b"HTTP/1.1 401 ")
+    assert _raw(keyed, REBOUND % (b"GET", b"/health")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("server", ["proxy", "keyed"])
+def test_a_request_needs_a_host_since_http_1_1(server: str, request: pytest.FixtureRequest) -> None:
+    running = request.getfixturevalue(server)
+    head, _, body = _raw(running, b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    valid("error", body)
+    assert b"Host" in body
+    assert _raw(running, b"GET /health HTTP/1.0\r\n\r\n").partition(b" ")[2].startswith(b"200 ")
+
+
+def test_a_desktop_program_gets_in_where_a_web_page_does_not(proxy: RunningProxy) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+    for origin in ("tauri://localhost", "app://obsidian.md"):
+        answer = requests.options(
+            f"{proxy.url}/v1/chat/completions", headers={"Origin": origin, **asked}, timeout=5
+        )
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
+        assert requests.get(f"{proxy.url}/v1/models", headers={"Origin": origin}, timeout=5).ok
+    for origin in ("chrome-extension://abc", "null"):
+        refused = requests.options(
+            f"{proxy.url}/v1/chat/completions", headers={"Origin": origin, **asked}, timeout=5
+        )
+        assert not {name for name in refused.headers if name.startswith("Access-Control-")}
+
+
 def test_a_preflight_needs_no_key_and_names_the_headers(keyed: RunningProxy) -> None:
     headers = {
         "Origin": "https://chat.example.com",
@@ -193,7 +238,7 @@ def _post(keyed: RunningProxy, **more: Any) -> requests.Response:
 
 def test_refused_bodies_in_chunks_do_not_fill_the_memory(tmp_path: Path) -> None:
     chunk = b"%x\r\n%b\r\n" % (2**20, b"x" * 2**20)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     own = {"FLOWISE_BASE_URL": "http://127.0.0.1:9", "PROXY_MAX_BODY_BYTES": "2000000"}
 
     with RunningProxy(tmp_path, **own) as server:
@@ -249,7 +294,7 @@ def test_a_client_that_sends_all_before_it_reads_is_told_too(
 ) -> None:
     """A connection that is closed on unread data takes back what was answered."""
     for key, size, status in ((CANARY, 8_000_000, 413), ("wrong", 8_000_000, 401), ("wrong", 50_000, 401)):
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {key}\r\nConnection: {ending}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\napi-key: {key}\r\nConnection: {ending}\r\n"
         body = b"x" * size
         if is_chunked:
             sent = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body)
@@ -282,7 +327,7 @@ def test_a_body_that_does_not_arrive_is_408(keyed: RunningProxy) -> None:
     address = urlsplit(keyed.url)
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
         raw.sendall(
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {CANARY}\r\nContent-Length: 99\r\n\r\n{{".encode()
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\napi-key: {CANARY}\r\nContent-Length: 99\r\n\r\n{{".encode()
         )
         began = time.monotonic()
         answer = raw.makefile("rb").read()
@@ -299,7 +344,7 @@ def _raw(server: RunningProxy, sent: bytes) -> bytes:
 
 
 def test_a_body_with_bad_chunks_is_a_400_that_repeats_nothing(keyed: RunningProxy) -> None:
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {CANARY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\napi-key: {CANARY}\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = _raw(keyed, head.encode() + b"SECRET-CHUNK\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"SECRET" not in answer
@@ -309,13 +354,13 @@ def test_a_body_with_bad_chunks_is_a_400_that_repeats_nothing(keyed: RunningProx
 
 def test_a_key_in_a_header_that_cannot_be_parsed_is_nowhere(keyed: RunningProxy) -> None:
     answer = _raw(
-        keyed, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization Bearer sk-HEADER-CANARY\r\n\r\n"
+        keyed, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization Bearer sk-HEADER-CANARY\r\n\r\n"
     )
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b" 400 " in head
     assert b"x-request-id" in head
     valid("error", body)
-    assert _raw(keyed, b"GET /v1/models?key=sk QUERY-CANARY HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert _raw(keyed, b"GET /v1/models?key=sk QUERY-CANARY HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for canary in ("HEADER-CANARY", "QUERY-CANARY"):
         assert canary.encode() not in answer
         assert canary not in keyed.log()
@@ -336,7 +381,7 @@ def test_a_refused_caller_may_go_on_using_its_connection(keyed: RunningProxy) ->
 
 def test_an_endless_body_without_a_key_holds_nobody_up(keyed: RunningProxy) -> None:
     address = urlsplit(keyed.url)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
         raw.sendall(head)
         stop = time.monotonic() + 3

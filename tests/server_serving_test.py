@@ -39,7 +39,7 @@ def raw_chat(proxy: RunningProxy, model: str, text: str, *, stream: bool) -> Ite
         {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}]}
     ).encode()
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
         yield raw
 
@@ -92,7 +92,7 @@ def test_clients_that_leave_at_once_leave_nothing_behind(tmp_path: Path, choices
             "messages": [{"role": "user", "content": "silent"}],
         }
         raw_body = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw_body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw_body)}\r\n\r\n"
         for _ in range(50):
             with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
                 raw.sendall(head.encode() + raw_body)
@@ -125,11 +125,14 @@ def test_two_requests_on_one_connection_are_both_answered(proxy: RunningProxy) -
 
 def test_a_request_sent_ahead_does_not_end_the_one_before(proxy: RunningProxy) -> None:
     body = b'{"model":"demo-agent","messages":[{"role":"user","content":"Hi"}]}'
-    one = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    one = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
     address = urlsplit(proxy.url)
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as raw:
         raw.sendall(one)
-        raw.sendall(one.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        raw.sendall(one.replace(b"Host: localhost", b"Host: localhost\r\nConnection: close"))
         answers = raw.makefile("rb").read()
     assert answers.count(b"HTTP/1.1 200 OK") == 2
 

@@ -184,7 +184,7 @@ def leak_in(body: bytes) -> str:
     return ""
 
 
-PLAIN = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+PLAIN = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 async def odd_http(world: World) -> Row:
@@ -195,7 +195,7 @@ async def odd_http(world: World) -> Row:
         sized = f"Content-Length: {len(body)}\r\n".encode()
         plain = PLAIN.encode()
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (body[:7], body[7:])) + b"0\r\n\r\n"
-        health = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
         close = b"Connection: close\r\n\r\n"
         cases: dict[str, tuple[bytes, list[int]]] = {
             "pipelined": (
@@ -210,8 +210,8 @@ async def odd_http(world: World) -> Row:
                 [200, 200],
             ),
             "Expect": (plain + sized + b"Expect: 100-continue\r\n" + close + body, [100, 200]),
-            "HEAD": (b"HEAD /health HTTP/1.1\r\nHost: x\r\n" + close, [200]),
-            "OPTIONS": (b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + close, [204]),
+            "HEAD": (b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n" + close, [200]),
+            "OPTIONS": (b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + close, [204]),
             "chunked body": (plain + b"Transfer-Encoding: chunked\r\n" + close + chunks, [200]),
             "both lengths": (plain + sized + b"Transfer-Encoding: chunked\r\n" + close + chunks, [400]),
             "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", [400]),

@@ -116,7 +116,7 @@ class Fuzzer:
             chance.choice(("GET", "PUT", "DELETE", "HEAD", "OPTIONS")) if chance.random() < 0.05 else "POST"
         )
         lines = [f"{method} {path} HTTP/1.1", "Connection: close", f"Content-Length: {len(body)}"]
-        headers = {"Host": "x", "Content-Type": "application/json"}
+        headers = {"Host": "localhost", "Content-Type": "application/json"}
         for header in chance.sample(ODD_HEADERS, chance.choice((0, 0, 1, 3))):
             name, _, value = header.partition(": ")
             headers[name] = value
@@ -221,7 +221,7 @@ async def play(world: World, seconds: float, seed: int) -> list[str]:
         body = json.dumps(
             {"model": FLOW, "messages": [{"role": "user", "content": question("after")}]}
         ).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         after = await asked(stage.url, head.encode() + body)
         if after.verdict() != "whole":
             faults.append(f"not well afterwards: {after.status} {after.body[:200]!r}")

@@ -109,7 +109,12 @@ def body_of(text: str, *, stream: bool = True, model: str = FLOW, **more: Any) -
 
 def request_of(body: bytes, path: str = "/v1/chat/completions", *headers: str) -> bytes:
     """The bytes of a request whose connection ends with it."""
-    lines = [f"POST {path} HTTP/1.1", "Host: proxy", "Connection: close", "Content-Type: application/json"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Connection: close",
+        "Content-Type: application/json",
+    ]
     lines += [f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

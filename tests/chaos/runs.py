@@ -200,7 +200,7 @@ async def limits(world: World) -> Row:
             "FLOWISE_CONNECT_TIMEOUT": "1",
         }
         with world.stage(FLOWISE_MAX_ATTEMPTS="1", **own) as stage:
-            await asked(stage.url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await asked(stage.url, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             outcome = await ask(stage.url, "f")
             seen.append(("connect", 1, outcome.seconds, outcome, (503, "flowise_unavailable")))
     for name, _, _, outcome, (status, code) in seen:
