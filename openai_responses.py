@@ -51,7 +51,7 @@ from openai_wire import (
     reasoning_text,
     usage_of,
 )
-from proxy_errors import BadRequest, ProxyError
+from proxy_errors import BadRequest, ProxyError, error_body
 
 Earlier = Callable[[str], Sequence[Item] | None]
 
@@ -243,12 +243,15 @@ class ResponsesRenderer:
         return self._over(frames, status)
 
     def failure(self, error: ProxyError) -> list[Frame]:
-        """Give `response.failed` alone: all clients see it, and it is valid in both contracts."""
+        """Give the ends of what is open, an `error`, the failed response and `[DONE]`."""
         code = error.code if error.code in _ERROR_CODES else "server_error"
+        if self._style.repeats_failures and not error.nothing_ran:
+            code = "invalid_prompt"  # of OpenAI's codes the only one after which Codex does not ask again
         frames = self._output.broken()
         self._response["error"] = {"code": code, "message": error.message}
         self._add_metadata({"error_code": error.code or error.type})
-        return self._over(frames, "failed")
+        self._set_over("failed")
+        return [*frames, *self._events.failed(error_body(error)["error"], self._response), DONE]
 
     def cancelled(self) -> list[Frame]:
         """Give the end of an answer whose run was ended on demand.
@@ -272,9 +275,12 @@ class ResponsesRenderer:
         return self._response
 
     def _over(self, frames: list[Frame], status: Status) -> list[Frame]:
+        self._set_over(status)
+        return [*frames, self._told(status), DONE]
+
+    def _set_over(self, status: Status) -> None:
         self._is_over = True
         self._response["status"], self._response["output"] = status, self._output.items
-        return [*frames, self._told(status), DONE]
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
         self._response["metadata"] = _metadata(details, self._response["metadata"])

@@ -15,7 +15,8 @@ import orjson
 
 from flow_turn import FunctionCalled, ToolUsed, json_text
 from openai_responses_input import OWN_CALL
-from openai_wire import Frame
+from openai_wire import Frame, failed_response
+from proxy_errors import ErrorObject
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 MakeId = Callable[[str], str]
@@ -70,6 +71,10 @@ class Events:
     def delta(self, kind: str, head: bytes, text: str) -> Frame:
         """The next event of many that are alike but for their text; `head` is all the rest of it."""
         return Frame(b'%b,"sequence_number":%d,"delta":%b}' % (head, self._next(), orjson.dumps(text)), kind)
+
+    def failed(self, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
+        """The last events, which tell of a failed response."""
+        return failed_response(self._number, error, response)
 
     def _next(self) -> int:
         self._number += 1

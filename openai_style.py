@@ -12,12 +12,16 @@ from flow_turn import Model
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a renderer tells beside the text; `usage` is the usage chunk of a stream, unasked."""
+    """What a renderer tells beside the text; `usage` is the usage chunk of a stream, unasked.
+
+    `repeats_failures` tells that the client sends a failed response's request again, whatever has run.
+    """
 
     steps: bool = True
     annotations: bool = True
     footer: bool = False
     usage: bool = False
+    repeats_failures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Traits:
 
     shows_annotations: bool = True
     asks_for_usage: bool = True
+    repeats_failures: bool = False
 
 
 def _is_librechat(user_agent: str, user: str) -> bool:
@@ -37,9 +42,15 @@ def _is_librechat_on_azure(user_agent: str, _user: str) -> bool:
     return user_agent.startswith("librechat-azure-openai-v2")
 
 
+def _is_codex(user_agent: str, _user: str) -> bool:
+    # It begins with the program's part: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
+    return bool(re.match("(?i)codex[-_ ]", user_agent))
+
+
 CLIENTS: tuple[tuple[Callable[[str, str], bool], Traits], ...] = (
     (_is_librechat, Traits(shows_annotations=False, asks_for_usage=False)),
     (_is_librechat_on_azure, Traits(shows_annotations=False)),
+    (_is_codex, Traits(repeats_failures=True)),
 )
 """Programs that are treated differently, known by `User-Agent` and the body's `user`."""
 
@@ -59,6 +70,7 @@ def style_of(model: Model, body: Mapping[str, Any], user_agent: str, *, is_task:
         annotations=model.sources in ("auto", "annotations"),
         footer=wants_footer and not is_task and not _is_json(body.get("response_format")),
         usage=model.usage == "always" or (model.usage == "auto" and not traits.asks_for_usage),
+        repeats_failures=traits.repeats_failures,
     )
 
 

@@ -29,7 +29,7 @@ from openai_formats import JsonFormat
 from openai_sources import Annotation
 from openai_tools import ClientTools
 from openai_vendor import FlowiseDetails
-from proxy_errors import ProxyError, error_body
+from proxy_errors import ErrorObject, ProxyError, error_body
 
 
 class Frame(NamedTuple):
@@ -56,6 +56,20 @@ def stream_bytes(frames: Iterable[Frame]) -> bytes:
 def error_frame(error: ProxyError) -> Frame:
     """A failure in the middle of a stream, as the OpenAI SDKs raise it: `data: {"error": {…}}`."""
     return Frame(orjson.dumps(error_body(error)))
+
+
+def failed_response(number: int, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
+    """The two events that end the stream of a failed response.
+
+    LangChain and pydantic-ai take `response.failed` for a success and raise at `error` alone, whose fields
+    are flat in OpenAI's contract and nested in Open Responses'.
+    """
+    flat = {name: error[name] for name in ("code", "message", "param")}
+    events: list[dict[str, Any]] = [
+        {"type": "error", "sequence_number": number, **flat, "error": error},
+        {"type": "response.failed", "sequence_number": number + 1, "response": response},
+    ]
+    return [Frame(orjson.dumps(event), event["type"]) for event in events]
 
 
 def new_id(prefix: str) -> str:

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-import orjson
-
-from openai_wire import DONE, HEARTBEAT, Frame, Renderer, stream_bytes
-from proxy_errors import ProxyError, ServerFault
+from openai_wire import DONE, HEARTBEAT, Frame, Renderer, failed_response, stream_bytes
+from proxy_errors import ProxyError, RunFailed, ServerFault, error_body
 from proxy_responses import ALIVE_SECONDS, Record, StoredResponse
 from proxy_streaming import Begun
 
@@ -142,13 +140,10 @@ def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes
     if record is None:
         yield stream_bytes([DONE])
     elif blocks < max(1, record.blocks) or not record.blocks:
-        yield stream_bytes([failed_frame(record.response, number), DONE])
-
-
-def failed_frame(response: Any, number: int) -> Frame:
-    """The event that tells of a failed response."""
-    event = {"type": "response.failed", "sequence_number": number, "response": response}
-    return Frame(orjson.dumps(event), "response.failed")
+        known = record.response["error"] or {"message": "The events of this response are not kept any more."}
+        error = error_body(RunFailed(known["message"]))["error"]
+        frames = failed_response(number, error, record.response)
+        yield stream_bytes([*frames, DONE])
 
 
 def cancelled(place: StoredResponse, sleep: Callable[[float], None] = time.sleep) -> Record | None:

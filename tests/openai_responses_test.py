@@ -35,8 +35,9 @@ from flow_turn import (
 )
 from openai_responses import ResponsesRenderer, parse_response
 from openai_responses_input import chat_messages, input_place, kept_entries, read_input
+from openai_style import Style
 from openai_wire import ParsedRequest, answer_text, new_id, reasoning_text, stream_bytes
-from proxy_errors import BadRequest, ProxyError, RateLimited, RunFailed
+from proxy_errors import BadRequest, FlowiseUnavailable, ProxyError, RateLimited, RunFailed, error_body
 from tests.openai_check import GOLDEN, Golden, valid
 
 CREATED = 1_700_000_000
@@ -210,7 +211,10 @@ def follow(events: list[dict[str, Any]]) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     done: dict[int, dict[str, Any]] = {}
     texts: dict[int, str] = {}
-    for event in events[2:-1]:
+    told = events[2:-1]
+    if events[-1]["type"] == "response.failed":
+        assert told.pop()["type"] == "error"
+    for event in told:
         index = event["output_index"]
         what = event["type"].removeprefix("response.")
         if what == "output_item.added":
@@ -375,6 +379,26 @@ def test_a_failure_is_told_in_words_that_both_contracts_know() -> None:
         "rate_limit_exceeded",
         "empty_answer",
     ]
+    told = [events_of(case.stream())[-2] for case in BROKEN]
+    assert [(event["type"], event["code"], event["message"], event["param"]) for event in told] == [
+        ("error", "flow_failed", "It broke.", None),
+        ("error", "rate_limit_exceeded", "Too many.", None),
+        ("error", "empty_answer", "It broke.", None),
+    ]
+    assert [event["error"] for event in told] == [
+        error_body(case.error)["error"] for case in BROKEN if case.error
+    ]
+    for error, code in (
+        (RunFailed("It broke."), "invalid_prompt"),
+        (RateLimited("Too many."), "rate_limit_exceeded"),
+        (FlowiseUnavailable("Nothing ran."), "server_error"),
+    ):
+        repeating = ResponsesRenderer(
+            parse_response(HELLO), count_tokens=len, style=Style(repeats_failures=True)
+        )
+        failed = json.loads(repeating.failure(error)[-2].data)["response"]
+        assert failed["error"] == {"code": code, "message": error.message}
+        valid("response", failed)
     nameless = Case("b", [], error=ProxyError("Ours."))
     assert events_of(nameless.stream())[-1]["response"]["metadata"] == {"flowise_error_code": "server_error"}
 

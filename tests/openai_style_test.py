@@ -68,6 +68,22 @@ def test_librechat_gets_what_it_can_show(choices: dict[str, Any], expected: Styl
     assert style_of(Model("m", "f", "M", **choices), {"user": USER}, AGENT) == expected
 
 
+@pytest.mark.parametrize(
+    ("agent", "is_codex"),
+    [
+        ("codex_cli_rs/0.150.1 (Ubuntu 24.4.0; x86_64) xterm-256color", True),
+        ("codex-tui/0.150.1 (Mac OS 26.5.0; arm64) iTerm.app/3.6.10 (codex-tui; 0.150.1)", True),
+        ("codex_exec/0.98.0 (Windows 11; x86_64) unknown", True),
+        ("codex_vscode/0.98.0 (Mac OS 26.5.0; arm64) vscode/1.99", True),
+        ("Codex Desktop/26.429.30905 (Mac OS 26.5.0; arm64)", True),
+        ("codexample/1.0", False),
+        ("my codex_cli_rs/1.0", False),
+    ],
+)
+def test_codex_is_known_by_how_its_user_agent_begins(agent: str, is_codex: bool) -> None:
+    assert style_of(MODEL, {}, agent) == Style(repeats_failures=is_codex)
+
+
 def test_what_is_parsed_gets_no_footer() -> None:
     model = Model("m", "f", "M", sources="footer")
     assert not style_of(model, {}, "", is_task=True).footer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -270,11 +271,14 @@ def test_a_reader_of_a_dead_run_is_told_that_it_failed() -> None:
         run.run()
     alive = next(key for key in store._values if key.startswith("alive:"))
     pieces = list(replayed(place, -1, lambda _: _consume(store.delete(alive))))
-    event, data = pieces[-1].split(b"\n")[:2]
-    failed = orjson.loads(data.removeprefix(b"data: "))
-    assert event == b"event: response.failed"
-    assert failed["sequence_number"] == b"".join(pieces).count(b"event: ") - 1
-    valid("response", failed["response"])
+    last = [orjson.loads(data) for data in re.findall(rb"(?m)^data: (\{.*)$", pieces[-1])]
+    assert [event["type"] for event in last] == ["error", "response.failed"]
+    assert last[0]["message"] == last[0]["error"]["message"] == last[1]["response"]["error"]["message"]
+    numbers = [
+        orjson.loads(data)["sequence_number"] for data in re.findall(rb"data: (\{.*)", b"".join(pieces))
+    ]
+    assert numbers == [*range(len(numbers))]
+    valid("response", last[1]["response"])
     assert pieces[-1].endswith(b"data: [DONE]\n\n")
 
 

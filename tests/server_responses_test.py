@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +13,12 @@ from uuid import uuid4
 import orjson
 import pytest
 import requests
-from openai import AzureOpenAI, BadRequestError, InternalServerError, NotFoundError, OpenAI
+from openai import APIError, AzureOpenAI, BadRequestError, InternalServerError, NotFoundError, OpenAI
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 from pydantic import BaseModel
 
 from tests.demo_server import DemoServer
+from tests.open_responses_check import stream_faults
 from tests.openai_check import valid
 from tests.running_proxy import RunningProxy
 
@@ -153,8 +155,20 @@ def test_a_stream_that_breaks_ends_with_response_failed(proxy: RunningProxy) -> 
     valid("response.stream", answer.content)
     response = ended(answer)
     assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+    assert not stream_faults(
+        [orjson.loads(data) for data in re.findall(rb"(?m)^data: (\{.*)$", answer.content)]
+    )
     assert response["metadata"]["flowise_error_code"] == "flow_failed"
     assert response["output"][0]["content"][0]["text"]
+
+
+def test_codex_is_told_of_a_failure_so_that_it_does_not_run_the_flow_again(proxy: RunningProxy) -> None:
+    agent = {"User-Agent": "codex_cli_rs/0.150.1 (Ubuntu 24.4.0; x86_64) xterm-256color"}
+    body = {"model": "demo-errors", "input": "failmid", "stream": True}
+    answer = requests.post(f"{proxy.url}/v1/responses", json=body, headers=agent, timeout=30)
+    valid("response.stream", answer.content)
+    assert ended(answer)["error"]["code"] == "invalid_prompt"
+    assert ended(answer)["error"]["message"]
 
 
 def test_a_flow_that_says_nothing_is_an_error_only_where_it_would_be_overlooked(proxy: RunningProxy) -> None:
@@ -313,12 +327,15 @@ def test_the_sdk_raises_what_tells_what_to_do(openai_client: OpenAI) -> None:
         openai_client.responses.create(model="nothing", input="Hello")
 
 
-def test_the_sdks_helper_shows_a_broken_stream(openai_client: OpenAI) -> None:
-    with openai_client.responses.stream(model="demo-errors", input="failmid") as stream:
-        kinds = [event.type for event in stream]
-        with pytest.raises(RuntimeError, match=r"response\.completed"):
-            stream.get_final_response()
-    assert kinds[-1] == "response.failed"
+def test_the_sdk_raises_in_the_middle_of_a_broken_stream(openai_client: OpenAI) -> None:
+    kinds: list[str] = []
+    with (
+        openai_client.responses.stream(model="demo-errors", input="failmid") as stream,
+        pytest.raises(APIError) as caught,
+    ):
+        kinds.extend(event.type for event in stream)
+    assert (caught.value.code, caught.value.type) == ("flow_failed", "upstream_error")
+    assert "response.output_text.delta" in kinds
 
 
 def test_azures_client_asks_under_its_own_path(proxy: RunningProxy) -> None:

@@ -17,6 +17,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, T
 
 from proxy_websocket import WebSocket, WebSocketClosed
 from tests.demo_server import DemoServer
+from tests.open_responses_check import stream_faults
 from tests.openai_check import valid
 from tests.processes import wait_for
 from tests.running_proxy import RunningProxy
@@ -111,7 +112,9 @@ def test_a_failure_in_the_middle_is_a_failed_response(server: RunningProxy) -> N
     with SocketClient(server.url, headers=KEY) as client:
         events = client.ask("failmid", "demo-errors")
         assert events[0]["type"] == "response.created"
-        assert events[-1]["type"] == "response.failed"
+        assert not stream_faults(events)
+        assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+        assert events[-2]["message"] == events[-2]["error"]["message"]
         response_id = events[-1]["response"]["id"]
     kept = requests.get(f"{server.url}/v1/responses/{response_id}", headers=KEY, timeout=30)
     assert kept.json() == events[-1]["response"]

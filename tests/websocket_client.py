@@ -23,7 +23,7 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
-TERMINAL = ("response.completed", "response.incomplete", "response.failed", "error")
+TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
 class SocketClient:
@@ -65,7 +65,7 @@ class SocketClient:
     def answer(self) -> list[dict[str, Any]]:
         """The events up to the end of a response, or an error."""
         events = [self.event()]
-        while events[-1]["type"] not in TERMINAL:
+        while events[-1]["type"] not in TERMINAL and "status" not in events[-1]:  # a message refused
             events.append(self.event())
         return events
 

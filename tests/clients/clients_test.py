@@ -242,6 +242,15 @@ def program(user_agent: str) -> str:
     return user_agent.split(" ((", maxsplit=1)[0]
 
 
+@pytest.mark.parametrize(("script", "way"), WAYS)
+def test_a_stream_that_fails_midway_is_no_success(
+    script: str, way: str, clients: Clients, proxy: RunningProxy, tmp_path: Path
+) -> None:
+    case = {"way": way, "model": "demo-errors", "stream": True, "questions": ["failmid"]}
+    [answer] = answers_of([*clients.command(script), proxy.url], script, [case], tmp_path)
+    assert "The flow failed" in answer["error"]
+
+
 @pytest.mark.parametrize("way", SCRIPTS[LIBRECHAT])
 def test_librechat_shows_a_conversations_title(way: str, ask: Ask) -> None:
     methods = ("completion", "structured", "functions")
