@@ -368,7 +368,7 @@ class _Server:
         planner = self._planner_now()
 
         def ended() -> None:
-            if parsed.stream:
+            if parsed.stream and not plan.instead:
                 _refuse_empty(transcripts, line)
             if not plan.instead:
                 self._metrics.tokens(model.id, plan.turns, transcripts)
@@ -409,6 +409,8 @@ class _Server:
 
     def _plan(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> Plan:
         planner = self._planner_now()
+        if not parsed.generates:
+            return planner.prepare(parsed, model, g.caller)
         if task is not None:
             plan = planner.alone(parsed, model, g.caller)
             if g.config.tasks.model != "builtin":

@@ -21,6 +21,7 @@ from openai_responses_fields import (
     check_stream_options,
     conversation_id,
     echoed,
+    generates,
     included,
     parameters,
 )
@@ -82,12 +83,13 @@ def parse_response(
     check_alone(body)
     check_stream_options(body)
     before = entries_before(echo["previous_response_id"], earlier, make_id)
-    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before))
+    is_wanted = generates(body)
+    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted)
     whole = unfolded([*before, *entries], make_id)
     check_demands(whole)
     if not conversation:
         check_calls(whole)
-    chat = told(whole, echo["instructions"])
+    chat = told(whole, echo["instructions"], may_be_empty=not is_wanted)
     ids = identifiers(body)
     return ParsedRequest(
         model,
@@ -110,6 +112,7 @@ def parse_response(
         input_items=tuple(entry.item for entry in entries),
         include=include,
         echo=echo,
+        generates=is_wanted,
     )
 
 
@@ -225,6 +228,8 @@ class ResponsesRenderer:
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the ends of all items, the whole response and `[DONE]`."""
+        if not self._request.generates:
+            return self._prepared(transcripts)
         transcript = transcripts[0]
         reason = _REASONS.get(transcript.finish_reason or "stop")
         status: Literal["completed", "incomplete"] = "incomplete" if reason else "completed"
@@ -232,15 +237,23 @@ class ResponsesRenderer:
         cited = citations(transcript) if self._style.annotations else []
         frames = self._output.say(footer) if footer else []
         frames += self._output.end(status, [_citation(found) for found in cited])
-        usage = usage_of(self._request.turns, transcripts, self._count_tokens)
         if reason:
             self._response["incomplete_details"] = {"reason": reason}
         else:
             self._response["completed_at"] = int(self._clock())
-        self._response["usage"] = _usage(usage)
+        self._response["usage"] = self._usage(transcripts)
         seconds = max(0.0, self._clock() - self._started)
         self._add_metadata(flowise_details(transcripts, seconds, self._request.turns))
         return self._over(frames, status)
+
+    def _prepared(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """The end of a request for which nothing was run: no output, and none of a run's ids."""
+        self._response["completed_at"] = int(self._clock())
+        self._response["usage"] = self._usage(transcripts)
+        return self._over([], "completed")
+
+    def _usage(self, transcripts: Sequence[Transcript]) -> ResponseUsage:
+        return _usage(usage_of(self._request.turns, transcripts, self._count_tokens))
 
     def failure(self, error: ProxyError) -> list[Frame]:
         """Give the ends of what is open, an `error`, the failed response and `[DONE]`."""

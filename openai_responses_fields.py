@@ -124,6 +124,13 @@ def conversation_id(body: Mapping[str, Any]) -> str:
     return string(value, "id", "conversation.id")
 
 
+def generates(body: Mapping[str, Any]) -> bool:
+    """Whether an answer is wanted at all: a client may send a request ahead, to go on from it later."""
+    options = optional_object(body, "prompt_cache_options")
+    is_ahead = boolean(options, "prewarm", "prompt_cache_options.prewarm")
+    return _boolean_or_true(body, "generate") and not is_ahead
+
+
 def check_stream_options(body: Mapping[str, Any]) -> None:
     """Check what only has a type."""
     boolean(

@@ -148,10 +148,12 @@ def foreign_types(entries: Iterable[Entry]) -> list[str]:
     return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
 
-def told(entries: Iterable[Entry], instructions: str | None) -> Conversation:
+def told(entries: Iterable[Entry], instructions: str | None, *, may_be_empty: bool = False) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
     messages, places = chat_messages(entries, instructions)
     if not messages:
+        if may_be_empty:
+            return Conversation("")
         raise BadRequest("The input holds no text.", param="input", code="invalid_value")
     try:
         chat = conversation(messages)

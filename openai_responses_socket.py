@@ -18,8 +18,9 @@ import orjson
 from flask import Response, g
 from wsproto.frame_protocol import CloseReason
 
-from openai_fields import json_object
+from openai_fields import json_object, missing, string, wrong_type
 from openai_responses import ResponsesRenderer, parse_response
+from openai_responses_fields import text_or_null
 from openai_wire import DONE, Frame, ParsedRequest, Renderer, new_id
 from proxy_errors import (
     BadRequest,
@@ -41,6 +42,15 @@ LOOK_SECONDS = 0.5
 MOST_OWN = 8
 """So many conversations that are not to be stored are known to a connection, the latest."""
 END_LOOK_SECONDS = 5.0
+MAX_LANE = 256
+"""Characters of a `stream_id`, which each event repeats."""
+MAX_STEERABLE = 64
+"""Of so many responses, the latest, a connection knows what became of them."""
+_STEERING = {
+    "steering_not_supported": "A running flow cannot be steered. Send this with the next response.create.",
+    "response_already_completed": "The response is complete. Go on from it with response.create.",
+    "response_not_found": "No response of this connection has this id.",
+}
 
 
 class Host(Protocol):
@@ -84,6 +94,10 @@ class ResponseSocket:
         """Serve an accepted connection; `is_ending` tells that the server wants to end."""
         self._host, self._socket, self._is_ending = host, socket, is_ending
         self._own: OrderedDict[str, Sequence[Item]] = OrderedDict()
+        self._lane: str | None = None
+        self._lanes: OrderedDict[str, str | None] = OrderedDict()
+        self._active = ""
+        socket.takes_at_once = self._refuses_steering
 
     def serve(self) -> None:
         """Answer one message after the other."""
@@ -102,24 +116,64 @@ class ResponseSocket:
 
     def _answer(self, message: str) -> None:
         body: dict[str, Any] = {}
+        self._lane = None
         try:
-            body = _asked(message)
+            body = json_object(message.encode())
+            self._lane = text_or_null(body, "stream_id", MAX_LANE)
+            _check_message(body)
             with self._host.admit_message():
-                self._respond(body)
+                self._respond({**body, "stream": True})
         except ProxyError as error:
-            self._refuse(error, body.get("previous_response_id"))
+            self._refuse(error, body.get("previous_response_id"), self._lane)
         except WebSocketClosed:
             raise
         except Exception:
             log.exception("a message failed")
-            self._refuse(ServerFault("The server had an error."), body.get("previous_response_id"))
+            fault = ServerFault("The server had an error.")
+            self._refuse(fault, body.get("previous_response_id"), self._lane)
+        finally:
+            self._active = ""
 
-    def _refuse(self, error: ProxyError, previous: Any = None) -> None:
+    def _refuses_steering(self, message: str) -> bool:
+        """Tell that a response cannot be steered, even while it runs; whether that is what a message wanted.
+
+        A flow takes no more input once it runs, and has no safe point at which to end it: it acts.
+        """
+        if '"response.steer"' not in message:
+            return False
+        try:
+            body = json_object(message.encode())
+            if body.get("type") != "response.steer":
+                return False
+            self._socket.send(orjson.dumps(self._steering_failed(body)).decode())
+        except BadRequest as error:
+            self._refuse(error)
+        return True
+
+    def _steering_failed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The event that gives a client its input back, for a later request."""
+        response_id, given = string(body, "previous_response_id"), body.get("input")
+        if not isinstance(given, (str, list)):
+            raise missing("input") if given is None else wrong_type("input", "a string or an array", given)
+        code = "steering_not_supported" if response_id == self._active else "response_already_completed"
+        code = code if response_id in self._lanes else "response_not_found"
+        event: dict[str, Any] = {
+            "type": "response.steer.failed",
+            "sequence_number": 0,
+            "steer": {"previous_response_id": response_id, "input": given},
+            "error": {"type": "invalid_request_error", "code": code, "message": _STEERING[code]},
+        }
+        lane = self._lanes.get(response_id)
+        return event if lane is None else {**event, "stream_id": lane}
+
+    def _refuse(self, error: ProxyError, previous: Any = None, lane: str | None = None) -> None:
         """Tell of an error; what could not be gone on from is forgotten, the connection stays."""
         if isinstance(previous, str):
             self._own.pop(previous, None)
         error, status = self._host.refused(error)
         event = {"type": "error", "status": status, **error_body(error)}
+        if lane is not None:
+            event["stream_id"] = lane
         self._socket.send(orjson.dumps(event).decode())
         if isinstance(error, NotAuthenticated):
             self._socket.close(CloseReason.POLICY_VIOLATION, "the key is no longer valid")
@@ -142,6 +196,10 @@ class ResponseSocket:
 
         renderer_of = partial(stored_renderer, keep)
         begun = self._host.begin(parsed, body, renderer_of, pace=Pace(LOOK_SECONDS))
+        self._active = parsed.response_id
+        self._lanes[parsed.response_id] = self._lane
+        while len(self._lanes) > MAX_STEERABLE:
+            self._lanes.popitem(last=False)
         with contextlib.closing(begun.batches):
             self._send_all(begun)
 
@@ -173,9 +231,10 @@ class ResponseSocket:
             self._send(begun.renderer.failure(error))
 
     def _send(self, frames: Sequence[Frame]) -> None:
+        end = b"}" if self._lane is None else b',"stream_id":%b}' % orjson.dumps(self._lane)
         for frame in frames:
             if frame is not DONE:
-                self._socket.send(frame.data.decode())
+                self._socket.send((frame.data[:-1] + end).decode())
 
 
 class _OutOfTime(BadRequest):
@@ -184,11 +243,13 @@ class _OutOfTime(BadRequest):
     code = "websocket_connection_limit_reached"
 
 
-def _asked(message: str) -> dict[str, Any]:
-    body = json_object(message.encode())
+def _check_message(body: Mapping[str, Any]) -> None:
+    """Refuse what is no request for a response over a socket."""
     if body.get("type") != "response.create":
         raise BadRequest(
-            "Invalid 'type': the only message is response.create.", param="type", code="invalid_value"
+            "Invalid 'type': it is none of response.create, response.steer.",
+            param="type",
+            code="invalid_value",
         )
     if body.get("background"):
         raise BadRequest(
@@ -196,7 +257,6 @@ def _asked(message: str) -> dict[str, Any]:
             param="background",
             code="invalid_value",
         )
-    return {**body, "stream": True}
 
 
 def scope() -> str:

@@ -86,9 +86,10 @@ class ParsedRequest:
     fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
     another request may go on from the answer, `tools` and `format` what it must keep to.
 
-    The last eight are of Responses alone: `input_items` is the input made whole, `echo` what the answer
+    The last nine are of Responses alone: `input_items` is the input made whole, `echo` what the answer
     repeats of the request, `conversation_id` its field `conversation`, `response_id` the answer's own id, if
-    it is to be known before.
+    it is to be known before. Where `generates` is false, the request is kept to be gone on from, and nothing
+    runs.
     """
 
     model: str
@@ -115,6 +116,7 @@ class ParsedRequest:
     include: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)
     response_id: str = ""
+    generates: bool = True
 
 
 class TokensDetails(TypedDict):

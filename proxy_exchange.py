@@ -74,6 +74,13 @@ class Planner:
         turns, more = _fitted(parsed.turns, parsed, model, parsed.user)
         return Plan(turns, (*ignored, *more))
 
+    def prepare(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
+        """Run nothing: whoever goes on from the answer goes on from the one before it."""
+        if parsed.previous_response_id and parsed.response_id:
+            scope = caller.scope or caller.name
+            self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
+        return replace(self.alone(parsed, model, caller), instead=(TurnEnded(),))
+
     def anew(self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest) -> Turn:
         """The turn for another model that stands in: all that was said before goes along."""
         if plan.exchange is None:

@@ -221,6 +221,13 @@ class Conversations:
             entries.update((self._answer_key(asked.caller, name), named) for name in also_under)
         self._links.put(entries, self._ttl_seconds, asked.caller)
 
+    def also_name(self, caller: str, name: str, other: str) -> None:
+        """Let an answer be gone on from by another name too; deleting that one deletes no text."""
+        raw = self._links.get(self._answer_key(caller, name))
+        if raw is not None:
+            answer = replace(_Kept.read(raw), talk="")
+            self._links.put({self._answer_key(caller, other): answer.written()}, self._ttl_seconds)
+
     def forget(self, caller: str, name: str) -> None:
         """Delete what is kept under an answer's name, and its conversation's texts if they end with it."""
         raw = self._links.take(self._answer_key(caller, name))

@@ -48,7 +48,10 @@ class WebSocketClosed(Exception):
 
 
 class WebSocket:
-    """The server's end; every method but `close` raises WebSocketClosed once the connection is over."""
+    """The server's end; every method but `close` raises WebSocketClosed once the connection is over.
+
+    A message for which `takes_at_once` returns true is dealt with by then, and does not wait for `receive`.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class WebSocket:
         self._clock = clock
         self._protocol = WSConnection(ConnectionType.SERVER)
         self._messages: deque[str] = deque()
+        self.takes_at_once: Callable[[str], bool] = lambda _: False
         self._parts: list[str] = []
         self._size = 0
         self._is_cut = False
@@ -183,12 +187,15 @@ class WebSocket:
         if self._size > self._most_bytes:
             self._refuse(CloseReason.MESSAGE_TOO_BIG, f"at most {self._most_bytes} bytes")
         if event.message_finished:
-            if len(self._messages) >= MOST_WAITING:
-                self._refuse(CloseReason.POLICY_VIOLATION, "one response at a time")
-            self._messages.append("".join(self._parts))
+            text = "".join(self._parts)
             self._parts.clear()
             self._size = 0
             self._frames, self._since = 0, self._clock()
+            if self.takes_at_once(text):
+                return
+            if len(self._messages) >= MOST_WAITING:
+                self._refuse(CloseReason.POLICY_VIOLATION, "one response at a time")
+            self._messages.append(text)
 
     def _refuse(self, reason: CloseReason, words: str = "") -> NoReturn:
         self.close(reason, words)

@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -842,6 +843,34 @@ def test_who_asks_and_in_which_conversation_is_read() -> None:
     assert (other.passed, other.is_conversation) == ({"overrideConfig": {"a": 1}}, True)
 
 
+@pytest.mark.parametrize("ahead", [{"generate": False}, {"prompt_cache_options": {"prewarm": True}}])
+def test_a_request_sent_ahead_is_answered_without_any_output(ahead: dict[str, Any]) -> None:
+    for said in ({"input": "Hello"}, {"input": None}, {"input": [], "instructions": "Be brief"}):
+        request = parse_response({**HELLO, **ahead, **said})
+        assert not request.generates
+        renderer = ResponsesRenderer(replace(request, store=True), count_tokens=len, clock=lambda: CREATED)
+        frames = [*renderer.opening(), *renderer.closing([Transcript("chat")])]
+        response = renderer.body([Transcript("chat")])
+        assert [frame.event for frame in frames] == [
+            *("response.created", "response.in_progress", "response.completed"),
+            None,
+        ]
+        assert (response["status"], response["output"], response["metadata"]) == ("completed", [], {})
+        assert response["usage"] is not None
+        assert response["usage"]["output_tokens"] == 0
+        valid("response", response)
+        valid("response.stream", stream_bytes(frames))
+
+
+def test_only_what_is_sent_ahead_is_not_run() -> None:
+    for body in ({}, {"generate": None}, {"generate": True}, {"prompt_cache_options": {"prewarm": False}}):
+        assert parse_response({**HELLO, **body}).generates
+    # OpenAI: prewarm wins.
+    assert not parse_response(
+        {**HELLO, "generate": True, "prompt_cache_options": {"prewarm": True}}
+    ).generates
+
+
 def message(*parts: Any, role: str = "user") -> dict[str, Any]:
     """A request with one message."""
     return {"input": [{"role": role, "content": list(parts)}]}
@@ -917,6 +946,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "reasoning", "summary": ["a"]}]}, "input[0].summary[0]"),
     ({"input": [{"type": "reasoning", "summary": [{}]}]}, "input[0].summary[0].text"),
     ({"stream": "yes"}, "stream"),
+    ({"generate": 0}, "generate"),
+    ({"prompt_cache_options": "x"}, "prompt_cache_options"),
+    ({"prompt_cache_options": {"prewarm": 1}}, "prompt_cache_options.prewarm"),
     ({"stream_options": {"include_obfuscation": 1}}, "stream_options.include_obfuscation"),
     ({"store": 1}, "store"),
     ({"background": 1}, "background"),

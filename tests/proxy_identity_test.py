@@ -404,6 +404,22 @@ def test_texts_stay_as_long_as_a_later_answer_ends_them() -> None:
     assert set(kinds(store)) == {"link"}
 
 
+def test_an_answers_other_name_goes_on_from_it_and_takes_no_text_along() -> None:
+    store = MemoryStore()
+    client = Client(conversations(store), Flowise())
+    first = answered(client, 0)
+    client.conversations.also_name("key", "resp_0", "ahead")
+    client.conversations.also_name("key", "unknown", "other")
+    client.conversations.also_name("another key", "resp_0", "stolen")
+    assert kinds(store).count("answer") == 2
+    client.conversations.forget("key", "ahead")
+    assert kinds(store).count("talk") == 1
+    client.conversations.also_name("key", "resp_0", "again")
+    talk = [("user", "q0"), ("assistant", "a0")]
+    second = client.begin(talk, "q1", previous="again")
+    assert second.turns[0].session_id == first.turns[0].session_id
+
+
 def test_a_conversation_that_the_client_named_outlives_its_answers() -> None:
     store = MemoryStore()
     client = Client(conversations(store), Flowise())

@@ -8,10 +8,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 import requests
+from openai.types.responses import ResponseSteerFailedEvent
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
@@ -118,6 +120,95 @@ def test_a_failure_in_the_middle_is_a_failed_response(server: RunningProxy) -> N
         response_id = events[-1]["response"]["id"]
     kept = requests.get(f"{server.url}/v1/responses/{response_id}", headers=KEY, timeout=30)
     assert kept.json() == events[-1]["response"]
+
+
+def test_what_is_sent_ahead_runs_nothing(server: RunningProxy, demo: DemoServer) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        demo.clear()
+        events = client.ask("Hello", generate=False, store=False, stream_id="a")
+        kinds = ["response.created", "response.in_progress", "response.completed"]
+        assert [event["type"] for event in events] == kinds
+        assert {event["stream_id"] for event in events} == {"a"}
+        ahead = events[-1]["response"]
+        assert (ahead["output"], demo.records()) == ([], [])
+        end = client.ask([], store=False, previous_response_id=ahead["id"])[-1]
+        assert end["type"] == "response.completed"
+        assert demo.records()[-1]["body"]["question"] == "Hello"
+
+
+def test_each_event_of_a_lane_names_it(server: RunningProxy) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        for lane in ("a", 'b "ü"', "a"):
+            events = client.ask(stream_id=lane)
+            assert events[-1]["type"] == "response.completed"
+            assert {event["stream_id"] for event in events} == {lane}
+            assert "stream_id" not in events[-1]["response"]
+        assert not any("stream_id" in event for event in client.ask())
+        [error] = client.ask(model="nothing", stream_id="c")
+        assert (error["status"], error["stream_id"]) == (404, "c")
+        for wrong in (5, "x" * 257):
+            [error] = client.ask(stream_id=wrong)
+            assert (error["error"]["param"], "stream_id" in error) == ("stream_id", False)
+
+
+STEERED = {"type": "response.steer", "input": [{"type": "message", "role": "user", "content": "Stop that"}]}
+
+
+def test_steering_gives_the_input_back_while_the_response_runs(folder: Path) -> None:
+    with (
+        DemoServer("--token-seconds", "0.05") as slow,
+        RunningProxy(folder, FLOWISE_BASE_URL=slow.base_url) as proxy,
+    ):
+        with SocketClient(proxy.url) as client:
+            client.say({"type": "response.create", "model": "demo-agent", "input": "Hello", "stream_id": "a"})
+            created = client.event()
+            response_id = created["response"]["id"]
+            client.say({**STEERED, "previous_response_id": response_id})
+            events = client.answer()
+            [failed] = [event for event in events if event["type"] == "response.steer.failed"]
+            assert failed["error"]["code"] == "steering_not_supported"
+            assert failed["steer"] == {"previous_response_id": response_id, "input": STEERED["input"]}
+            assert failed["stream_id"] == "a"
+            ResponseSteerFailedEvent.model_validate(failed, strict=True)
+            assert events.index(failed) < len(events) - 2, "answered only after the run"
+            numbers = [event["sequence_number"] for event in [created, *events] if event is not failed]
+            assert numbers == list(range(len(numbers)))
+            assert events[-1]["type"] == "response.completed"
+            client.say({**STEERED, "previous_response_id": response_id})
+            assert client.event()["error"]["code"] == "response_already_completed"
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({}, "previous_response_id"),
+        ({"previous_response_id": 5}, "previous_response_id"),
+        ({"previous_response_id": "r", "input": None}, "input"),
+        ({"previous_response_id": "r", "input": 5}, "input"),
+        ({"previous_response_id": "r", "input": {}}, "input"),
+    ],
+)
+def test_steering_that_makes_no_sense_is_an_error(
+    server: RunningProxy, more: dict[str, Any], param: str
+) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        client.say({**STEERED, **more})
+        error = client.event()
+        assert (error["type"], error["status"], error["error"]["param"]) == ("error", 400, param)
+        client.say({**STEERED, "previous_response_id": "resp_of_another"})
+        assert client.event()["error"]["code"] == "response_not_found"
+        # The word alone is no message that steers.
+        assert client.ask('"response.steer"')[-1]["type"] == "response.completed"
+
+
+def test_a_connection_knows_only_its_latest_responses(server: RunningProxy) -> None:
+    with SocketClient(server.url, headers=KEY) as client:
+        ids = [client.ask(generate=False)[-1]["response"]["id"] for _ in range(65)]
+        codes = []
+        for response_id in (ids[0], ids[1], ids[-1]):
+            client.say({**STEERED, "previous_response_id": response_id})
+            codes.append(client.event()["error"]["code"])
+        assert codes == ["response_not_found", "response_already_completed", "response_already_completed"]
 
 
 @pytest.mark.parametrize("pieces", [1, 7])

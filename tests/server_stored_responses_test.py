@@ -217,6 +217,59 @@ def test_a_chain_is_one_session_and_a_fork_another(openai_client: OpenAI, demo: 
     assert third.previous_response_id == second.id
 
 
+@pytest.mark.parametrize("ahead", [{"generate": False}, {"prompt_cache_options": {"prewarm": True}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_sent_ahead_runs_nothing_and_can_be_gone_on_from(
+    proxy: RunningProxy, openai_client: OpenAI, demo: DemoServer, ahead: dict[str, Any], stream: bool
+) -> None:
+    def sent_ahead(said: str, **more: Any) -> str:
+        demo.clear()
+        body = {"model": MODEL, "input": said, "stream": stream, **ahead, **more}
+        answer = requests.post(f"{proxy.url}/v1/responses", json=body, timeout=30)
+        assert "x-flowise-chat-id" not in answer.headers
+        if stream:
+            valid("response.stream", answer.content)
+            raw = answer.content.split(b"\n\n")[-3].partition(b"data: ")[2]
+            response = orjson.loads(raw)["response"]
+        else:
+            response = answer.json()
+        valid("response", response)
+        assert (response["status"], response["output"]) == ("completed", [])
+        assert demo.records() == []
+        return str(response["id"])
+
+    first = openai_client.responses.create(
+        model=MODEL, input=[], previous_response_id=sent_ahead("My name is Ann.")
+    )
+    assert [m["content"] for m in _record(demo, first)["messages"]][-1:] == ["My name is Ann."]
+    again = sent_ahead("You know.", previous_response_id=first.id)
+    second = openai_client.responses.create(model=MODEL, input="Who am I?", previous_response_id=again)
+    # The session goes on: what was sent ahead stands between its turns only in our own books.
+    assert _session(second) == _session(first)
+    assert [m["content"] for m in _record(demo, second)["messages"]][-2:] == [
+        first.output_text,
+        "You know.\n\nWho am I?",
+    ]
+    # Deleting it deletes no conversation.
+    openai_client.responses.delete(again)
+    third = openai_client.responses.create(model=MODEL, input="So?", previous_response_id=second.id)
+    assert _session(third) == _session(first)
+
+
+def test_a_decision_is_still_open_behind_what_is_sent_ahead(openai_client: OpenAI) -> None:
+    asked = openai_client.responses.create(model="demo-approval", input="Pay it")
+    ahead = openai_client.responses.create(
+        model="demo-approval",
+        input=[],
+        previous_response_id=asked.id,
+        extra_body={"generate": False},
+    )
+    decided = openai_client.responses.create(
+        model="demo-approval", input="approve", previous_response_id=ahead.id
+    )
+    assert decided.output_text == "You said yes"
+
+
 def test_instructions_are_those_of_each_request(openai_client: OpenAI, demo: DemoServer) -> None:
     first = openai_client.responses.create(model=MODEL, input="Hello", instructions="Be brief.")
     second = openai_client.responses.create(model=MODEL, input="And?", previous_response_id=first.id)
