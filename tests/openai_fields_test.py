@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,34 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_read(value: bytes) -
 def test_a_long_text_is_no_body_of_many_values() -> None:
     text = "Ten words, of which some are followed by a comma, as here. " * 400_000
     assert json_object(orjson.dumps({"a": text})) == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (rb"a\ud83d", "a\ufffd"),
+        (rb"\ude00b", "\ufffdb"),
+        (rb"\ud83d\u0041\uD83D\uDE00", "\ufffdA😀"),
+        (rb"\ud83d\ud83d\ude00\ude00", "\ufffd😀\ufffd"),
+        (rb"\\ud83d \ud83d", "\\ud83d \ufffd"),  # the first one is a backslash and a word
+        (rb"\\ud83d\ude00", "\\ud83d\ufffd"),
+        (rb"\\\ud83d\\\ude00", "\\\ufffd\\\ufffd"),
+        (b"\xed\xa0\xbd!", "\ufffd!"),
+        ("Łódź 한국 😀 ".encode() + b"\\ud800", "Łódź 한국 😀 \ufffd"),
+    ],
+)
+def test_half_a_character_is_replaced_wherever_it_stands(raw: bytes, text: str) -> None:
+    body = b'{"a":[{"b":"%b"}],"%b":1}' % (raw, raw)
+    assert json_object(body) == {"a": [{"b": text}], text: 1}
+
+
+@pytest.mark.parametrize("unit", [rb"\ud800", rb"\ud83d\ude00", rb"\\", rb"\n", b"\xed\xa0\x80", b"\xed"])
+def test_no_body_is_searched_for_halves_for_long(unit: bytes) -> None:
+    raw = b'{"a":"\\ud800' + unit * 4_000_000 + b'"}'
+    begun = time.process_time()
+    with pytest.raises(BadRequest):
+        json_object(raw)
+    assert time.process_time() - begun < 0.5
 
 
 def test_a_body_nested_too_deeply_is_told_so() -> None:
