@@ -20,6 +20,7 @@ from flow_turn import (
     TextDelta,
     Transcript,
     TurnEnded,
+    Warned,
 )
 from proxy_errors import ProxyError, RunFailed
 
@@ -107,7 +108,7 @@ def _begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
     with contextlib.closing(batches):
         try:
             for batch in batches:
-                has_spoken = any(not isinstance(event, KeepAlive) for event in batch)
+                has_spoken = any(not isinstance(event, (KeepAlive, Warned)) for event in batch)
                 yield batch
                 if has_spoken:
                     break

@@ -28,10 +28,26 @@ MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class HistoryMessage:
-    """An earlier message as Flowise takes it: these two roles only, string content only."""
+    """An earlier message as Flowise takes it: these two roles only, string content only.
+
+    `files` are the digests of what its client attached to it: under another picture it is another message.
+    `attached` is what goes before its content: documents as text, notes of what was left out.
+    """
 
     role: HistoryRole
     content: str
+    files: tuple[str, ...] = ()
+    attached: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return with_attached(self.attached, self.content)
+
+
+def with_attached(attached: str, content: str) -> str:
+    """A message's text behind that of what was attached to it."""
+    return f"{attached}\n\n{content}" if attached else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +62,27 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An upload of a client, the field it came in, and how many messages of the history came before it."""
+    """An upload of a client, the field it came in, and how many messages of the history came before it.
+
+    `is_newest` tells that it came in the last message of the user, `digest` stands for its content.
+    """
 
     upload: Upload
     param: str
     position: int = 0
+    is_newest: bool = False
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One run of a flow. `flow` is a flow id, `instructions` the system text, `chat_id` unique per run.
+    """One run of a flow. `flow` is a flow id, `instructions` the system text.
 
     `rules` is what the answer must keep to, told behind the system text: the client's tools, its format.
     `extra` are further fields of Flowise's request, sent as they are.
 
-    Flowise keeps one event stream per `chat_id` over all flows, so two runs must never share one; a
-    conversation goes on by `session_id` alone.
+    Flowise keeps one event stream per `chat_id` over all flows, so two runs at a time must never share one;
+    agentflows look there for the pictures of a session, so all its runs have the same, one after the other.
     """
 
     flow: str

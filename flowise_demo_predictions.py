@@ -179,8 +179,8 @@ def _memory_type(flow: Flow) -> str | None:
 
 
 def message_rows(run: Run, answer: Answer, message_id: str) -> list[Json]:
-    """Question and answer as Flowise stores them."""
-    asked = question_text(run.body, is_agent=run.flow.type == "AGENTFLOW")
+    """Question and answer as Flowise stores them: of a full-text file it keeps the name, not the text."""
+    asked = question_text({**run.body, "uploads": []}, is_agent=run.flow.type == "AGENTFLOW")
     feedback = (run.body.get("humanInput") or {}).get("feedback")
     return [
         _message_row(run, str(uuid.uuid4()), "userMessage", asked or feedback or " "),

@@ -75,6 +75,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         stop_sequences(body),
         said=chat.question,
         attachments=chat.attachments,
+        left_out=chat.left_out,
         conversation=conversation_id,
         user=user,
         resends=resends,

@@ -358,7 +358,8 @@ class _Server:
             pace = Pace(self.settings.proxy_heartbeat_seconds)
             pump = self._pump(pace) if parsed.stream and is_plain(parsed) else None
         batches = self._runs(parsed, plan, models, pump).batches(model, pace)
-        transcripts = [Transcript(turn.chat_id) for turn in plan.turns]
+        warnings = [plan.warning] if plan.warning else []
+        transcripts = [Transcript(turn.chat_id, warnings=[*warnings]) for turn in plan.turns]
         style = style_of(model, body, header("User-Agent") or "", is_task=task is not None)
         shown = replace(
             parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""

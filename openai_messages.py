@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flow_turn import Attachment, FunctionCalled, HistoryMessage, json_text
+from flow_turn import Attachment, FunctionCalled, HistoryMessage, HistoryRole, json_text
 from openai_fields import missing, string, wrong_type, wrong_value
 from openai_sources import without_footer
 from openai_tools import call_text
@@ -24,41 +24,82 @@ class Conversation:
     """A chat as Flowise takes it: all up to the last answer is history, what follows is the question.
 
     `question` is what the users said, empty if nothing; `to_ask` is what to ask then. The attachments are in
-    order, those of the question at the position `len(history)`.
+    order, those of the question at the position `len(history)`. `left_out` are the kinds of what could not be
+    read of earlier messages, where a note stands instead.
     """
 
     question: str
     history: tuple[HistoryMessage, ...] = ()
     instructions: str = ""
     attachments: tuple[Attachment, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def to_ask(self) -> str:
         """The question, never empty."""
-        if self.question:
-            return self.question
-        return LOOK if any(a.position == len(self.history) for a in self.attachments) else GO_ON
+        return self.question or GO_ON
 
 
 @dataclass(slots=True)
 class _Reading:
+    """What is read of a chat so far; `is_earlier` tells that the message under way is no reason to refuse."""
+
     instructions: list[str] = field(default_factory=list)
     history: list[HistoryMessage] = field(default_factory=list)
     question: list[str] = field(default_factory=list)
     tool_names: dict[str, str] = field(default_factory=dict)
     attachments: list[Attachment] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    is_earlier: bool = False
+    is_newest: bool = False
 
     def attach(self, part: Mapping[str, Any], param: str) -> None:
         """Keep a part that is no text."""
         read = _READERS[part["type"]](part, param, len(self.attachments) + 1)
-        self.attachments.append(replace(read, position=len(self.history)))
+        self.files.append(read.digest)
+        self.attachments.append(replace(read, position=len(self.history), is_newest=self.is_newest))
+
+    def say(self, role: HistoryRole, text: str) -> None:
+        """Add a message to the history, with the files that were attached since the one before."""
+        if text or self.files:
+            self.history.append(HistoryMessage(role, text or LOOK, tuple(self.files)))
+            self.files.clear()
+
+    def leave_out(self, kind: str, error: BadRequest) -> str:
+        """The note for what cannot be read of an earlier message; raises the error for the newest one."""
+        if not self.is_earlier:
+            raise error
+        self.left_out.append(kind)
+        return left_out_note(kind)
 
 
 _READERS = {"image_url": image_part, "input_audio": audio_part, "file": file_part}
+_KINDS = {
+    **dict.fromkeys(("image_url", "input_image", "image"), "image"),
+    **dict.fromkeys(("input_audio", "audio"), "audio"),
+    **dict.fromkeys(("file", "input_file", "document"), "file"),
+}
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "think")
+"""Parts of other providers' answers that are no answer."""
+
+
+def part_kind(part: Any) -> str:
+    """What a part of a message is, in a word."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return _KINDS.get(kind, "part") if isinstance(kind, str) else "part"
+
+
+def left_out_note(kind: str) -> str:
+    """What stands in the place of something of an earlier message that the flow cannot be given."""
+    return f"[{kind} left out]"
 
 
 def conversation(messages: Any) -> Conversation:
-    """Read `messages`. Raises BadRequest naming the part that is wrong."""
+    """Read `messages`. Raises BadRequest naming the part that is wrong, unless it is of an earlier message.
+
+    A chat UI resends those for ever: what could be sent once must not make the chat unusable.
+    """
     if messages is None:
         raise missing("messages")
     if not isinstance(messages, list):
@@ -66,17 +107,35 @@ def conversation(messages: Any) -> Conversation:
     if not 0 < len(messages) <= _MOST_MESSAGES:
         raise wrong_value("messages", f"it must hold 1 to {_MOST_MESSAGES} messages")
     reading = _Reading()
+    newest = newest_of([message.get("role") if isinstance(message, dict) else None for message in messages])
     for n, message in enumerate(messages):
-        _read(reading, message, f"messages[{n}]")
-    question = "\n\n".join(reading.question)
+        role = message.get("role") if isinstance(message, dict) else None
+        reading.is_earlier = n < newest and role not in ("system", "developer")
+        reading.is_newest = n == newest and role == "user"
+        try:
+            _read(reading, message, f"messages[{n}]")
+        except BadRequest as error:
+            reading.leave_out("message", error)
+    question = "\n\n".join(reading.question) or (LOOK if reading.files else "")
     instructions = "\n\n".join(reading.instructions)
-    has_said = question or reading.history or reading.attachments
+    has_said = question or reading.history
     if not has_said:
         # Nothing but a system text: it is all that can be asked.
         question, instructions = instructions, ""
     if not (question or has_said):
         raise BadRequest("The messages hold no text.", param="messages", code="invalid_value")
-    return Conversation(question, tuple(reading.history), instructions, tuple(reading.attachments))
+    return Conversation(
+        question, tuple(reading.history), instructions, tuple(reading.attachments), tuple(reading.left_out)
+    )
+
+
+def newest_of(roles: Sequence[Any]) -> int:
+    """The place of the user's last message, or of what follows the last answer if that comes after it."""
+    last = len(roles) - 1
+    for n in range(last, -1, -1):
+        if roles[n] in ("user", "assistant"):
+            return n if roles[n] == "user" else min(n + 1, last)
+    return 0
 
 
 def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
@@ -97,46 +156,49 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
+    if role == "assistant":
+        reading.say("userMessage", "\n\n".join(reading.question))
+        reading.question.clear()
     text = _content(reading, message.get("content"), param, role)
     if role == "assistant" and not text and isinstance(message.get("refusal"), str):
         text = message["refusal"]
     if role in ("system", "developer"):
         reading.instructions.extend([text] if text else [])
     elif role == "assistant":
-        _read_answer(reading, message, text, param)
+        text = without_footer(text)
+        calls = list(_tool_calls(reading, message, param))
+        reading.say("apiMessage", "\n".join([text, *calls] if text else calls))
     elif role == "user":
         reading.question.extend([text] if text else [])
     else:
         reading.question.append(_tool_result(reading, message, text, param))
 
 
-def _read_answer(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> None:
-    text = without_footer(text)
-    calls = list(_tool_calls(reading, message, param))
-    earlier = "\n\n".join(reading.question)
-    reading.question.clear()
-    if earlier:
-        reading.history.append(HistoryMessage("userMessage", earlier))
-    answer = "\n".join([text, *calls] if text else calls)
-    if answer:
-        reading.history.append(HistoryMessage("apiMessage", answer))
-
-
 def _tool_calls(reading: _Reading, message: Mapping[str, Any], param: str) -> Iterator[str]:
     calls = message.get("tool_calls")
     if calls is not None and not isinstance(calls, list):
-        raise wrong_type(f"{param}.tool_calls", "an array", calls)
+        yield reading.leave_out("tool call", wrong_type(f"{param}.tool_calls", "an array", calls))
+        calls = None
     for n, call in enumerate(calls or ()):
-        place = f"{param}.tool_calls[{n}]"
-        if not isinstance(call, dict):
-            raise wrong_type(place, "an object", call)
-        kind = "custom" if call.get("type") == "custom" else "function"
-        name, told = _called(call.get(kind), f"{place}.{kind}")
-        if isinstance(call.get("id"), str):
-            reading.tool_names[call["id"]] = name
-        yield told
+        try:
+            yield _tool_call(reading, call, f"{param}.tool_calls[{n}]")
+        except BadRequest as error:
+            yield reading.leave_out("tool call", error)
     if message.get("function_call") is not None:
-        yield _called(message["function_call"], f"{param}.function_call")[1]
+        try:
+            yield _called(message["function_call"], f"{param}.function_call")[1]
+        except BadRequest as error:
+            yield reading.leave_out("tool call", error)
+
+
+def _tool_call(reading: _Reading, call: Any, param: str) -> str:
+    if not isinstance(call, dict):
+        raise wrong_type(param, "an object", call)
+    kind = "custom" if call.get("type") == "custom" else "function"
+    name, told = _called(call.get(kind), f"{param}.{kind}")
+    if isinstance(call.get("id"), str):
+        reading.tool_names[call["id"]] = name
+    return told
 
 
 def _called(function: Any, param: str) -> tuple[str, str]:
@@ -152,8 +214,11 @@ def _called(function: Any, param: str) -> tuple[str, str]:
 def _tool_result(reading: _Reading, message: Mapping[str, Any], text: str, param: str) -> str:
     name = message.get("name")
     if message["role"] == "tool":
-        call = string(message, "tool_call_id", f"{param}.tool_call_id")
-        name = reading.tool_names.get(call, name)
+        try:
+            name = reading.tool_names.get(string(message, "tool_call_id", f"{param}.tool_call_id"), name)
+        except BadRequest:
+            if not reading.is_earlier:
+                raise
     return f"Tool result of {name if isinstance(name, str) else 'the tool'}: {text}"
 
 
@@ -161,17 +226,28 @@ def _content(reading: _Reading, content: Any, param: str, role: str) -> str:
     if isinstance(content, str):
         return content
     if content is None:
-        if role == "assistant":
+        # A tool may give nothing, an answer be calls alone.
+        if role in ("assistant", "tool", "function") or reading.is_earlier:
             return ""
         raise missing(f"{param}.content")
     if not isinstance(content, list):
-        raise wrong_type(f"{param}.content", "a string or an array of parts", content)
+        error = wrong_type(f"{param}.content", "a string or an array of parts", content)
+        return reading.leave_out("part", error)
     texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(content)]
     return "\n".join(text for text in texts if text is not None)
 
 
 def _part(reading: _Reading, part: Any, param: str) -> str | None:
-    """The text of a part; None for one that is kept as an attachment."""
+    """The text of a part; None for one that is kept as an attachment, or is no part of what was said."""
+    try:
+        return _read_part(reading, part, param)
+    except BadRequest as error:
+        if reading.is_earlier and isinstance(part, dict) and part.get("type") in _THOUGHTS:
+            return None
+        return reading.leave_out(part_kind(part), error)
+
+
+def _read_part(reading: _Reading, part: Any, param: str) -> str | None:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):

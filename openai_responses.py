@@ -97,6 +97,7 @@ def parse_response(
         stream,
         said=chat.question,
         attachments=chat.attachments,
+        left_out=chat.left_out,
         conversation=conversation or ids.conversation,
         user=ids.user,
         resends=ids.resends and not conversation,

@@ -8,16 +8,18 @@ not told: a client that changes models in the middle of a chat sends all that an
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import orjson
 
 from openai_fields import missing, string, wrong_type, wrong_value
-from openai_messages import Conversation, conversation
+from openai_messages import Conversation, conversation, left_out_note, newest_of, part_kind
 from openai_uploads import is_image_address
 from proxy_errors import BadRequest
 
@@ -48,10 +50,16 @@ _MESSAGES_PLACE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A whole item and where it stands in the request, such as `input[2]`."""
+    """A whole item and where it stands in the request, such as `input[2]`.
+
+    `is_earlier` tells that it is no reason to refuse, since its client resends it with every later message;
+    `left_out` are the kinds of what could not be read of it, where a note stands instead.
+    """
 
     item: Item
     place: str
+    is_earlier: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +77,57 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
         return [Entry(_text_message(value, make_id), "input")]
     if not isinstance(value, list):
         raise wrong_type("input", "a string or an array of items", value)
-    return [
-        Entry(_whole(_referred(item, f"input[{n}]", resolve), f"input[{n}]", make_id), f"input[{n}]")
-        for n, item in enumerate(value)
-    ]
+    newest = newest_of([_role(item) for item in value])
+    entries = []
+    for n, item in enumerate(value):
+        place = f"input[{n}]"
+        if n < newest and _role(item) not in ("system", "developer"):
+            entries.append(_earlier(item, place, resolve, make_id))
+        else:
+            entries.append(Entry(_whole(_referred(item, place, resolve), place, make_id), place))
+    return entries
+
+
+def _role(item: Any) -> Any:
+    """Whose message an item is; None if it is none."""
+    is_message = isinstance(item, dict) and item.get("type") in (None, "message")
+    return item.get("role") if is_message else None
+
+
+def _earlier(item: Any, place: str, resolve: Resolver, make_id: MakeId) -> Entry:
+    """An item of an earlier turn, made whole; a note stands for what cannot be read of it."""
+    if isinstance(item, dict):
+        item = _referred(item, place, resolve)
+        with contextlib.suppress(BadRequest):
+            return Entry(_whole(item, place, make_id), place, is_earlier=True)
+        mended, left_out = _with_notes(item)
+        with contextlib.suppress(BadRequest):
+            return Entry(_whole(mended, place, make_id), place, is_earlier=True, left_out=left_out)
+    role = "user" if _role(item) == "user" else "assistant"
+    note = {"type": "message", "role": role, "content": left_out_note("message")}
+    return Entry(_whole(note, place, make_id), place, is_earlier=True, left_out=("message",))
+
+
+def _with_notes(item: Item) -> tuple[Item, tuple[str, ...]]:
+    """The item with a note for each of its parts that cannot be read, and their kinds."""
+    mended, left_out = dict(item), []
+    for name in ("content", "output"):
+        if not isinstance(item.get(name), list):
+            mended[name] = "" if item.get(name) is None else item[name]
+            continue
+        mended[name] = []
+        for part in item[name]:
+            try:
+                mended[name].append(_part(part, name, str(item.get("role"))))
+            except BadRequest:
+                left_out.append(part_kind(part))
+                mended[name].append({"type": "text", "text": left_out_note(left_out[-1])})
+    return mended, tuple(left_out)
 
 
 def kept_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[Entry]:
     """Items that were kept of an earlier response."""
-    return [Entry(_whole(item, place, make_id), place) for item in items]
+    return [Entry(_whole(item, place, make_id), place, is_earlier=True) for item in items]
 
 
 def sealed(items: Iterable[Item]) -> str:
@@ -121,7 +171,7 @@ def check_calls(entries: Iterable[Entry]) -> None:
         if entry.item["type"] == "function_call":
             called.add(entry.item["call_id"])
         answers = entry.item.get("call_id") if entry.item["type"] == "function_call_output" else None
-        if answers is not None and answers not in called:
+        if answers is not None and answers not in called and not entry.is_earlier:
             raise wrong_value(f"{entry.place}.call_id", "no function call before it has this id")
 
 
@@ -148,7 +198,7 @@ def foreign_types(entries: Iterable[Entry]) -> list[str]:
     return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
 
-def told(entries: Iterable[Entry], instructions: str | None, *, may_be_empty: bool = False) -> Conversation:
+def told(entries: Sequence[Entry], instructions: str | None, *, may_be_empty: bool = False) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
     messages, places = chat_messages(entries, instructions)
     if not messages:
@@ -163,7 +213,8 @@ def told(entries: Iterable[Entry], instructions: str | None, *, may_be_empty: bo
         message = message.replace("The messages hold", "The input holds")
         raise BadRequest(message, param=param, code=error.code) from None
     attached = (replace(each, param=input_place(each.param, places)) for each in chat.attachments)
-    return replace(chat, attachments=tuple(attached))
+    left_out = chain(chat.left_out, *(entry.left_out for entry in entries))
+    return replace(chat, attachments=tuple(attached), left_out=tuple(left_out))
 
 
 def chat_messages(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import mimetypes
 import re
 from collections.abc import Mapping
@@ -27,11 +28,45 @@ _EXTENSIONS = {
     "image/bmp": "bmp",
     "image/tiff": "tiff",
     "image/svg+xml": "svg",
-    "image/heic": "heic",
+    "image/x-icon": "ico",
     "image/avif": "avif",
     "audio/webm": "webm",
     "audio/mp4": "m4a",
     "audio/ogg": "ogg",
+    "application/pdf": "pdf",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.ms-powerpoint": "ppt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/rtf": "rtf",
+}
+"""The types that Flowise knows, and the extension that each must have: a run fails for any other."""
+
+_STANDARD = {
+    **dict.fromkeys(("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"), "image/jpeg"),
+    **dict.fromkeys(("image/x-png", "image/apng", "image/vnd.mozilla.apng"), "image/png"),
+    **dict.fromkeys(("image/x-bmp", "image/x-ms-bmp", "image/x-windows-bmp", "image/ms-bmp"), "image/bmp"),
+    **dict.fromkeys(("image/tif", "image/x-tiff", "image/x-tif"), "image/tiff"),
+    **dict.fromkeys(("image/svg", "image/svg-xml"), "image/svg+xml"),
+    **dict.fromkeys(("image/ico", "image/icon", "image/vnd.microsoft.icon"), "image/x-icon"),
+    **dict.fromkeys(("image/x-webp",), "image/webp"),
+    **dict.fromkeys(("application/x-pdf", "application/acrobat", "text/pdf"), "application/pdf"),
+    **dict.fromkeys(("text/rtf", "application/x-rtf", "text/richtext"), "application/rtf"),
+    **dict.fromkeys(
+        ("application/excel", "application/x-excel", "application/xls"), "application/vnd.ms-excel"
+    ),
+}
+"""Names for types that are not the registered ones."""
+
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
 }
 _AUDIO = {
     **dict.fromkeys(("webm",), "audio/webm"),
@@ -44,10 +79,28 @@ _TEXTS = re.compile(
     r"text/.+|application/(?:json|xml|yaml|x-yaml|javascript|x-javascript|typescript|sql|toml|x-sh|x-httpd-php"
     r"|graphql|x-ndjson|ld\+json)|.+\+(?:json|xml|yaml)"
 )
-_MORE_TYPES = {"md": "text/markdown", "yaml": "text/yaml", "yml": "text/yaml", "webp": "image/webp"}
+_MORE_TYPES = {
+    **{extension: mime for mime, extension in _EXTENSIONS.items()},
+    **dict.fromkeys(("md", "markdown"), "text/markdown"),
+    **dict.fromkeys(("yaml", "yml"), "text/yaml"),
+    **dict.fromkeys(
+        ("ts", "tsx", "jsx", "toml", "log", "ini", "conf", "jsonl", "sql", "rs", "go"), "text/plain"
+    ),
+    "csv": "text/csv",
+}
+"""The types of extensions, which differ by what is installed where this server runs."""
+
+_SAYS_NOTHING = (
+    "",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/vnd.ms-excel",
+    "video/mp2t",
+)
+"""Types that say less than the file's extension: browsers send the last two for tables and for TypeScript."""
 
 
-def image_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
     """An `image_url` part: an object with `url`, or the bare string that some clients send."""
     image = part.get("image_url")
     if image is None:
@@ -61,13 +114,47 @@ def image_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
         raise wrong_type(f"{param}.image_url", "an object or a string", image)
     if image[:5].lower() == "data:":
         mime, data = _data_uri(image, param)
-        if not mime.startswith("image/"):
-            raise wrong_value(param, f"'{mime[:60]}' is no image type")
-        return Attachment(Upload("file", _name("image", number, mime), mime, data), param)
-    return Attachment(_remote_image(image, param, number), param)
+        return _image(mime, data.partition(",")[2], param)
+    return _attached(_remote_image(image, param), param)
 
 
-def _remote_image(address: str, param: str, number: int) -> Upload:
+def _image(mime: str, data: str, param: str) -> Attachment:
+    mime = _STANDARD.get(mime, mime)
+    if mime not in _EXTENSIONS:
+        mime = _image_type(data) or mime
+    if not mime.startswith("image/"):
+        raise wrong_value(param, f"'{mime[:60]}' is no image type")
+    if mime not in _EXTENSIONS:
+        raise BadRequest(
+            f"Flowise takes no images of type '{mime[:60]}'; send png, jpeg, gif or webp.",
+            param=param,
+            code="unsupported_content",
+        )
+    return _attached(Upload("file", _name("image", data, mime), mime, f"data:{mime};base64,{data}"), param)
+
+
+def _image_type(data: str) -> str:
+    """What an image is by its first bytes."""
+    begun = base64.b64decode(data[:24])
+    if begun[:4] == b"RIFF" and begun[8:12] == b"WEBP":
+        return "image/webp"
+    return next((mime for beginning, mime in _BEGINNINGS.items() if begun.startswith(beginning)), "")
+
+
+def _attached(upload: Upload, param: str) -> Attachment:
+    content = upload.data
+    if upload.type == "url":  # signed anew each day
+        content = content.partition("#")[0].partition("?")[0]
+    elif upload.type != "file:full":
+        content = content.partition(",")[2]
+    return Attachment(upload, param, digest=_digest(content))
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _remote_image(address: str, param: str) -> Upload:
     """An image that whoever runs the model fetches; never we."""
     try:
         parts = urlsplit(address)
@@ -75,9 +162,9 @@ def _remote_image(address: str, param: str, number: int) -> Upload:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise wrong_value(param, "it must be a data: URI or an http(s) address")
-    mime = _type_of(parts.path) or "image/png"
-    mime = mime if mime.startswith("image/") else "image/png"
-    return Upload("url", _name("image", number, mime), mime, address)
+    mime = _type_of(parts.path)
+    mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
+    return Upload("url", _name("image", address, mime), mime, address)
 
 
 def is_image_address(address: str) -> bool:
@@ -89,7 +176,7 @@ def is_image_address(address: str) -> bool:
     return parts.scheme in ("http", "https") and _type_of(parts.path).startswith("image/")
 
 
-def audio_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
     """An `input_audio` part, in one of the formats that Flowise transcribes."""
     audio = _object(part, "input_audio", param)
     kind = string(audio, "format", f"{param}.input_audio.format").lower()
@@ -103,8 +190,8 @@ def audio_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
     mime, param = _AUDIO[kind], f"{param}.input_audio.data"
     if data[:5].lower() == "data:":
         data = _data_uri(data, param)[1].partition(",")[2]
-    upload = Upload("audio", _name("audio", number, mime), mime, f"data:{mime};base64,{_base64(data, param)}")
-    return Attachment(upload, param)
+    data = _base64(data, param)
+    return _attached(Upload("audio", _name("audio", data, mime), mime, f"data:{mime};base64,{data}"), param)
 
 
 def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
@@ -131,15 +218,15 @@ def document(name: str, data: str, param: str, number: int) -> Attachment:
         data = data.partition(",")[2]
     else:
         data = _base64(data, param)
-    if mime in ("", "application/octet-stream"):
+    mime = _STANDARD.get(mime, mime)
+    if mime in _SAYS_NOTHING:
         mime = _type_of(name) or mime or "application/octet-stream"
-    name = _file_name(name, mime, number)
     if mime.startswith("image/"):
-        upload = Upload("file", _name("image", number, mime), mime, f"data:{mime};base64,{data}")
-        return Attachment(upload, param)
+        return _image(mime, data, param)
+    name = _file_name(name, mime, number)
     if _TEXTS.fullmatch(mime):
-        return Attachment(Upload("file:full", name, mime, _text(data, param)), param)
-    return Attachment(Upload("file", name, mime, f"data:{mime};base64,{data}"), param)
+        return _attached(Upload("file:full", name, mime, _text(data, param)), param)
+    return _attached(Upload("file", name, mime, f"data:{mime};base64,{data}"), param)
 
 
 def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]:
@@ -188,9 +275,9 @@ def _type_of(name: str) -> str:
     return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
 
 
-def _name(kind: str, number: int, mime: str) -> str:
-    extension = _EXTENSIONS.get(mime) or (mimetypes.guess_extension(mime) or ".bin")[1:]
-    return f"{kind}-{number}.{extension}"
+def _name(kind: str, content: str, mime: str) -> str:
+    """A name of this content's own: Flowise keeps the files of a session in one folder."""
+    return f"{kind}-{_digest(content)[:12]}.{_EXTENSIONS[mime]}"
 
 
 def _file_name(name: str, mime: str, number: int) -> str:
@@ -198,5 +285,5 @@ def _file_name(name: str, mime: str, number: int) -> str:
     plain = re.sub(r"[^\w .()\[\]-]", "_", re.split(r"[/\\]", name)[-1]).strip(" .")[-120:]
     if plain and _type_of(plain) == mime:
         return plain
-    extension = (mimetypes.guess_extension(mime) or ".bin")[1:]
+    extension = _EXTENSIONS.get(mime) or (mimetypes.guess_extension(mime) or ".bin")[1:]
     return f"{plain or f'file-{number}'}.{extension}"

@@ -81,10 +81,11 @@ def new_id(prefix: str) -> str:
 class ParsedRequest:
     """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
 
-    `said` is the question as the client has it (the turns' own is never empty), `conversation` and `user` are
-    the client's ids; `resends` tells that it always sends the whole conversation. `parameters` are OpenAI's
-    fields that a flow may or may not obey, `passed` Flowise's own fields. `is_conversation` tells that
-    another request may go on from the answer, `tools` and `format` what it must keep to.
+    `said` is the question as the client has it (the turns' own is never empty), `left_out` the kinds of what
+    could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends` tells
+    that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or may not
+    obey, `passed` Flowise's own fields. `is_conversation` tells that another request may go on from the
+    answer, `tools` and `format` what it must keep to.
 
     The last nine are of Responses alone: `input_items` is the input made whole, `echo` what the answer
     repeats of the request, `conversation_id` its field `conversation`, `response_id` the answer's own id, if
@@ -100,6 +101,7 @@ class ParsedRequest:
     prefixes: tuple[str, ...] = ()
     said: str = ""
     attachments: tuple[Attachment, ...] = ()
+    left_out: tuple[str, ...] = ()
     conversation: str = ""
     user: str = ""
     resends: bool = False

@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from flow_turn import ActionAsked, FlowEvent, Model, TextDelta, Transcript, Turn, TurnEnded, Upload
+from flow_turn import (
+    ActionAsked,
+    FlowEvent,
+    Model,
+    TextDelta,
+    Transcript,
+    Turn,
+    TurnEnded,
+    with_attached,
+)
 from flowise_actions import decided, decision
 from flowise_client import FlowiseClient
 from flowise_overrides import fitted, passed_on, takes_system_text
 from openai_messages import answer_in_history
 from openai_wire import ParsedRequest, whole_text
+from proxy_attachments import Attachments, Takes, left_out_warning, refuse, takes_of
 from proxy_auth import Caller
-from proxy_errors import BadRequest, ProxyError
+from proxy_errors import ProxyError
 from proxy_identity import Asked, Conversations, Exchange, Outcome, folded, way_of
 
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
@@ -30,7 +40,7 @@ LATE_ANSWER = (
 class Plan:
     """What to do for a request: `turns` to run, or `instead` the events of an answer without any run.
 
-    `ignored` names what was asked for but cannot be obeyed.
+    `ignored` names what was asked for but cannot be obeyed, `warning` what was left out of earlier messages.
     """
 
     turns: tuple[Turn, ...]
@@ -38,6 +48,7 @@ class Plan:
     exchange: Exchange | None = None
     instead: tuple[FlowEvent, ...] = ()
     is_recorded: bool = field(default=True)
+    warning: str = ""
 
 
 class Planner:
@@ -46,6 +57,7 @@ class Planner:
     def __init__(self, conversations: Conversations) -> None:
         """Take where conversations are kept."""
         self._conversations = conversations
+        self._attachments = Attachments()
 
     def plan(
         self,
@@ -60,10 +72,11 @@ class Planner:
         if model.system == "drop" and parsed.turns[0].instructions:
             ignored = (*ignored, "system")
             parsed = replace(parsed, turns=tuple(replace(turn, instructions="") for turn in parsed.turns))
-        _check_uploads(parsed, model, client)
+        takes = takes_of(parsed.attachments, model, client)
+        refuse(parsed.attachments, takes)
         exchange = self._conversations.begin(_asked(parsed, model, caller, header))
         try:
-            return self._planned(exchange, parsed, model, ignored, client)
+            return self._planned(exchange, parsed, model, ignored, takes)
         except ProxyError:
             self._conversations.not_begun(exchange)
             raise
@@ -81,18 +94,22 @@ class Planner:
             self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
         return replace(self.alone(parsed, model, caller), instead=(TurnEnded(),))
 
-    def anew(self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest) -> Turn:
-        """The turn for another model that stands in: all that was said before goes along."""
+    def anew(
+        self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: FlowiseClient
+    ) -> tuple[Turn, str]:
+        """The turn for another model that stands in, and a warning: all that was said before goes along."""
         if plan.exchange is None:
-            return turn
+            return turn, ""
         asked, history = plan.exchange.asked, plan.exchange.history
-        uploads = tuple(attachment.upload for attachment in asked.attachments)
-        turn = replace(
-            asked.turns[0], chat_id=turn.chat_id, history=history, uploads=uploads, stream=turn.stream
+        way = way_of(model.history, model.type, model.has_memory)
+        anew = replace(asked.turns[0], chat_id=turn.chat_id, history=history, stream=turn.stream)
+        older = tuple(replace(attachment, is_newest=False) for attachment in asked.attachments)
+        exchange = replace(
+            plan.exchange, asked=replace(asked, attachments=older), turns=(anew,), is_folded=way == "question"
         )
-        if way_of(model.history, model.type, model.has_memory) == "question":
-            turn = replace(turn, question=folded(history, turn.question), history=())
-        return _fitted((turn,), parsed, model, asked.user)[0][0]
+        takes = takes_of(older, model, client)
+        exchange, warning = self._with_attachments(exchange, parsed, takes)
+        return _fitted(exchange.turns, parsed, model, asked.user)[0][0], warning
 
     def ended(
         self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
@@ -122,9 +139,9 @@ class Planner:
         parsed: ParsedRequest,
         model: Model,
         ignored: tuple[str, ...],
-        client: FlowiseClient,
+        takes: Takes,
     ) -> Plan:
-        turns = exchange.turns
+        turns, warning = exchange.turns, ""
         if exchange.pending is not None:
             if (answers := decision(parsed.said, exchange.pending)) is None:
                 again = replace(exchange.pending, reference=exchange.reference)
@@ -133,8 +150,28 @@ class Planner:
         elif exchange.is_late and decision(parsed.said, _ANY_QUESTION) is not None:
             said = (TextDelta(LATE_ANSWER), TurnEnded())
             return Plan(turns, ignored, exchange, said, is_recorded=False)
-        turns, more = _fitted(_read(turns, parsed, client), parsed, model, exchange.asked.user)
-        return Plan(turns, (*ignored, *more), exchange)
+        else:
+            exchange, warning = self._with_attachments(exchange, parsed, takes)
+            turns = exchange.turns
+        turns, more = _fitted(turns, parsed, model, exchange.asked.user)
+        return Plan(turns, (*ignored, *more), exchange, warning=warning)
+
+    def _with_attachments(
+        self, exchange: Exchange, parsed: ParsedRequest, takes: Takes
+    ) -> tuple[Exchange, str]:
+        """The exchange with what was attached in its turns, and a warning of what was left out."""
+        first, length = exchange.turns[0], len(exchange.history)
+        fit = self._attachments.fitted(
+            exchange.asked.attachments, first.history, length, takes, first.chat_id
+        )
+        turns = []
+        for turn in exchange.turns:
+            question, history = with_attached(fit.documents, turn.question), fit.history
+            if exchange.is_folded:
+                question, history = folded(history, question), ()
+            turns.append(replace(turn, question=question, history=history, uploads=fit.uploads))
+        warning = left_out_warning((*parsed.left_out, *fit.left_out))
+        return replace(exchange, turns=tuple(turns), documents=fit.documents), warning
 
 
 _ANY_QUESTION = ActionAsked({}, ())
@@ -183,53 +220,3 @@ def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:
     """The first header that says something: LibreChat sends empty ones, and old versions their templates."""
     values = ((header(name) or "").strip() for name in names)
     return next((value for value in values if value and "{{" not in value), "")
-
-
-def _check_uploads(parsed: ParsedRequest, model: Model, client: FlowiseClient) -> None:
-    """Refuse what Flowise would drop without a word."""
-    wanted = {_kind(attachment.upload) for attachment in parsed.attachments} - {""}
-    if not wanted:
-        return
-    takes = {"images": model.takes_images, "audio": model.takes_audio}
-    if any(takes[kind] is None for kind in wanted):
-        found = client.abilities(model.flow)[1]
-        takes = {
-            "images": found.get("isImageUploadAllowed") is True,
-            "audio": found.get("isSpeechToTextEnabled") is True,
-        }
-    for attachment in parsed.attachments:
-        kind = _kind(attachment.upload)
-        if kind and not takes[kind]:
-            setting = "image uploads of its chat model" if kind == "images" else "speech to text"
-            raise BadRequest(
-                f"The flow behind this model takes no {kind}: {setting} must be switched on in Flowise.",
-                param=attachment.param,
-                code="unsupported_content",
-            )
-
-
-def _kind(upload: Upload) -> str:
-    if upload.type == "audio":
-        return "audio"
-    return "images" if upload.type in ("file", "url") and upload.mime.startswith("image/") else ""
-
-
-def _read(turns: Sequence[Turn], parsed: ParsedRequest, client: FlowiseClient) -> tuple[Turn, ...]:
-    """The turns with their documents as text, which Flowise reads once for all of them."""
-    if not parsed.attachments:
-        return tuple(turns)
-    texts: dict[int, Upload] = {}
-    for attachment in parsed.attachments:
-        upload = attachment.upload
-        is_document = upload.type == "file" and not upload.mime.startswith("image/")
-        if is_document and any(upload is other for turn in turns for other in turn.uploads):
-            try:
-                text = client.document_text(turns[0].chat_id, upload)
-            except BadRequest as error:
-                error.param = attachment.param
-                raise
-            texts[id(upload)] = replace(upload, type="file:full", data=text)
-    return tuple(
-        replace(turn, uploads=tuple(texts.get(id(upload), upload) for upload in turn.uploads))
-        for turn in turns
-    )

@@ -24,7 +24,7 @@ from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn
 History = tuple[HistoryMessage, ...]
 Way = Literal["session", "messages", "question"]
 
-_FORM = "2"
+_FORM = "3"
 """Goes into every key: records that a version of ours wrote in another form are not found."""
 
 _SHORT_BYTES = 1024
@@ -97,9 +97,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """A session, how many of the transcript's messages it holds itself, and the decision it waits for."""
+    """A session and its chat, how many of the transcript's messages it holds, the decision it waits for."""
 
     session: str
+    chat: str
     conversation: str
     held: int
     action: Mapping[str, Any] | None = None
@@ -136,15 +137,17 @@ class _Kept:
     @classmethod
     def read(cls, raw: bytes) -> _Kept:
         value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
-        value["history"] = tuple(HistoryMessage(**message) for message in value["history"])
-        return cls(**value)
+        messages = (HistoryMessage(**{**m, "files": tuple(m["files"])}) for m in value["history"])
+        return cls(**{**value, "history": tuple(messages)})
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A request joined with its conversation.
 
-    `turns` are ready to run. `history` is the whole transcript before the question. `pending` is a decision
+    `turns` have their session and the history to send, but nothing that was attached yet; `is_folded` tells
+    that their flow is to be told of it in the question, `documents` what was attached to that, as text.
+    `history` is the whole transcript before the question. `pending` is a decision
     that the question may be the answer to; `is_late` tells that one was asked for, but is taken or forgotten.
     `reference` is to be shown with a decision that this exchange asks for.
     """
@@ -158,6 +161,8 @@ class Exchange:
     is_late: bool = False
     held: int = 0
     taken: tuple[str, bytes] | None = None
+    is_folded: bool = False
+    documents: str = ""
 
 
 class Conversations:
@@ -196,6 +201,7 @@ class Conversations:
             is_late=link is None and _reference(history) is not None,
             held=min(link.held, len(history)) if link else 0,
             taken=(key, taken) if key and taken else None,
+            is_folded=asked.way == "question" and link is None,
         )
         return replace(exchange, turns=self._placed(exchange, link, is_first=kept is None))
 
@@ -207,7 +213,7 @@ class Conversations:
         asked, entries = exchange.asked, dict[str, bytes]()
         first: _Kept | None = None
         for turn, outcome in zip(exchange.turns, outcomes, strict=True):
-            history = _with_turn(exchange.history, asked.said, outcome.answer)
+            history = _with_turn(exchange, outcome.answer)
             key = ""
             if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
@@ -244,7 +250,8 @@ class Conversations:
     def _written_link(self, exchange: Exchange, turn: Turn, length: int, action: ActionAsked | None) -> bytes:
         held = exchange.held + length - len(exchange.history)
         asks = (action.action, action.choices) if action else (None, ())
-        return orjson.dumps(_Link(turn.session_id or "", exchange.conversation, held, *asks))
+        link = _Link(turn.session_id or "", turn.chat_id, exchange.conversation, held, *asks)
+        return orjson.dumps(link)
 
     def _kept(self, asked: Asked) -> _Kept | None:
         """The kept conversation that a request names in a way that lets it send only what is new."""
@@ -281,7 +288,7 @@ class Conversations:
         return told and _digest(_system(asked)) == kept.system
 
     def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
-        """Give every turn its session, its share of the history, and the uploads that belong to it."""
+        """Give every turn its session, with the chat that this has for life, and the history to send."""
         asked, history = exchange.asked, exchange.history
         before = history[: len(history) - exchange.held]
         named = asked.conversation and not asked.resends and not asked.previous
@@ -290,16 +297,14 @@ class Conversations:
             session = link.session if link else self._make_id()
             if named and is_first and not history and number == 0:
                 session = self._derived(asked)
-            in_question = asked.way == "question" and not link
             placed.append(
                 replace(
                     turn,
                     session_id=session,
-                    history=() if in_question else before,
-                    question=folded(before, turn.question) if in_question else turn.question,
+                    chat_id=link.chat if link else turn.chat_id,
+                    history=before,
                     instructions="" if link and asked.has_preamble else turn.instructions,
                     rules="" if link and asked.has_preamble else turn.rules,
-                    uploads=turn.uploads + _going_along(asked, len(before), len(history)),
                 )
             )
         return tuple(placed)
@@ -314,8 +319,8 @@ class Conversations:
         return self._mac("scope", asked.caller, asked.flow, conversation, asked.user).hex()
 
     def _link_key(self, scope: str, history: History, asked: Asked) -> str:
-        texts = [[message.role, _trimmed(message.content)] for message in history]
-        return "link:" + self._mac("link", scope, _system(asked), orjson.dumps(texts).decode()).hex()
+        told = orjson.dumps(_fingerprint(history)).decode()
+        return "link:" + self._mac("link", scope, _system(asked), told).hex()
 
     def _talk_key(self, asked: Asked, conversation: str) -> str:
         return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
@@ -332,7 +337,7 @@ def folded(history: History, question: str) -> str:
     if not history:
         return question
     names = {"userMessage": "User", "apiMessage": "Assistant"}
-    told = "\n\n".join(f"{names[message.role]}: {message.content}" for message in history)
+    told = "\n\n".join(f"{names[message.role]}: {message.text}" for message in history)
     return f"[Earlier conversation]\n{told}\n[End of earlier conversation]\n\n{question}"
 
 
@@ -365,24 +370,24 @@ def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
     return _Kept(exchange.conversation, history, instructions, link, _mark(history), system)
 
 
-def _with_turn(history: History, said: str, answer: str) -> History:
+def _with_turn(exchange: Exchange, answer: str) -> History:
     """The transcript as the client will send it back."""
-    new = (HistoryMessage("userMessage", said), HistoryMessage("apiMessage", answer))
-    return history + tuple(message for message in new if message.content)
+    asked, length = exchange.asked, len(exchange.history)
+    files = tuple(a.digest for a in asked.attachments if a.position >= length)
+    new = (
+        HistoryMessage("userMessage", asked.said, files, exchange.documents),
+        HistoryMessage("apiMessage", answer),
+    )
+    return exchange.history + tuple(message for message in new if message.content)
 
 
 def _newest(history: History) -> History:
     size = 0
     for number, message in enumerate(reversed(history)):
-        size += len(message.content)
+        size += len(message.content) + len(message.attached)
         if size > MOST_KEPT_BYTES:
             return history[len(history) - number :]
     return history
-
-
-def _going_along(asked: Asked, before: int, length: int) -> tuple[Any, ...]:
-    """The uploads of the question, and those of earlier turns that are sent along."""
-    return tuple(a.upload for a in asked.attachments if a.position < before or a.position >= length)
 
 
 def _reference(history: History) -> str | None:
@@ -392,7 +397,11 @@ def _reference(history: History) -> str | None:
 
 
 def _mark(history: History) -> str:
-    return _digest([[message.role, _trimmed(message.content)] for message in history])
+    return _digest(_fingerprint(history))
+
+
+def _fingerprint(history: History) -> list[list[str]]:
+    return [[message.role, _trimmed(message.content), *message.files] for message in history]
 
 
 def _digest(value: Any) -> str:

@@ -20,7 +20,7 @@ from flow_guards import (
     with_fallback,
     with_undo,
 )
-from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, Turn
+from flow_turn import ActionAsked, ArtifactMade, FlowEvent, Model, Turn, Warned
 from flowise_client import FlowiseClients
 from openai_rules import kept_to
 from openai_wire import ParsedRequest
@@ -88,5 +88,9 @@ class Runs:
         self.line["fallback"] = model.fallback
         self.line.pop("outcome", None)
         other = self.models.resolve(model.fallback or "")
-        anew = self.planner.anew(self.plan, replace(turn, chat_id=str(uuid4())), other, self.parsed)
-        return self._of_model(anew, other, wake)
+        client = self.clients.client(other.flow, self.key)
+        turn = replace(turn, chat_id=str(uuid4()))
+        anew, warning = self.planner.anew(self.plan, turn, other, self.parsed, client)
+        if warning:
+            yield [Warned(warning)]
+        yield from self._of_model(anew, other, wake)

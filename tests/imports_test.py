@@ -42,7 +42,7 @@ POLICY = frozenset(
         *("proxy_auth", "proxy_config", "proxy_limits", "proxy_models"),
         *("proxy_telemetry", "proxy_streaming", "proxy_tokens", "proxy_identity", "proxy_store"),
         *("proxy_files", "proxy_responses", "proxy_background", "proxy_websocket", "proxy_metrics"),
-        "proxy_pump",
+        *("proxy_pump", "proxy_attachments"),
     }
 )
 RESPONSES = frozenset({"openai_responses_fields", "openai_responses_input", "openai_responses_output"})
@@ -114,6 +114,7 @@ TABLE: dict[str, Rule] = {
     "proxy_models": Rule(CORE_LEAVES | {"flowise_profiles", "proxy_auth", "proxy_config"}, WEB),
     # Fits a request to its flow and its conversation: needs both sides, but neither the web nor a renderer.
     "proxy_exchange": Rule(LEAVES | UPSTREAM | POLICY | {"openai_messages"}, WEB | IO),
+    "proxy_attachments": Rule(CORE_LEAVES | {"flowise_client", "openai_messages"}, WEB | IO),
     "proxy_runs": Rule(LEAVES | UPSTREAM | POLICY | {"openai_rules", "proxy_exchange"}, WEB | IO),
     **{
         name: Rule(LEAVES | UPSTREAM | POLICY | WIRE | {"proxy_exchange", "proxy_runs"})

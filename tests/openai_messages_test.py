@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flow_turn import FunctionCalled, HistoryMessage
-from openai_messages import ROLES, Conversation, answer_in_history, conversation
+from openai_messages import LOOK, ROLES, Conversation, answer_in_history, conversation
 from proxy_errors import BadRequest
 
 
@@ -238,7 +238,6 @@ OK = user("Hi")
         ([{"role": "user"}], "messages[0].content", MISSING),
         ([user(None)], "messages[0].content", MISSING),
         ([system(None)], "messages[0].content", MISSING),
-        ([{**TOOL, "content": None}], "messages[0].content", MISSING),
         ([user(1)], "messages[0].content", TYPE),
         ([user({"type": "text"})], "messages[0].content", TYPE),
         ([assistant(False)], "messages[0].content", TYPE),
@@ -308,8 +307,115 @@ def test_arguments_that_are_an_object_are_told_as_json() -> None:
 )
 def test_a_bad_tool_call_is_refused_in_its_old_and_its_empty_forms_too(more: Any, param: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        conversation([assistant("a", **more), OK])
+        conversation([assistant("a", **more)])
     assert caught.value.param == param
+    read = conversation([assistant("a", **more), OK])
+    assert read == Conversation("Hi", (answered("a\n[tool call left out]"),), left_out=("tool call",))
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+BAD_PARTS: list[tuple[Any, str]] = [
+    ({"type": "image_url", "image_url": {"url": "data:image/png;base64,?"}}, "image"),
+    ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "image"),
+    ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "audio"),
+    ({"type": "file", "file": {"file_id": "file-1"}}, "file"),
+    ({"type": "file", "file": {"filename": "a.txt", "file_data": "data:text/plain;base64,/w=="}}, "file"),
+    ({"type": "video_url", "video_url": {"url": "https://a.b/c.mp4"}}, "part"),
+    ({"type": "text"}, "part"),
+    ({"type": ["text"]}, "part"),
+    ({}, "part"),
+    (None, "part"),
+    (5, "part"),
+]
+
+
+@pytest.mark.parametrize(("part", "kind"), BAD_PARTS, ids=str)
+def test_what_cannot_be_read_of_an_earlier_message_is_a_note(part: Any, kind: str) -> None:
+    with pytest.raises(BadRequest):
+        conversation([user(["Look:", part])])
+    note = f"Look:\n[{kind} left out]"
+    # Refused before, it is sent again with every later message, with or without an answer between.
+    for later in ([user("Go on without it")], [user("And?"), assistant("Hm."), user("Go on without it")]):
+        read = conversation([user(["Look:", part]), *later])
+        said = "\n\n".join([*(message.content for message in read.history), read.question])
+        assert said.startswith(note)
+        assert said.endswith("Go on without it")
+        assert read.left_out == (kind,)
+    agent = [user(["Look:", part]), assistant(tool_calls=[call("t")]), TOOL]
+    assert conversation(agent).history[0] == asked(note)
+    answer = [user("a"), assistant(["Look:", part]), user("b")]
+    assert conversation(answer).history[1] == answered(note)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "Hi",
+        {},
+        {"role": "robot", "content": "Hi"},
+        {"content": "Hi"},
+    ],
+)
+def test_an_earlier_message_that_is_none_is_left_out(message: Any) -> None:
+    read = conversation([message, assistant("a"), OK])
+    assert (read.history, read.question, read.left_out) == ((answered("a"),), "Hi", ("message",))
+
+
+@pytest.mark.parametrize("message", [user(None), user([]), {"role": "user"}, {**TOOL, "content": None}])
+def test_nothing_in_an_earlier_message_is_nothing(message: Any) -> None:
+    read = conversation([user("a"), message, assistant("b"), OK])
+    assert (read.question, read.left_out) == ("Hi", ())
+
+
+def test_a_tool_may_give_nothing() -> None:
+    read = conversation([user("q"), assistant(tool_calls=[call("t")]), {**TOOL, "content": None}])
+    assert read.question == "Tool result of t: "
+
+
+def test_an_earlier_tool_result_need_not_name_its_call() -> None:
+    read = conversation([user("q"), assistant("x"), {"role": "tool", "content": "42"}, assistant("y"), OK])
+    assert read.history[2] == asked("Tool result of the tool: 42")
+
+
+@pytest.mark.parametrize("kind", ["thinking", "redacted_thinking", "reasoning", "think"])
+def test_the_thoughts_of_another_model_are_no_part_of_its_answer(kind: str) -> None:
+    read = conversation([user("q"), assistant([{"type": kind, kind: "Hm"}, "x"]), OK])
+    assert (read.history[1], read.left_out) == (answered("x"), ())
+
+
+def test_a_system_text_is_no_earlier_message() -> None:
+    with pytest.raises(BadRequest):
+        conversation([system([{"type": "smell"}]), user("a"), assistant("b"), OK])
+
+
+def test_the_same_words_with_another_file_are_another_message() -> None:
+    def history(url: str) -> tuple[HistoryMessage, ...]:
+        picture = {"type": "image_url", "image_url": {"url": url}}
+        return conversation([user(["Look", picture]), assistant("A cat."), user("And?")]).history
+
+    data = "data:image/png;base64,"
+    assert history(data + "AAAA") == history("data:image/PNG;name=x;base64,AA\nAA")
+    assert history(data + "AAAA") != history(data + "AAAB")
+    assert (
+        history("https://a.b/c?sig=1") == history("https://a.b/c?sig=2#x") != history("https://a.b/d?sig=1")
+    )
+    assert history(data + "AAAA")[1] == answered("A cat.")
+
+
+def test_a_file_alone_is_a_message_too() -> None:
+    read = conversation([user([IMAGE]), assistant("A cat."), user([IMAGE])])
+    assert [message.content for message in read.history] == [LOOK, "A cat."]
+    assert read.question == read.to_ask == LOOK
+    assert [(each.position, each.is_newest) for each in read.attachments] == [(0, False), (2, True)]
+    assert read.history[0].files == (read.attachments[0].digest,)
+
+
+def test_only_the_users_last_message_is_the_newest() -> None:
+    pictures = [user(["a", IMAGE]), user(["b", IMAGE]), {**TOOL, "content": [IMAGE]}]
+    assert [each.is_newest for each in conversation(pictures).attachments] == [False, True, False]
+    after = [user(["a", IMAGE]), assistant(tool_calls=[call("t")]), {**TOOL, "content": [IMAGE]}]
+    assert [each.is_newest for each in conversation(after).attachments] == [False, False]
 
 
 @pytest.mark.parametrize("function", ["x", ["x"]])

@@ -1070,3 +1070,57 @@ def test_without_sources_nothing_is_cited() -> None:
     [message] = renderer.body([Case("c", [TextDelta("a")]).transcript()])["output"]
     assert message["content"][0]["annotations"] == []
     assert message["id"].startswith("msg_")
+
+
+# Earlier turns
+
+
+def item_of(role: str, content: Any) -> dict[str, Any]:
+    """A message item."""
+    return {"type": "message", "role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("item", "said", "left_out"),
+    [
+        (
+            item_of("user", [{"type": "input_video"}, {"type": "input_text", "text": "a"}]),
+            "[part left out]\na",
+            "part",
+        ),
+        (item_of("user", [{"type": "input_image", "image_url": "file:///x"}]), "[image left out]", "image"),
+        (item_of("user", [{"type": "input_image", "file_id": "file-1"}]), "[image left out]", "image"),
+        (item_of("user", [{"type": "input_file", "file_id": "file-1"}]), "[file left out]", "file"),
+        (item_of("user", [None]), "[part left out]", "part"),
+        ({"role": "user", "content": 5}, "[message left out]", "message"),
+    ],
+)
+def test_what_cannot_be_read_of_an_earlier_item_is_a_note(item: Any, said: str, left_out: str) -> None:
+    with pytest.raises(BadRequest):
+        parse_response({**HELLO, "input": [item]})
+    for between in ([item_of("assistant", "b")], []):
+        asked = parse_response({**HELLO, "input": [item, *between, item_of("user", "c")]})
+        history = asked.turns[0].history
+        assert (history[0].content if between else asked.said.removesuffix("\n\nc")) == said
+        assert asked.left_out == (left_out,)
+        # The item is whole: it can be kept, listed and gone on from.
+        again = parse_response({**HELLO, "input": list(asked.input_items)})
+        assert again.said == asked.said
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "function_call", "name": "f"},
+        {"type": "function_call_output", "call_id": "c9", "output": "42"},
+        {"type": "function_call_output", "call_id": "c9", "output": None},
+        item_of("user", None),
+        item_of("narrator", "x"),
+        {"type": "reasoning"},
+        5,
+        None,
+    ],
+)
+def test_no_earlier_item_is_a_reason_to_refuse(item: Any) -> None:
+    asked = parse_response({**HELLO, "input": [item, item_of("assistant", "b"), item_of("user", "c")]})
+    assert (asked.said, asked.turns[0].history[-1].content) == ("c", "b")

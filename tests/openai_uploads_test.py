@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -39,32 +40,39 @@ def encoded(text: str | bytes) -> str:
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
 
+def named(kind: str, content: str, extension: str) -> str:
+    """The name of a picture or a recording, by its content."""
+    if content.startswith("data:"):
+        content = content.partition(",")[2]
+    return f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.{extension}"
+
+
 @pytest.mark.parametrize(
     ("part", "upload"),
     [
-        (image("data:image/png;base64,AAAA"), Upload("file", "image-1.png", "image/png", "data:image/png;base64,AAAA")),
+        (image("data:image/png;base64,AAAA"), Upload("file", named("image", "data:image/png;base64,AAAA", "png"), "image/png", "data:image/png;base64,AAAA")),
         (
             image("DATA:image/JPEG;name=x.jpg;BASE64,AA\n-_"),
-            Upload("file", "image-1.jpg", "image/jpeg", "data:image/jpeg;base64,AA+/"),
+            Upload("file", named("image", "data:image/jpeg;base64,AA+/", "jpg"), "image/jpeg", "data:image/jpeg;base64,AA+/"),
         ),
         (
             image("data:image/svg+xml,%3Csvg/%3E"),
-            Upload("file", "image-1.svg", "image/svg+xml", f"data:image/svg+xml;base64,{encoded('<svg/>')}"),
+            Upload("file", named("image", f"data:image/svg+xml;base64,{encoded('<svg/>')}", "svg"), "image/svg+xml", f"data:image/svg+xml;base64,{encoded('<svg/>')}"),
         ),
-        (image("https://a.b/c.webp?x=1"), Upload("url", "image-1.webp", "image/webp", "https://a.b/c.webp?x=1")),
-        (image("http://a.b/pic"), Upload("url", "image-1.png", "image/png", "http://a.b/pic")),
-        (image("http://a.b/page.html"), Upload("url", "image-1.png", "image/png", "http://a.b/page.html")),
+        (image("https://a.b/c.webp?x=1"), Upload("url", named("image", "https://a.b/c.webp?x=1", "webp"), "image/webp", "https://a.b/c.webp?x=1")),
+        (image("http://a.b/pic"), Upload("url", named("image", "http://a.b/pic", "png"), "image/png", "http://a.b/pic")),
+        (image("http://a.b/page.html"), Upload("url", named("image", "http://a.b/page.html", "png"), "image/png", "http://a.b/page.html")),
         (
             {"type": "image_url", "image_url": "data:image/gif;base64,AAAA"},
-            Upload("file", "image-1.gif", "image/gif", "data:image/gif;base64,AAAA"),
+            Upload("file", named("image", "data:image/gif;base64,AAAA", "gif"), "image/gif", "data:image/gif;base64,AAAA"),
         ),
         (
             {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "WEBM"}},
-            Upload("audio", "audio-1.webm", "audio/webm", "data:audio/webm;base64,AAAA"),
+            Upload("audio", named("audio", "data:audio/webm;base64,AAAA", "webm"), "audio/webm", "data:audio/webm;base64,AAAA"),
         ),
         (
             {"type": "input_audio", "input_audio": {"data": "data:audio/ogg;base64,AAAA", "format": "opus"}},
-            Upload("audio", "audio-1.ogg", "audio/ogg", "data:audio/ogg;base64,AAAA"),
+            Upload("audio", named("audio", "data:audio/ogg;base64,AAAA", "ogg"), "audio/ogg", "data:audio/ogg;base64,AAAA"),
         ),
         (
             file(filename="notes.txt", file_data=f"data:text/plain;base64,{encoded('hé')}"),
@@ -81,7 +89,7 @@ def encoded(text: str | bytes) -> str:
         ),
         (
             file(filename="x.png", file_data="data:image/png;base64,AAAA"),
-            Upload("file", "image-1.png", "image/png", "data:image/png;base64,AAAA"),
+            Upload("file", named("image", "data:image/png;base64,AAAA", "png"), "image/png", "data:image/png;base64,AAAA"),
         ),
         (
             file(filename="../../etc/a b?.pdf", file_data="data:application/pdf;base64,AAAA"),
@@ -143,16 +151,97 @@ def test_an_attachment_knows_the_message_it_came_with() -> None:
             {"role": "user", "content": [image("https://a.b/2.png"), image("https://a.b/3.png")]},
         ]
     )
-    assert [(a.position, a.upload.name) for a in chat.attachments] == [
-        (0, "image-1.png"),
-        (2, "image-2.png"),
-        (2, "image-3.png"),
+    assert [(a.position, a.upload.data[-5:], a.is_newest) for a in chat.attachments] == [
+        (0, "1.png", False),
+        (2, "2.png", True),
+        (2, "3.png", True),
     ]
-    assert (chat.question, chat.to_ask) == ("", LOOK)
+    assert (chat.question, chat.to_ask) == (LOOK, LOOK)
 
 
 @pytest.mark.parametrize("path", sorted(LIBRECHAT.glob("*.json")), ids=lambda path: path.stem)
 def test_librechats_attachments_are_read(path: Path) -> None:
     body = json.loads(path.read_text())["request"]["body"]
-    names = [attachment.upload.name for attachment in parse_chat(body).attachments]
-    assert names == {"09-chat-image": ["image-1.png"], "11-chat-pdf-file": ["doc.pdf"]}.get(path.stem, [])
+    names = [attachment.upload.name.partition("-")[0] for attachment in parse_chat(body).attachments]
+    assert names == {"09-chat-image": ["image"], "11-chat-pdf-file": ["doc.pdf"]}.get(path.stem, [])
+
+
+PNG, JPEG, WEBP = (
+    encoded(b"\x89PNG\r\n\x1a\n"),
+    encoded(b"\xff\xd8\xff\xe0"),
+    encoded(b"RIFF\0\0\0\0WEBPVP8 "),
+)
+
+
+@pytest.mark.parametrize(
+    ("mime", "data", "standard", "extension"),
+    [
+        ("image/jpg", "AAAA", "image/jpeg", "jpg"),
+        ("IMAGE/JPG", "AAAA", "image/jpeg", "jpg"),
+        ("image/pjpeg", "AAAA", "image/jpeg", "jpg"),
+        ("image/x-png", "AAAA", "image/png", "png"),
+        ("image/apng", "AAAA", "image/png", "png"),
+        ("image/x-ms-bmp", "AAAA", "image/bmp", "bmp"),
+        ("image/tif", "AAAA", "image/tiff", "tiff"),
+        ("image/svg", "AAAA", "image/svg+xml", "svg"),
+        ("image/vnd.microsoft.icon", "AAAA", "image/x-icon", "ico"),
+        ("image/avif", "AAAA", "image/avif", "avif"),
+        ("image/*", PNG, "image/png", "png"),
+        ("image/unknown", JPEG, "image/jpeg", "jpg"),
+        ("application/octet-stream", WEBP, "image/webp", "webp"),
+        ("", PNG, "image/png", "png"),
+    ],
+)
+def test_an_images_type_is_the_standard_one_with_the_extension_that_flowise_takes(
+    mime: str, data: str, standard: str, extension: str
+) -> None:
+    uri = f"data:{standard};base64,{data}"
+    for part in (
+        image(f"data:{mime};base64,{data}"),
+        file(filename="a.JPG", file_data=f"data:{mime};base64,{data}"),
+    ):
+        if part["type"] == "file" and not mime.lower().startswith("image/"):
+            continue
+        assert attached(part).upload == Upload("file", named("image", uri, extension), standard, uri)
+
+
+@pytest.mark.parametrize(
+    "mime", ["image/heic", "image/jxl", "image/vnd.adobe.photoshop", "image/x-canon-cr2"]
+)
+def test_an_image_that_flowise_would_fail_for_is_refused_before(mime: str) -> None:
+    for part in (image(f"data:{mime};base64,AAAA"), file(filename="a", file_data=f"data:{mime};base64,AAAA")):
+        with pytest.raises(BadRequest, match="send png, jpeg, gif or webp") as caught:
+            attached(part)
+        assert caught.value.code == "unsupported_content"
+
+
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
+@pytest.mark.parametrize(
+    ("name", "mime", "kind", "known", "standard"),
+    [
+        ("a.docx", "", "file", "a.docx", DOCX),
+        ("a", DOCX, "file", "a.docx", DOCX),
+        ("a.pdf", "application/x-pdf", "file", "a.pdf", "application/pdf"),
+        ("a.pdf", "binary/octet-stream", "file", "a.pdf", "application/pdf"),
+        ("a.csv", "application/vnd.ms-excel", "file:full", "a.csv", "text/csv"),
+        ("a.xls", "application/vnd.ms-excel", "file", "a.xls", "application/vnd.ms-excel"),
+        ("a.ts", "video/mp2t", "file:full", "a.ts", "text/plain"),
+        ("a.toml", "", "file:full", "a.toml", "text/plain"),
+        ("a.rtf", "text/rtf", "file", "a.rtf", "application/rtf"),
+    ],
+)
+def test_a_documents_type_is_the_standard_one(
+    name: str, mime: str, kind: str, known: str, standard: str
+) -> None:
+    data = f"data:{mime};base64,{encoded('words')}" if mime else encoded("words")
+    upload = attached(file(filename=name, file_data=data)).upload
+    assert (upload.type, upload.name, upload.mime) == (kind, known, standard)
+
+
+def test_the_digest_is_of_the_content_alone() -> None:
+    digest = attached(image("data:image/png;base64,AAAA")).digest
+    assert digest == attached(image("data:image/jpeg;base64,AAAA")).digest
+    assert digest != attached(image("data:image/png;base64,AAAB")).digest
+    assert attached(image("https://a.b/c?sig=1#x")).digest == attached(image("https://a.b/c?sig=2")).digest

@@ -275,16 +275,55 @@ def test_of_a_long_conversation_the_newest_turns_are_kept(client: Client) -> Non
     assert [text for _, text in client.flowise.seen] == [long, "last"] or len(client.flowise.seen) < 6
 
 
-def test_images_of_earlier_messages_go_along_where_those_do(client: Client) -> None:
-    def image(name: str, position: int) -> Attachment:
-        return Attachment(Upload("file", name, "image/png", "data:"), "p", position)
+def test_a_session_has_one_chat_for_its_whole_life(client: Client) -> None:
+    talk: list[Message] = []
+    chats = []
+    for number in range(4):
+        exchange = client.begin(talk, f"q{number}")
+        client.end(exchange, f"a{number}")
+        chats.append(exchange.turns[0].chat_id)
+        talk = [*talk, ("user", f"q{number}"), ("assistant", f"a{number}")]
+    assert len(set(chats)) == 1
+    first = client.begin(talk, "now")  # taken, and nobody else can have it
+    second, edited = client.begin(talk, "now"), client.begin(talk[:4], "edited")
+    again = client.begin([], "q0")
+    assert first.turns[0].chat_id == chats[0]
+    assert len({chats[0], *(each.turns[0].chat_id for each in (second, edited, again))}) == 4
 
-    talk = client.ask([], "q", "a")
-    images = (image("old", 0), image("new", 2))
-    continued = client.begin(talk, "x", attachments=images)
-    anew = client.begin(talk, "x", attachments=images)
-    assert [upload.name for upload in continued.turns[0].uploads] == ["new"]
-    assert [upload.name for upload in anew.turns[0].uploads] == ["old", "new"]
+
+def test_a_run_that_did_not_end_leaves_its_chat_to_nobody(client: Client) -> None:
+    talk = client.ask([], "q0", "a0")
+    left = client.begin(talk, "left")  # Flowise runs on under this chat
+    assert client.begin(talk, "left").turns[0].chat_id != left.turns[0].chat_id
+
+
+def attached(name: str, position: int) -> Attachment:
+    """A picture of a message."""
+    return Attachment(Upload("file", name, "image/png", "data:"), "p", position, digest=name)
+
+
+def test_the_same_words_under_another_picture_are_another_transcript(client: Client) -> None:
+    def begin(picture: str) -> Exchange:
+        history = (
+            HistoryMessage("userMessage", "Look", (picture,)),
+            HistoryMessage("apiMessage", "A cat."),
+        )
+        return client.begin(
+            [], "And?", turns=(Turn(FLOW, "And?", history),), attachments=(attached(picture, 0),)
+        )
+
+    client.end(client.begin([], "Look", attachments=(attached("cat", 0),)), "A cat.")
+    assert begin("dog").turns[0].history
+    assert begin("cat").turns[0].history == ()
+
+
+def test_a_kept_conversation_has_its_documents(client: Client) -> None:
+    client.way, client.more = "messages", {"conversation": "c1"}
+    exchange = client.begin([], "Read it", attachments=(attached("doc", 0),))
+    client.end(replace(exchange, documents="<doc>words</doc>"), "Read.")
+    [asked, _] = client.begin([], "And?").turns[0].history
+    assert asked == HistoryMessage("userMessage", "Read it", ("doc",), "<doc>words</doc>")
+    assert asked.text == "<doc>words</doc>\n\nRead it"
 
 
 # System texts
@@ -501,9 +540,10 @@ def test_a_flow_is_told_of_earlier_turns_in_the_way_it_heeds(
 def test_earlier_turns_are_folded_into_the_question_in_their_order(client: Client) -> None:
     client.way = "question"
     talk = client.ask(client.ask([], "q0", "a0"), "q1", "a1")
-    [turn] = client.begin(talk, "now?").turns
-    assert turn.history == ()
-    places = [turn.question.find(text) for text in ("User: q0", "Assistant: a0", "User: q1", "a1", "now?")]
+    exchange = client.begin(talk, "now?")
+    assert exchange.is_folded
+    question = folded(exchange.turns[0].history, exchange.turns[0].question)
+    places = [question.find(text) for text in ("User: q0", "Assistant: a0", "User: q1", "a1", "now?")]
     assert places == sorted(places)
     assert min(places) >= 0
     assert folded((), "now?") == "now?"
