@@ -9,13 +9,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-import orjson
 from flask import Flask, Response, g, request
 
 from openai_responses import ResponsesRenderer, parse_response
 from openai_responses_compact import compacted, input_tokens
 from openai_responses_socket import Host, ResponseSocket, scope, stored_renderer
-from openai_wire import ParsedRequest, Renderer, new_id
+from openai_wire import ParsedRequest, Renderer, json_bytes, new_id
 from proxy_background import BackgroundRun, cancelled, replayed
 from proxy_errors import BadRequest, ResponseNotFound, StoreUnavailable
 from proxy_responses import Context, Item, Record, StoredResponse, page
@@ -220,4 +219,4 @@ def _not_found(response_id: str) -> ResponseNotFound:
 
 
 def _json(body: Any, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), headers=headers, mimetype="application/json")
+    return Response(json_bytes(body), headers=headers, mimetype="application/json")

@@ -21,7 +21,7 @@ from wsproto.frame_protocol import CloseReason
 from openai_fields import json_object, missing, string, wrong_type
 from openai_responses import ResponsesRenderer, parse_response
 from openai_responses_fields import text_or_null
-from openai_wire import DONE, Frame, ParsedRequest, Renderer, new_id
+from openai_wire import DONE, Frame, ParsedRequest, Renderer, json_bytes, new_id, on_one_line
 from proxy_errors import (
     BadRequest,
     NotAuthenticated,
@@ -145,7 +145,7 @@ class ResponseSocket:
             body = json_object(message.encode())
             if body.get("type") != "response.steer":
                 return False
-            self._socket.send(orjson.dumps(self._steering_failed(body)).decode())
+            self._socket.send(json_bytes(self._steering_failed(body)).decode())
         except BadRequest as error:
             self._refuse(error)
         return True
@@ -174,7 +174,7 @@ class ResponseSocket:
         event = {"type": "error", "status": status, **error_body(error)}
         if lane is not None:
             event["stream_id"] = lane
-        self._socket.send(orjson.dumps(event).decode())
+        self._socket.send(json_bytes(event).decode())
         if isinstance(error, NotAuthenticated):
             self._socket.close(CloseReason.POLICY_VIOLATION, "the key is no longer valid")
             raise WebSocketClosed
@@ -234,7 +234,7 @@ class ResponseSocket:
         end = b"}" if self._lane is None else b',"stream_id":%b}' % orjson.dumps(self._lane)
         for frame in frames:
             if frame is not DONE:
-                self._socket.send((frame.data[:-1] + end).decode())
+                self._socket.send(on_one_line(frame.data[:-1] + end).decode())
 
 
 class _OutOfTime(BadRequest):

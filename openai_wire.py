@@ -45,12 +45,36 @@ HEARTBEAT = b": keep-alive\n\n"
 
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
     """The bytes of frames: LF only, an event never split over two writes (open-responses.md §4)."""
-    return b"".join(
-        [
-            b"data: %b\n\n" % data if event is None else b"event: %b\ndata: %b\n\n" % (event.encode(), data)
-            for data, event in frames
-        ]
+    return on_one_line(
+        b"".join(
+            [
+                b"data: %b\n\n" % data
+                if event is None
+                else b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+                for data, event in frames
+            ]
+        )
     )
+
+
+def on_one_line(raw: bytes) -> bytes:
+    """JSON with the line ends of Unicode escaped in its texts.
+
+    JSON may hold them as they are, but Python's readers of lines (httpx, requests) end a line there: a flow's
+    text could forge an event, `[DONE]` too.
+    """
+    if raw.isascii() or not (b"\xe2\x80" in raw or b"\xc2\x85" in raw):
+        return raw
+    return (
+        raw.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
+
+
+def json_bytes(value: Any) -> bytes:
+    """A body of ours."""
+    return on_one_line(orjson.dumps(value))
 
 
 def error_frame(error: ProxyError) -> Frame:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from flask import Request, Response, g, request
 
 from flow_turn import ActionAsked, ArtifactMade, FlowEvent
 from openai_files import FILES_PATH
+from openai_wire import json_bytes
 from proxy_errors import BadRequest, BodyTooLarge, EncodingNotSupported
 from proxy_exchange import Plan
 from proxy_files import FileLinks, StoredFile
@@ -134,4 +134,4 @@ def answer_headers(plan: Plan) -> dict[str, str]:
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A value as the answer."""
-    return Response(orjson.dumps(body), status, headers, mimetype="application/json")
+    return Response(json_bytes(body), status, headers, mimetype="application/json")
