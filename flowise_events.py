@@ -44,6 +44,9 @@ _TOKEN_TEXT = len(_TOKEN) - 1
 _BETWEEN_TOKENS = b'"}\n\n' + _FRAME + _TOKEN
 _UNCLEAR_END = b'\\"}\n'
 
+_APART = "\n\n"
+"""Between the texts of two nodes that both end their branch: Flowise sends them one behind the other."""
+
 
 class SseDecoder:
     """Bytes of an event stream into whole events, however they are split. Lines may be of any length.
@@ -111,9 +114,12 @@ class EventDecoder:
         self._has_run = False
         self.is_complete = False
         self.has_ended = False
+        self._node = ""
         self._spoke = False
-        # What waits for the next text: half a character, which JavaScript may cut in two.
-        self._before = ""
+        self._speakers: set[str] = set()
+        # What goes before the next text: nothing or an empty line where a node's text begins, or half a
+        # character, which JavaScript may cut in two. None: nothing is to be done, as for nearly all tokens.
+        self._before: str | None = None
         self._half_thought = ""
         # Tools may be used twice alike by two nodes; a source or a file is the same one.
         self._told_of_node: Counter[str] = Counter()
@@ -129,13 +135,13 @@ class EventDecoder:
     def tokens(self, events: bytes) -> str | None:
         """The text of tokens and nothing else as Flowise writes them, None for all other events."""
         # One text with a backslash at its end would hide where it ends.
-        if self._before or not events.startswith(_FRAME) or _UNCLEAR_END in events:
+        if self._before is not None or not events.startswith(_FRAME) or _UNCLEAR_END in events:
             return None
         return self.token(events[len(_FRAME) : -2].replace(_BETWEEN_TOKENS, b""))
 
     def token(self, payload: bytes) -> str | None:
         """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
-        if not self._before and payload.startswith(_TOKEN) and payload.endswith(b'"}'):
+        if self._before is None and payload.startswith(_TOKEN) and payload.endswith(b'"}'):
             try:
                 text: str = orjson.loads(payload[_TOKEN_TEXT:-1])
             except orjson.JSONDecodeError:
@@ -156,9 +162,14 @@ class EventDecoder:
         self._has_run = True
 
     def _token(self, data: Any) -> Iterator[FlowEvent]:
-        if isinstance(data, str) and data:
+        if not isinstance(data, str):
+            return
+        if self._before in ("", _APART):
+            data = data.lstrip("\r\n")  # a person's question begins with an empty line
+        if data:
             self._spoke = True
-            text, self._before = _joined(self._before, data)
+            text, half = _joined(self._before or "", data)
+            self._before = half or None
             if text:
                 yield TextDelta(text)
 
@@ -218,6 +229,11 @@ class EventDecoder:
             return
         if status == "INPROGRESS":
             yield from self._ended_steps()
+            yield from self._lone_half()
+            if self._spoke:
+                self._speakers.add(self._node)
+            self._node, self._spoke = _text(data.get("nodeId")), False
+            self._before = _APART if self._speakers else ""
             self._told_of_node.clear()
             yield StepStarted(label)
         elif status:
@@ -248,7 +264,7 @@ class EventDecoder:
 
     def _usage_metadata(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, dict):
-            self._usage = _usage_of(data)
+            self._usage = _usage_of(data) or self._usage
         return iter(())
 
     def _metadata(self, data: Any) -> Iterator[FlowEvent]:
@@ -271,17 +287,26 @@ class EventDecoder:
     def closing(self) -> Iterator[FlowEvent]:
         """Give what is known only when the run is over: text no token carried, files, usage, its end."""
         yield from self._ended_steps()
-        if self._before:
-            yield TextDelta(_without_lone_surrogates(self._before))
-        if not self._spoke and (text := executed_text(self._executed)):
-            yield TextDelta(text)
-        if self._asked:
-            yield self._asked
+        yield from self._lone_half()
+        if not self._spoke and (text := self._silent_end()):
+            yield TextDelta(_APART + text if self._speakers else text)
+        if asked := self._asked or executed_action(self._executed):
+            yield asked
         yield from self._files
         usage = executed_usage(self._executed) or self._usage
         if usage:
             yield usage
         yield TurnEnded(executed_reason(self._executed))
+
+    def _lone_half(self) -> Iterator[FlowEvent]:
+        if self._before not in (None, "", _APART):
+            yield TextDelta("\ufffd")
+        self._before = None
+
+    def _silent_end(self) -> str:
+        """The text of the last node, which is Flowise's answer, if none of its tokens told it."""
+        is_told = self._speakers and _text(_last(self._executed).get("nodeId")) != self._node
+        return "" if is_told else executed_text(self._executed).lstrip("\r\n")
 
     @staticmethod
     def _untold(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
@@ -317,8 +342,11 @@ class EventDecoder:
     }
 
 
-def answer_events(answer: Any) -> Iterator[FlowEvent]:
-    """A JSON answer into the same events that its stream would have given."""
+def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> Iterator[FlowEvent]:
+    """A JSON answer into the same events that its stream would have given.
+
+    `human_input` is the decision that resumed the run: what ran before is in the answer, too.
+    """
     if not isinstance(answer, dict):
         yield from _text_event(answer)
         yield TurnEnded()
@@ -333,9 +361,10 @@ def answer_events(answer: Any) -> Iterator[FlowEvent]:
     finds = [*map(_output, executed), *agents, answer]
     if documents := tuple(_once(finds, "sourceDocuments")):
         yield SourcesFound(documents)
-    yield from _text_event(answer_text(answer, executed))
-    if isinstance(answer.get("action"), dict):
-        yield action_asked(answer["action"])
+    yield from _text_event(answer_text(answer, _resumed(executed, human_input)))
+    action = answer.get("action")
+    if asked := action_asked(action) if isinstance(action, dict) else executed_action(executed):
+        yield asked
     yield from map(artifact_made, _once(finds, "artifacts", "fileAnnotations"))
     if usage := executed_usage(executed):
         yield usage
@@ -359,10 +388,14 @@ _ENVELOPE = frozenset(
 
 
 def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
-    """The answer itself: `text`, `json`, the last node's output, else what a custom function returned."""
+    """The answer itself: `text`, `json`, the nodes' output, else what a custom function returned."""
     text = answer.get("text")
+    if isinstance(text, str) and executed:
+        last = text if text.strip() else executed_text(executed)
+        texts = [*map(executed_text, _earlier_ends(executed)), last]
+        return _APART.join(filter(None, (each.lstrip("\r\n") for each in texts)))
     if isinstance(text, str):
-        return text if text.strip() else executed_text(executed) or ""
+        return text if text.strip() else ""
     if text is not None:
         return text
     if answer.get("json") is not None:
@@ -372,7 +405,7 @@ def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
 
 def executed_text(executed: list[Any]) -> str:
     """What the last executed node put out, for nodes that send no token; never a second run."""
-    output = _output(executed[-1]) if executed else {}
+    output = _output(_last(executed))
     content = output.get("content")
     if isinstance(content, str) and content.strip():
         return content
@@ -380,6 +413,40 @@ def executed_text(executed: list[Any]) -> str:
     if isinstance(http, dict) and http.get("data") not in (None, ""):
         return json_text(http["data"])
     return "" if content is None or isinstance(content, str) else json_text(content)
+
+
+_SPEAKING = frozenset(
+    f"{name}Agentflow" for name in ("llm", "agent", "directReply", "tool", "retriever", "executeFlow")
+)
+"""Types of nodes that stream what they say where they end a branch."""
+
+
+def _earlier_ends(executed: list[Any]) -> list[list[Any]]:
+    """The last nodes of all branches of a run but the one that ran last; none of a run that is stopped."""
+    if _last(executed).get("status") == "STOPPED":
+        return []
+    before = [node["previousNodeIds"] for node in executed if isinstance(node.get("previousNodeIds"), list)]
+    followed = {name for names in before for name in names if isinstance(name, str)}
+    return [
+        [node]
+        for node in executed[:-1]
+        if _text(_dict(node.get("data")).get("name")) in _SPEAKING
+        and _text(node.get("nodeId")) not in followed
+    ]
+
+
+def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list[Any]:
+    """The nodes that ran since a decision."""
+    if human_input is None:
+        return executed
+    places = [n for n, node in enumerate(executed) if node.get("nodeId") == human_input.get("startNodeId")]
+    return executed[places[-1] if places else -1 :]
+
+
+def executed_action(executed: list[Any]) -> ActionAsked | None:
+    """The decision that a stopped run waits for: before 3.1.2 a JSON answer has it nowhere else."""
+    action = _dict(_output(_last(executed)).get("humanInputAction"))
+    return action_asked(action) if action and _last(executed).get("status") == "STOPPED" else None
 
 
 def executed_usage(executed: list[Any]) -> UsageReported | None:
@@ -403,7 +470,7 @@ def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> li
 
 def executed_reason(executed: list[Any]) -> FinishReason:
     """Why the model of the last node stopped, in OpenAI's words."""
-    output = _output(executed[-1]) if executed else {}
+    output = _output(_last(executed))
     reason = _dict(output.get("responseMetadata")).get("finish_reason")
     if reason in ("length", "max_tokens", "MAX_TOKENS"):
         return "length"
@@ -462,10 +529,13 @@ def action_asked(action: Mapping[str, Any]) -> ActionAsked:
 
 
 def identified(data: Mapping[str, Any]) -> TurnIdentified:
-    """The ids in a JSON answer or a `metadata` event; follow-up prompts are a JSON string within JSON."""
+    """The ids in a JSON answer or a `metadata` event.
+
+    Follow-up prompts are a JSON string within JSON, in a JSON answer within one more.
+    """
     prompts = data.get("followUpPrompts")
-    if isinstance(prompts, str):
-        prompts = lenient_json(prompts)
+    for _ in range(2):
+        prompts = lenient_json(prompts) if isinstance(prompts, str) else prompts
     return TurnIdentified(
         _text(data.get("chatMessageId")) or None,
         _text(data.get("sessionId")) or None,
@@ -490,18 +560,20 @@ def _text_event(value: Any) -> Iterator[FlowEvent]:
         yield TextDelta(text)
 
 
-def _usage_of(usage: Mapping[str, Any]) -> UsageReported:
-    return UsageReported(
+def _usage_of(usage: Mapping[str, Any]) -> UsageReported | None:
+    """What a model reported; None for zeros alone, which stand where it reported nothing."""
+    found = UsageReported(
         _count(usage.get("input_tokens")),
         _count(usage.get("output_tokens")),
         _count(_dict(usage.get("output_token_details")).get("reasoning")),
         _count(_dict(usage.get("input_token_details")).get("cache_read")),
     )
+    return found if found.input_tokens or found.output_tokens else None
 
 
-def _added(total: UsageReported | None, more: UsageReported) -> UsageReported:
-    if total is None:
-        return more
+def _added(total: UsageReported | None, more: UsageReported | None) -> UsageReported | None:
+    if total is None or more is None:
+        return total or more
     return UsageReported(
         total.input_tokens + more.input_tokens,
         total.output_tokens + more.output_tokens,
@@ -512,6 +584,10 @@ def _added(total: UsageReported | None, more: UsageReported) -> UsageReported:
 
 def _output(node: Any) -> dict[str, Any]:
     return _dict(_dict(_dict(node).get("data")).get("output"))
+
+
+def _last(executed: list[Any]) -> dict[str, Any]:
+    return _dict(executed[-1]) if executed else {}
 
 
 def _seconds(entries: list[Any]) -> float | None:

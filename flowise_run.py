@@ -173,7 +173,7 @@ class Run:
         answer = lenient_json(text)
         if answer is None and text.strip() not in (b"", b"null"):
             raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
-        yield list(answer_events(answer))
+        yield list(answer_events(answer, self.turn.human_input))
 
     def _patience(self, deadline: float) -> float:
         now = time.monotonic()

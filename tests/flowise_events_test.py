@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -609,6 +610,8 @@ def test_an_action_is_told_once_with_the_labels_of_its_buttons() -> None:
     ("prompts", "given"),
     [
         ('["a","b"]', ("a", "b")),
+        (json.dumps('["a","b"]'), ("a", "b")),
+        (json.dumps("not json"), ()),
         (["a", 1, "b"], ("a", "b")),
         ("not json", ()),
         ('{"a":1}', ()),
@@ -784,6 +787,164 @@ def test_the_joined_stream_is_the_whole_text_when_an_action_is_asked_without_tok
     assert kinds == [TextDelta, ActionAsked]
 
 
+@pytest.mark.parametrize("text", ["\n\nShall I go on?", "\nShall I go on?", "Shall I go on?"])
+def test_a_question_for_a_person_begins_without_an_empty_line(text: str) -> None:
+    asks = executed({"content": text})
+    begun = node("Human Input", "INPROGRESS", "humanInputAgentflow_0")
+    for events in (
+        told(begun, ("token", ""), ("token", text), ("agentFlowExecutedData", asks)),
+        told(begun, *(("token", letter) for letter in text)),
+        told(begun, ("agentFlowExecutedData", asks)),
+        answer_events({"text": text, "agentFlowExecutedData": asks}),
+        answer_events({"text": " ", "agentFlowExecutedData": asks}),
+    ):
+        assert folded(events).text == "Shall I go on?"
+
+
+def test_an_empty_line_within_or_outside_of_an_agentflow_stays() -> None:
+    assert folded(told(("token", "\n\na\n\n"), ("token", "\nb"))).text == "\n\na\n\n\nb"
+    assert folded(told(node("LLM", "INPROGRESS"), ("token", "a"), ("token", "\n\nb"))).text == "a\n\nb"
+    assert folded(answer_events({"text": "\n\na"})).text == "\n\na"
+
+
+# --- branches that end beside each other ---
+
+
+def branch(name: str, text: str, before: str = "startAgentflow_0", kind: str = "llm") -> dict[str, Any]:
+    """An executed node."""
+    return {
+        "nodeId": name,
+        "nodeLabel": name,
+        "data": {"name": f"{kind}Agentflow", "output": {"content": text}},
+        "previousNodeIds": [before],
+        "status": "FINISHED",
+    }
+
+
+START = {"nodeId": "startAgentflow_0", "data": {"name": "startAgentflow"}, "previousNodeIds": []}
+BRANCHES: dict[str, tuple[list[dict[str, Any]], str, str]] = {
+    "two models": ([branch("a", "One."), branch("b", "Two.")], "One.\n\nTwo.", "a b"),
+    "a question begins with an empty line": (
+        [branch("a", "One."), branch("b", "\n\nTwo.")],
+        "One.\n\nTwo.",
+        "a b",
+    ),
+    "a branch of two nodes": (
+        [branch("a", "One."), branch("b", "Two."), branch("c", "Three.", before="b")],
+        "One.\n\nThree.",
+        "a c",
+    ),
+    "a silent node between": (
+        [branch("a", "One."), branch("b", "log", kind="condition"), branch("c", "Three.")],
+        "One.\n\nThree.",
+        "a c",
+    ),
+    "a silent node at the end": (
+        [branch("a", "One."), branch("b", "Two.", kind="iteration")],
+        "One.\n\nTwo.",
+        "a",
+    ),
+    "a node without text": ([branch("a", "One."), branch("b", " ")], "One.", "a"),
+    "one silent node": ([branch("a", "One.", kind="iteration")], "One.", ""),
+    "a loop": (
+        [branch("a", "1", kind="loop"), branch("b", "2", kind="loop"), branch("c", "End.")],
+        "End.",
+        "c",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize("in_one", [False, True], ids=["event by event", "in one read"])
+def test_the_texts_of_branches_are_set_apart_and_a_body_says_the_same(name: str, in_one: bool) -> None:
+    nodes, text, speakers = BRANCHES[name]
+    messages: list[tuple[str, Any]] = []
+    for count, entry in enumerate(nodes, 1):
+        messages.append(node(entry["nodeId"], "INPROGRESS", entry["nodeId"]))
+        said = entry["data"]["output"]["content"] if entry["nodeId"] in speakers.split() else ""
+        messages += [("token", ""), *(("token", letter) for letter in said), ("token", "")]
+        messages.append(node(entry["nodeId"], "FINISHED", entry["nodeId"]))
+        messages.append(("agentFlowExecutedData", [START, *nodes[:count]]))
+    if in_one:
+        events = b"".join(
+            b"message:\ndata:%b\n\n" % orjson.dumps({"event": n, "data": d}) for n, d in messages
+        )
+        streamed = folded(read_at_once(events))
+    else:
+        streamed = folded(told(*messages))
+    whole = {"text": nodes[-1]["data"]["output"]["content"], "agentFlowExecutedData": [START, *nodes]}
+    assert streamed.text == text
+    assert folded(answer_events(whole)).text == text
+
+
+def read_at_once(events: bytes) -> Iterator[FlowEvent]:
+    """The events of a run as they are read together: tokens go the short way."""
+    decoder = EventDecoder()
+    for payload in payloads_of(events):
+        assert isinstance(payload, bytes)
+        text = decoder.token(payload)
+        yield from decoder.decode(payload) if text is None else [TextDelta(text)]
+    yield from decoder.closing()
+
+
+def test_only_the_first_token_of_a_node_goes_the_long_way() -> None:
+    decoder = EventDecoder()
+    token = b'{"event":"token","data":"a"}'
+    assert decoder.token(token) == "a"
+    for name in ("one", "two"):
+        name_, data = node(name, "INPROGRESS", name)
+        list(decoder.decode(orjson.dumps({"event": name_, "data": data})))
+        assert decoder.token(token) is None
+        assert list(decoder.decode(token)) == [TextDelta("\n\na")]
+        assert decoder.token(token) == "a"
+
+
+def test_what_was_said_before_a_decision_is_not_said_again() -> None:
+    asks = branch("humanInputAgentflow_0", "approve", kind="humanInput")
+    after = branch("c", "Done.", before="humanInputAgentflow_0", kind="directReply")
+    answer = {"text": "Done.", "agentFlowExecutedData": [START, branch("a", "Said before."), asks, after]}
+    decision = {"type": "proceed", "startNodeId": "humanInputAgentflow_0"}
+    assert folded(answer_events(answer, decision)).text == "Done."
+    assert folded(answer_events(answer, {"type": "proceed"})).text == "Done."
+    stopped = {**asks, "status": "STOPPED"}
+    answer = {"text": "Go on?", "agentFlowExecutedData": [START, branch("a", "Draft."), stopped]}
+    assert folded(answer_events(answer)).text == "Go on?"
+
+
+@pytest.mark.parametrize("foreign", [None, 5, "x", [], {}, [[1]], [{"a": 1}], ["x", None]])
+def test_executed_nodes_may_be_anything(foreign: Any) -> None:
+    for name in ("llmAgentflow", foreign):
+        entry = {"nodeId": foreign, "previousNodeIds": foreign, "data": {"name": name}, "status": foreign}
+        assert folded(answer_events({"text": "x", "agentFlowExecutedData": [entry] * 3})).text == "x"
+
+
+# --- what stopped runs of older versions ask ---
+
+OLDER = Path(__file__).resolve().parent / "wire/flowise-3.0.13"
+
+
+def test_a_json_answer_without_action_tells_the_decision_it_waits_for() -> None:
+    body = (OLDER / "human-1-ask-json.http").read_bytes().partition(b"\r\n\r\n")[2]
+    answer = json.loads(body)
+    assert "action" not in answer
+    asked = folded(answer_events(answer)).action
+    assert asked is not None
+    assert asked.choices == ("Proceed", "Reject")
+    assert asked.action["data"]["nodeId"] == "humanInputAgentflow_0"
+    resumed = json.loads((OLDER / "human-2-reject-json.http").read_bytes().partition(b"\r\n\r\n")[2])
+    assert folded(answer_events(resumed)).action is None
+    executed_data = answer["agentFlowExecutedData"]
+    assert folded(told(("agentFlowExecutedData", executed_data))).action == asked
+    others: list[dict[str, Any]] = [
+        {"status": "FINISHED"},
+        {"data": {"output": {}}},
+        {"data": {"output": {"humanInputAction": 5}}},
+    ]
+    for entry in others:
+        changed = [*executed_data[:-1], {**executed_data[-1], **entry}]
+        assert folded(answer_events({**answer, "agentFlowExecutedData": changed})).action is None
+
+
 # --- usage and why the model stopped ---
 
 
@@ -801,8 +962,10 @@ def usage(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
     ("nodes", "expected"),
     [
         (executed(usage(1, 2), {}, usage(10, 20)), UsageReported(11, 22)),
-        (executed(usage("1", None)), UsageReported(0, 0)),
-        (executed(usage(-1, True)), UsageReported(0, 0)),
+        (executed(usage("1", None)), None),
+        (executed(usage(-1, True)), None),
+        (executed(usage(0, 0), {"usageMetadata": {}}), None),
+        (executed(usage(0, 0), usage(1, 2), usage(0, 0)), UsageReported(1, 2)),
         (executed(usage(1.5, 3)), UsageReported(0, 3)),
         (executed({"usageMetadata": 5}, {}), None),
         ([], None),

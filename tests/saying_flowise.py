@@ -68,6 +68,10 @@ class SayingFlowise:
     def says(self, text: str) -> None:
         self._server.says = text
 
+    def answers(self, *answers: dict[str, Any]) -> None:
+        """Give these JSON answers from now on, one after the other."""
+        self._server.answers = list(answers)
+
     def streams(self, *steps: Step) -> None:
         """Take these steps in streams from now on; an empty chunk breaks the connection off."""
         self._server.steps = steps
@@ -97,6 +101,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.bodies: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -121,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.is_streaming = False
         elif body.get("streaming"):
             self._stream(self.server.says, ids)
+        elif self.server.answers:
+            self._json({**self.server.answers.pop(0), **ids})
         else:
             self._json({"text": self.server.says, **ids})
 
