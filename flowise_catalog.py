@@ -114,8 +114,9 @@ class Catalog:
 
     def failure(self) -> ProxyError | None:
         """Why the flows are not known: there has never been a listing, or Flowise refuses the key by now."""
-        is_telling = not self._was_listed or isinstance(self.error, FlowiseRefused)
-        return self.error if is_telling else None
+        if self._was_listed and not isinstance(self.error, FlowiseRefused):
+            return None
+        return self.error or FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
 
     def _flow_of(self, slug: str) -> str | None:
         return self._by_slug.get(slug) or self._former.get(slug)

@@ -27,7 +27,15 @@ from flow_guards import RUN_THREAD
 from flow_turn import FLOW_ID, FlowEvent, Transcript, Turn, Upload
 from flowise_attempts import attempts
 from flowise_events import lenient_json
-from flowise_failures import document_refused, failure, no_such_flow, not_the_api, refused, unreachable
+from flowise_failures import (
+    document_refused,
+    failure,
+    listing_refused,
+    no_such_flow,
+    not_the_api,
+    refused,
+    unreachable,
+)
 from flowise_health import FlowiseHealth
 from flowise_prediction import prediction_body
 from flowise_run import Batch, Limits, Run
@@ -48,6 +56,7 @@ PROBE_SECONDS = 10.0
 DOCUMENT_SECONDS = 60.0
 PROBE_TTL_SECONDS = 60.0
 PROBE_RETRY_SECONDS = 5.0
+MAX_VERSION_CHARACTERS = 64
 PAGE_ROWS = 50
 MOST_PAGES = 1000
 MISSING_SECONDS = 10.0
@@ -215,7 +224,7 @@ class FlowiseClient:
         for page in range(1, MOST_PAGES + 1):
             head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
             if head.status != 200:
-                raise refused(head, body)
+                raise listing_refused(head, body, has_key=bool(self._api_key))
             answer = lenient_json(body)
             rows = answer.get("data") if isinstance(answer, dict) else answer
             if not isinstance(rows, list):
@@ -244,12 +253,13 @@ class FlowiseClient:
         return answer if isinstance(answer, dict) else {}
 
     def version(self) -> str:
-        """Flowise's version, empty where it does not tell. Raises ProxyError."""
+        """Flowise's version as it may be shown, empty where it does not tell. Raises ProxyError."""
         head, body = self.get("/version")
         answer = lenient_json(body)
         if head.status == 200 and not _is_json(head):
             raise not_the_api()
-        return str(answer.get("version", "")) if isinstance(answer, dict) else ""
+        version = str(answer.get("version", "")) if isinstance(answer, dict) else ""
+        return "".join(filter(str.isprintable, version[:MAX_VERSION_CHARACTERS]))
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
         """The text of a document (its data a data URI), which Flowise reads. Raises ProxyError."""
@@ -283,7 +293,7 @@ class FlowiseClient:
             try:
                 body = read_all(reply, seconds)
             except (NotSent, ConnectionBroken) as error:
-                raise unreachable() from error
+                raise unreachable(error) from error
         if body is None:
             raise _too_late()
         return head, body
@@ -301,7 +311,7 @@ class FlowiseClient:
             self._note(head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
-            raise unreachable() from error
+            raise unreachable(error) from error
         except BaseException:
             reply.close()
             raise
@@ -375,7 +385,9 @@ class FlowiseClients:
         self._settings = settings
         self._limits = Limits.from_settings(settings)
         self._transport = transport or RequestsTransport(
-            settings.flowise_base_url, connect_timeout_seconds=settings.flowise_connect_timeout
+            settings.flowise_base_url,
+            connect_timeout_seconds=settings.flowise_connect_timeout,
+            ca_file=settings.flowise_ca_file,
         )
         self.health = FlowiseHealth()
         self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from flowise_transport import ReplyHead
+from flowise_transport import ConnectionBroken, NotSent, NotTrusted, ReplyHead
 from proxy_errors import (
     BadRequest,
     BodyTooLarge,
@@ -76,10 +76,15 @@ def _refusal(bare: str, flow: str) -> ProxyError | None:
     return no_such_flow() if is_missing or re.search("(?i)invalid chatflow id", bare) else None
 
 
-def unreachable() -> FlowiseUnavailable:
-    """The failure of a call that did not reach Flowise."""
+def unreachable(cause: NotSent | ConnectionBroken) -> ProxyError:
+    """The failure of a call that did not reach Flowise; its cause holds no address."""
+    if isinstance(cause, NotTrusted):
+        return FlowiseMisconfigured(
+            f"Flowise's certificate is not trusted: {cause}. Nothing has run. "
+            "Name an authority of your own in FLOWISE_CA_FILE."
+        )
     return FlowiseUnavailable(
-        "Flowise cannot be reached. Nothing has run; try again later.", retry_after_seconds=1
+        f"Flowise cannot be reached: {cause}. Nothing has run; try again later.", retry_after_seconds=1
     )
 
 
@@ -134,6 +139,23 @@ def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
         return failure(message, flow)
     return RunFailed(
         f"Flowise, or a gateway before it, answered with status {head.status}.", code="flowise_bad_answer"
+    )
+
+
+def listing_refused(head: ReplyHead, body: bytes, *, has_key: bool) -> ProxyError:
+    """Why Flowise gives no list of its flows."""
+    if head.status < 400 or head.status == 404:
+        return not_the_api()
+    if head.status == 401:
+        wanted = "check FLOWISE_API_KEY" if has_key else "set FLOWISE_API_KEY to one of its API keys"
+        return FlowiseRefused(
+            f"Flowise lists its flows for a key that it knows alone: {wanted}. "
+            "A flow's id works as model all the same, and so do the models of proxy.yaml."
+        )
+    if make := _BY_STATUS.get(head.status):
+        return make(head, body)
+    return FlowiseUnavailable(
+        f"Flowise could not list its flows (status {head.status}).", retry_after_seconds=5
     )
 
 

@@ -74,7 +74,7 @@ class Run:
                 yield [KeepAlive()]
         except NotSent as error:
             self.is_running = False
-            raise unreachable() from error
+            raise unreachable(error) from error
         return head
 
     @staticmethod

@@ -14,10 +14,12 @@ import ipaddress
 import math
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -31,6 +33,8 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as PoolSSLError
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
+from proxy_settings import SettingsError
+
 _READ_BYTES = 65536
 _PIECES_AHEAD = 32
 _KEEP_ALIVE_SECONDS = 30.0
@@ -39,6 +43,10 @@ _KEEP_ALIVE_SECONDS = 30.0
 
 class NotSent(Exception):
     """The request did not reach Flowise: refused, name unknown, TLS failed, connecting timed out."""
+
+
+class NotTrusted(NotSent):
+    """Flowise's certificate is not trusted; the text says why."""
 
 
 class ConnectionBroken(Exception):
@@ -95,13 +103,56 @@ class EnvironmentSettings:
         return select_proxy(url, self.proxies)
 
 
-def environment_settings(base_url: str) -> EnvironmentSettings:
-    """The outgoing proxy, of which none is asked for on this machine, and the certificate authorities."""
+def environment_settings(base_url: str, ca_file: str = "") -> EnvironmentSettings:
+    """The outgoing proxy, of which none is asked for on this machine, and the certificate authorities.
+
+    These are the ones of `ca_file`, else of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE, else those
+    that `requests` brings along. Raises SettingsError if they cannot be read.
+    """
     with requests.Session() as session:
         found = session.merge_environment_settings(base_url, {}, None, None, None)
     proxies = {} if _is_loopback(base_url) else dict(found["proxies"])
     verify = found["verify"]
-    return EnvironmentSettings(proxies, verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
+    ca_bundle = ca_file or (
+        verify if isinstance(verify, str) else _openssl_ca_file() or DEFAULT_CA_BUNDLE_PATH
+    )
+    if base_url.startswith("https:"):
+        _check_ca_bundle(ca_bundle)
+    return EnvironmentSettings(proxies, ca_bundle)
+
+
+def _openssl_ca_file() -> str | None:
+    """The file that SSL_CERT_FILE names."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile if paths.cafile != paths.openssl_cafile else None
+
+
+def _check_ca_bundle(path: str) -> None:
+    try:
+        if not Path(path).is_dir():
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(
+            f"the certificate authorities for Flowise cannot be read from {path!r} ({reason}): "
+            "FLOWISE_CA_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE name a file of "
+            "certificates (PEM)"
+        ) from None
+
+
+def not_trusted(error: ssl.SSLCertVerificationError) -> NotTrusted:
+    """What a certificate lacks, without the names that it is about."""
+    return NotTrusted(_CERTIFICATE_FAULTS.get(error.verify_code) or error.verify_message)
+
+
+_CERTIFICATE_FAULTS = {
+    18: "it is self-signed",
+    19: "it is signed by an unknown authority",
+    20: "it is signed by an unknown authority",
+    62: "it is for another host name than that of FLOWISE_BASE_URL",
+    64: "it is for another address than that of FLOWISE_BASE_URL",
+}
+"""By OpenSSL's number (X509_V_ERR_…); what it says itself of a name holds the name."""
 
 
 def keep_alive_seconds(headers: Mapping[str, str]) -> float:
@@ -192,14 +243,16 @@ class _Adapter(HTTPAdapter):
 class RequestsTransport:
     """The seam over `requests`: kept-alive connections, the environment's outgoing proxy and CA bundle."""
 
-    def __init__(self, base_url: str, *, connect_timeout_seconds: float = 5, pool_size: int = 256) -> None:
-        """Prepare for calls under `base_url`; proxy and CA settings are read once, here."""
+    def __init__(
+        self, base_url: str, *, connect_timeout_seconds: float = 5, pool_size: int = 256, ca_file: str = ""
+    ) -> None:
+        """Prepare for calls under `base_url`; raises SettingsError. Proxy and CA settings are read here."""
         self.connect_timeout_seconds = connect_timeout_seconds
         self._session = requests.Session()
         adapter = _Adapter(pool_connections=4, pool_maxsize=pool_size, max_retries=Retry(0, redirect=False))
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
-        found = environment_settings(base_url)
+        found = environment_settings(base_url, ca_file)
         self._settings = {"proxies": found.proxies, "verify": found.ca_bundle, "cert": None}
         # With trust_env a netrc entry could replace our Authorization header, at 150 µs a call.
         self._session.trust_env = False
@@ -355,10 +408,17 @@ def _translated(error: Exception) -> NotSent | ConnectionBroken:
     if isinstance(reason, NewConnectionError):
         return NotSent("the connection was refused or the name is unknown")
     if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, PoolSSLError):
-        return NotSent("the TLS connection could not be made")
+        return _tls_fault(reason)
     if isinstance(error, requests.exceptions.ProxyError):
         return NotSent("the outgoing proxy refused")
     return ConnectionBroken("the connection broke before the answer was whole")
+
+
+def _tls_fault(error: Any) -> NotSent:
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return not_trusted(cause)
+    return NotSent("the TLS connection could not be made")
 
 
 def read_all(reply: Reply, seconds: float, limit_bytes: int = 64 * 1024**2) -> bytes | None:

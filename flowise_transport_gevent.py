@@ -29,6 +29,7 @@ from flowise_transport import (
     ReplyHead,
     environment_settings,
     keep_alive_seconds,
+    not_trusted,
 )
 
 _LARGEST_HEAD_BYTES = 256 * 1024
@@ -38,12 +39,14 @@ _ADDRESSES_SECONDS = 10.0
 class GeventTransport:
     """The seam under gevent, to one origin; not for outgoing proxies, which `RequestsTransport` knows."""
 
-    def __init__(self, base_url: str, *, connect_timeout_seconds: float = 5, most_idle: int = 1024) -> None:
-        """Prepare for calls under `base_url`; the environment's CA bundle is read once, here."""
+    def __init__(
+        self, base_url: str, *, connect_timeout_seconds: float = 5, most_idle: int = 1024, ca_file: str = ""
+    ) -> None:
+        """Prepare for calls under `base_url`; the CA bundle is read once, here. Raises SettingsError."""
         parts = urlsplit(base_url)
         self.connect_timeout_seconds = connect_timeout_seconds
         self.host = (parts.hostname or "").encode("idna").decode()
-        self.tls = _tls_context(base_url) if parts.scheme == "https" else None
+        self.tls = _tls_context(base_url, ca_file) if parts.scheme == "https" else None
         self._port = parts.port or (80 if self.tls is None else 443)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._fixed_head = _fixed_head(parts, self.host)
@@ -118,8 +121,8 @@ def _fixed_head(parts: SplitResult, host: str) -> list[str]:
     return [f"Host: {name}{port}", "User-Agent: openai-compatible-server", "Accept-Encoding: identity"]
 
 
-def _tls_context(base_url: str) -> Any:
-    bundle = Path(environment_settings(base_url).ca_bundle)
+def _tls_context(base_url: str, ca_file: str) -> Any:
+    bundle = Path(environment_settings(base_url, ca_file).ca_bundle)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if bundle.is_dir():
         context.load_verify_locations(capath=str(bundle))
@@ -264,6 +267,8 @@ class _GeventReply:
         if tls is not None:
             try:
                 yield from connection.encrypt(tls, self._transport.host, until)
+            except ssl.SSLCertVerificationError as error:
+                raise not_trusted(error) from None
             except OSError:
                 raise NotSent("the TLS connection could not be made") from None
         return True

@@ -43,6 +43,7 @@ from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_host, check_known, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
 from proxy_errors import (
+    BadRequest,
     FlowiseRefused,
     MethodNotAllowed,
     ModelNotFound,
@@ -157,6 +158,9 @@ class _Server:
                 catalog.refresh_seconds = config.discovery.refresh_seconds
 
     def _models(self) -> Models:
+        return Models(g.config, self._catalog(), g.caller)
+
+    def _catalog(self) -> Catalog:
         key = g.caller.flowise_key
         # Reading the saved listing waits for the store: meanwhile others must not make a second catalog.
         with self._catalogs_lock:
@@ -165,10 +169,12 @@ class _Server:
             self._catalogs.move_to_end(key)
             if len(self._catalogs) > MOST_CATALOGS:
                 self._catalogs.popitem(last=False)
-        return Models(g.config, catalog, g.caller)
+        return catalog
 
     def _new_catalog(self, key: str) -> Catalog:
-        name = f"listing:{hashlib.sha256(key.encode()).hexdigest()}"
+        # What one key sees at one address is shown for no other.
+        whose = f"{self.settings.flowise_base_url}\n{key or self.settings.flowise_api_key}"
+        name = f"listing:{hashlib.sha256(whose.encode()).hexdigest()}"
         owner = g.caller.scope if key else None
         return Catalog(
             self._clients.client("", key),
@@ -229,18 +235,30 @@ class _Server:
             self._let_in(takes_place=not rule.endswith("/cancel"))
         return None
 
-    def _let_in(self, *, takes_place: bool) -> None:
+    def _let_in(self, *, takes_place: bool = True, runs: int = 1) -> None:
         releases = request.environ["proxy.on_close"]
         if takes_place:
-            releases.append(self._in_flight.enter())
-        admission = self._admission(takes_place=takes_place)
+            releases.append(self._in_flight.enter(runs))
+        admission = self._admission(takes_place=takes_place, runs=runs)
         releases.append(admission.release)
         g.limit_headers = admission.headers
 
-    def _admission(self, *, takes_place: bool = True) -> Admission:
+    def _admission(self, *, takes_place: bool = True, runs: int = 1) -> Admission:
         caller = g.caller
         most = caller.max_in_flight if takes_place else None
-        return self._limits.admit(caller.name, caller.requests_per_minute, most)
+        return self._limits.admit(caller.name, caller.requests_per_minute, most, runs=runs)
+
+    def _let_in_choices(self, parsed: ParsedRequest, body: Mapping[str, Any]) -> None:
+        """Count a request of several choices, which was let in before it was read, as a run for each."""
+        runs = len(parsed.turns)
+        if runs == 1:
+            return
+        try:
+            self._limits.check_runs(runs, g.caller.requests_per_minute, g.caller.max_in_flight)
+        except BadRequest as error:
+            error.param = "prompt" if isinstance(body.get("prompt"), list) else "n"
+            raise
+        self._let_in(runs=runs - 1)
 
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request on a connection that stays: its key may be gone, or at its limit."""
@@ -284,9 +302,15 @@ class _Server:
 
     def _flowise_state(self) -> dict[str, Any]:
         try:
-            return {"reachable": True, "version": self._clients.client("", g.caller.flowise_key).version()}
+            version = self._clients.client("", g.caller.flowise_key).version()
         except ProxyError as error:
             return {"reachable": False, "error": error.message}
+        refusal = None
+        if g.config.discovery.enabled:
+            catalog = self._catalog()
+            catalog.profiles()
+            refusal = catalog.error
+        return {"reachable": True, "version": version, "error": refusal and refusal.message}
 
     def models(self) -> Response:
         """List the models."""
@@ -328,6 +352,7 @@ class _Server:
     def _answer(self, parse: Parser, renderer_of: RendererOf, deployment: str | None) -> Response:
         body = self.json_body()
         parsed = parse(body, deployment)
+        self._let_in_choices(parsed, body)
         return self.answer(
             parsed, self.begin(parsed, body, renderer_of, is_deployment=deployment is not None)
         )

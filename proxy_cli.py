@@ -100,7 +100,11 @@ def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
         base_url,
         model.flow if model else "",
         settings.flowise_api_key,
-        transport=RequestsTransport(base_url, connect_timeout_seconds=settings.flowise_connect_timeout),
+        transport=RequestsTransport(
+            base_url,
+            connect_timeout_seconds=settings.flowise_connect_timeout,
+            ca_file=settings.flowise_ca_file,
+        ),
         limits=limits,
     )
 
@@ -136,7 +140,6 @@ def _check(options: argparse.Namespace) -> int:
 def _cure(error: ProxyError) -> str:
     cures = {
         "flowise_unavailable": "Is Flowise running, and does FLOWISE_BASE_URL name its host and port?",
-        "flowise_misconfigured": "FLOWISE_BASE_URL must end with /api/v1, and the key may view flows.",
         "flowise_auth": "Copy a key from Flowise (Settings, API Keys) into FLOWISE_API_KEY.",
     }
     return f"{error.message} {cures.get(error.code or '', '')}".strip()

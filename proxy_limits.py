@@ -2,7 +2,8 @@
 
 Without a shared store each worker keeps its own counts and admits its share, the limit over the number of
 workers. Requests per minute are counted in a moving window: of the sixty seconds before any moment, none saw
-more than the limit.
+more than the limit. A request that asks for several choices is a run of the flow for each, and counts as that
+many everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import MovingWindowSupport, Storage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from proxy_errors import FlowiseUnavailable, RateLimited
+from proxy_errors import BadRequest, FlowiseUnavailable, RateLimited
 from proxy_settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,18 @@ _MAX_WINDOWS = 10_000
 
 @dataclass(slots=True, eq=False)
 class Admission:
-    """A request let in, which holds its place in flight until it is released or dropped."""
+    """A request let in, which holds its places in flight until it is released or dropped."""
 
     _freed: deque[str]
     headers: dict[str, str] = field(default_factory=dict)
     _held: list[str] = field(default_factory=list)
 
     def release(self) -> None:
-        """Give the place back; again does nothing."""
+        """Give the places back; again does nothing."""
         # Atomic and without a lock: it may run in a garbage collection that interrupts `admit` itself.
         with suppress(IndexError):
-            self._freed.append(self._held.pop())
+            while True:
+                self._freed.append(self._held.pop())
 
     def __enter__(self) -> Admission:
         """Hold the place for a `with` block."""
@@ -61,24 +63,24 @@ class Admission:
 
 
 class InFlight:
-    """How many requests of all callers a worker has in hand; refused at once beyond that, never queued."""
+    """How many runs of all callers a worker has in hand; refused at once beyond that, never queued."""
 
     def __init__(self, most: int) -> None:
         """Let in at most so many."""
         self._most = most
         self.count = self.refusals = 0
 
-    def enter(self) -> Callable[[], None]:
+    def enter(self, runs: int = 1) -> Callable[[], None]:
         """Let a request in; what is returned lets it out, once. Raises FlowiseUnavailable."""
-        if self.count >= self._most:
+        if self.count + runs > self._most:
             self.refusals += 1
             raise FlowiseUnavailable(
                 "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
                 "try again later.",
                 retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
             )
-        self.count += 1
-        held = [1]
+        self.count += runs
+        held = [runs]
 
         def leave() -> None:
             while held:
@@ -104,30 +106,42 @@ class KeyLimits:
         self._freed: deque[str] = deque()
         self.refusals = {"key_requests_per_minute": 0, "key_max_in_flight": 0}
 
+    def check_runs(self, runs: int, requests_per_minute: int | None, max_in_flight: int | None) -> None:
+        """Refuse what could never be let in, however long its caller waits. Raises BadRequest."""
+        allowed = [] if max_in_flight is None else [self._share(max_in_flight)]
+        if requests_per_minute is not None:
+            is_shared = self._shared_rates is not None
+            allowed.append(requests_per_minute if is_shared else self._share(requests_per_minute))
+        if allowed and runs > min(allowed):
+            raise BadRequest(
+                f"Each choice is a run of its own, and this key's limits allow {min(allowed)} of them.",
+                code="invalid_value",
+            )
+
     def admit(
-        self, caller_name: str, requests_per_minute: int | None, max_in_flight: int | None
+        self, caller_name: str, requests_per_minute: int | None, max_in_flight: int | None, *, runs: int = 1
     ) -> Admission:
-        """Let a request in, its place to be released. Raises RateLimited, which then counts for nothing."""
+        """Let a request in, its places to be released. Raises RateLimited, which then counts for nothing."""
         admission = Admission(self._freed)
-        if max_in_flight is not None and not self._enter(admission, caller_name, max_in_flight):
+        if max_in_flight is not None and not self._enter(admission, caller_name, max_in_flight, runs):
             raise self._too_many_in_flight(caller_name, requests_per_minute, max_in_flight)
         try:
             if requests_per_minute is not None:
-                admission.headers = self._count(caller_name, requests_per_minute)
+                admission.headers = self._count(caller_name, requests_per_minute, runs)
         except BaseException:  # also the kill of a greenlet that waits for the store
             admission.release()
             raise
         return admission
 
-    def _enter(self, admission: Admission, name: str, max_in_flight: int) -> bool:
+    def _enter(self, admission: Admission, name: str, max_in_flight: int, runs: int) -> bool:
         with self._lock:
             while self._freed:
                 self._leave(self._freed.popleft())
             count = self._in_flight.get(name, 0)
-            if count >= self._share(max_in_flight):
+            if count + runs > self._share(max_in_flight):
                 return False
-            self._in_flight[name] = count + 1
-            admission._held.append(name)
+            self._in_flight[name] = count + runs
+            admission._held.extend([name] * runs)
             return True
 
     def _leave(self, name: str) -> None:
@@ -141,12 +155,12 @@ class KeyLimits:
         self.refusals["key_max_in_flight"] += 1
         headers = {}
         if requests_per_minute is not None:
-            headers = self._rate(name, requests_per_minute, counts=False).headers()
+            headers = self._rate(name, requests_per_minute, runs=0).headers()
         limit = f"have {max_in_flight} requests in flight"
         return _refusal(limit + self._shares(max_in_flight), _IN_FLIGHT_RETRY_SECONDS, headers)
 
-    def _count(self, name: str, requests_per_minute: int) -> dict[str, str]:
-        rate = self._rate(name, requests_per_minute, counts=True)
+    def _count(self, name: str, requests_per_minute: int, runs: int) -> dict[str, str]:
+        rate = self._rate(name, requests_per_minute, runs=runs)
         if rate.is_admitted:
             return rate.headers()
         self.refusals["key_requests_per_minute"] += 1
@@ -154,22 +168,23 @@ class KeyLimits:
         if rate.limit != requests_per_minute:
             limit += self._shares(requests_per_minute)
         # Room since the refusal, made meanwhile: again at once.
-        raise _refusal(limit, 0.0 if rate.remaining else rate.reset_seconds, rate.headers())
+        raise _refusal(limit, 0.0 if rate.remaining >= runs else rate.reset_seconds, rate.headers())
 
-    def _rate(self, name: str, requests_per_minute: int, *, counts: bool) -> _Rate:
+    def _rate(self, name: str, requests_per_minute: int, *, runs: int) -> _Rate:
+        """How a key stands after so many runs more, if they are let in; none are counted else."""
         shared = self._shared_rates
         if shared is not None and self._clock() >= self._shared_usable_at:
             try:
-                return self._read(shared, name, requests_per_minute, counts=counts)
+                return self._read(shared, name, requests_per_minute, runs)
             except StorageError as error:
                 self._shared_usable_at = self._clock() + _STORE_RETRY_SECONDS
                 kind = type(error.storage_error).__name__
                 log.warning("the shared store of the limits failed (%s): each worker takes its share", kind)
-        return self._read(self._own_rates, name, self._share(requests_per_minute), counts=counts)
+        return self._read(self._own_rates, name, self._share(requests_per_minute), runs)
 
-    def _read(self, rates: MovingWindowRateLimiter, name: str, limit: int, *, counts: bool) -> _Rate:
+    def _read(self, rates: MovingWindowRateLimiter, name: str, limit: int, runs: int) -> _Rate:
         item = RateLimitItemPerMinute(limit)
-        is_admitted = counts and rates.hit(item, name)
+        is_admitted = runs > 0 and rates.hit(item, name, cost=runs)
         frees_at, remaining = rates.get_window_stats(item, name)
         reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - self._clock())
         return _Rate(limit, is_admitted, remaining, reset_seconds)

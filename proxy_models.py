@@ -41,8 +41,16 @@ class Models:
     def listed(self) -> list[Model]:
         """What the caller may use: configured models, then flows that no configured model stands for.
 
-        Raises FlowiseRefused for a caller whose own key Flowise refuses.
+        Raises FlowiseRefused for a caller whose own key Flowise refuses, and why no flow is known if none is:
+        clients that get an empty list take it for the truth.
         """
+        models = self._listed()
+        failure = self._catalog.failure() if self._config.discovery.enabled else None
+        if failure is not None and not models and not self._catalog.profiles():
+            raise failure
+        return models
+
+    def _listed(self) -> list[Model]:
         profiles = self._profiles()
         self._check_key()
         configured = [self._configured(model) for model in self._config.models]
@@ -60,7 +68,7 @@ class Models:
         """The model of this name. Raises ModelNotFound, alike for unknown and for not allowed."""
         model = self._named(name) if MODEL_ID.fullmatch(name) else None
         if model is None or not self._caller.may_use(model.names):
-            shown = name if MODEL_ID.fullmatch(name) else name[:40].encode("ascii", "replace").decode()
+            shown = name if MODEL_ID.fullmatch(name) else "".join(filter(str.isprintable, name[:40]))
             raise ModelNotFound(
                 f"The model `{shown}` does not exist or you do not have access to it. "
                 "GET /v1/models lists what there is.",
@@ -70,7 +78,7 @@ class Models:
 
     def known(self, name: str) -> Model:
         """The model of this name as the list describes it. Raises ModelNotFound."""
-        listed = {model.id: model for model in self.listed()}
+        listed = {model.id: model for model in self._listed()}
         return listed.get(name) or self.resolve(name)
 
     def _named(self, name: str) -> Model | None:

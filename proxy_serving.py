@@ -52,7 +52,11 @@ def main() -> int:
     configure_logging(settings.log_level, as_json=settings.log_as_json)
     raise_descriptor_limit()
     with embedded_demo(settings) as served:
-        return serve(served, listeners, is_demo=served is not settings)
+        try:
+            return serve(served, listeners, is_demo=served is not settings)
+        except SettingsError as error:
+            print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
+            return 2
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
@@ -127,6 +131,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from gunicorn import util  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    serving_transport(settings).close()  # what it cannot be made of stops the start, not each worker
     from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415
     from proxy_metrics import Metrics  # noqa: PLC0415
     from proxy_tokens import count_tokens  # noqa: PLC0415
@@ -190,9 +195,10 @@ def serving_transport(settings: Settings) -> Transport:
     from flowise_transport_gevent import GeventTransport  # noqa: PLC0415
 
     base_url, seconds = settings.flowise_base_url, settings.flowise_connect_timeout
-    if environment_settings(base_url).proxy(base_url):
-        return RequestsTransport(base_url, connect_timeout_seconds=seconds)
-    return GeventTransport(base_url, connect_timeout_seconds=seconds)
+    ca_file = settings.flowise_ca_file
+    if environment_settings(base_url, ca_file).proxy(base_url):
+        return RequestsTransport(base_url, connect_timeout_seconds=seconds, ca_file=ca_file)
+    return GeventTransport(base_url, connect_timeout_seconds=seconds, ca_file=ca_file)
 
 
 def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:

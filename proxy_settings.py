@@ -32,6 +32,7 @@ class Settings:
     flowise_base_url: str = ""
     flowise_api_key: str = ""
     flowise_key_passthrough: bool = False
+    flowise_ca_file: str = ""
     flowise_connect_timeout: float = 5
     flowise_request_timeout: float = 30
     flowise_stream_idle_timeout: float = 600
@@ -261,6 +262,14 @@ def _public_url(text: str) -> str:
     )
 
 
+def _readable_file(text: str) -> str:
+    try:
+        with Path(text).open("rb"):
+            return text
+    except OSError as error:
+        raise ValueError(f"it must be a file that can be read ({error.strerror})") from None
+
+
 def _run_error_status(text: str) -> int:
     if text not in {"400", "500", "502"}:
         raise ValueError("it must be 400, 500 or 502")
@@ -287,6 +296,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "flowise_base_url": _base_url_setting,
     "flowise_api_key": _header_text,
     "flowise_key_passthrough": _boolean,
+    "flowise_ca_file": _readable_file,
     "flowise_connect_timeout": _number(0.1, 600),
     "flowise_request_timeout": _number(0.1, 86400),
     "flowise_stream_idle_timeout": _number(0.1, 86400),

@@ -148,6 +148,17 @@ def test_a_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPat
     assert wait_for(lambda: catalog.by_flow(flow_id(2)) is not None, 5)
 
 
+def test_a_listing_that_has_not_come_yet_is_a_failure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowise_catalog.FIRST_WAIT_SECONDS", 0.01)
+    flowise = Flowise()
+    flowise.gate.clear()
+    catalog = Catalog(flowise)
+    assert catalog.profiles() == []
+    assert isinstance(catalog.failure(), FlowiseUnavailable)
+    flowise.gate.set()
+    assert wait_for(lambda: catalog.failure() is None, 5)
+
+
 def test_a_key_that_flowise_refuses_is_told_although_there_was_a_listing() -> None:
     clock, flowise = Clock(), Flowise(row(1, "a"))
     catalog = Catalog(flowise, 60, clock)

@@ -255,7 +255,7 @@ def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
         (http("403 Forbidden", b'{"message":"Forbidden"}'), "flowise_misconfigured"),
         (http("200 OK", b"<html>", "text/html"), "flowise_misconfigured"),
         (http("200 OK", b"{}"), "flowise_misconfigured"),
-        (http("500 Error", b"{}"), "flowise_bad_answer"),
+        (http("500 Error", b"{}"), "flowise_unavailable"),
     ],
 )
 def test_a_listing_that_is_none_says_why(answer: bytes, code: str) -> None:
@@ -348,6 +348,37 @@ def test_a_body_without_a_length_is_empty_where_the_server_does_not_end_it(tmp_p
 def test_an_answer_that_does_not_come_whole_is_no_answer(script: list[bytes]) -> None:
     with ScriptedServer(script) as server, pytest.raises(FlowiseUnavailable):
         client_of(server).get("/version")
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [(b"3.1.4", "3.1.4"), (b"3.1\\u001b[2J\\n\\u202e4", "3.1[2J4"), (b"9" * 5000, "9" * 64)],
+)
+def test_a_version_is_shown_without_what_a_terminal_obeys_and_not_for_ever(
+    version: bytes, shown: str
+) -> None:
+    with ScriptedServer([http("200 OK", b'{"version":"%b"}' % version)]) as server:
+        assert client_of(server).version() == shown
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("302 Found", FlowiseMisconfigured),
+        ("401 Unauthorized", FlowiseRefused),
+        ("403 Forbidden", FlowiseMisconfigured),
+        ("404 Not Found", FlowiseMisconfigured),
+        ("429 Too Many Requests", RateLimited),
+        ("500 Internal Server Error", FlowiseUnavailable),
+        ("502 Bad Gateway", FlowiseUnavailable),
+    ],
+)
+def test_a_list_that_is_refused_says_so_in_words_about_a_list(status: str, error: type[ProxyError]) -> None:
+    body = b'{"message":"Error: chatflowsService.getAllChatflows - no such column"}'
+    with ScriptedServer([http(status, body)]) as server, pytest.raises(error) as caught:
+        list(client_of(server).flows())
+    assert caught.value.nothing_ran
+    assert "column" not in caught.value.message
 
 
 def test_what_is_opened_is_read_by_the_caller() -> None:

@@ -19,6 +19,7 @@ from flowise_transport import (
     ConnectionBroken,
     FlowiseRequest,
     NotSent,
+    NotTrusted,
     Reply,
     ReplyHead,
     RequestsTransport,
@@ -27,6 +28,7 @@ from flowise_transport import (
     read_all,
 )
 from flowise_transport_gevent import GeventTransport
+from proxy_settings import SettingsError
 from tests.scripted_server import Script, ScriptedServer, Step, http
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -386,6 +388,18 @@ def test_a_listener_that_never_accepts_was_not_sent(call: Call) -> None:
             call(f"http://127.0.0.1:{full.getsockname()[1]}").head(10)
 
 
+@pytest.fixture
+def authorities(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """Names authorities in a variable of the environment, and in no other."""
+
+    def name(variable: str, path: object) -> None:
+        for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(variable, str(path))
+
+    return name
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of an authority of its own for 127.0.0.1, its key in the same file."""
@@ -406,10 +420,11 @@ def serving_with(certificate: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_a_private_authority_is_trusted_when_the_environment_names_it(
-    make: MakeTransport, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    make: MakeTransport, certificate: Path, authorities: Callable[[str, object], None], variable: str
 ) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", f"{certificate}.crt")
+    authorities(variable, f"{certificate}.crt")
     body = b"x" * 300_000
     script: Script = [http("200 OK", body), Step.AWAIT_REQUEST, CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"]
     with ScriptedServer(script, [http("200 OK", b"third")], tls=serving_with(certificate)) as server:
@@ -421,10 +436,48 @@ def test_a_private_authority_is_trusted_when_the_environment_names_it(
         assert answer(send(transport, server.url)) == b"third"
 
 
-def test_an_unknown_authority_was_not_sent(call: Call, certificate: Path) -> None:
+@pytest.mark.parametrize("over", [RequestsTransport, GeventTransport])
+def test_an_authority_that_is_named_beats_those_of_the_environment(
+    over: type[RequestsTransport | GeventTransport],
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nothing"))
+    with ScriptedServer([http("200 OK", b"x")], tls=serving_with(certificate)) as server:
+        transport = over(server.url, connect_timeout_seconds=1, ca_file=f"{certificate}.crt")
+        assert answer(send(transport, server.url)) == b"x"
+        transport.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_authorities_that_cannot_be_read_are_told_at_the_start(
+    make: MakeTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "ca").write_bytes(content)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca"))
+    with pytest.raises(SettingsError, match="FLOWISE_CA_FILE"):
+        make("https://127.0.0.1:1")
+    make("http://127.0.0.1:1")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_such(call: Call, certificate: Path) -> None:
     with ScriptedServer([http("200 OK")], tls=serving_with(certificate)) as server:
-        with pytest.raises(NotSent, match="TLS"):
+        with pytest.raises(NotTrusted, match="it is self-signed"):
             call(server.url).head(5)
+
+
+def test_a_certificate_for_another_address_is_told_without_any_name(
+    make: MakeTransport, certificate: Path, authorities: Callable[[str, object], None]
+) -> None:
+    authorities("SSL_CERT_FILE", f"{certificate}.crt")
+    with ScriptedServer([http("200 OK")], tls=serving_with(certificate)) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(NotTrusted) as caught:
+            send(make(url), url).head(5)
+    assert str(caught.value) == "it is for another host name than that of FLOWISE_BASE_URL"
 
 
 def test_a_tls_handshake_that_never_ends_was_not_sent(call: Call) -> None:

@@ -598,3 +598,72 @@ def test_beyond_what_may_be_in_flight_requests_are_refused_at_once_and_let_in_on
     in_flight.enter()
     with pytest.raises(FlowiseUnavailable):
         in_flight.enter()
+
+
+def test_a_request_of_several_choices_counts_as_a_run_for_each(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    with limits.admit("key", 10, 5, runs=3) as admission:
+        assert admission.headers["x-ratelimit-remaining-requests"] == "7"
+        refused_runs(limits, 3, 10, 5)
+        limits.admit("key", 10, 5, runs=2).release()
+        limits.admit("key", 10, 5, runs=2).release()
+    limits.admit("key", 10, 5, runs=3).release()
+    error = refused_runs(limits, 1, 10, 5)
+    assert error.retry_after_seconds == 60
+
+
+def test_a_refusal_of_several_choices_counts_for_nothing_and_waits_until_the_oldest_is_gone(
+    clock: Clock,
+) -> None:
+    limits = KeyLimits(1, clock=clock)
+    limits.admit("key", 8, None, runs=6).release()
+    clock.now += 10
+    error = refused_runs(limits, 4, 8, None)
+    assert error.retry_after_seconds == 50, "although there is room for two"
+    assert error.headers["x-ratelimit-remaining-requests"] == "2"
+    limits.admit("key", 8, None, runs=2).release()
+
+
+def refused_runs(limits: KeyLimits, runs: int, per_minute: int, in_flight: int | None) -> RateLimited:
+    """The refusal of a request of several choices."""
+    with pytest.raises(RateLimited) as caught:
+        limits.admit("key", per_minute, in_flight, runs=runs)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit", "runs", "allowed"),
+    [
+        (1, (None, None), 8, None),
+        (4, (None, None), 8, None),
+        (1, (8, 8), 8, None),
+        (1, (8, 7), 8, 7),
+        (1, (7, None), 8, 7),
+        (2, (None, 8), 5, 4),
+        (2, (8, None), 5, 4),
+    ],
+)
+def test_what_could_never_be_let_in_is_no_matter_of_waiting(
+    workers: int, limit: tuple[int | None, int | None], runs: int, allowed: int | None
+) -> None:
+    limits = KeyLimits(workers)
+    if allowed is None:
+        limits.check_runs(runs, *limit)
+        return
+    with pytest.raises(BadRequest, match=f"allow {allowed} of"):
+        limits.check_runs(runs, *limit)
+
+
+def test_a_rate_that_is_shared_is_not_divided(common: type[CommonWindows]) -> None:
+    KeyLimits(4, "common://").check_runs(8, 8, None)
+
+
+def test_a_worker_counts_runs() -> None:
+    places = InFlight(8)
+    leave = places.enter(7)
+    with pytest.raises(FlowiseUnavailable):
+        places.enter(2)
+    assert (places.count, places.refusals) == (7, 1)
+    leave()
+    leave()
+    assert places.count == 0

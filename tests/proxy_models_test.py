@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from flowise_profiles import FlowProfile
@@ -168,6 +170,39 @@ def test_a_caller_sees_and_uses_its_own_models_only() -> None:
 def test_a_model_is_described_as_the_list_does() -> None:
     assert models().known("bot").name == "Bot"
     assert models().known(C).name == C
+
+
+@pytest.mark.parametrize("error", [FlowiseUnavailable("gone"), FlowiseRefused("the key may not list")])
+def test_a_list_that_could_never_be_had_is_no_empty_one(error: ProxyError) -> None:
+    unlisted = Listed()
+    unlisted.error = error
+    for config, caller in (
+        (ProxyConfig(), ANONYMOUS),
+        (ProxyConfig(models=(SUPPORT,)), Caller("x", models=("sales-*",))),
+    ):
+        with pytest.raises(type(error)):
+            Models(config, unlisted, caller).listed()
+    assert [m.id for m in Models(ProxyConfig(models=(SUPPORT,)), unlisted, ANONYMOUS).listed()] == ["support"]
+    off = ProxyConfig(discovery=DiscoveryConfig(enabled=False))
+    assert Models(off, unlisted, ANONYMOUS).listed() == []
+    assert Models(ProxyConfig(), unlisted, ANONYMOUS).known(A).flow == A
+    kept = Listed(FlowProfile(B, "Bot", "bot"))
+    kept.error = error
+    assert Models(ProxyConfig(), kept, Caller("x", models=("sales-*",))).listed() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("поддержка", "поддержка"),
+        ("客户支持 ", "客户支持 "),
+        ("a\nb\x1b[1m\u202e\ud800", "ab[1m"),
+        ("я" * 99, "я" * 40),
+    ],
+)
+def test_a_name_that_is_unknown_is_told_as_it_was_sent(name: str, shown: str) -> None:
+    with pytest.raises(ModelNotFound, match=re.escape(f"`{shown}`")):
+        models().resolve(name)
 
 
 def test_a_name_is_not_unknown_while_no_listing_could_ever_be_had() -> None:

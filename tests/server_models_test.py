@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from tests.demo_server import DemoServer
 from tests.openai_check import valid
 from tests.processes import wait_for
 from tests.running_proxy import RunningProxy
+from tests.scripted_server import ScriptedServer, http
 
 ASSISTANT = "5518949f-3ebc-4082-af01-fa2a18623da6"
 CLOSED = "00000000-0000-4000-8000-000000000001"
@@ -45,6 +48,7 @@ keys:
 {key_lines("sales", "key-sales", "models: [support, 'sales-*']")}
 {key_lines("slow", "key-slow", "requests_per_minute: 3")}
 {key_lines("narrow", "key-narrow", "max_in_flight: 1")}
+{key_lines("wide", "key-wide", "max_in_flight: 4", "requests_per_minute: 6")}
 discovery: {{refresh_seconds: 1}}
 tasks: {{model: demo-json}}
 """
@@ -192,6 +196,22 @@ def test_requests_in_flight_are_limited_and_freed(server: RunningProxy) -> None:
     assert wait_for(lambda: chat(server, "key-narrow", "support").status_code == 200, 5)
 
 
+def test_several_choices_count_as_so_many_runs_in_every_limit(server: RunningProxy) -> None:
+    answer = chat(server, "key-wide", "support", n=4)
+    assert (answer.status_code, len(answer.json()["choices"])) == (200, 4)
+    assert answer.headers["x-ratelimit-remaining-requests"] == "2"
+    refused = chat(server, "key-wide", "support", n=3)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    for asked, param in (({"n": 5}, "n"), ({"prompt": ["a"] * 5}, "prompt"), ({"prompt": "a", "n": 5}, "n")):
+        if "prompt" in asked:
+            refused = post(server, "/v1/completions", "key-narrow", model="support", **asked)
+        else:
+            refused = chat(server, "key-narrow", "support", **asked)
+        valid("error", refused.content)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    assert wait_for(lambda: chat(server, "key-narrow", "support").status_code == 200, 5)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fallback_answers_only_if_nothing_has_run(server: RunningProxy, stream: bool) -> None:
     assert chat(server, "key-all", "gone", stream=stream).status_code == 200
@@ -274,8 +294,9 @@ def test_a_listing_that_fails_blocks_no_request_to_a_known_flow(tmp_path: Path, 
             assert chat(cold, "any", ASSISTANT).status_code == 200
             assert time.monotonic() - began < 1.5
             began = time.monotonic()
-            assert ids(cold, "any") == []
+            listed = get(cold, "/v1/models", "any")
             assert time.monotonic() - began < 3
+            assert (listed.status_code, listed.json()["error"]["code"]) == (503, "flowise_unavailable")
 
 
 def test_callers_keys_are_passed_through_to_flowise(tmp_path: Path) -> None:
@@ -318,7 +339,7 @@ def test_a_flow_of_a_flowise_that_gives_no_list_is_described_all_the_same(tmp_pa
 
         assert wait_for(lambda: told()["capabilities"]["streaming"] is True, 10)
         assert (told()["type"], told()["capabilities"]["memory"]) == ("CHATFLOW", True)
-        assert ids(cold, "any") == []
+        assert get(cold, "/v1/models", "any").status_code == 400
 
 
 def test_a_changed_file_forgets_no_names_while_flowise_gives_none(tmp_path: Path) -> None:
@@ -356,7 +377,7 @@ def test_a_file_rewritten_under_load_loses_no_request(flowise: DemoServer, tmp_p
 def test_the_last_listing_serves_a_start_without_flowise(tmp_path: Path) -> None:
     with DemoServer() as known:
         with RunningProxy(tmp_path, FLOWISE_BASE_URL=known.base_url) as first:
-            assert wait_for(lambda: _has_listing(tmp_path, first), 10)
+            assert wait_for(lambda: _has_listing(tmp_path, first, known.base_url), 10)
             before = ids(first, "any")
         address = known.base_url
     with RunningProxy(tmp_path, FLOWISE_BASE_URL=address) as second:
@@ -367,10 +388,111 @@ def test_the_last_listing_serves_a_start_without_flowise(tmp_path: Path) -> None
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "flowise_unavailable")
 
 
-def _has_listing(folder: Path, server: RunningProxy) -> bool:
+def _has_listing(folder: Path, server: RunningProxy, address: str) -> bool:
     ids(server, "any")
     store = SqliteStore(folder / "data" / "proxy.sqlite3")
-    return store.get(f"listing:{hashlib.sha256(b'').hexdigest()}") is not None
+    whose = f"{address}\n"  # and no key
+    return store.get(f"listing:{hashlib.sha256(whose.encode()).hexdigest()}") is not None
+
+
+def test_a_kept_listing_is_shown_for_no_other_address_or_key(tmp_path: Path) -> None:
+    with DemoServer("--key", "right") as keyed:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=keyed.base_url, FLOWISE_API_KEY="right") as first:
+            assert "demo-agent" in ids(first, "any")
+        address = keyed.base_url
+    for settings, is_known in (
+        ({"FLOWISE_BASE_URL": address, "FLOWISE_API_KEY": "right"}, True),
+        ({"FLOWISE_BASE_URL": address, "FLOWISE_API_KEY": "another"}, False),
+        ({"FLOWISE_BASE_URL": "http://127.0.0.1:9", "FLOWISE_API_KEY": "right"}, False),
+    ):
+        with RunningProxy(tmp_path, **settings) as later:
+            listed = get(later, "/v1/models", "any")
+            assert listed.status_code == (200 if is_known else 503), listed.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/openai/deployments", "/v1/responses/models"])
+def test_an_unreachable_flowise_is_no_empty_list(tmp_path: Path, path: str) -> None:
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL="http://127.0.0.1:9") as server:
+        listed = get(server, path, "any")
+        valid("error", listed.content)
+        assert (listed.status_code, listed.json()["error"]["code"]) == (503, "flowise_unavailable")
+        assert "refused" in listed.json()["error"]["message"]
+        assert "Retry-After" in listed.headers
+        state = get(server, "/ready", "any").json()["flowise"]
+        assert (state["reachable"], "refused" in state["error"]) == (False, True)
+        assert get(server, f"/v1/models/{ASSISTANT}", "any").status_code == 200
+        (tmp_path / "proxy.yaml").write_text(f"models:\n  - id: mine\n    flow: {ASSISTANT}\n")
+        assert wait_for(lambda: get(server, "/v1/models", "any").status_code == 200, 5)
+        assert ids(server, "any") == ["mine"]
+
+
+@pytest.mark.parametrize(("key", "cure"), [("", "set FLOWISE_API_KEY"), ("wrong", "check FLOWISE_API_KEY")])
+def test_a_missing_or_wrong_key_is_no_empty_list_and_ready_names_it(
+    tmp_path: Path, key: str, cure: str
+) -> None:
+    with (
+        DemoServer("--key", "right") as keyed,
+        RunningProxy(tmp_path, FLOWISE_BASE_URL=keyed.base_url, FLOWISE_API_KEY=key) as server,
+    ):
+        listed = get(server, "/v1/models", "any")
+        valid("error", listed.content)
+        assert (listed.status_code, listed.json()["error"]["code"]) == (400, "flowise_auth")
+        assert listed.headers["x-should-retry"] == "false"
+        assert cure in listed.json()["error"]["message"]
+        state = get(server, "/ready", "any").json()["flowise"]
+        assert state["reachable"] is True
+        assert cure in state["error"]
+        refused = chat(server, "any", "22222222-2222-4222-8222-222222222222")
+        assert refused.status_code in (400, 404)
+
+
+def test_a_flowise_without_flows_is_an_empty_list(tmp_path: Path) -> None:
+    rows = http("200 OK", b'{"data":[],"total":0}')
+    with ScriptedServer(*[[rows, b""]] * 4) as flowise:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.url) as server:
+            assert ids(server, "any") == []
+
+
+def test_a_certificate_that_is_not_trusted_is_named_and_can_be(tmp_path: Path) -> None:
+    certificate = tmp_path / "own.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subject = ["-days", "2", "-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key = tmp_path / "own.key"
+    subprocess.run([*command, *subject, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with ScriptedServer(
+        *[[http("200 OK", b'{"data":[],"total":0,"version":"3"}'), b""]] * 20, tls=tls
+    ) as flowise:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.url) as server:
+            listed = get(server, "/v1/models", "any")
+            assert (listed.status_code, listed.json()["error"]["code"]) == (400, "flowise_misconfigured")
+            for told in (
+                listed.json()["error"]["message"],
+                get(server, "/ready", "any").json()["flowise"]["error"],
+            ):
+                assert "certificate is not trusted: it is self-signed" in told
+                assert "FLOWISE_CA_FILE" in told
+            answer = chat(server, "any", ASSISTANT)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "flowise_misconfigured")
+        for setting in ("FLOWISE_CA_FILE", "SSL_CERT_FILE"):
+            settings = {"FLOWISE_BASE_URL": flowise.url, setting: str(certificate)}
+            with RunningProxy(tmp_path, **settings) as server:
+                assert ids(server, "any") == []
+                assert get(server, "/ready", "any").json()["flowise"] == {
+                    "reachable": True,
+                    "version": "3",
+                    "error": None,
+                }
+
+
+def test_authorities_that_cannot_be_read_stop_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    settings = {"FLOWISE_BASE_URL": "https://127.0.0.1:9", "FLOWISE_CA_FILE": str(tmp_path / "ca.pem")}
+    with pytest.raises(RuntimeError) as caught, RunningProxy(tmp_path, **settings):
+        pass
+    assert "FLOWISE_CA_FILE" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_limits_are_shared_by_servers_with_one_redis(
