@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import orjson
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gevent.lock import Semaphore
+from gunicorn.http.errors import LimitRequestHeaders, ParseException  # type: ignore[import-untyped]
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
 
 from proxy_errors import (
     BadRequest,
@@ -28,7 +30,20 @@ from proxy_metrics import Metrics
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+MAX_HEAD_BYTES = 65_536
+HEAD_STEP_BYTES = 8_192
+"""What gunicorn reads at once while it looks for the head's end: so much may be of what follows."""
+
 BODY_STEP_BYTES = 16_384
+MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
+"""A body may come in so many pieces, and in one more for so many bytes: each costs as much as a large one."""
+
+TURN_SECONDS = 0.002
+"""After so long in the chunks of one body the others get their turn."""
+LOOP_TURN = 1e-6
+"""What to sleep so that the loop looks at its sockets: from `sleep(0)` it comes back fifty times before."""
+_READY_ONES = Semaphore()
+
 MOST_LEFT_BYTES = 131_072
 """Of a body that nobody wants, what is read so that its connection can be used again."""
 
@@ -61,9 +76,6 @@ class ServingEdge:
         except BaseException:
             watcher.stop()
             raise
-        if not watcher.is_started:
-            # Nothing was waited for: a client that asks on and on must not keep all others waiting.
-            gevent.sleep(0)
         if client is not None:
             client.answered()
         return _Watched(body, watcher)
@@ -85,6 +97,12 @@ class ServingEdge:
         )
         for serving in list(self._runs):
             gevent.kill(serving, error)
+
+
+def take_turn() -> None:
+    """Let all others run; of those whose next work is there already, one goes on in each turn of the loop."""
+    with _READY_ONES:
+        gevent.sleep(LOOP_TURN)
 
 
 def _refusal(start_response: StartResponse) -> Iterable[bytes]:
@@ -115,9 +133,53 @@ class _Watched:
             close()
 
 
+class BoundedHead(Request):  # type: ignore[misc]
+    """A request whose head is small in all: gunicorn bounds a line and their number, which makes 800 KB.
+
+    It looks through all that has come after each read, so that such a head keeps the worker for 0.2 s.
+    """
+
+    def parse(self, unreader: Any) -> bytes:
+        """Read the head. Raises LimitRequestHeaders, which is answered with 431."""
+        self.max_buffer_headers = MAX_HEAD_BYTES  # of the trailers, too
+        self._read = 0
+        rest: bytes = super().parse(unreader)
+        self._check(self._read - len(rest))
+        return rest
+
+    def read_into(self, unreader: Any, buf: bytearray, stop: bool = False) -> None:
+        """Read once more, as gunicorn's own method does."""
+        before = len(buf)
+        super().read_into(unreader, buf, stop)
+        self._read += len(buf) - before
+        self._check(self._read - HEAD_STEP_BYTES)
+        if self._read > HEAD_STEP_BYTES:  # hardly any client's head
+            take_turn()
+
+    def _check(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            raise LimitRequestHeaders(f"a head of more than {MAX_HEAD_BYTES} bytes")
+
+
 def guard_body(worker: Any, request: Any) -> None:
-    """Put a deadline on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    """Put limits on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    reader = request.body.reader
+    if hasattr(reader, "parser"):
+        reader.parser = _paced(reader.parser)
     request.body = _TimedBody(request.body, worker.app.body_timeout_seconds)
+
+
+def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a body in chunks, a turn of others in between. Raises BadRequest for tiny ones."""
+    size, turn_ends = 0, time.monotonic() + TURN_SECONDS
+    for count, piece in enumerate(chunks):
+        size += len(piece)
+        if count > MAX_SMALL_CHUNKS + size // SMALL_CHUNK_BYTES:
+            raise BadRequest("The body comes in too many small chunks; send it in larger ones.")
+        if time.monotonic() > turn_ends:
+            take_turn()
+            turn_ends = time.monotonic() + TURN_SECONDS
+        yield piece
 
 
 class _TimedBody:
@@ -158,7 +220,7 @@ class _TimedBody:
             self._deadline = now + self._seconds
         else:
             # A body that has arrived already is read without ever waiting: others must get their turn.
-            gevent.sleep(0)
+            gevent.sleep(LOOP_TURN)
         left, self.left = self.left, math.inf  # of a body that breaks off nobody knows either
         try:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):

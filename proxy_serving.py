@@ -130,15 +130,17 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     monkey.patch_all()
     from gunicorn import util  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
+    from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # noqa: PLC0415
 
     serving_transport(settings).close()  # what it cannot be made of stops the start, not each worker
-    from proxy_edge import ServingEdge, guard_body  # noqa: PLC0415
+    from proxy_edge import BoundedHead, ServingEdge, guard_body  # noqa: PLC0415
     from proxy_metrics import Metrics  # noqa: PLC0415
     from proxy_tokens import count_tokens  # noqa: PLC0415
 
     count_tokens("")  # loads the vocabulary, for all workers and before any stream would wait for it
     # What gunicorn cannot parse never reaches the application; clients want JSON there too.
     util.write_error = write_parse_error
+    RequestParser.mesg_class = BoundedHead
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
@@ -279,6 +281,7 @@ def write_parse_error(client: Any, status: int, reason: str, message: str) -> No
         f"Content-Length: {len(body)}",
     ]
     client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    client.linger()  # what it was still sending would take the answer back
 
 
 def raise_descriptor_limit() -> None:

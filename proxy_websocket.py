@@ -40,6 +40,8 @@ CLOSE_SECONDS = 2.0
 """How long a refused peer may go on sending: a close at once would take back what it was told."""
 TURN_SECONDS = 0.002
 """After so long in the frames of one peer the others get their turn."""
+LOOP_TURN = 1e-6
+"""What to sleep for that: from `sleep(0)` gevent comes back fifty times before it looks at its sockets."""
 _READ_BYTES = 65_536
 
 
@@ -92,7 +94,7 @@ class WebSocket:
         """Wait for the next message; None if none has come within the time."""
         until = self._clock() + seconds
         # Answered by an error at once, messages without pause would keep all others waiting.
-        time.sleep(0)
+        time.sleep(LOOP_TURN)
         while not self._messages:
             if self._parts and self._clock() - self._begun > self._message_seconds:
                 # What has come of it is held in memory.
@@ -165,7 +167,7 @@ class WebSocket:
         if self._frames > allowed:
             self._refuse(CloseReason.POLICY_VIOLATION, "too many frames without a message")
         if now > self._turn_ends:
-            time.sleep(0)
+            time.sleep(LOOP_TURN)
             self._turn_ends = self._clock() + TURN_SECONDS
 
     def _heed(self, event: Event) -> None:
@@ -206,7 +208,7 @@ class WebSocket:
                 self._connection.settimeout(left)
                 if not self._connection.recv(_READ_BYTES):
                     break
-                time.sleep(0)
+                time.sleep(LOOP_TURN)
         raise WebSocketClosed
 
     def _send(self, event: Event) -> None:

@@ -8,7 +8,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from fcntl import ioctl
 from socket import SHUT_RD, SHUT_WR
+from termios import FIONREAD
 from typing import Any
 
 import gevent
@@ -18,7 +20,7 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from flow_guards import RUN_THREAD
-from proxy_edge import MOST_LEFT_BYTES
+from proxy_edge import LOOP_TURN, MOST_LEFT_BYTES, take_turn
 
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""
@@ -30,6 +32,7 @@ LINGER_SILENT_SECONDS = 5.0
 WRITE_STEP_BYTES = 65_536
 """Each step has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
 
+_NOTHING = bytes(4)
 _STEP_SECONDS = 0.05
 _BEAT_SECONDS = 0.2
 # Not those of 1xx, after which the client is to speak.
@@ -54,6 +57,16 @@ class _Client(socket.socket):
         if self._request.body.left > MOST_LEFT_BYTES:
             self._request.force_close()
 
+    def rest(self) -> None:
+        """Let others run before the next request: a client that asks on and on would never be waited for."""
+        gevent.sleep(LOOP_TURN)
+        if self._has_sent_ahead():
+            take_turn()
+
+    def _has_sent_ahead(self) -> bool:
+        unread = ioctl(self.fileno(), FIONREAD, _NOTHING)
+        return unread != _NOTHING or self._request.unreader.buf.tell() > 0
+
     def linger(self) -> None:
         """End the answer and throw away what still comes: a close would take it back (RFC 9112, 9.6)."""
         deadline = time.monotonic() + LINGER_SECONDS
@@ -63,7 +76,7 @@ class _Client(socket.socket):
                 self.settimeout(min(left, LINGER_SILENT_SECONDS))
                 if not self.recv(WRITE_STEP_BYTES):
                     return
-                gevent.sleep(0)
+                gevent.sleep(LOOP_TURN)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all, each step within the time limit, but keep a head back for what follows it."""
@@ -195,6 +208,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if request.body.left:
                 client.linger()
             raise StopIteration
+        client.rest()
 
 
 def _has_runs_in_hand() -> bool:

@@ -366,6 +366,46 @@ def test_a_key_in_a_header_that_cannot_be_parsed_is_nowhere(keyed: RunningProxy)
         assert canary not in keyed.log()
 
 
+def _padded(size: int, more: bytes = b"") -> bytes:
+    """A head of exactly so many bytes, in lines that are not too long each."""
+    first = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + more
+    lines: list[bytes] = []
+    while left := size - len(first) - sum(map(len, lines)) - 2:
+        taken = left if left <= 8_000 else min(8_000, left - 100)
+        lines.append(b"X-Padding-%02d: %b\r\n" % (len(lines), b"x" * (taken - 16)))
+    return b"".join([first, *lines, b"\r\n"])
+
+
+def test_a_head_is_small_in_all(keyed: RunningProxy) -> None:
+    assert len(_padded(65_536)) == 65_536
+    assert _raw(keyed, _padded(65_536)).startswith(b"HTTP/1.1 200 ")
+    # What comes behind it, more than one read of it, does not count.
+    body = b"Content-Length: 50000\r\n"
+    assert _raw(keyed, _padded(60_000, body) + b"x" * 50_000).startswith(b"HTTP/1.1 200 ")
+    for size in (65_537, 720_000):
+        head, _, told = _raw(keyed, _padded(size) + b"x" * 1_000_000).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 ")
+        valid("error", told)
+
+
+def _chunked(body: bytes, trailers: bytes = b"") -> bytes:
+    """A request whose body comes in chunks of a byte each."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailers + b"\r\n"
+
+
+def test_a_body_in_tiny_chunks_is_read_up_to_a_number_of_them(proxy: RunningProxy) -> None:
+    body = b'{"model":"demo-assistant","messages":[{"role":"user","content":"Hi"}]}'
+    assert _raw(proxy, _chunked(body + b" " * 65_000)).startswith(b"HTTP/1.1 200 ")
+    head, _, told = _raw(proxy, _chunked(body + b" " * 66_000)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    valid("error", told)
+    assert b"small chunks" in told
+    assert _raw(proxy, _chunked(body, b"X-A: b\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert _raw(proxy, _chunked(body, b"X-A: %b\r\n" % (b"b" * 80_000))).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_refused_caller_may_go_on_using_its_connection(keyed: RunningProxy) -> None:
     address = urlsplit(keyed.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
