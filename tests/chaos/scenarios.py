@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import abuse, frames, runs, streams
+from tests.chaos import abuse, attacks, frames, runs, streams
 from tests.chaos.world import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -30,4 +30,5 @@ SCENARIOS: dict[str, Scenario] = {
     "L7": abuse.few_descriptors,
     "L8": abuse.many_names,
     "L9": frames.odd_http,
+    **{name: attacks.scenario(name) for name in attacks.ATTACKS},
 }

@@ -33,6 +33,17 @@ from tests.chaos.load import (
 from tests.chaos.world import Row, Stage, World
 
 _STAMP = re.compile(rb"(\d{13,}) ")
+
+
+def stamps_in(outcome: Outcome) -> list[tuple[float, float]]:
+    """When each stamped token came, and how many ms after it was said."""
+    seen, stamps = b"", []
+    for moment, piece in outcome.arrivals:
+        complete, end, seen = (seen + piece).rpartition(b"\n")
+        stamps += [(moment, moment * 1000 - int(stamp) / 1e6) for stamp in _STAMP.findall(complete + end)]
+    return stamps
+
+
 HOWS = ("rst", "fin", "bad_chunk", "no_length")
 
 

@@ -106,15 +106,13 @@ class World:
 
     @contextlib.contextmanager
     def _watched(self, url: str) -> Iterator[None]:
-        command = [sys.executable, str(HEALTH), url]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watch:
-            try:
+        seen = Health()
+        try:
+            with health_watched(url) as seen:
                 yield
-            finally:
-                output, _ = watch.communicate(timeout=30)
-                seen = json.loads(output)
-                self.health_ms += seen["ms"]
-                self.health_failures += seen["failures"]
+        finally:
+            self.health_ms += seen.ms
+            self.health_failures += seen.failures
 
     def health(self) -> Row:
         """The line of /health over all scenarios."""
@@ -129,6 +127,28 @@ class World:
         )
         row.is_met = p99 < HEALTH_TARGET_MS and not self.health_failures
         return row
+
+
+@dataclass(slots=True)
+class Health:
+    """What a watch on /health has seen, once it has ended."""
+
+    ms: list[float] = field(default_factory=list)
+    failures: int = 0
+
+
+@contextlib.contextmanager
+def health_watched(url: str) -> Iterator[Health]:
+    """Have a process of its own ask for /health meanwhile."""
+    seen = Health()
+    command = [sys.executable, str(HEALTH), url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            yield seen
+        finally:
+            output, _ = watch.communicate(timeout=30)
+            told = json.loads(output)
+            seen.ms, seen.failures = told["ms"], told["failures"]
 
 
 def _status(pid: int, name: str) -> int:
