@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 GO_ON = "Go on."
 LOOK = "See the attachment."
 _MOST_MESSAGES = 100_000
+_ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attached_files>\n*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,22 @@ def newest_of(roles: Sequence[Any]) -> int:
     return 0
 
 
+def without_attached_files(text: str) -> str:
+    """A user's text without the list of files that Open WebUI writes before it: their contents come apart."""
+    return _ATTACHED_FILES.sub("", text) if "<attached_files>" in text else text
+
+
+def _is_thought(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer is nothing but reasoning that we told: pydantic-ai sends it back so."""
+    content = answer.get("content")
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        content = content[0].get("text")
+    if not isinstance(content, str) or answer.get("tool_calls") or answer.get("function_call"):
+        return False
+    text = content.strip()
+    return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>")
+
+
 def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
     """An answer as it stands in the history once its client sends it back."""
     if not calls:  # nearly all
@@ -156,6 +174,8 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
+    if role == "assistant" and _is_thought(message):
+        return
     if role == "assistant":
         reading.say("userMessage", "\n\n".join(reading.question))
         reading.question.clear()
@@ -169,6 +189,7 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
         calls = list(_tool_calls(reading, message, param))
         reading.say("apiMessage", "\n".join([text, *calls] if text else calls))
     elif role == "user":
+        text = without_attached_files(text) or ("" if reading.attachments else text)
         reading.question.extend([text] if text else [])
     else:
         reading.question.append(_tool_result(reading, message, text, param))

@@ -440,3 +440,55 @@ def test_an_answer_is_kept_as_its_client_sends_it_back(text: str, calls: tuple[F
     sent_back = conversation([user("a"), assistant(text, tool_calls=told), user("b")]).history[1:]
     kept = answer_in_history(text, calls)
     assert sent_back == ((answered(kept),) if kept else ())
+
+
+FILES = (
+    '<attached_files>\n<file type="file" id="1" url="1" content_type="image/png" name="a > b.png"/>\n'
+    '<file type="file" id="2" url="2" name="c.png"/>\n</attached_files>\n\n'
+)
+"""As Open WebUI writes it before a user's text, or behind the context that it found."""
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (FILES + "What is it?", "What is it?"),
+        (f"<context>\n…\n</context>\n\n{FILES}What is it?", "<context>\n…\n</context>\n\nWhat is it?"),
+        ([{"type": "text", "text": FILES}, {"type": "text", "text": "What is it?"}, PICTURE], "What is it?"),
+        ([{"type": "text", "text": FILES}, PICTURE], ""),
+        (FILES, FILES),
+        (f"Why does it say {FILES}", f"Why does it say {FILES}"),
+        ("<attached_files>\nmine\n</attached_files>\n", "<attached_files>\nmine\n</attached_files>\n"),
+        (FILES.replace("</attached_files>", ""), FILES.replace("</attached_files>", "")),
+    ],
+)
+def test_the_list_of_attached_files_is_no_part_of_a_question(content: Any, expected: str) -> None:
+    assert conversation([user(content)]).question == expected
+    earlier = conversation([user(content), assistant("b"), user("c")]).history[0].content
+    assert earlier == expected or not expected
+
+
+def test_an_answer_keeps_what_looks_like_attached_files() -> None:
+    assert conversation([user("a"), assistant(FILES), user("b")]).history[1].content == FILES
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_dropped"),
+    [
+        (assistant("<think>\n▸ Agent\nHm.\n\n</think>"), True),
+        (assistant("\n<think></think>\n"), True),
+        (assistant("<think>Hm.</think> Yes."), False),
+        (assistant("<think>Hm."), False),
+        (assistant("</think>"), False),
+        (assistant("<think>"), False),
+        (assistant("Hm.</think>"), False),
+        (assistant("<think>a</think>b</think>"), False),
+        (assistant("<think>Hm.</think>", tool_calls=[call("f")]), False),
+    ],
+)
+def test_an_earlier_answer_that_is_nothing_but_our_reasoning_is_dropped(
+    answer: dict[str, Any], is_dropped: bool
+) -> None:
+    chat = conversation([user("a"), answer, assistant("b"), user("c")])
+    assert (chat == conversation([user("a"), assistant("b"), user("c")])) is is_dropped
