@@ -38,7 +38,7 @@ from openai_fields import json_object
 from openai_responses_routes import ResponseRoutes
 from openai_rules import is_plain, ruled
 from openai_style import style_of
-from openai_tasks import TaskKind, task_answer, task_kind
+from openai_tasks import TaskKind, asked_choices, task_answer, task_kind
 from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
 from proxy_auth import ANONYMOUS, LOCAL, Keys, check_host, check_known, check_origin, cors_headers
 from proxy_config import ProxyConfig, config_file
@@ -439,7 +439,9 @@ class _Server:
             return planner.prepare(parsed, model, g.caller)
         if task is not None:
             plan = planner.alone(parsed, model, g.caller)
-            if g.config.tasks.model != "builtin":
+            # A run that waits for a decision has told its choices: no model need think of them.
+            is_known = task == "follow_ups" and asked_choices(parsed.said)
+            if g.config.tasks.model != "builtin" and not is_known:
                 return plan
             answer = task_answer(task, parsed.said, parsed.parameters.get("response_format"))
             return replace(plan, instead=(TextDelta(answer), TurnEnded()))

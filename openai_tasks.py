@@ -1,7 +1,8 @@
 """Requests that chat UIs make for themselves (titles, tags, follow-up questions) and answers without a flow.
 
-Their prompts are their mark: LibreChat's as recorded in `tests/wire/librechat`; Open WebUI's begin with
-`### Task:` and name, under `### Output:`, the one key of the JSON they want. Wire layer, pure.
+Their prompts are their mark, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: the fixed
+words or the frame of a prompt that nobody writes by hand. What only resembles them runs the flow.
+Wire layer, pure.
 """
 
 from __future__ import annotations
@@ -13,29 +14,37 @@ from typing import Any, Literal, get_args
 import orjson
 
 from flow_turn import Turn
+from openai_messages import without_attached_files
 
 TaskKind = Literal["title", "tags", "follow_ups", "queries", "text", "prompt", "emoji"]
 
 _LOOKED_AT = 20_000
-_LIBRECHAT_TITLE = re.compile(
-    r"\A(?:Provide a concise, 5-word-or-less title for the conversation\b"
-    r"|Analyze this conversation and provide:\s+1\. The detected language\b)"
+_LIBRECHAT_TITLES = (
+    "Provide a concise, 5-word-or-less title for the conversation, using title case conventions.",
+    "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise",
 )
-_OPEN_WEBUI = re.compile(
-    r"\A### Task:\s.*?^### Output:(.*?)^(?:<|### Chat History)", re.DOTALL | re.MULTILINE
-)
-_OPEN_WEBUI_AUTOCOMPLETION = re.compile(r"\A### Task:\s+You are an autocompletion system\b")
-_OPEN_WEBUI_EMOJI = re.compile(r"\AYour task is to reflect the speaker's likely facial expression through a ")
-_KEY = re.compile(r"[{`\s]\"(title|tags|follow_ups|queries|text|prompt)\"\s*:")
-_SAID = re.compile(
-    r"^(?:USER|User):[ \t]*(.*?)(?=^(?:ASSISTANT|AI|Assistant):|^</chat_history>|\Z)",
-    re.DOTALL | re.MULTILINE,
-)
+_OPEN_WEBUI = "### Task:"
+_OPEN_WEBUI_OUTPUT = "\n### Output:"
+_OPEN_WEBUI_CHAT = "\n### Chat History:\n<chat_history>\n"
+_OPEN_WEBUI_EMOJI = "Your task is to reflect the speaker's likely facial expression through a fitting emoji."
+_OPEN_WEBUI_AUTOCOMPLETION = re.compile(r"### Task:\s+You are an autocompletion system\b")
+_CHAT_END = "</chat_history>"
+_KEY = re.compile(r"[{`\s]\"(title|tags|follow_ups|queries|prompt)\"\s*:")
+_USER_SAYS = re.compile(r"^(?:USER|User):[ \t]*", re.MULTILINE)
+_OTHERS_SAY = re.compile(r"^(?:(?:ASSISTANT|AI|Assistant):|</chat_history>)", re.MULTILINE)
+_ASKED = "(Waiting for your decision: "
+_REFERENCE = re.compile(r" · [0-9a-f]{16}\Z")
+
 _NOISE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`]*`|https?://\S+|!?\[([^\]]*)\]\([^)]*\)|<[^>\n]{1,80}>|[*_#>|~]+", re.DOTALL
+    r"(?s:```.*?(?:```|\Z))|`([^`]*)`|https?://\S+|!?\[([^\[\]]*)\]\([^()]*\)|</?[A-Za-z][^<>\n]{0,80}>"
+    r"|^[ \t]*(?:[#>*+-]+[ \t]+)+",  # of headings, quotations and lists
+    re.MULTILINE,
 )
-_MOST_WORDS = 5
-_MOST_CHARACTERS = 48
+_EMPHASIS = re.compile(r"(?<![\w*_~])[*_~]++(?=\S)|(?<=[^\s*_~])[*_~]++(?!\w)")
+"""Signs around words; the one in `6*7` is a word's own."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
+_ENDS = " .,;:!-–—。！"
+_LONGEST_TITLE = 48
 _NOTHING_SAID = "New Chat"
 
 
@@ -44,15 +53,25 @@ def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
     turn = turns[0]
     if turn.history or turn.instructions:
         return None
-    text = turn.question[:_LOOKED_AT]
-    if _LIBRECHAT_TITLE.match(text):
-        return "title"
-    if _OPEN_WEBUI_EMOJI.match(text):
-        return "emoji"
+    text = turn.question
+    if text.startswith(_LIBRECHAT_TITLES):
+        return "title" if "\n\nUser: " in text or "\n\nConversation:\nUser: " in text else None
+    if text.startswith(_OPEN_WEBUI_EMOJI):
+        return "emoji" if "\n\nMessage: " in text else None
+    if not text.startswith(_OPEN_WEBUI):
+        return None
     if _OPEN_WEBUI_AUTOCOMPLETION.match(text):
-        return "text"
-    wanted = _OPEN_WEBUI.match(text)
-    key = _KEY.search(wanted[1]) if wanted else None
+        return "text" if text.endswith("#### Output:", 0, len(text.rstrip())) else None
+    return _framed_kind(text)
+
+
+def _framed_kind(text: str) -> TaskKind | None:
+    """The task whose JSON is asked for under `### Output:`, if the prompt ends with a chat's history."""
+    chat = text.find(_OPEN_WEBUI_CHAT, 0, _LOOKED_AT)
+    if chat < 0 or not text.endswith(_CHAT_END, 0, len(text.rstrip())):
+        return None
+    output = text.find(_OPEN_WEBUI_OUTPUT, 0, chat)
+    key = _KEY.search(text, output, chat) if output >= 0 else None
     return next((kind for kind in get_args(TaskKind) if key and kind == key[1]), None)
 
 
@@ -64,17 +83,32 @@ def is_task(turns: Sequence[Turn]) -> bool:
 def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str:
     """The answer to a task from its own text, in the form that its prompt asks for.
 
-    A title is the beginning of what the user said; of what only a model could think of there is nothing.
+    A title is the beginning of what the user said; of what only a model could think of there is nothing. What
+    may follow a question for a decision is its choices, which the UI then shows as buttons.
     """
     if kind == "emoji":
         return "💬"
-    if kind != "title":
-        nothing: Any = prompt_text(prompt) if kind == "prompt" else "" if kind == "text" else []
-        return orjson.dumps({kind: nothing}).decode()
-    title = title_of(prompt_text(prompt))
-    return as_schema(title, response_format) or (
-        orjson.dumps({"title": title}).decode() if prompt.startswith("### Task:") else title
-    )
+    if kind == "title":
+        title = title_of(prompt_text(prompt))
+        return as_schema(title, response_format) or (
+            orjson.dumps({"title": title}).decode() if prompt.startswith(_OPEN_WEBUI) else title
+        )
+    answer: Any = [] if kind in ("tags", "queries") else ""
+    if kind == "prompt":
+        answer = prompt_text(prompt, is_newest=True)
+    elif kind == "follow_ups":
+        answer = asked_choices(prompt)
+    return orjson.dumps({kind: answer}).decode()
+
+
+def asked_choices(prompt: str) -> list[str]:
+    """The choices of the question for a decision that a prompt's chat ends with."""
+    chat = prompt.rstrip().removesuffix(_CHAT_END).rstrip()
+    asked = chat.rfind(_ASKED)
+    choices = chat[asked + len(_ASKED) : -1]
+    if asked < 0 or not chat.endswith(")") or "\n" in choices:
+        return []
+    return _REFERENCE.sub("", choices).split(" / ")
 
 
 def as_schema(title: str, response_format: Any) -> str | None:
@@ -96,16 +130,26 @@ def is_whole_json(text: str) -> bool:
         return False
 
 
-def prompt_text(prompt: str) -> str:
-    """What the user said, out of the conversation that a prompt quotes."""
-    said = _SAID.search(prompt)
-    return said[1].strip() if said else ""
+def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
+    """What the user said first, or last, in the conversation that a prompt quotes."""
+    says = [*_USER_SAYS.finditer(prompt)]
+    if not says:
+        return ""
+    begin = says[-1 if is_newest else 0].end()
+    end = _OTHERS_SAY.search(prompt, begin)
+    return without_attached_files(prompt[begin : end.start() if end else None]).strip()
 
 
 def title_of(text: str) -> str:
-    """A short title in the text's own words: the beginning of its first sentence."""
-    plain = " ".join(_NOISE.sub(lambda found: found[1] or " ", text).split())
-    sentence = re.split(r"(?<=[.!?。!?])\s|[\n。!?]", plain, maxsplit=1)[0]
-    words = sentence.split()
-    title = " ".join(words[:_MOST_WORDS])[:_MOST_CHARACTERS].strip(" .,;:!?-–—\"'()[]")
-    return title[:1].upper() + title[1:] or _NOTHING_SAID
+    """A short title in the text's own words: its first sentence, or as many words of it as there is room."""
+    words = _NOISE.sub(lambda found: found[1] or found[2] or " ", text[:_LOOKED_AT])
+    plain = " ".join(_EMPHASIS.sub("", words).split())
+    sentence = _SENTENCE_END.split(plain, maxsplit=1)[0].strip(_ENDS)
+    if not sentence.strip("?？"):
+        return _NOTHING_SAID
+    title = sentence[:1].upper() + sentence[1:]
+    if len(title) <= _LONGEST_TITLE:
+        return title
+    cut = title[: _LONGEST_TITLE - 1]
+    kept = cut if title[len(cut)] == " " else cut.rpartition(" ")[0]
+    return (kept if len(kept) > len(cut) // 2 else cut).rstrip(_ENDS) + "…"
