@@ -110,7 +110,7 @@ def conversation(messages: Any) -> Conversation:
         raise wrong_value("messages", f"it must hold 1 to {_MOST_MESSAGES} messages")
     reading = _Reading()
     newest = newest_of([message.get("role") if isinstance(message, dict) else None for message in messages])
-    for n, message in enumerate(messages):
+    for n, message in _without_thoughts(messages):
         role = message.get("role") if isinstance(message, dict) else None
         reading.is_earlier = n < newest and role not in ("system", "developer")
         reading.is_newest = n == newest and role == "user"
@@ -145,15 +145,21 @@ def without_attached_files(text: str) -> str:
     return _ATTACHED_FILES.sub("", text) if "<attached_files>" in text else text
 
 
-def _is_thought(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer is nothing but reasoning that we told: pydantic-ai sends it back so."""
-    content = answer.get("content")
+def _without_thoughts(messages: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """The messages with their places, but those that only repeat our reasoning: pydantic-ai resends it."""
+    return ((n, message) for n, message in enumerate(messages) if not _is_thought(message))
+
+
+def _is_thought(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return False
+    content = message.get("content")
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         content = content[0].get("text")
-    if not isinstance(content, str) or answer.get("tool_calls") or answer.get("function_call"):
+    if not isinstance(content, str) or message.get("tool_calls") or message.get("function_call"):
         return False
     text = content.strip()
-    return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>")
+    return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>") > 0
 
 
 def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
@@ -174,8 +180,6 @@ def _read(reading: _Reading, message: Any, param: str) -> None:
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
-    if role == "assistant" and _is_thought(message):
-        return
     if role == "assistant":
         reading.say("userMessage", "\n\n".join(reading.question))
         reading.question.clear()
