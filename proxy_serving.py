@@ -236,13 +236,13 @@ class GunicornLog:
         self.error = self._log.error
         self.critical = self._log.critical
 
-    def exception(self, message: object, *arguments: Any, **named: Any) -> None:
+    def exception(self, message: object, *_: Any, **__: Any) -> None:
         """Write a failure; of a client that left or took nothing, and of a run ended with us, only that."""
         error = sys.exc_info()[1]
         if isinstance(error, (OSError, ProxyError)):
             self._log.warning("an answer was cut off: %s", type(error).__name__)
-        else:
-            self._log.exception(message, *arguments, **named)
+        else:  # without the address that gunicorn names: it may hold a key
+            self._log.exception("%s", str(message).partition(" %s")[0])
 
     def debug(self, message: object, *arguments: Any, **named: Any) -> None:
         """Write gunicorn's own steps, but no request line: it may hold a key."""

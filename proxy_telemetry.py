@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("proxy.request")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
+_WORD = re.compile(r"[a-z]+(?:[._-][a-z]+)*")
+_OWN_ID = re.compile(r"resp_[0-9A-Za-z]+")
+_MOST_PATH, _MOST_WORD = 200, 24
 _QUIET = ("/health", "/v1/health", "/metrics")
 
 Record = Callable[[Mapping[str, Any], str, float], object]
@@ -74,12 +78,18 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Put the record on one line, a traceback below it."""
-        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in getattr(record, "fields", {}).items())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {_visible(record.getMessage() + fields)}"
         if not record.exc_info:
             return line
         return "\n".join([line, *map(_visible, self.formatException(record.exc_info).splitlines())])
+
+
+def _quoted(value: object) -> str:
+    """A value as it is, or in quotes where it could be taken for the line's next field."""
+    text = str(value)
+    return text if _PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _visible(text: str) -> str:
@@ -96,7 +106,7 @@ class RequestLog:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request and note what becomes of it."""
-        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": _path(environ)}
+        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"]}
         environ["proxy.log"] = fields
         on_close: list[Callable[[], None]] = []
         environ["proxy.on_close"] = on_close
@@ -131,8 +141,9 @@ class _Line:
         seconds = time.monotonic() - self._started
         fields.setdefault("outcome", outcome)
         fields["ms"] = round(seconds * 1000, 1)
-        # The path tells a reader more.
         rule = fields.pop("rule", "")
+        if fields["path"] != rule:
+            fields["path"] = _harmless(fields["path"], rule)
         self._record(fields, rule, seconds)
         level = logging.DEBUG if fields["path"] in _QUIET else logging.INFO
         log.log(level, "request", extra={"fields": fields})
@@ -169,10 +180,20 @@ class _Closing:
             self._line.write("ok" if self._is_whole else "client_gone")
 
 
-def _path(environ: WSGIEnvironment) -> str:
-    """The path as it may be logged: what follows `/files/` opens a file to whoever reads it."""
-    before, files, token = str(environ["PATH_INFO"]).partition("/flowise/files/")
-    return (before + files + ("…" if token else ""))[:200]
+def _harmless(path: str, rule: str) -> str:
+    """The path as it may be logged: a caller may have put a key there, and a file's link opens it to anybody.
+
+    Shown are the words of the route's rule, our own ids, and where there is no route short plain words.
+    """
+    known = set(rule.split("/"))
+    return "/".join(
+        part if part in known or _OWN_ID.fullmatch(part) or (not rule and _is_word(part)) else "…"
+        for part in path[:_MOST_PATH].split("/")
+    )
+
+
+def _is_word(part: str) -> bool:
+    return part in ("", "v1") or (len(part) <= _MOST_WORD and _WORD.fullmatch(part) is not None)
 
 
 def _end(on_close: list[Callable[[], None]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy_serving import GunicornLog
 from proxy_telemetry import JsonFormatter, RequestLog, TextFormatter, configure_logging, request_id
 
 if TYPE_CHECKING:
@@ -111,7 +112,29 @@ def test_a_text_line_shows_level_message_and_fields() -> None:
 )
 def test_control_characters_are_shown_and_never_obeyed(message: str, shown: str) -> None:
     assert TextFormatter().format(record("%s", message)).endswith(shown)
-    assert TextFormatter().format(record("m", path=message)).endswith(f"path={shown}")
+    assert "\n" not in TextFormatter().format(record("m", path=message))
+    assert "\x1b" not in TextFormatter().format(record("m", path=message))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/v1/models", "/v1/models"),
+        (200, "200"),
+        (None, "None"),
+        ("ü🙂", "ü🙂"),
+        ("", '""'),
+        ("x status=500", '"x status=500"'),
+        ('"', r'"\""'),
+        ("a\nb", r'"a\nb"'),
+        ("\u2028", r'"\x2028"'),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\\", r'"\\"'),
+    ],
+)
+def test_a_value_cannot_be_taken_for_the_next_field(value: object, shown: str) -> None:
+    line = TextFormatter().format(record("m", path=value, outcome="ok"))
+    assert line.endswith(f"m path={shown} outcome=ok")
 
 
 def test_a_text_line_has_its_traceback_below_it() -> None:
@@ -123,6 +146,16 @@ def test_a_text_line_has_its_traceback_below_it() -> None:
 
 def test_control_characters_in_a_traceback_are_not_obeyed_either() -> None:
     assert "\x1b" not in TextFormatter().format(failed("\x1b[2J"))
+
+
+def test_gunicorn_tells_of_a_failed_request_without_its_address(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        GunicornLog(None).exception("Error handling request %s %s", "GET", "/v1/models?key=sk-secret")
+    [line] = caplog.records
+    assert line.getMessage() == "Error handling request"
+    assert line.exc_info
 
 
 @pytest.mark.parametrize(("as_json", "formatter"), [(True, JsonFormatter), (False, TextFormatter)])
@@ -160,12 +193,14 @@ def served(
     body: Iterable[bytes],
     *,
     path: str = "/v1/models",
+    rule: str | None = None,
     before: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> tuple[Any, list[tuple[Any, ...]]]:
     """What the middleware gives for an application that answers with this body."""
     started: list[tuple[Any, ...]] = []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["proxy.log"]["rule"] = path if rule is None else rule
         before(environ["proxy.log"])
         start_response("204 No Content", [("x-a", "b")])
         return body
@@ -255,16 +290,33 @@ def test_health_checks_are_noted_only_when_debugging(path: str, level: int, line
     assert [found for found, _ in lines()] == [level]
 
 
+FILE = "/v1/flowise/files/<path:token>"
+MODEL = "/v1/models/<path:name>"
+INPUT = "/v1/responses/<response_id>/input_items"
+
+
 @pytest.mark.parametrize(
-    "path", ["/v1/flowise/files/c2VjcmV0", "/flowise/files/c2VjcmV0/more", "/flowise/files/\nc2VjcmV0"]
+    ("path", "rule", "shown"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions", "/v1/chat/completions"),
+        ("/", "", "/"),
+        ("/v1/flowise/files/c2VjcmV0", FILE, "/v1/flowise/files/…"),
+        ("/v1/flowise/files/c2VjcmV0/more", FILE, "/v1/flowise/files/…/…"),
+        ("/v1/flowise/files/\nc2VjcmV0", FILE, "/v1/flowise/files/…"),
+        ("/v1/models/sk-live-0123456789abcdef", MODEL, "/v1/models/…"),
+        ("/v1/models/hunter", MODEL, "/v1/models/…"),
+        ("/v1/responses/resp_0af3/input_items", INPUT, "/v1/responses/resp_0af3/input_items"),
+        ("/v1/responses/sk-live-0af3/input_items", INPUT, "/v1/responses/…/input_items"),
+        ("/v1/embeddings", "", "/v1/embeddings"),
+        ("/wp-admin/setup.php", "", "/wp-admin/setup.php"),
+        ("/sk-live-0123456789abcdef/v1/chat/completions", "", "/…/v1/chat/completions"),
+        ("/v1/correct-horse-battery-staple", "", "/v1/…"),
+        ("/v1/key=0123", "", "/v1/…"),
+        ("/" + "x" * 10_000, "", "/…"),
+        ("/a" * 10_000, "", "/a" * 100),
+    ],
 )
-def test_a_link_that_opens_a_file_is_not_written_down(path: str, lines: Lines) -> None:
-    answer, _ = served(Body(), path=path)
+def test_a_secret_in_a_path_is_not_written_down(path: str, rule: str, shown: str, lines: Lines) -> None:
+    answer, _ = served(Body(), path=path, rule=rule)
     answer.close()
-    assert lines()[0][1]["path"] == path[: path.index("files/") + 6] + "…"
-
-
-def test_a_very_long_path_is_cut(lines: Lines) -> None:
-    answer, _ = served(Body(), path="/" + "x" * 10_000)
-    answer.close()
-    assert len(lines()[0][1]["path"]) == 200
+    assert lines()[0][1]["path"] == shown

@@ -450,6 +450,9 @@ def test_no_key_and_no_prompt_is_in_any_log_line(keyed: RunningProxy) -> None:
     requests.get(
         f"{keyed.url}/v1/models/a%0d%0aevil%1b[31m", headers={"api-key": "wrong-key-canary"}, timeout=5
     )
+    for path in (f"/v1/models/{CANARY}", f"/{CANARY}/v1/models", f"/v1/responses/{CANARY}/cancel"):
+        for key in ("wrong-key-canary", "second-key"):
+            requests.get(f"{keyed.url}{path}", headers={"api-key": key}, timeout=5)
     log = keyed.log()
     assert "demo-errors" in log
     for canary in (CANARY, prompt, "wrong-key-canary", "second-key"):
