@@ -1,18 +1,23 @@
 """What a request asks of the flow beside its question, by the override inputs that the flow has enabled.
 
 Flowise ignores any other input without a word (flowise-api.md §1.3), so what is not in the flow's profile is
-not sent but told to the caller as ignored. Upstream, pure.
+told to the caller as ignored. What a caller says in Flowise's own words, its `overrideConfig`, beats what it
+says in OpenAI's: a system text then goes with the question, a parameter is told as ignored. Upstream, pure.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import orjson
+
 from flow_turn import Model, Turn, Upload
 from proxy_errors import BadRequest
 
+_NOTHING: Mapping[str, Any] = {}
 _SYSTEM_TEXTS = ("systemMessagePrompt", "systemMessage", "systemPrompt", "agentInstructions")
 _SYSTEM_MESSAGES = ("agentMessages", "llmMessages")
 _MODEL_CONFIGS = ("agentModelConfig", "llmModelConfig", "conditionAgentModelConfig")
@@ -28,6 +33,12 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
 }
 """OpenAI's parameters and the inputs that chat model nodes have for them."""
 
+_ALWAYS_OPEN = ("sessionId", "analytics")
+"""What Flowise lets be overridden without asking."""
+
+_NODE_ID = re.compile(r"\w+_\d+")
+"""As in `{"systemMessage": {"toolAgent_0": …}}`."""
+
 _USER_VARIABLES = ("user", "user_id", "userId")
 
 
@@ -38,34 +49,84 @@ class Fitted(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def takes_system_text(model: Model, text: str) -> bool:
-    """Whether the flow has an override input for a system text, and this one passes it unharmed."""
+def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTHING) -> bool:
+    """Whether the flow has an override input for a system text, which the caller has left to us unharmed."""
     if model.system not in ("auto", "override"):
         return False
     inputs = model.inputs or {}
+    given = _given(passed)
+    if any(name in inputs and name in given for name in (*_SYSTEM_TEXTS, *_SYSTEM_MESSAGES)):
+        return False
     if any(name in inputs for name in _SYSTEM_TEXTS):
         return True
     # An agentflow resolves {{…}} in such messages, and has no way to say that a brace is a brace.
     return any(name in inputs for name in _SYSTEM_MESSAGES) and "{{" not in text
 
 
-def fitted(turn: Turn, model: Model, parameters: Mapping[str, Any], user: str) -> Fitted:
-    """The turn with all that the flow lets a caller set; its system text too, where the flow takes one."""
+def fitted(
+    turn: Turn, model: Model, parameters: Mapping[str, Any], user: str, passed: Mapping[str, Any] = _NOTHING
+) -> Fitted:
+    """The turn with all that the flow lets a caller set; its system text too, where the flow takes one.
+
+    `passed` are Flowise's own fields as the caller sent them. Raises BadRequest for uploads that are none.
+    """
     overrides = dict(turn.overrides)
-    inputs = model.inputs or {}
+    inputs, given = model.inputs or {}, _given(passed)
     ignored = []
-    if turn.system_text and takes_system_text(model, turn.system_text):
+    if turn.system_text and takes_system_text(model, turn.system_text, passed):
         overrides.update(_system(inputs, turn.system_text))
         turn = replace(turn, instructions="", rules="")
+    elif turn.system_text and passed.get("form"):
+        ignored.append("system")  # a form takes the question's place, and with it what would stand before it
     for name, value in parameters.items():
         found = _parameter(inputs, name, value)
-        if not found:
+        if not found or _is_given(found, given):
             ignored.append(name)
-        _merge(overrides, found)
+        else:
+            _merge(overrides, found)
     variables = [name for name in _USER_VARIABLES if f"vars.{name}" in inputs]
     if user and variables:
         _merge(overrides, {"vars": dict.fromkeys(variables, user)})
-    return Fitted(replace(turn, overrides=overrides) if overrides else turn, tuple(ignored))
+    turn = replace(turn, overrides=overrides) if overrides else turn
+    return Fitted(_passed_on(turn, passed, given), (*ignored, *_not_open(model, given)))
+
+
+def _given(passed: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides as the caller sent them, `vars` of both places together; a session id is none."""
+    given = {name: value for name, value in passed.get("overrideConfig", {}).items() if name != "sessionId"}
+    _merge(given, {"vars": passed["vars"]} if passed.get("vars") else {})
+    return given
+
+
+def _is_given(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether the caller has set one of these itself, be it in a model's configuration."""
+    for name, value in found.items():
+        own = given.get(name)
+        if name in given and not (
+            isinstance(value, dict) and isinstance(own, dict) and not value.keys() & own
+        ):
+            return True
+    return False
+
+
+def _not_open(model: Model, given: Mapping[str, Any]) -> list[str]:
+    """The overrides that Flowise will ignore, by their place in the request; none if it does not tell."""
+    inputs = model.inputs
+    if inputs is None:
+        return []
+    variables = given.get("vars")
+    names = [f"vars.{name}" for name in variables if f"vars.{name}" not in inputs] if variables else []
+    for name, value in given.items():
+        if name == "vars" or name in _ALWAYS_OPEN:
+            continue
+        if value in ("", None) or (name not in inputs and not (inputs and _is_merged(value))):
+            names.append(f"overrideConfig.{name}")
+    return names
+
+
+def _is_merged(value: Any) -> bool:
+    """Whether it is an object that is not about single nodes: those Flowise merges without asking."""
+    return isinstance(value, dict) and not all(map(_NODE_ID.fullmatch, value))
 
 
 def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
@@ -79,10 +140,18 @@ def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
 
 def _parameter(inputs: Mapping[str, str], name: str, value: Any) -> dict[str, Any]:
     known = _INPUTS.get(name, ())
-    plain = {found: value for found in known if found in inputs}
+    plain = {found: _heard(value) for found in known if found in inputs}
     if plain or not known:
         return plain
-    return {config: {known[0]: value} for config in _MODEL_CONFIGS if config in inputs}
+    # A model reads the one that is its own.
+    config = dict.fromkeys(known, _heard(value))
+    return {name: config for name in _MODEL_CONFIGS if name in inputs}
+
+
+def _heard(value: Any) -> Any:
+    """A value as Flowise takes it: what is false to JavaScript it takes for none, unless it is a text."""
+    is_false = isinstance(value, (int, float)) and not value
+    return orjson.dumps(value).decode() if is_false else value
 
 
 def _merge(overrides: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -92,22 +161,17 @@ def _merge(overrides: dict[str, Any], more: Mapping[str, Any]) -> None:
         overrides[name] = {**before, **value} if both and isinstance(before, dict) else value
 
 
-def passed_on(turn: Turn, passed: Mapping[str, Any]) -> Turn:
-    """The turn with Flowise's own fields as a caller sent them; a session id among them is not passed on.
-
-    Raises BadRequest for uploads that are none.
-    """
+def _passed_on(turn: Turn, passed: Mapping[str, Any], given: Mapping[str, Any]) -> Turn:
+    """The turn with Flowise's own fields as a caller sent them."""
     if not passed:
         return turn
-    overrides = {k: v for k, v in passed.get("overrideConfig", {}).items() if k != "sessionId"}
-    _merge(overrides, {"vars": passed["vars"]} if passed.get("vars") else {})
-    merged = dict(turn.overrides)
-    _merge(merged, overrides)
+    overrides = dict(turn.overrides)
+    _merge(overrides, {name: _heard(value) for name, value in given.items()})
     extra = {name: passed[name] for name in ("form", "leadEmail") if name in passed}
     uploads = tuple(_upload(upload, n) for n, upload in enumerate(passed.get("uploads", ())))
     return replace(
         turn,
-        overrides=merged,
+        overrides=overrides,
         extra={**turn.extra, **extra},
         uploads=turn.uploads + uploads,
         human_input=passed.get("humanInput", turn.human_input),

@@ -61,7 +61,8 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
     """A chat completion's request; a deployment in the path wins over `model`. Raises BadRequest."""
     model = deployment or string(body, "model")
     stream = boolean(body, "stream")
-    chat = conversation(body.get("messages"))
+    passed = passed_through(body)
+    chat = conversation(body.get("messages"), may_be_silent=bool(passed.get("form")))
     count = integer(body, "n", 1, 1, MOST_CHOICES)
     turns = tuple(
         Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream) for _ in range(count)
@@ -80,7 +81,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         user=user,
         resends=resends,
         parameters=parameters(body),
-        passed=passed_through(body),
+        passed=passed,
         is_conversation=True,
         tools=parse_tools(body),
         format=parse_format(body),

@@ -97,16 +97,18 @@ def left_out_note(kind: str) -> str:
     return f"[{kind} left out]"
 
 
-def conversation(messages: Any) -> Conversation:
+def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
     """Read `messages`. Raises BadRequest naming the part that is wrong, unless it is of an earlier message.
 
-    A chat UI resends those for ever: what could be sent once must not make the chat unusable.
+    A chat UI resends those for ever: what could be sent once must not make the chat unusable. One that may be
+    silent says elsewhere what is to be run, in a form.
     """
-    if messages is None:
+    if messages is None and not may_be_silent:
         raise missing("messages")
+    messages = [] if messages is None else messages
     if not isinstance(messages, list):
         raise wrong_type("messages", "an array", messages)
-    if not 0 < len(messages) <= _MOST_MESSAGES:
+    if not (messages or may_be_silent) or len(messages) > _MOST_MESSAGES:
         raise wrong_value("messages", f"it must hold 1 to {_MOST_MESSAGES} messages")
     reading = _Reading()
     newest = newest_of([message.get("role") if isinstance(message, dict) else None for message in messages])
@@ -124,7 +126,7 @@ def conversation(messages: Any) -> Conversation:
     if not has_said:
         # Nothing but a system text: it is all that can be asked.
         question, instructions = instructions, ""
-    if not (question or has_said):
+    if not (question or has_said or may_be_silent):
         raise BadRequest("The messages hold no text.", param="messages", code="invalid_value")
     return Conversation(
         question, tuple(reading.history), instructions, tuple(reading.attachments), tuple(reading.left_out)

@@ -83,13 +83,14 @@ def parse_response(
     check_alone(body)
     check_stream_options(body)
     before = entries_before(echo["previous_response_id"], earlier, make_id)
-    is_wanted = generates(body)
-    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted)
+    is_wanted, passed = generates(body), passed_through(body)
+    is_form = bool(passed.get("form"))
+    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
     whole = unfolded([*before, *entries], make_id)
     check_demands(whole)
     if not conversation:
         check_calls(whole)
-    chat = told(whole, echo["instructions"], may_be_empty=not is_wanted)
+    chat = told(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
     ids = identifiers(body)
     return ParsedRequest(
         model,
@@ -102,7 +103,7 @@ def parse_response(
         user=ids.user,
         resends=ids.resends and not conversation,
         parameters={**parameters(body, echo), **dict.fromkeys(foreign_types(entries), True)},
-        passed=passed_through(body),
+        passed=passed,
         is_conversation=True,
         tools=parse_tools(body),
         format=parse_format(body),

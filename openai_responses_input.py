@@ -198,15 +198,21 @@ def foreign_types(entries: Iterable[Entry]) -> list[str]:
     return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
 
-def told(entries: Sequence[Entry], instructions: str | None, *, may_be_empty: bool = False) -> Conversation:
+def told(
+    entries: Sequence[Entry],
+    instructions: str | None,
+    *,
+    may_be_empty: bool = False,
+    may_be_silent: bool = False,
+) -> Conversation:
     """The items as a chat. Raises BadRequest naming the place in the input."""
     messages, places = chat_messages(entries, instructions)
     if not messages:
-        if may_be_empty:
+        if may_be_empty or may_be_silent:
             return Conversation("")
         raise BadRequest("The input holds no text.", param="input", code="invalid_value")
     try:
-        chat = conversation(messages)
+        chat = conversation(messages, may_be_silent=may_be_silent)
     except BadRequest as error:
         param = input_place(error.param or "", places)
         message = error.message.replace(f"'{error.param}'", f"'{param}'")

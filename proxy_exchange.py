@@ -20,12 +20,12 @@ from flow_turn import (
 )
 from flowise_actions import decided, decision
 from flowise_client import FlowiseClient
-from flowise_overrides import fitted, passed_on, takes_system_text
+from flowise_overrides import fitted, takes_system_text
 from openai_messages import answer_in_history
 from openai_wire import ParsedRequest, whole_text
 from proxy_attachments import Attachments, Takes, left_out_warning, refuse, takes_of
 from proxy_auth import Caller
-from proxy_errors import ProxyError
+from proxy_errors import BadRequest, ProxyError
 from proxy_identity import Asked, Conversations, Exchange, Outcome, folded, way_of
 
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
@@ -180,8 +180,10 @@ _ANY_QUESTION = ActionAsked({}, ())
 def _fitted(
     turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    fits = [fitted(turn, model, parsed.parameters, user) for turn in turns]
-    return tuple(passed_on(fit.turn, parsed.passed) for fit in fits), fits[0].ignored
+    fits = [fitted(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
+    # Flowise takes a form or a question.
+    unread = ("messages",) if parsed.passed.get("form") and parsed.said else ()
+    return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)
 
 
 def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tuple[str, ...]]:
@@ -190,6 +192,8 @@ def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tupl
         return parsed, ()
     # A session id names a conversation, which everybody may.
     names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
+    if "form" in names and not (parsed.said or parsed.turns[0].history):
+        raise BadRequest("This key may not send a form, and the messages hold no text.", param="messages")
     return replace(parsed, passed={}), tuple(names)
 
 
@@ -210,7 +214,7 @@ def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable
         previous=parsed.previous_response_id,
         # Of a response that is not to be stored no text is kept, unless in a named conversation.
         keeps_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
-        has_preamble=not takes_system_text(model, text),
+        has_preamble=not takes_system_text(model, text, parsed.passed),
         # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
         holds_prefix=model.type != "MULTIAGENT",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _HEADER_TEXT = re.compile(r"[!-~]{1,256}")
+_NO_NAME = re.compile(r"[^!-+\--~]")
+MAX_NAME_CHARACTERS = 64
+MAX_NAMES = 50
 _OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -126,10 +129,17 @@ def answer_headers(plan: Plan) -> dict[str, str]:
     has_chat = plan.exchange is not None or not plan.instead
     headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
     if plan.ignored:
-        headers["x-flowise-ignored-params"] = ", ".join(plan.ignored)
+        headers["x-flowise-ignored-params"] = ignored_names(plan.ignored)
     if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
         headers["x-conversation-id"] = plan.exchange.conversation
     return headers
+
+
+def ignored_names(names: Sequence[str]) -> str:
+    """Names as a header can hold them: some are a client's own words."""
+    shown = [_NO_NAME.sub("?", name[:MAX_NAME_CHARACTERS]) for name in names[:MAX_NAMES]]
+    more = len(names) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
