@@ -162,7 +162,20 @@ def _number(low: float, high: float) -> Callable[[str, Any], None]:
     return check
 
 
-def _of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
+def _integer(low: int, high: int) -> Callable[[str, Any], None]:
+    within = _number(low, high)
+
+    def check(name: str, value: Any) -> None:
+        within(name, value)
+        if isinstance(value, float) and not value.is_integer():
+            raise wrong_type(name, "an integer", value)
+
+    return check
+
+
+def of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
+    """A check that a field's value is of one of these types."""
+
     def check(name: str, value: Any) -> None:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise wrong_type(name, expected, value)
@@ -178,11 +191,11 @@ def _metadata(name: str, value: Any) -> None:
             raise wrong_type(f"{name}.{key[:64]}", "a string", text)
 
 
-_COUNT = _number(0, 2**53)
-_LIST = _of_type("an array", list)
-_OBJECT = _of_type("an object", dict)
-_TEXT = _of_type("a string", str)
-_ANY_CHOICE = _of_type("a string or an object", str, dict)
+_COUNT = _integer(0, 2**53)
+_LIST = of_type("an array", list)
+_OBJECT = of_type("an object", dict)
+_TEXT = of_type("a string", str)
+_ANY_CHOICE = of_type("a string or an object", str, dict)
 
 CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "temperature": _number(0, 2),
@@ -191,13 +204,13 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "frequency_penalty": _number(-2, 2),
     "max_tokens": _COUNT,
     "max_completion_tokens": _COUNT,
-    "seed": _number(-(2**63), 2**63),
+    "seed": _integer(-(2**63), 2**63),
     "logit_bias": _OBJECT,
     "tools": _LIST,
     "functions": _LIST,
     "tool_choice": _ANY_CHOICE,
     "function_call": _ANY_CHOICE,
-    "parallel_tool_calls": _of_type("a boolean", bool),
+    "parallel_tool_calls": of_type("a boolean", bool),
     "response_format": _OBJECT,
     "reasoning_effort": _TEXT,
     "verbosity": _TEXT,
@@ -205,18 +218,46 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "audio": _OBJECT,
     "prediction": _OBJECT,
     "web_search_options": _OBJECT,
-    "top_logprobs": _number(0, 20),
-    "logprobs": _of_type("a boolean or an integer", bool, int),
-    "best_of": _number(1, 20),
+    "top_logprobs": _integer(0, 20),
+    "logprobs": of_type("a boolean or an integer", bool, int),
+    "best_of": _integer(1, 20),
     "suffix": _TEXT,
+    "store": of_type("a boolean", bool),
+    "moderation": _OBJECT,
+    "service_tier": _TEXT,
+    "prompt_cache_key": _TEXT,
+    "prompt_cache_options": _OBJECT,
+    "prompt_cache_retention": _TEXT,
 }
 """Fields whose type is checked although no flow can obey them yet; sent, they are named as ignored."""
 
+MAX_SAFETY_IDENTIFIER = 128
+
+
+def _safety_identifier(name: str, value: Any) -> None:
+    _TEXT(name, value)
+    if len(value) > MAX_SAFETY_IDENTIFIER:
+        raise wrong_value(name, f"at most {MAX_SAFETY_IDENTIFIER} characters are allowed")
+
+
 _TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
     "user": _TEXT,
-    "safety_identifier": _TEXT,
+    "safety_identifier": _safety_identifier,
     "metadata": _metadata,
 }
+
+
+def is_done_anyway(name: str, value: Any) -> bool:
+    """Whether a field asks for no more than what is done for every request."""
+    if name == "store":  # nothing of a chat completion is stored
+        return value is False
+    return name == "service_tier" and value in ("auto", "default")
+
+
+def asks_obfuscation(body: Mapping[str, Any]) -> bool:
+    """Whether the chunks of a stream are to be padded, which is not done here."""
+    options = optional_object(body, "stream_options")
+    return boolean(options, "include_obfuscation", "stream_options.include_obfuscation")
 
 
 def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +269,10 @@ def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, check in CHECKS.items():
         if body.get(name) is not None:
             check(name, body[name])
-            asked[name] = body[name]
+            if not is_done_anyway(name, body[name]):
+                asked[name] = body[name]
+    if asks_obfuscation(body):
+        asked["stream_options.include_obfuscation"] = True
     return asked
 
 

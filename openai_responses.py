@@ -18,7 +18,6 @@ from openai_responses_fields import (
     TOOL_CALLS,
     Echo,
     check_alone,
-    check_stream_options,
     conversation_id,
     echoed,
     generates,
@@ -81,7 +80,6 @@ def parse_response(
     model, stream = deployment or string(body, "model"), boolean(body, "stream")
     echo, include, conversation = echoed(body), included(body), conversation_id(body)
     check_alone(body)
-    check_stream_options(body)
     before = entries_before(echo["previous_response_id"], earlier, make_id)
     is_wanted, passed = generates(body), passed_through(body)
     is_form = bool(passed.get("form"))

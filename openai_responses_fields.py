@@ -5,14 +5,18 @@ Every field may be null. What no flow can obey is checked for its type alone and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 from openai_fields import (
     CHECKS,
+    MAX_SAFETY_IDENTIFIER,
+    asks_obfuscation,
     boolean,
     integer,
+    is_done_anyway,
     missing,
+    of_type,
     optional_object,
     string,
     wrong_type,
@@ -29,9 +33,23 @@ MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 _LARGEST = 2**53
 _NAMED = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs", "max_output_tokens"),
-    *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier", "prompt"),
-    *("context_management", "moderation"),
+    *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier"),
 )
+_OBJECT, _TEXT = of_type("an object", dict), of_type("a string", str)
+_TYPED: Mapping[str, Callable[[str, Any], None]] = {
+    "prompt": _OBJECT,
+    "context_management": of_type("an array", list),
+    "moderation": _OBJECT,
+    "access_programs": _OBJECT,
+    "background_options": _OBJECT,
+    "image": _OBJECT,
+    "prompt_cache_key": _TEXT,
+    "prompt_cache_options": _OBJECT,
+    "prompt_cache_retention": _TEXT,
+}
+"""Fields that nothing here obeys, so that they have no more than a type."""
+
+_REASONING_DEFAULTS = {"mode": "standard", "context": "auto"}
 
 
 class Echo(TypedDict):
@@ -82,16 +100,16 @@ def echoed(body: Mapping[str, Any]) -> Echo:
         "background": boolean(body, "background"),
         "service_tier": _service_tier(body),
         "metadata": _metadata(body),
-        "safety_identifier": text_or_null(body, "safety_identifier", 64),
-        "prompt_cache_key": text_or_null(body, "prompt_cache_key", 64),
+        "safety_identifier": text_or_null(body, "safety_identifier", MAX_SAFETY_IDENTIFIER),
+        "prompt_cache_key": text_or_null(body, "prompt_cache_key"),
     }
 
 
 def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     """What was asked for and a flow may or may not obey."""
-    asked = {name: body[name] for name in _NAMED if body.get(name) is not None}
-    if echo["reasoning"] and echo["reasoning"]["effort"]:
-        asked["reasoning_effort"] = echo["reasoning"]["effort"]
+    asked = {**_fields(body), **_reasoning_asked(echo["reasoning"] or {})}
+    if asks_obfuscation(body):
+        asked["stream_options.include_obfuscation"] = True
     if echo["text"] != {"format": {"type": "text"}}:
         asked["text"] = echo["text"]
     if echo["truncation"] == "auto":
@@ -99,6 +117,27 @@ def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     if others := set(included(body)) - {TOOL_CALLS}:
         asked["include"] = sorted(others)
     return asked
+
+
+def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    for name, check in _TYPED.items():
+        if body.get(name) is not None:
+            check(name, body[name])
+    asked = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
+    if is_done_anyway("service_tier", asked.get("service_tier")):
+        del asked["service_tier"]
+    if set(asked.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
+        del asked["prompt_cache_options"]
+    return asked
+
+
+def _reasoning_asked(reasoning: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {
+        f"reasoning.{name}": reasoning[name]
+        for name, default in _REASONING_DEFAULTS.items()
+        if reasoning.get(name, default) != default
+    }
+    return {**asked, "reasoning_effort": reasoning["effort"]} if reasoning.get("effort") else asked
 
 
 def included(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,13 +168,6 @@ def generates(body: Mapping[str, Any]) -> bool:
     options = optional_object(body, "prompt_cache_options")
     is_ahead = boolean(options, "prewarm", "prompt_cache_options.prewarm")
     return _boolean_or_true(body, "generate") and not is_ahead
-
-
-def check_stream_options(body: Mapping[str, Any]) -> None:
-    """Check what only has a type."""
-    boolean(
-        optional_object(body, "stream_options"), "include_obfuscation", "stream_options.include_obfuscation"
-    )
 
 
 def text_or_null(body: Mapping[str, Any], name: str, longest: int | None = None) -> str | None:
@@ -180,12 +212,11 @@ def _service_tier(body: Mapping[str, Any]) -> str:
 
 def _reasoning(body: Mapping[str, Any]) -> dict[str, Any] | None:
     value = optional_object(body, "reasoning")
-    for name in ("effort", "summary"):
-        if value.get(name) is not None:
-            string(value, name, f"reasoning.{name}")
     if not value:
         return None
-    return {"effort": value.get("effort"), "summary": value.get("summary")}
+    names = ("effort", "summary", "mode", "context", "generate_summary")
+    given = {name: string(value, name, f"reasoning.{name}") for name in names if value.get(name) is not None}
+    return {"effort": None, "summary": None, **given}
 
 
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:

@@ -241,15 +241,21 @@ GOOD: dict[str, list[Any]] = {
     "logprobs": [True, False, 5],
     "best_of": [1, 20],
     "suffix": ["."],
+    "store": [True],
+    "moderation": [{"model": "omni-moderation-latest"}],
+    "service_tier": ["flex", "fast", "priority", ""],
+    "prompt_cache_key": ["", "k" * 10_000],
+    "prompt_cache_options": [{}, {"mode": "explicit"}],
+    "prompt_cache_retention": ["24h"],
 }
 BAD: dict[str, list[Any]] = {
     "temperature": [-0.1, 2.1, "1", True, []],
     "top_p": [-1, 1.1, "1"],
     "presence_penalty": [-3, 3, {}],
     "frequency_penalty": [2.5, False],
-    "max_tokens": [-1, "10", 2**60],
+    "max_tokens": [-1, "10", 2**60, 1.5],
     "max_completion_tokens": [-1, [1]],
-    "seed": ["x", True],
+    "seed": ["x", True, 0.5],
     "logit_bias": [[], "x"],
     "tools": [{}, "x"],
     "functions": [{}],
@@ -263,10 +269,16 @@ BAD: dict[str, list[Any]] = {
     "audio": ["x"],
     "prediction": [[]],
     "web_search_options": [True],
-    "top_logprobs": [21, -1, True],
+    "top_logprobs": [21, -1, True, 1.5],
     "logprobs": ["x", 1.5, []],
-    "best_of": [0, 21],
+    "best_of": [0, 21, 2.5],
     "suffix": [1],
+    "store": [1, "true"],
+    "moderation": [True, "x"],
+    "service_tier": [5, []],
+    "prompt_cache_key": [5],
+    "prompt_cache_options": [[], "30m"],
+    "prompt_cache_retention": [24],
 }
 
 
@@ -295,12 +307,33 @@ def test_a_bad_value_is_refused_although_it_would_be_ignored(name: str, value: A
     assert code in ("invalid_type", "invalid_value")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"store": False},
+        {"service_tier": "auto"},
+        {"service_tier": "default"},
+        {"stream_options": {"include_obfuscation": False}},
+    ],
+)
+def test_what_is_done_for_every_request_is_not_named(body: dict[str, Any]) -> None:
+    assert tuple(parameters(body)) == ()
+
+
+def test_the_padding_of_chunks_is_named() -> None:
+    assert tuple(parameters({"stream_options": {"include_obfuscation": True}})) == (
+        "stream_options.include_obfuscation",
+    )
+    param, _ = refused(lambda: parameters({"stream_options": {"include_obfuscation": 1}}))
+    assert param == "stream_options.include_obfuscation"
+
+
 def test_parameters_are_named_in_one_order() -> None:
     assert tuple(parameters({"tools": [], "top_p": 1, "temperature": 1})) == ("temperature", "top_p", "tools")
 
 
 @pytest.mark.parametrize(
-    "body", [{"user": "u"}, {"safety_identifier": "s"}, {"metadata": {"a": "b"}}, {"user": None}]
+    "body", [{"user": "u"}, {"safety_identifier": "s" * 128}, {"metadata": {"a": "b"}}, {"user": None}]
 )
 def test_who_asks_is_checked_and_not_named_as_ignored(body: dict[str, Any]) -> None:
     assert tuple(parameters(body)) == ()
@@ -318,6 +351,13 @@ def test_who_asks_is_checked_and_not_named_as_ignored(body: dict[str, Any]) -> N
 )
 def test_a_bad_identity_or_metadata_names_its_place(body: dict[str, Any], param: str) -> None:
     assert refused(lambda: parameters(body)) == (param, "invalid_type")
+
+
+def test_an_identifier_of_a_person_is_not_longer_than_at_openai() -> None:
+    assert refused(lambda: parameters({"safety_identifier": "s" * 129})) == (
+        "safety_identifier",
+        "invalid_value",
+    )
 
 
 def test_errors_are_in_the_words_of_openai() -> None:

@@ -785,6 +785,7 @@ def test_null_is_as_good_as_silence() -> None:
             },
         ),
         ("truncation", "auto", "auto"),
+        ("prompt_cache_key", "p" * 1000, "p" * 1000),
     ],
 )
 def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: Any) -> None:
@@ -797,8 +798,7 @@ def test_what_no_flow_obeys_is_repeated_and_named(name: str, value: Any, echo: A
     ("name", "value"),
     [
         ("metadata", {"a": "b"}),
-        ("safety_identifier", "s"),
-        ("prompt_cache_key", "p"),
+        ("safety_identifier", "s" * 128),
         ("store", False),
         ("background", True),
         ("instructions", "i"),
@@ -816,15 +816,25 @@ def test_only_what_cannot_be_included_is_named() -> None:
     assert parsed(include=["reasoning.encrypted_content"]).parameters == {
         "include": ["reasoning.encrypted_content"]
     }
-    assert parsed(prompt={"id": "p"}, stream_options={"include_obfuscation": True}).parameters == {
-        "prompt": {"id": "p"}
-    }
+    assert parsed(stream_options={"include_obfuscation": False}).parameters == {}
 
 
 def test_the_effort_alone_of_reasoning_needs_a_flow_that_takes_it() -> None:
     both = parsed(reasoning={"effort": "low", "summary": "auto"})
     assert both.echo["reasoning"] == {"effort": "low", "summary": "auto"}
     assert both.parameters == {"reasoning_effort": "low"}
+    for reasoning in ({"mode": "standard", "context": "auto"}, {"generate_summary": "concise"}):
+        as_ever = parsed(reasoning=reasoning)
+        assert as_ever.echo["reasoning"] == {"effort": None, "summary": None, **reasoning}
+        assert as_ever.parameters == {}
+    more = parsed(reasoning={"mode": "pro", "context": "all_turns"})
+    assert more.echo["reasoning"] == {
+        "effort": None,
+        "summary": None,
+        "mode": "pro",
+        "context": "all_turns",
+    }
+    assert list(more.parameters) == ["reasoning.mode", "reasoning.context"]
     assert parsed(reasoning={"summary": "auto"}).parameters == {}
 
 
@@ -975,7 +985,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {"k" * 65: "v"}}, "metadata"),
     ({"metadata": {"k": 5}}, "metadata.k"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k"),
-    ({"safety_identifier": "s" * 65}, "safety_identifier"),
+    ({"safety_identifier": "s" * 129}, "safety_identifier"),
+    ({"prompt": "p"}, "prompt"),
+    ({"context_management": {}}, "context_management"),
+    ({"moderation": True}, "moderation"),
+    ({"access_programs": []}, "access_programs"),
+    ({"background_options": "2h"}, "background_options"),
+    ({"image": 5}, "image"),
+    ({"prompt_cache_retention": 24}, "prompt_cache_retention"),
+    ({"reasoning": {"mode": 5}}, "reasoning.mode"),
+    ({"reasoning": {"context": []}}, "reasoning.context"),
     ({"prompt_cache_key": 5}, "prompt_cache_key"),
     ({"text": 5}, "text"),
     ({"text": {"format": 5}}, "text.format"),
