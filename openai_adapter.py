@@ -146,6 +146,14 @@ class _Answer:
         self._head = orjson.dumps(identity)[:-1]
         # OpenAI: with include_usage every chunk before the usage chunk carries `usage: null`.
         self._tail = b',"usage":null}' if self._includes_usage else b"}"
+        self._has_text = [False] * len(request.turns)
+
+    def text(self, event: FlowEvent, index: int) -> str:
+        """What an event adds to the text of a choice."""
+        text = answer_text(event, is_first=not self._has_text[index])
+        if text:
+            self._has_text[index] = True
+        return text
 
     def chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
         """A chunk of one choice; `content` is the member that tells what is new."""
@@ -216,6 +224,7 @@ class ChatRenderer:
         identity = {"id": make_id("chatcmpl-"), "object": "chat.completion.chunk"}
         self._answer = _Answer(request, identity, count_tokens, style, clock)
         self._calls = [0] * len(request.turns)
+        self._thoughts = [""] * len(request.turns)
         self.failure = self._answer.failure
 
     def opening(self) -> list[Frame]:
@@ -225,11 +234,13 @@ class ChatRenderer:
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
         """Give a content chunk for text, a reasoning chunk for thoughts and steps, two chunks for a call."""
-        if text := answer_text(event):
+        if text := self._answer.text(event, index):
             return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
         if isinstance(event, FunctionCalled):
             return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
-        if thought := reasoning_text(event, steps=self._answer.style.steps):
+        before = self._thoughts[index]
+        if thought := reasoning_text(event, steps=self._answer.style.steps, before=before):
+            self._thoughts[index] = thought
             delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
             return [self._answer.chunk(index, delta)]
         return []
@@ -329,7 +340,7 @@ class CompletionRenderer:
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
         """Give a text chunk for text; thoughts have no place in a completion."""
-        text = answer_text(event)
+        text = self._answer.text(event, index)
         return [self._text(index, text)] if text else []
 
     def _text(self, index: int, text: str) -> Frame:

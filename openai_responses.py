@@ -217,13 +217,13 @@ class ResponsesRenderer:
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:  # noqa: ARG002 - there is one choice
         """Give the events for text, thoughts, steps and calls."""
-        if text := answer_text(event):
+        if text := answer_text(event, is_first=not self._output.has_text):
             return self._output.say(text)
         if isinstance(event, FunctionCalled):
             return self._output.call(event)
         if isinstance(event, ToolUsed) and self._shows_tools:
             return self._output.tool(event)
-        thought = reasoning_text(event, steps=self._style.steps)
+        thought = reasoning_text(event, steps=self._style.steps, before=self._output.last_thought)
         return self._output.think(thought) if thought else []
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:

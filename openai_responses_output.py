@@ -140,6 +140,11 @@ class _Writing:
         self._texts.append(text)
         return self._events.delta(f"{self._kind.text}.delta", self._head, text)
 
+    @property
+    def last(self) -> str:
+        """The text that was written last."""
+        return self._texts[-1] if self._texts else ""
+
     def closed(
         self, status: ItemStatus, citations: Sequence[Citation] = ()
     ) -> tuple[list[Frame], OutputItem]:
@@ -183,6 +188,16 @@ class Output:
     def items(self) -> list[OutputItem]:
         """The items that are whole."""
         return [self._items[index] for index in sorted(self._items)]
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything of the answer's text has been told."""
+        return _MESSAGE in self._open
+
+    @property
+    def last_thought(self) -> str:
+        """What the item of thoughts that is open ends with."""
+        return self._open[_THOUGHTS][1].last if _THOUGHTS in self._open else ""
 
     def say(self, text: str) -> list[Frame]:
         """Take a piece of the answer's text."""

@@ -301,14 +301,15 @@ class Renderer(Protocol):
         """Give the body of an answer that is not streamed."""
 
 
-def reasoning_text(event: FlowEvent, *, steps: bool = True) -> str:
+def reasoning_text(event: FlowEvent, *, steps: bool = True, before: str = "") -> str:
     """What an event tells about how the answer came about: thoughts as they are, else one readable line.
 
-    Without `steps` thoughts alone.
+    Without `steps` thoughts alone. `before` is what was told last: a thought ends anywhere in a line.
     """
     if isinstance(event, ReasoningDelta):
         return event.text
-    return _step_line(event) if steps else ""
+    line = _step_line(event) if steps else ""
+    return f"\n{line}" if line and before and not before.endswith("\n") else line
 
 
 def _step_line(event: FlowEvent) -> str:
@@ -322,25 +323,44 @@ def _step_line(event: FlowEvent) -> str:
     return ""
 
 
-def answer_text(event: FlowEvent) -> str:
-    """What an event adds to the answer a person reads."""
+_DECISION = "(Waiting for your decision: "
+
+
+def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
+    """What an event adds to the answer a person reads: text, or a paragraph set apart unless it is first."""
     if isinstance(event, TextDelta):
         return event.text
+    paragraph = ""
     if isinstance(event, ActionAsked) and event.choices:
         reference = f" · {event.reference}" if event.reference else ""
-        return f"\n\n(Waiting for your decision: {' / '.join(event.choices)}{reference})"
-    return artifact_text(event) if isinstance(event, ArtifactMade) else ""
+        paragraph = f"\n\n{_DECISION}{' / '.join(event.choices)}{reference})"
+    elif isinstance(event, ArtifactMade):
+        paragraph = artifact_text(event)
+    return paragraph.removeprefix("\n\n") if is_first else paragraph
+
+
+def without_decision(text: str) -> str:
+    """An answer without the line that asks for a decision at its end."""
+    return text.rpartition(_DECISION)[0].rstrip()
 
 
 def whole_text(transcript: Transcript) -> str:
     """The answer a person reads; the same as the joined text of its stream."""
-    asked = answer_text(transcript.action) if transcript.action else ""
-    return transcript.text + asked + "".join(map(artifact_text, transcript.artifacts))
+    texts = [text] if (text := transcript.text) else []
+    told: list[FlowEvent] = [transcript.action] if transcript.action else []
+    for event in [*told, *transcript.artifacts]:
+        if more := answer_text(event, is_first=not texts):
+            texts.append(more)
+    return "".join(texts)
 
 
 def whole_reasoning(transcript: Transcript, *, steps: bool = True) -> str:
     """All that was told about how the answer came about."""
-    return "".join(reasoning_text(event, steps=steps) for event in transcript.trail)
+    texts: list[str] = []
+    for event in transcript.trail:
+        if text := reasoning_text(event, steps=steps, before=texts[-1] if texts else ""):
+            texts.append(text)
+    return "".join(texts)
 
 
 def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Callable[[str], int]) -> Usage:

@@ -22,7 +22,7 @@ from flowise_actions import decided, decision
 from flowise_client import FlowiseClient
 from flowise_overrides import fitted, takes_system_text
 from openai_messages import answer_in_history
-from openai_wire import ParsedRequest, whole_text
+from openai_wire import ParsedRequest, whole_text, without_decision
 from proxy_attachments import Attachments, Takes, left_out_warning, refuse, takes_of
 from proxy_auth import Caller
 from proxy_errors import BadRequest, ProxyError
@@ -144,8 +144,9 @@ class Planner:
         turns, warning = exchange.turns, ""
         if exchange.pending is not None:
             if (answers := decision(parsed.said, exchange.pending)) is None:
+                question = TextDelta(without_decision(exchange.history[-1].content))
                 again = replace(exchange.pending, reference=exchange.reference)
-                return Plan(turns, ignored, exchange, (again, TurnEnded()))
+                return Plan(turns, ignored, exchange, (question, again, TurnEnded()))
             turns = (decided(turns[0], answers, exchange.pending),)
         elif exchange.is_late and decision(parsed.said, _ANY_QUESTION) is not None:
             said = (TextDelta(LATE_ANSWER), TurnEnded())

@@ -598,6 +598,34 @@ def test_a_tools_input_may_be_anything(value: Any) -> None:
     assert reasoning_text(ToolCalled("t", value)).startswith("▸ t: ")
 
 
+STEPS_AND_QUESTION: Events = [
+    ReasoningDelta("I think"),
+    StepStarted("Agent"),
+    ReasoningDelta("so."),
+    ReasoningDelta(""),
+    ToolUsed("t", 1, 2),
+    StepStarted("Next"),
+    ActionAsked({"id": "1"}, ("Yes", "No")),
+    ArtifactMade({"type": "text", "data": "a"}),
+    *END,
+]
+
+
+@pytest.mark.parametrize("body", [CHAT, PROMPT], ids=["chat", "completion"])
+def test_a_step_has_a_line_of_its_own_and_a_question_begins_the_text(body: dict[str, Any]) -> None:
+    case = Case("x", {**body, "stream": True}, alone(STEPS_AND_QUESTION))
+    choices = [chunk["choices"][0] for chunk in chunks(case.stream()) if chunk.get("choices")]
+    told = [choice.get("delta", choice) for choice in choices]
+    asked = "(Waiting for your decision: Yes / No)\n\n```text\na\n```"
+    assert "".join(each.get("content") or each.get("text") or "" for each in told) == asked
+    [choice] = json.loads(case.whole())["choices"]
+    assert choice.get("message", {}).get("content", choice.get("text")) == asked
+    if body is CHAT:
+        thoughts = "I think\n▸ Agent\nso.\n▸ t → 2\n▸ Next\n"
+        assert "".join(each.get("reasoning_content") or "" for each in told) == thoughts
+        assert choice["message"]["reasoning_content"] == thoughts
+
+
 def test_an_action_without_choices_adds_nothing_to_the_text() -> None:
     transcript = Transcript(texts=["Go on?"], action=ActionAsked({}, ()))
     assert whole_text(transcript) == "Go on?"

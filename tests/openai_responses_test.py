@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -282,13 +283,16 @@ def test_whatever_a_run_reports_the_stream_is_in_order_and_ends_with_the_body(se
     assert final == case.whole()
     valid("response.stream", case.stream())
     parts = [part for item in final["output"] if item["type"] == "message" for part in item["content"]]
-    assert "".join(part["text"] for part in parts) == "".join(map(answer_text, events))
+    texts: list[str] = []
+    for event in events:
+        texts += filter(None, [answer_text(event, is_first=not texts)])
+    assert "".join(part["text"] for part in parts) == "".join(texts)
     assert len(parts) == 1 or (not parts and case.transcript().calls)
     thoughts = [part["text"] for item in final["output"] for part in item.get("summary", [])]
     hidden = ToolUsed if "include" in case.body else KeepAlive
-    assert "".join(thoughts) == "".join(
-        reasoning_text(event) for event in events if not isinstance(event, hidden)
-    )
+    told = "".join(reasoning_text(event) for event in events if not isinstance(event, hidden))
+    assert "".join(thoughts).replace("\n", "") == told.replace("\n", "")
+    assert not any(re.search(r"[^\n]▸", thought) for thought in thoughts)
     broken = dataclasses.replace(case, error=RunFailed("It broke."))
     failed = follow(events_of(broken.stream()))
     assert (failed["status"], failed["usage"]) == ("failed", None)
@@ -331,6 +335,14 @@ def test_thoughts_end_when_the_text_begins_and_later_ones_stand_beside_it() -> N
     begun = kinds.index("content_part.added")
     assert kinds[begun - 2 : begun] == ["output_item.done", "output_item.added"]
     assert [item["type"] for item in CASES[2].whole()["output"]] == ["reasoning", "message", "reasoning"]
+
+
+def test_a_step_has_a_line_of_its_own_and_a_question_begins_the_text() -> None:
+    events: Events = [ReasoningDelta("I think"), StepStarted("Agent"), ReasoningDelta("so.")]
+    asked = ActionAsked({"id": "1"}, ("Yes", "No"))
+    output = Case("s", [*events, asked, StepStarted("Late"), *END]).whole()["output"]
+    texts = [part["text"] for item in output for part in item.get("summary", item.get("content"))]
+    assert texts == ["I think\n▸ Agent\nso.", "(Waiting for your decision: Yes / No)", "▸ Late\n"]
 
 
 def test_a_source_is_told_after_the_text_and_before_its_end() -> None:

@@ -585,6 +585,7 @@ def test_another_word_asks_again_without_running_anything(proxy: RunningProxy, f
     messages += [assistant(client.text(messages)), user("What will it cost?")]
     again = client.text(messages)
     assert ASKED in again
+    assert again == messages[1]["content"]
     assert len(flowise.records()) == 1
     messages += [assistant(again), user("yes")]
     client.text(messages)
