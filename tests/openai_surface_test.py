@@ -87,8 +87,8 @@ CUT = {"type": "object"}
 
 
 def message(item: Any) -> Body:
-    """A chat with this message in the middle."""
-    return {**CHAT, "messages": [USER, CALLS, item, USER]}
+    """A chat with this message as its newest, which alone is refused for what it is."""
+    return {**CHAT, "messages": [USER, CALLS, item]}
 
 
 def part(item: Any) -> Body:
@@ -97,8 +97,8 @@ def part(item: Any) -> Body:
 
 
 def items(*given: Any) -> Body:
-    """A response's request with these items in the middle."""
-    return {**RESPONSE, "input": [USER, *given, USER]}
+    """A response's request with these items as its newest."""
+    return {**RESPONSE, "input": [USER, *given]}
 
 
 def response_part(item: Any) -> Body:
