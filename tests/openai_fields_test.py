@@ -71,17 +71,17 @@ def test_a_body_nested_too_deeply_is_refused(opening: bytes) -> None:
         json_object(b'{"a":' + opening * 100_000)
 
 
-@pytest.mark.parametrize("value", [b"1,", b"[[]],", b"{},", b'{"a":{}},'])
+@pytest.mark.parametrize("value", [b"1,", b"[[]],", b"{},", b'{"a":{}},', b'"a":'])
 def test_a_body_of_very_many_values_is_refused_before_it_is_read(value: bytes) -> None:
-    with pytest.raises(BadRequest, match="more than 1000000 commas and brackets"):
-        json_object(b'{"a":[' + value * 1_000_001 + b"1]}")
+    with pytest.raises(BadRequest, match="more than 400000 commas, colons and brackets"):
+        json_object(b'{"a":[' + value * 400_001 + b"1]}")
     # What is no JSON at all is told the same: it has not been read.
-    with pytest.raises(BadRequest, match="more than 1000000 commas and brackets"):
-        json_object(b'{"a":[' + value * 1_000_001)
+    with pytest.raises(BadRequest, match="more than 400000 commas, colons and brackets"):
+        json_object(b'{"a":[' + value * 400_001)
 
 
 def test_a_long_text_is_no_body_of_many_values() -> None:
-    text = "Ten words, of which some are followed by a comma, as here. " * 400_000
+    text = "Ten words, of which some are followed by a comma, as here. " * 190_000
     assert json_object(orjson.dumps({"a": text})) == {"a": text}
 
 

@@ -70,7 +70,7 @@ def _head(headers: int) -> bytes:
 
 
 def _items() -> bytes:
-    items = [{"role": "user", "content": "a"}] * 100_000
+    items = [{"role": "user", "content": "a"}] * 79_000
     return request_of(json.dumps({"model": FLOW, "input": items}).encode(), "/v1/responses")
 
 
@@ -80,8 +80,8 @@ def _file() -> bytes:
     return _asked([{"role": "user", "content": [{"type": "file", "file": file}]}])
 
 
-def _values() -> bytes:
-    return request_of(b'{"model":"x","messages":[' + b"1," * 999_000 + b"1]}")
+def _fields() -> bytes:
+    return request_of(json.dumps({"model": FLOW, **{f"field{n}": n for n in range(190_000)}}).encode())
 
 
 ATTACKS: dict[str, Callable[[], Attack]] = {
@@ -110,9 +110,10 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
         b"1\r\n \r\n" * 20_000,
         8,
     ),
-    "A10": lambda: Attack("A10 100,000 items", _items()),
+    "A10": lambda: Attack("A10 79,000 items", _items()),
     "A11": lambda: Attack("A11 a text file of 30 MB in base64", _file()),
-    "A12": lambda: Attack("A12 bodies of a million values", _values()),
+    "A12": lambda: Attack("A12 a body of 190,000 fields", _fields()),
+    "A13": lambda: Attack("A13 79,000 messages", _said(*["a"] * 79_001)),
 }
 
 
