@@ -22,7 +22,7 @@ _KINDS: Mapping[type, str] = {
 
 
 MOST_VALUES = 400_000
-"""In a body: reading more would hold up all other requests. Counted are the marks between them, in texts too."""
+"""In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
