@@ -21,7 +21,7 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-MOST_VALUES = 400_000
+MOST_VALUES = 300_000
 """In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
 
 

@@ -22,7 +22,7 @@ from tests.processes import ended_in_order
 def main() -> int:
     """Play, print, write the table if asked; 1 if anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="small numbers, for CI: within three minutes")
+    parser.add_argument("--short", action="store_true", help="small numbers, for CI: within five minutes")
     parser.add_argument("--only", default="", help="names of scenarios, with commas")
     parser.add_argument("--table", type=Path, help="write the table to this file")
     arguments = parser.parse_args()
