@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.live.flowise_canvas import Json, NodeMaker, agentflow, chatflow, overridable, sequence
+from tests.live.flowise_canvas import Json, agentflow, chatflow, overridable, sequence
 
 NOWHERE = "http://127.0.0.1:9/v1"
 ORIGINS: Json = {
@@ -50,7 +50,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the flows are built from."""
+    """What the flows are built from; `key_id` protects the keyed ones, `tools` are the custom tools by kind."""
 
     node: Callable[..., Json]
     model_url: str
@@ -136,14 +136,15 @@ class Parts:
         return self.node(f"directReplyAgentflow_{number}", directReplyMessage=text)
 
 
-def all_flows(
-    nodes: NodeMaker, model_url: str, credential: str, key_id: str, tools: dict[str, str]
-) -> Iterator[Flow]:
-    """Every flow; `key_id` protects the keyed ones, `tools` are the custom tools by kind."""
-    parts = Parts(nodes.make, model_url, credential, key_id, tools)
+def chatflows(parts: Parts) -> Iterator[Flow]:
+    """The flows that every release knows."""
     yield from _conversations(parts)
     yield from _tool_agents(parts)
     yield from _other_chatflows(parts)
+
+
+def agentflows(parts: Parts) -> Iterator[Flow]:
+    """The flows of Flowise 3 and later."""
     for flow in (*_llm_agentflows(parts), *_agent_agentflows(parts), *_other_agentflows(parts)):
         yield Flow(flow.name, flow.canvas, "AGENTFLOW", flow.settings)
 

@@ -1,4 +1,7 @@
-"""Installs the real Flowise into a cache folder, once per recipe; `python -m tests.live.flowise_install`."""
+"""Installs a real Flowise into a cache folder, once per recipe; `python -m tests.live.flowise_install`.
+
+Which release: the environment's FLOWISE, one of the folders in `flowise`; else the newest that is supported.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from tests.processes import ended_in_order
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "flowise"
-PACKAGE = RECIPE / "package.json"
-LOCK = RECIPE / "package-lock.json.gz"
-VERSION: str = json.loads(PACKAGE.read_bytes())["dependencies"]["flowise"]
+NEWEST = "3.1.4"
+VERSION = os.environ.get("FLOWISE") or NEWEST
+PACKAGE = RECIPE / VERSION / "package.json"
+LOCK = RECIPE / VERSION / "package-lock.json.gz"
 
 # No install scripts and no optional packages: browsers and native binaries are never downloaded.
 # `npm ci` would refuse the lock, because it leaves the optional packages out.
@@ -59,15 +63,17 @@ class Installation:
     node: Node
     app: Path
 
-    @property
-    def command(self) -> list[str]:
-        """Starts Flowise; the preload stands in for a download that needs the internet."""
+    def command(self, verb: str = "start") -> list[str]:
+        """Starts Flowise, or its `worker`; the preload stands in for a download that needs the internet."""
         preload = ["--require", str(RECIPE / "local_tiktoken.cjs")]
-        return [str(self.node.program), *preload, str(self.app / "node_modules/flowise/bin/run"), "start"]
+        return [str(self.node.program), *preload, str(self.app / "node_modules/flowise/bin/run"), verb]
 
 
 def install(say: Say = lambda _: None) -> Installation:
     """The installed Flowise; installs it first when this recipe's folder is not whole."""
+    if not PACKAGE.is_file():
+        known = ", ".join(sorted(path.parent.name for path in RECIPE.glob("*/package.json")))
+        raise InstallError(f"FLOWISE={VERSION}: there is no recipe for it, only for {known}")
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     app = cache / f"flowise-{VERSION}-{recipe_hash()}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,9 @@ from tests.live.flowise_install import RECIPE, Installation
 from tests.processes import Server, clean_environment, free_port
 
 START_SECONDS = 180
+IS_QUEUED = os.environ.get("FLOWISE_MODE") == "queue"
+"""Whether runs go through Redis to a worker, as they do where Flowise is scaled."""
+
 SECRETS = {
     "JWT_AUTH_TOKEN_SECRET": "for-tests-only-1",
     "JWT_REFRESH_TOKEN_SECRET": "for-tests-only-2",
@@ -107,18 +111,32 @@ class RealFlowise:
 
     def _start(self) -> None:
         model_url = self._start_model()
-        command, environment = self._installation.command, self._environment()
-        flowise = self._servers.enter_context(Server("flowise", command, environment, self.folder))
+        environment = self._environment()
+        if IS_QUEUED:
+            environment |= {"MODE": "queue", "REDIS_URL": self._start_redis()}
+        flowise = self._start_server("flowise", self._installation.command(), environment)
         flowise.wait_until(self._answers_ping, START_SECONDS)
+        if IS_QUEUED:
+            worker = self._start_server("worker", self._installation.command("worker"), environment)
+            worker.wait_until(lambda: "Prediction Worker" in worker.output.read_text(), START_SECONDS)
         self._bootstrapped = bootstrap(self.root, model_url)
+
+    def _start_server(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Server:
+        return self._servers.enter_context(Server(name, command, environment, self.folder))
+
+    def _start_redis(self) -> str:
+        """Starts a Redis that keeps nothing and returns its address."""
+        port = free_port()
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+        redis = self._start_server("redis", command, clean_environment(self.folder))
+        redis.wait_until(lambda: "Ready to accept" in redis.output.read_text(), START_SECONDS)
+        return f"redis://127.0.0.1:{port}"
 
     def _start_model(self) -> str:
         """Starts the fake model and returns its address."""
         node = str(self._installation.node.program)
         command = [node, str(RECIPE / "fake_llm.js"), "0", str(self._log_path)]
-        model = self._servers.enter_context(
-            Server("model", command, clean_environment(self.folder), self.folder)
-        )
+        model = self._start_server("model", command, clean_environment(self.folder))
         model.wait_until(lambda: model.output.read_text().endswith("\n"), START_SECONDS)
         return f"{model.output.read_text().strip()}/v1"
 

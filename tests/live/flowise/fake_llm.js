@@ -2,6 +2,7 @@
 // (port 0: any free one; the first line of standard output is its address).
 // What it answers is ruled by words in the LAST user message:
 //   slow            60 tokens, 250 ms apart            token delay otherwise: 15 ms
+//   flood           2,000 tokens (18 kB), as fast as they can be written
 //   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer;
 //                   a forced tool_choice is always obeyed
 // Tools that the prompt tells of in words (openai_tools.py) are obeyed as well: the first is called in words,
@@ -99,6 +100,7 @@ const textFor = (body, messages, lastUser, has) => {
     if (has('markdown')) return MARKDOWN
     if (has('unicode')) return UNICODE
     if (has('slow')) return Array.from({ length: 60 }, (_, index) => `word${index} `).join('')
+    if (has('flood')) return Array.from({ length: 2000 }, (_, index) => `word${String(index).padStart(4, '0')} `).join('')
     const worded = wordedAnswer(messages, lastUser)
     if (worded !== null) return worded
     const last = messages.at(-1)
@@ -165,7 +167,7 @@ const answerStream = async (res, { id, has, call, tokens, usage, head }, wantsUs
             }
             send({ content: token })
             sent++
-            await sleep(has('slow') ? 250 : 15)
+            if (!has('flood')) await sleep(has('slow') ? 250 : 15)
         }
     }
     send({}, call ? 'tool_calls' : 'stop')
