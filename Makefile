@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests wait more than they work; a file's tests share their servers.
 SIDE_BY_SIDE := -n 3 --dist loadfile
+# make live FLOWISE=2.2.8, make live FLOWISE_MODE=queue: other releases, and runs by a worker.
+FLOWISE ?=
+FLOWISE_MODE ?=
 # make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
 SHORT ?=
 
@@ -46,8 +49,8 @@ fix: setup ## repair formatting and what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-live: setup ## install the real Flowise into .cache (minutes, once), then test against it
-	$(BIN)/python -m pytest -q --timeout 600 -m live tests/live
+live: setup ## install the real Flowise into .cache (minutes, once), then test against it; FLOWISE=2.2.8 for others
+	FLOWISE=$(FLOWISE) FLOWISE_MODE=$(FLOWISE_MODE) $(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
 clients: setup ## install client libraries, LibreChat's too, into .cache (minutes, once), then try them
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients

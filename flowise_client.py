@@ -17,8 +17,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from urllib3 import encode_multipart_formdata
@@ -38,6 +40,7 @@ from flowise_failures import (
 )
 from flowise_health import FlowiseHealth
 from flowise_prediction import prediction_body
+from flowise_queue import QueueMode
 from flowise_run import Batch, Limits, Run
 from flowise_transport import (
     ConnectionBroken,
@@ -49,7 +52,7 @@ from flowise_transport import (
     Transport,
     read_all,
 )
-from proxy_errors import FlowiseUnavailable, ModelNotFound, RunFailed
+from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from proxy_settings import Settings, flowise_base_url
 
 PROBE_SECONDS = 10.0
@@ -93,7 +96,8 @@ class FlowiseClient:
         self._transport = transport or RequestsTransport(self.base_url)
         self._limits = limits or Limits()
         self.health = FlowiseHealth()
-        self._can_stream: tuple[float, bool] | None = None
+        self.mode = QueueMode()
+        self._can_stream: tuple[float, bool, bool] | None = None
         self._probe: Future[bool | None] | None = None
         self._lock = threading.Lock()
         self._missing_until = 0.0
@@ -148,7 +152,9 @@ class FlowiseClient:
                 run.turn = replace(turn, stream=False)
             reply, head = yield from self._answered(run, headers or {})
             with contextlib.closing(reply):
-                yield from run.streamed(reply) if _is_event_stream(head) else run.whole(reply)
+                stored = partial(self._stored, turn.flow)
+                is_stream = _is_event_stream(head)
+                yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
         except ModelNotFound:
             self._missing_until = time.monotonic() + MISSING_SECONDS
             raise
@@ -165,10 +171,11 @@ class FlowiseClient:
 
         Many that want to know at once ask once, and fail together; if the one that asks leaves, another asks.
         Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
-        every run of a flow that cannot stream. Raises ModelNotFound for an unknown flow.
+        every run of a flow that cannot stream. In queue mode, where a stream may be cut and a JSON answer is
+        whole, only what can be completed is streamed. Raises ModelNotFound for an unknown flow.
         """
         known = self._can_stream
-        if known is not None and time.monotonic() <= known[0]:
+        if known is not None and time.monotonic() <= known[0] and known[2] is self.mode.is_on:
             return known[1]
         while True:
             with self._lock:
@@ -182,9 +189,12 @@ class FlowiseClient:
 
     def _run_probe(self, probe: Future[bool | None], flow_id: str) -> None:
         try:
+            is_queued = self.mode.is_on
             streams = self._probe_streaming(flow_id)
+            if streams and is_queued:
+                streams = self._messages(flow_id, str(uuid4())) is not None
             seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
-            self._can_stream = (time.monotonic() + seconds, bool(streams))
+            self._can_stream = (time.monotonic() + seconds, bool(streams), is_queued)
             probe.set_result(bool(streams))
         except Exception as error:  # noqa: BLE001 - whoever waits must learn of any
             probe.set_exception(error)
@@ -275,6 +285,22 @@ class FlowiseClient:
         if head.status in (429, 503):
             raise refused(head, answer)
         raise document_refused(answer)
+
+    def _stored(self, flow_id: str, message_id: str) -> dict[str, Any] | None:
+        """The message that Flowise has stored of an answer, None where the key may not read it."""
+        # Flowise's own word goes into an address only if it is an id.
+        rows = self._messages(flow_id, message_id) if FLOW_ID.fullmatch(message_id) else None
+        found = (row for row in rows or () if isinstance(row, dict) and row.get("id") == message_id)
+        return next(found, None)
+
+    def _messages(self, flow_id: str, message_id: str) -> list[Any] | None:
+        """The flow's messages of that id (one or none), None where the key may not read them."""
+        try:
+            head, body = self.get(f"/chatmessage/{flow_id}?messageId={message_id}")
+        except ProxyError:
+            return None
+        rows = lenient_json(body)
+        return rows if head.status == HTTPStatus.OK and isinstance(rows, list) else None
 
     def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
         """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
@@ -390,6 +416,7 @@ class FlowiseClients:
             ca_file=settings.flowise_ca_file,
         )
         self.health = FlowiseHealth()
+        self.mode = QueueMode()
         self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -403,7 +430,7 @@ class FlowiseClients:
                 transport=self._transport,
                 limits=self._limits,
             )
-            client.health = self.health
+            client.health, client.mode = self.health, self.mode
             self._clients[flow_id, api_key] = client
             if len(self._clients) > MOST_CLIENTS:
                 self._clients.popitem(last=False)

@@ -114,6 +114,8 @@ class EventDecoder:
         self._has_run = False
         self.is_complete = False
         self.has_ended = False
+        self.message_id = ""
+        self._is_agentflow = self._has_begun = self._has_finished = False
         self._node = ""
         self._spoke = False
         self._speakers: set[str] = set()
@@ -224,6 +226,7 @@ class EventDecoder:
     def _next_agent_flow(self, data: Any) -> Iterator[FlowEvent]:
         if not isinstance(data, dict):
             return
+        self._is_agentflow = True
         label, status = _text(data.get("nodeLabel")), _text(data.get("status"))
         if _text(data.get("nodeId")).startswith("startAgentflow"):
             return
@@ -241,6 +244,9 @@ class EventDecoder:
             self._ended_nodes.append(data)
 
     def _agent_flow_event(self, data: Any) -> Iterator[FlowEvent]:
+        self._is_agentflow = True
+        self._has_begun = self._has_begun or data == "INPROGRESS"
+        self._has_finished = self._has_finished or data in ("FINISHED", "STOPPED")
         # After FINISHED only ids and follow-up prompts come, seconds later (Flowise issue 5346).
         self.is_complete = self.is_complete or data == "FINISHED"
         return iter(())
@@ -270,7 +276,11 @@ class EventDecoder:
     def _metadata(self, data: Any) -> Iterator[FlowEvent]:
         self.is_complete = True
         if isinstance(data, dict):
-            yield identified(data)
+            identity = identified(data)
+            self.message_id = identity.chat_message_id or ""
+            if self._asked is None:
+                yield from self._action(data.get("action"))
+            yield identity
 
     def _error(self, data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
@@ -283,6 +293,36 @@ class EventDecoder:
     def _end(self, _data: Any) -> Iterator[FlowEvent]:
         self.has_ended = True
         return iter(())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stream itself tells that nothing is missing, which it does of agentflows alone."""
+        return self._has_begun and self._has_finished
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the first or the last events of an agentflow are missing."""
+        return self._is_agentflow and not self.is_whole
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come that a person could see."""
+        has_text = self._spoke or self._speakers or executed_text(self._executed)
+        return not (has_text or self._asked or self._files)
+
+    def complete(self, row: Mapping[str, Any], rest: str) -> Iterator[FlowEvent]:
+        """Give what the stored message has and the stream lacked: the rest of the text, and all beside it."""
+        if rest:
+            text = rest.lstrip("\r\n") if self._before in ("", _APART) else rest
+            before = _APART if self._before == _APART else ""
+            self._before, self._spoke = None, True
+            yield TextDelta(before + text)
+        execution = _dict(row.get("execution"))
+        told = {**row, "agentFlowExecutedData": execution.get("executionData")}
+        for name in ("agentFlowExecutedData", "usedTools", "sourceDocuments", "artifacts", "fileAnnotations"):
+            yield from self._HANDLERS[name](self, _parsed(told.get(name)))
+        if self._asked is None:
+            yield from self._action(_parsed(row.get("action")))
 
     def closing(self) -> Iterator[FlowEvent]:
         """Give what is known only when the run is over: text no token carried, files, usage, its end."""
@@ -544,6 +584,11 @@ def identified(data: Mapping[str, Any]) -> TurnIdentified:
         tuple(p for p in prompts if isinstance(p, str)) if isinstance(prompts, list) else (),
         _text(data.get("question")) or None,
     )
+
+
+def _parsed(value: Any) -> Any:
+    """A column of Flowise's database, which keeps JSON as text, whether or not it was read already."""
+    return lenient_json(value) if isinstance(value, str) else value
 
 
 def _key(kind: str, item: Any) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from flow_turn import FlowEvent, KeepAlive, TextDelta, Turn
+from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, ToolCalled, Turn
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
 from flowise_failures import unreachable
+from flowise_queue import HURRIED_SECONDS, QueueMode, Said
 from flowise_transport import NotSent, Reply, ReplyHead
 from proxy_errors import ProxyError, RunFailed
 from proxy_settings import Settings
@@ -20,6 +22,9 @@ CLOSING_GRACE_SECONDS = 5.0
 
 LARGEST_ANSWER_BYTES = 64 * 1024**2
 """Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
+
+Stored = Callable[[str], Mapping[str, Any] | None]
+"""Gives the message that Flowise has stored under an id, None where it cannot be read."""
 
 Batch = list[FlowEvent]
 """Events that arrived together."""
@@ -58,6 +63,9 @@ class Run:
         self._wake = wake
         self._pump = pump
         self._pumped_at = 0.0
+        self._waiting_since = 0.0
+        self._is_hurried = False
+        self._said = Said()
         self._run_deadline = time.monotonic() + limits.run_timeout
 
     def check_wanted(self) -> None:
@@ -85,8 +93,11 @@ class Run:
                 "Flowise, or a gateway before it, compressed its answer.", code="flowise_bad_answer"
             )
 
-    def streamed(self, reply: Reply) -> Iterator[Batch]:
-        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that)."""
+    def streamed(self, reply: Reply, mode: QueueMode, stored: Stored) -> Iterator[Batch]:
+        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that).
+
+        What queue mode has lost is completed from what Flowise has `stored`, else the run fails.
+        """
         sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
         if self._pump is not None:
             reply.pump(partial(self._pumped, self._pump, sse, decoder))
@@ -95,19 +106,52 @@ class Run:
             if not piece:
                 break
             batch: Batch = []
+            was_complete = decoder.is_complete
             try:
                 self._decode(sse.feed(piece), decoder, batch)
             except ProxyError:
                 self.is_running = False
                 yield batch
                 raise
+            self._note(batch, has_ids=decoder.is_complete and not was_complete)
             yield batch
             if sse.open_bytes > LARGEST_ANSWER_BYTES:
                 raise _too_large("event")
         if not decoder.has_ended and not decoder.is_complete:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
         self.is_running = False
-        yield list(decoder.closing())
+        yield [*self._missing(decoder, mode, stored), *decoder.closing()]
+
+    def _note(self, batch: Batch, *, has_ids: bool) -> None:
+        """Keep what was said, to compare it with what is stored, and whether the run's ids came too soon."""
+        for event in batch:
+            if isinstance(event, TextDelta):
+                self._said.add(event.text)
+                self._is_hurried = has_ids
+            elif isinstance(event, (StepStarted, ToolCalled)):
+                self._said.turn()
+        if has_ids and not self._is_hurried:
+            waited = time.monotonic() - max(self._waiting_since, self._pumped_at)
+            self._is_hurried = waited < HURRIED_SECONDS
+
+    def _missing(self, decoder: EventDecoder, mode: QueueMode, stored: Stored) -> Iterator[FlowEvent]:
+        """Give what a stream that may be cut lacks. Raises RunFailed if it is and cannot be completed."""
+        must_be_whole = decoder.is_cut or mode.is_on
+        is_doubtful = must_be_whole or decoder.is_silent or (self._is_hurried and mode.may_doubt())
+        if decoder.is_whole or not is_doubtful:
+            return
+        row = stored(decoder.message_id) or {}
+        content = row.get("content")
+        rest = self._said.rest_of(content) if isinstance(content, str) else None
+        if decoder.is_cut or rest:
+            mode.find()
+        if rest is not None:
+            yield from decoder.complete(row, rest)
+        elif must_be_whole:
+            raise RunFailed(
+                "Flowise, in queue mode, lost a part of the answer; what it has stored does not complete it.",
+                code="flowise_bad_answer",
+            )
 
     def _pumped(
         self, pump: Callable[[str], bool], sse: SseDecoder, decoder: EventDecoder, arrived: bytearray
@@ -119,6 +163,7 @@ class Run:
         if not said or not pump(said):
             return False
         arrived.clear()
+        self._said.add(said)
         self._pumped_at = time.monotonic()
         return self._wake() > 0
 
@@ -144,7 +189,8 @@ class Run:
 
     def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
-        deadline = time.monotonic() + limit
+        self._waiting_since = time.monotonic()
+        deadline = self._waiting_since + limit
         while (piece := reply.read_available(self._patience(deadline))) is None:
             deadline = max(deadline, self._pumped_at + limit)
             if decoder.is_complete and time.monotonic() >= deadline:

@@ -154,6 +154,7 @@ class _Server:
             else:
                 self._keys = keys
             self._config = config
+            self._clients.mode.is_set = config.flowise_mode == "queue"
             for catalog in self._catalogs.values():
                 catalog.refresh_seconds = config.discovery.refresh_seconds
 

@@ -243,8 +243,10 @@ def _new_key(options: argparse.Namespace) -> int:
 
 def _ask(options: argparse.Namespace) -> int:
     settings = _settings()
-    model = _all_models(settings, config_file(settings).current).resolve(options.model)
+    config = config_file(settings).current
+    model = _all_models(settings, config).resolve(options.model)
     client, turn = _client(settings, model), Turn(model.flow, options.question, stream=True)
+    client.mode.is_set = config.flowise_mode == "queue"
     try:
         with contextlib.closing(client.batches(turn)) as batches:
             for batch in batches:

@@ -98,6 +98,7 @@ class ProxyConfig:
     keys: tuple[KeyConfig, ...] = ()
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
+    flowise_mode: str = "auto"
 
 
 def load_config(path: Path) -> ProxyConfig:
@@ -367,6 +368,7 @@ _ROOT = mapping(
             "keys": list_of(mapping(_KEY), "a list of keys", may_be_empty=True),
             "discovery": mapping(_DISCOVERY, may_be_empty=True),
             "tasks": mapping(_TASKS, may_be_empty=True),
+            "flowise_mode": one_of("auto", "queue"),
         },
     )
 )

@@ -33,7 +33,7 @@ UPSTREAM = frozenset(
     {
         *("flowise_transport", "flowise_transport_gevent", "flowise_connection", "flowise_health"),
         *("flowise_failures", "flowise_events", "flowise_client", "flowise_catalog", "flowise_profiles"),
-        *("flowise_run", "flowise_attempts", "flowise_prediction"),
+        *("flowise_run", "flowise_attempts", "flowise_prediction", "flowise_queue"),
         *("flowise_actions", "flowise_overrides"),
     }
 )

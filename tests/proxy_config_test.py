@@ -205,13 +205,19 @@ def key(fields: str) -> str:
 
 TEXT = "a text of at most {} characters (a mere number in quotes)"
 WHOLE_FILE = [
-    ("[]", "1: must be a mapping with models, keys, discovery, tasks"),
-    ("\n\njust text", "3: must be a mapping with models, keys, discovery, tasks"),
-    ("!odd {}", "1: must be a mapping with models, keys, discovery, tasks"),
+    ("[]", "1: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
+    ("\n\njust text", "3: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
+    ("!odd {}", "1: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
     ("tasks: {}\nmodles: []", "2: modles: is not a known field; did you mean models?"),
-    ("servers: []", "1: servers: is not a known field; known are models, keys, discovery, tasks"),
-    ("Sk9x: []", "1: has a field that is not known; known are models, keys, discovery, tasks"),
-    (f"{'a' * 33}: []", "1: has a field that is not known; known are models, keys, discovery, tasks"),
+    (
+        "servers: []",
+        "1: servers: is not a known field; known are models, keys, discovery, tasks, flowise_mode",
+    ),
+    ("Sk9x: []", "1: has a field that is not known; known are models, keys, discovery, tasks, flowise_mode"),
+    (
+        f"{'a' * 33}: []",
+        "1: has a field that is not known; known are models, keys, discovery, tasks, flowise_mode",
+    ),
     ("[a]: []", "1: must have plain names as fields"),
     ("tasks: {}\nkeys: []\ntasks: {}", "3: tasks: is given twice (first on line 1)"),
     ("models: {}", "1: models: must be a list of models"),

@@ -76,6 +76,15 @@ class SayingFlowise:
         """Take these steps in streams from now on; an empty chunk breaks the connection off."""
         self._server.steps = steps
 
+    def stores(self, rows: Sequence[Any] | None) -> None:
+        """Keep these messages from now on; None: nobody may read them, as without a key."""
+        self._server.stored = rows
+
+    @property
+    def reads(self) -> list[str]:
+        """The ids of the stored messages that were asked for."""
+        return self._server.reads
+
     @property
     def steps_done(self) -> int:
         """How many of the steps have been taken in the last stream."""
@@ -97,11 +106,13 @@ class _Server(ThreadingHTTPServer):
     steps: Sequence[Step] = ()
     steps_done = 0
     is_streaming = False
+    stored: Sequence[Any] | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.bodies: list[dict[str, Any]] = []
         self.answers: list[dict[str, Any]] = []
+        self.reads: list[str] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -112,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"isStreaming": True})
         elif self.path.endswith("/version"):
             self._json({"version": "3.1.4"})
+        elif f"/chatmessage/{FLOW}?messageId=" in self.path:
+            self._tell_stored(self.path.partition("=")[2])
         else:
             self._json({"message": "not here"}, 404)
 
@@ -130,6 +143,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({**self.server.answers.pop(0), **ids})
         else:
             self._json({"text": self.server.says, **ids})
+
+    def _tell_stored(self, message_id: str) -> None:
+        self.server.reads.append(message_id)
+        if self.server.stored is None:
+            self._json({"error": "Unauthorized Access"}, 401)
+        else:
+            self._json([row for row in self.server.stored if row["id"] == message_id])
 
     def _json(self, value: Any, status: int = 200) -> None:
         content = json.dumps(value).encode()

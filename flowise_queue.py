@@ -1,0 +1,97 @@
+"""What Flowise loses in queue mode, how that is noticed, and what is missing. Upstream layer, pure.
+
+In queue mode (`MODE=queue`) a worker runs the flow. Its events come through Redis one way and the run's
+result another, so the stream may get its `metadata` and `end` first: all later events are lost, and nothing
+in the stream says so. Flowise keeps the whole answer beside the conversation.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+HURRIED_SECONDS = 0.01
+"""Sooner after its last token no run has stored its answer: more tokens may be on their way."""
+
+MOST_DOUBTS = 20
+DOUBT_SECONDS = 10.0
+
+_TAIL = 64
+
+
+class QueueMode:
+    """Whether a Flowise runs in queue mode, as all calls to it know together; greenlets need no lock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know nothing; `is_set` is what `proxy.yaml` says."""
+        self._clock = clock
+        self._doubts = float(MOST_DOUBTS)
+        self._doubted_at = clock()
+        self.is_set = False
+        self._is_found = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether answers are known to be lost in part."""
+        return self.is_set or self._is_found
+
+    def find(self) -> None:
+        """Note that a part of an answer was lost."""
+        if not self.is_on:
+            log.warning(
+                "Flowise runs in queue mode and has lost a part of a stream: from now on answers are "
+                "compared with what it has stored. With flowise_mode: queue in proxy.yaml all are."
+            )
+        self._is_found = True
+
+    def may_doubt(self) -> bool:
+        """Whether one more answer may be compared with the stored one although the mode is not known.
+
+        Some at first, then one in a while: a Flowise that is merely fast must not be asked twice each time.
+        """
+        now = self._clock()
+        self._doubts = min(MOST_DOUBTS, self._doubts + (now - self._doubted_at) / DOUBT_SECONDS)
+        self._doubted_at = now
+        may = self._doubts >= 1
+        self._doubts -= may
+        return may
+
+
+class Said:
+    """The text of a run so far, and what of it came since the flow last began a step or called a tool."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._texts: list[str] = []
+        self._last = 0
+
+    def add(self, text: str) -> None:
+        """Take one more piece of text."""
+        self._texts.append(text)
+
+    def turn(self) -> None:
+        """What comes now belongs to another step: only the last one's text is stored."""
+        self._last = len(self._texts)
+
+    def rest_of(self, stored: str) -> str | None:
+        """What is missing of the stored text, None if what was said is not its beginning."""
+        if not stored.strip():
+            return ""
+        said, last = "".join(self._texts), "".join(self._texts[self._last :])
+        for part in (said, last) if last else (said,):
+            rest = _rest(part, stored)
+            if rest is not None:
+                return rest
+        if len(said) >= len(stored) and said.rstrip().endswith(stored.rstrip()[-_TAIL:]):
+            return ""  # what was said before a tool is not stored, nor what the flow cuts out of its answer
+        return None if last else stored
+
+
+def _rest(part: str, stored: str) -> str | None:
+    part, stored = part.lstrip(), stored.lstrip()
+    if stored.startswith(part):
+        return stored[len(part) :]
+    return "" if part.rstrip() == stored.rstrip() else None
