@@ -4,6 +4,7 @@ It answers on the wire as a recorded Flowise 3.1.4 does (`tests/wire/flowise-3.1
 the product: only the standard library and `h11`. `python3 flowise_demo.py` prints its base URL as one line of
 JSON and serves until SIGTERM.
 
+    flowise_demo_json         what their model says when it is asked for JSON
     flowise_demo_scripts      the flows, what their model says, the words that make the scripted flows fail
     flowise_demo_runs         how a flow runs: the events of a run, in their order
     flowise_demo_predictions  what a prediction's body asks for, what its answer holds

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from flowise_demo_json import json_answer
 from flowise_demo_scripts import AGENT_NODES, Flow, Json, Message, Script, Wait, answer_text, words_of
 
 
@@ -402,7 +403,8 @@ def _tool_answered(turn: Turn, said: _Said, call: Json) -> Steps:
     )
     text = f"The tool said {result}. "
     if turn.flow.kind == "tool_agent":
-        text += answer_text(turn.flow, turn.messages)
+        asked = json_answer(turn.messages)
+        text = asked or text + answer_text(turn.flow, turn.messages)
     yield from _streamed(turn, said, words_of(text))
     said.used = [_called(call, result)]
     yield Event("usedTools", said.used)

@@ -14,6 +14,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+from flowise_demo_json import json_answer, sample
+
 DEMO_FLOWS: Mapping[str, str] = MappingProxyType(
     {
         "demo-assistant": "5518949f-3ebc-4082-af01-fa2a18623da6",
@@ -381,6 +383,7 @@ def _script(word: str) -> Script | None:
 # ------------------------------------------------------------------------------------------- the "model"
 _TOOLS_HEADING = "Available tools, one JSON object a line:"
 _TOOL_RESULT = "Tool result"
+_TOOL_CALL = "<tool_call>"
 
 
 def answer_text(flow: Flow, messages: list[Message]) -> str:
@@ -388,6 +391,8 @@ def answer_text(flow: Flow, messages: list[Message]) -> str:
     question = str(messages[-1]["content"]) if messages else ""
     earlier_words = [str(message["content"]) for message in messages[:-1] if message["role"] != "assistant"]
     spoken = _tool_answer("\n".join(earlier_words), question)
+    if spoken is None or not spoken.startswith(_TOOL_CALL):
+        spoken = json_answer(messages) or spoken
     if spoken is not None:
         return spoken
     earlier = sum(message["role"] != "system" for message in messages[:-1])
@@ -438,26 +443,11 @@ def _described_tools(lines: list[str]) -> list[Json]:
 def _tool_call(tools: list[Json], said: str) -> str:
     tool = next((one for one in tools if re.search(rf"\b{re.escape(str(one['name']))}\b", said)), tools[0])
     words = re.findall(r"\w+", said) or ["something"]
-    arguments = _sample(tool.get("parameters") or {"type": "object"}, words[-1])
+    arguments = sample(tool.get("parameters") or {"type": "object"}, words[-1])
     call = json.dumps(
         {"name": tool["name"], "arguments": arguments}, ensure_ascii=False, separators=(",", ":")
     )
-    return f"<tool_call>{call}</tool_call>"
-
-
-def _sample(schema: Any, word: str) -> Any:
-    """A value that fits the JSON Schema; strings are the word."""
-    schema = schema if isinstance(schema, dict) else {}
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    if kind == "object":
-        known = dict.fromkeys(schema.get("required") or ()) | (schema.get("properties") or {})
-        return {name: _sample(part, word) for name, part in known.items()}
-    if kind == "array":
-        return [_sample(schema.get("items"), word)]
-    return {"number": 42, "integer": 42, "boolean": True, "null": None}.get(str(kind), word)
+    return f"{_TOOL_CALL}{call}</tool_call>"
 
 
 def words_of(text: str) -> tuple[str, ...]:

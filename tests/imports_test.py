@@ -63,6 +63,7 @@ DEMO = frozenset(
     {
         *("flowise_demo", "flowise_demo_http", "flowise_demo_predictions", "flowise_demo_runs"),
         *("flowise_demo_scripts", "flowise_demo_keeper"),
+        "flowise_demo_json",
     }
 )
 CORE_LEAVES = frozenset({"flow_turn", "flow_guards", "proxy_errors", "proxy_settings"})

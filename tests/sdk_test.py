@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import date
 
 import pytest
 from openai import (
@@ -17,6 +19,7 @@ from openai import (
     RateLimitError,
 )
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from tests.demo_server import DemoServer
 from tests.running_proxy import RunningProxy
@@ -142,3 +145,36 @@ def test_a_wrong_key_is_an_authentication_error(
                 client.models.list()
         with AzureOpenAI(azure_endpoint=server.url, api_version="x", api_key="right") as azure:
             assert azure.chat.completions.create(model="demo-assistant", messages=HELLO).choices
+
+
+class City(BaseModel):
+    """A city, as a client has its answers parsed."""
+
+    name: str
+    population: int
+    founded: date
+    twins: list[City]
+
+
+@pytest.mark.parametrize("model", ["demo-assistant", "demo-json", "demo-agent", "demo-sources"])
+def test_an_answer_is_parsed_as_the_schema_that_was_asked_for(openai_client: OpenAI, model: str) -> None:
+    question = said("Tell me of Paris")
+    whole = openai_client.chat.completions.parse(model=model, messages=question, response_format=City)
+    assert whole.choices[0].message.parsed
+    assert whole.choices[0].message.parsed.name == "Paris"
+    with openai_client.chat.completions.stream(
+        model=model, messages=question, response_format=City
+    ) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.parsed == whole.choices[0].message.parsed
+    response = openai_client.responses.parse(model=model, input="Tell me of Paris", text_format=City)
+    assert response.output_parsed == whole.choices[0].message.parsed
+
+
+def test_any_object_is_json_too(openai_client: OpenAI) -> None:
+    answer = openai_client.chat.completions.create(
+        model="demo-json", messages=said("Tell me of Paris"), response_format={"type": "json_object"}
+    )
+    assert json.loads(answer.choices[0].message.content or "") == {"answer": "Paris"}
+    assert answer.model_extra is not None
+    assert "warnings" not in answer.model_extra["flowise"]
