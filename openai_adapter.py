@@ -47,6 +47,7 @@ from openai_wire import (
     error_frame,
     new_id,
     reasoning_text,
+    stream_bytes,
     usage_of,
     whole_reasoning,
     whole_text,
@@ -162,6 +163,10 @@ class _Answer:
             % (self._head, index, content, finish, extra, self._tail)
         )
 
+    def heartbeat(self, nothing: bytes) -> bytes:
+        """A chunk that tells nothing new: some clients end a stream at a comment, or when no chunk comes."""
+        return stream_bytes([self.chunk(0, nothing)])
+
     def closing(self, transcripts: Sequence[Transcript], nothing: bytes) -> list[Frame]:
         """The finish of each choice, the vendor key on the last, usage if asked for, and `[DONE]`."""
         extras = [b""] * len(transcripts)
@@ -261,6 +266,10 @@ class ChatRenderer:
             b'"delta":{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (number, arguments),
         ]
 
+    def heartbeat(self) -> bytes:
+        """Give a chunk with an empty delta."""
+        return self._answer.heartbeat(b'"delta":{}')
+
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
         late = [self._late(index, transcript) for index, transcript in enumerate(transcripts)]
@@ -345,6 +354,10 @@ class CompletionRenderer:
 
     def _text(self, index: int, text: str) -> Frame:
         return self._answer.chunk(index, b'"text":%b' % orjson.dumps(text))
+
+    def heartbeat(self) -> bytes:
+        """Give a chunk without text."""
+        return self._answer.heartbeat(b'"text":""')
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the finish of each choice, usage if asked for, and `[DONE]`."""

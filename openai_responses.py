@@ -42,6 +42,7 @@ from openai_style import Style
 from openai_tools import parse_tools
 from openai_vendor import flowise_details
 from openai_wire import (
+    COMMENT,
     DONE,
     Frame,
     ParsedRequest,
@@ -225,6 +226,10 @@ class ResponsesRenderer:
             return self._output.tool(event)
         thought = reasoning_text(event, steps=self._style.steps, before=self._output.last_thought)
         return self._output.think(thought) if thought else []
+
+    def heartbeat(self) -> bytes:
+        """Give a comment: neither contract has an event without news."""
+        return COMMENT
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the ends of all items, the whole response and `[DONE]`."""

@@ -40,7 +40,9 @@ class Frame(NamedTuple):
 
 
 DONE = Frame(b"[DONE]")
-HEARTBEAT = b": keep-alive\n\n"
+COMMENT = b": keep-alive\n"
+"""A sign of life that is no event. No empty line follows: openai-go before 3.43 takes that for an event
+without data, and ends the stream."""
 
 
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
@@ -290,6 +292,9 @@ class Renderer(Protocol):
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
         """Give the frames that one event of choice `index` becomes, often none."""
+
+    def heartbeat(self) -> bytes:
+        """Give what shows a silent stream to be alive."""
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the frames that end a whole stream, one transcript for each choice."""

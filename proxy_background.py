@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-from openai_wire import DONE, HEARTBEAT, Frame, Renderer, failed_response, stream_bytes
+from openai_wire import COMMENT, DONE, Frame, Renderer, failed_response, stream_bytes
 from proxy_errors import ProxyError, RunFailed, ServerFault, error_body
 from proxy_responses import ALIVE_SECONDS, Record, StoredResponse
 from proxy_streaming import Begun
@@ -132,7 +132,7 @@ def replayed(
             silent += STEP_SECONDS
             if silent >= _HEARTBEAT_SECONDS:
                 silent = 0.0
-                yield HEARTBEAT
+                yield COMMENT
 
 
 def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes]:

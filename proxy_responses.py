@@ -240,6 +240,10 @@ class StoredRenderer:
         """Give the frames that one event becomes."""
         return self._renderer.chunks(event, index)
 
+    def heartbeat(self) -> bytes:
+        """Give what shows a silent stream to be alive."""
+        return self._renderer.heartbeat()
+
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Keep the answer, then give the frames that end it."""
         frames = self._renderer.closing(transcripts)

@@ -19,7 +19,7 @@ from flow_turn import (
     TextDelta,
     Transcript,
 )
-from openai_wire import HEARTBEAT, Frame, Renderer, stream_bytes
+from openai_wire import Frame, Renderer, stream_bytes
 from proxy_errors import ProxyError, RunFailed, ServerFault
 from proxy_pump import Pump
 
@@ -110,7 +110,7 @@ class StreamedAnswer:
                 hurried = True
                 self._pace.hurry(STEP_HOLD_SECONDS)
             if not self._pace.remaining():
-                return stream_bytes(frames) + HEARTBEAT
+                return stream_bytes(frames) or self._renderer.heartbeat()
         return stream_bytes([*frames, *self._closing()])
 
     def _bytes(self, opening: bytes) -> Generator[bytes, None, None]:
@@ -133,7 +133,7 @@ class StreamedAnswer:
         for number, batch in self._batches:
             piece = stream_bytes(self._rendered(number, batch))
             if not piece and not self._pace.remaining():
-                piece = HEARTBEAT
+                piece = self._renderer.heartbeat()
             if piece:
                 yield piece
                 self._pace.written()

@@ -286,7 +286,7 @@ def test_a_reader_is_kept_awake_and_told_when_the_response_is_deleted() -> None:
     place = responses().of("ann", "resp_1")
     running(place, batches_of()).queue()
     pieces = replayed(place, -1, lambda _: None)
-    assert next(pieces) == b": keep-alive\n\n"
+    assert next(pieces) == b": keep-alive\n"
     place.forget()
     assert list(pieces) == [b"data: [DONE]\n\n"]
 

@@ -29,7 +29,7 @@ from flow_turn import (
     UsageReported,
 )
 from openai_adapter import ChatRenderer
-from openai_wire import HEARTBEAT, ParsedRequest
+from openai_wire import ParsedRequest
 from proxy_errors import FlowiseUnavailable, ProxyError, RunFailed
 from proxy_streaming import STEP_HOLD_SECONDS, Begun, Pace, StreamedAnswer, refuse_empty
 
@@ -93,9 +93,7 @@ def kinds(stream: bytes) -> list[str]:
     """What is in a stream, in order: role, the texts, reasoning, finish, heartbeat, error, DONE."""
     shown = []
     for frame in stream.split(b"\n\n")[:-1]:
-        if frame == HEARTBEAT.strip():
-            shown.append("heartbeat")
-        elif frame == DONE.strip():
+        if frame == DONE.strip():
             shown.append("DONE")
         else:
             shown.append(_kind(orjson.loads(frame.removeprefix(b"data: "))))
@@ -109,6 +107,8 @@ def _kind(chunk: Any) -> str:
     delta = choice["delta"]
     if choice["finish_reason"]:
         return f"finish {choice['finish_reason']}"
+    if not delta:
+        return "heartbeat"
     if "role" in delta:
         return "role"
     return f"({delta['reasoning_content'].strip()})" if "reasoning_content" in delta else delta["content"]
@@ -163,7 +163,7 @@ def test_a_step_holds_the_status_for_a_second_and_no_longer() -> None:
     stage = Stage((3, STEP), (0.6, SILENCE), (0.39, STEP), (0.02, SILENCE), (1, TEXT), (0, END))
     stream = stage.answer.begin()
     assert stage.seconds() == pytest.approx(4.01)
-    assert kinds(next(stream)) == ["role", "(▸ Agent)", "(▸ Agent)", "heartbeat"]
+    assert kinds(next(stream)) == ["role", "(▸ Agent)", "(▸ Agent)"]
     assert kinds(b"".join(stream)) == ["Hello", "finish stop", "DONE"]
 
 
@@ -183,7 +183,7 @@ def test_a_silent_run_gets_its_status_when_the_heartbeat_is_due() -> None:
     stage = Stage((14.9, SILENCE), (0.2, SILENCE), (20, TEXT), (0, END))
     stream = stage.answer.begin()
     assert stage.taken == 2
-    assert kinds(next(stream)) == ["role", "heartbeat"]
+    assert kinds(next(stream)) == ["role"]
     assert kinds(next(stream)) == ["Hello"]
 
 
@@ -242,7 +242,7 @@ def test_an_error_after_it_is_a_frame_and_the_end_without_a_finish_reason() -> N
 
 def test_an_error_after_a_heartbeat_is_a_frame_too() -> None:
     stage = Stage((15, SILENCE), error=RunFailed("It broke"))
-    assert kinds(b"".join(stage.answer.begin())) == ["role", "heartbeat", "error flow_failed", "DONE"]
+    assert kinds(b"".join(stage.answer.begin())) == ["role", "error flow_failed", "DONE"]
 
 
 def test_an_error_nobody_foresaw_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -275,7 +275,7 @@ def test_an_empty_answer_is_a_status_as_long_as_nothing_was_sent() -> None:
 
 def test_an_empty_answer_after_a_heartbeat_is_a_frame() -> None:
     stage = Stage((15, SILENCE), (0, END))
-    assert kinds(b"".join(stage.answer.begin())) == ["role", "heartbeat", "error empty_answer", "DONE"]
+    assert kinds(b"".join(stage.answer.begin())) == ["role", "error empty_answer", "DONE"]
 
 
 def test_an_answer_that_a_stop_sequence_cut_to_nothing_is_whole() -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import requests
+from openai import OpenAI
 
 from tests.running_proxy import RunningProxy
 from tests.saying_flowise import FLOW, SayingFlowise, ending, event, token
@@ -30,6 +31,14 @@ def flowise() -> Iterator[SayingFlowise]:
 def proxy(flowise: SayingFlowise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
     """A server in front of it, for one person."""
     with RunningProxy(tmp_path_factory.mktemp("proxy"), FLOWISE_BASE_URL=flowise.base_url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lively(flowise: SayingFlowise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """The same with a quick heartbeat."""
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_HEARTBEAT_SECONDS": "0.1"}
+    with RunningProxy(tmp_path_factory.mktemp("lively"), **settings) as running:
         yield running
 
 
@@ -91,6 +100,51 @@ def test_a_decision_reaches_a_flow_whose_json_answer_has_no_action(
     sent = flowise.bodies[-1]
     assert (sent["humanInput"]["type"], sent["humanInput"]["startNodeId"]) == (kind, "humanInputAgentflow_0")
     assert sent["overrideConfig"]["sessionId"] == flowise.bodies[-2]["overrideConfig"]["sessionId"]
+
+
+def go_events(stream: bytes) -> Iterator[bytes]:
+    """The data of events as openai-go before 3.43 takes them apart: each empty line ends one, data or not."""
+    data = b""
+    for line in stream.split(b"\n")[:-1]:
+        name, _, value = line.partition(b":")
+        if not line:
+            yield data
+            data = b""
+        elif name == b"data":
+            data += value.removeprefix(b" ") + b"\n"
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_a_heartbeat_ends_no_stream_of_openai_go(
+    lively: RunningProxy, flowise: SayingFlowise, path: str
+) -> None:
+    flowise.streams(0.5, token("Hel"), 0.5, token("lo"), 0.5, ending())
+    body = {"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    body |= {"prompt": "Hi"} if path == "completions" else {"input": "Hi"} if path == "responses" else {}
+    answer = requests.post(f"{lively.url}/v1/{path}", json=body, headers={"Connection": "close"}, timeout=30)
+    *events, done = go_events(answer.content)
+    assert done.startswith(b"[DONE]")
+    read = [json.loads(data) for data in events]
+    parts = [part for each in read for part in each.get("choices", [each])]
+    name = "text" if path == "completions" else "delta"
+    deltas = [part.get(name, "") for part in parts]
+    texts = [delta.get("content") or "" if isinstance(delta, dict) else delta for delta in deltas]
+    assert "".join(texts) == "Hello"
+    silences = answer.content.count(b": keep-alive\n") if path == "responses" else texts.count("") - 1
+    assert silences >= 6
+    assert b"keep-alive\n\n" not in answer.content
+
+
+def test_openais_client_reads_over_heartbeats(lively: RunningProxy, flowise: SayingFlowise) -> None:
+    flowise.streams(0.5, token("Hel"), 0.5, token("lo"), 0.5, ending())
+    said: Any = [{"role": "user", "content": "Hi"}]
+    with OpenAI(base_url=f"{lively.url}/v1", api_key="any", max_retries=0) as client:
+        with client.chat.completions.stream(model=FLOW, messages=said) as stream:
+            assert stream.get_final_completion().choices[0].message.content == "Hello"
+        completions = client.completions.create(model=FLOW, prompt="Hi", stream=True)
+        assert "".join(chunk.choices[0].text for chunk in completions) == "Hello"
+        with client.responses.stream(model=FLOW, input="Hi") as events:
+            assert events.get_final_response().output_text == "Hello"
 
 
 def test_the_answers_of_branches_are_paragraphs(proxy: RunningProxy, flowise: SayingFlowise) -> None:

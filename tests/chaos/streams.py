@@ -224,9 +224,10 @@ async def heartbeats(world: World) -> Row:
             moments = [moment for moment, _ in outcome.arrivals]
             gaps += [after - before for before, after in itertools.pairwise(moments)]
         row.check("wrong answers", wrong(verdicts(outcomes)) + Counter(o.verdict() for o in outcomes)["told"])
-        row.check(
-            "streams without a heartbeat", sum(b": " not in o.body and b"\n:" not in o.body for o in outcomes)
-        )
+        silences = [
+            outcome.body.count(b'"delta":{},"logprobs":null,"finish_reason":null') for outcome in outcomes
+        ]
+        row.check("streams without a heartbeat", silences.count(0))
         await stage.settled(row)
         row.scale = f"{count} streams"
         row.figure = f"longest gap {max(gaps, default=0):.2f} s"

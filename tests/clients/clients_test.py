@@ -16,6 +16,7 @@ import requests
 from tests.clients.clients_install import Clients, install
 from tests.processes import clean_environment
 from tests.running_proxy import RunningProxy
+from tests.saying_flowise import FLOW, SayingFlowise, ending, token
 from tests.scripted_server import ScriptedServer, http
 
 pytestmark = pytest.mark.clients
@@ -249,6 +250,17 @@ def test_a_stream_that_fails_midway_is_no_success(
     case = {"way": way, "model": "demo-errors", "stream": True, "questions": ["failmid"]}
     [answer] = answers_of([*clients.command(script), proxy.url], script, [case], tmp_path)
     assert "The flow failed" in answer["error"]
+
+
+@pytest.mark.parametrize(("script", "way"), WAYS)
+def test_heartbeats_disturb_no_stream(script: str, way: str, clients: Clients, tmp_path: Path) -> None:
+    with SayingFlowise() as flowise:
+        flowise.streams(0.5, token("Hel"), 0.5, token("lo"), 0.5, ending())
+        settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_HEARTBEAT_SECONDS": "0.1"}
+        with RunningProxy(tmp_path, **settings) as proxy:
+            case = {"way": way, "model": FLOW, "stream": True}
+            [answer] = answers_of([*clients.command(script), proxy.url], script, [case], tmp_path)
+    assert answer.get("text") == "Hello", answer
 
 
 @pytest.mark.parametrize("way", SCRIPTS[LIBRECHAT])
