@@ -110,7 +110,8 @@ class Model:
 
     `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached. `inputs` are
     the override inputs that the flow has enabled, each with the name of the node type that has it (several
-    nodes: one of them), None where Flowise does not tell. The last six are choices of `proxy.yaml`.
+    nodes: one of them), None where Flowise does not tell. `chains_models` tells that it runs several models
+    one after the other. The last six are choices of `proxy.yaml`.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Model:
     takes_files: bool | None = None
     takes_audio: bool | None = None
     has_memory: bool | None = None
+    chains_models: bool = False
     inputs: Mapping[str, str] | None = None
     request_timeout: float | None = None
     fallback: str | None = None

@@ -17,12 +17,16 @@ Nodes = list[dict[str, Any]]
 """The `data` of a flow's nodes: `{id, label, name, category, inputs, …}` each."""
 
 _STARTS_NOT_BY_CHAT = ("webhookTrigger", "scheduleInput")
+_MODEL_NODES = ("llmAgentflow", "agentAgentflow", "conditionAgentAgentflow")
 _MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnableMemory")
 
 
 @dataclass(frozen=True, slots=True)
 class FlowProfile:
-    """What is known of a flow; None where Flowise has not told. `inputs` is as a Model has it."""
+    """What is known of a flow; None where Flowise has not told.
+
+    `inputs` and `chains_models` are as a Model has them.
+    """
 
     flow: str
     name: str
@@ -31,6 +35,7 @@ class FlowProfile:
     created: int = 0
     updated: str = ""
     has_memory: bool | None = None
+    chains_models: bool = False
     inputs: Mapping[str, str] | None = None
     streams: bool | None = None
     takes_images: bool | None = None
@@ -95,6 +100,7 @@ def public_profile(flow: str, config: Mapping[str, Any]) -> FlowProfile:
         "",
         type="" if nodes is None else _type_of(nodes),
         has_memory=flow_has_memory(drawing),
+        chains_models=chains_models(drawing),
         is_hidden=_is_hidden(nodes),
     )
 
@@ -121,6 +127,7 @@ def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
         created=_seconds(row.get("createdDate")),
         updated=str(row.get("updatedDate")),
         has_memory=kind == "ASSISTANT" or flow_has_memory(drawing),
+        chains_models=chains_models(drawing),
         inputs=enabled_inputs(row, nodes),
         is_hidden=_is_hidden(nodes),
     )
@@ -145,7 +152,7 @@ def flow_has_memory(flow_data: Any) -> bool | None:
 
     A memory of a chatflow is a node of its own, and is used only once an edge leads from it to another; so
     are those of multi-agents and sequential agents. An OpenAI Assistant keeps its threads at OpenAI. In an
-    agentflow each node has a switch.
+    agentflow each node has a switch, and its start has one that lets all of them forget what was before.
     """
     drawing = _object(flow_data)
     nodes = flow_nodes(drawing)
@@ -153,6 +160,8 @@ def flow_has_memory(flow_data: Any) -> bool | None:
         return None
     edges = drawing.get("edges")
     edges = edges if isinstance(edges, list) else []
+    if any(_is_on(node, "startEphemeralMemory") for node in nodes if node.get("name") == "startAgentflow"):
+        return False
     used = {str(edge.get("source")) for edge in edges if isinstance(edge, dict)}
     return any(_remembers(node, used) for node in nodes)
 
@@ -160,10 +169,37 @@ def flow_has_memory(flow_data: Any) -> bool | None:
 def _remembers(node: Mapping[str, Any], used: set[str]) -> bool:
     if node.get("category") == "Memory":
         return str(node.get("id")) in used
+    return node.get("name") == "openAIAssistant" or any(_is_on(node, switch) for switch in _MEMORY_SWITCHES)
+
+
+def _is_on(node: Mapping[str, Any], switch: str) -> bool:
     inputs = node.get("inputs")
-    return node.get("name") == "openAIAssistant" or (
-        isinstance(inputs, dict) and any(inputs.get(switch) in (True, "true") for switch in _MEMORY_SWITCHES)
-    )
+    return isinstance(inputs, dict) and inputs.get(switch) in (True, "true")
+
+
+def chains_models(flow_data: Any) -> bool:
+    """Whether one model of an agentflow runs after another, which then does not see a history sent along."""
+    drawing = _object(flow_data) or {}
+    models = {str(node["id"]) for node in flow_nodes(drawing) or () if _is_model(node)}
+    edges = drawing.get("edges")
+    following: dict[str, list[str]] = {}
+    for edge in edges if isinstance(edges, list) else ():
+        if isinstance(edge, dict):
+            following.setdefault(str(edge.get("source")), []).append(str(edge.get("target")))
+    to_see = [target for model in models for target in following.get(model, ())]
+    seen: set[str] = set()
+    while to_see:
+        node = to_see.pop()
+        if node in models:
+            return True
+        if node not in seen:
+            seen.add(node)
+            to_see += following.get(node, ())
+    return False
+
+
+def _is_model(node: Mapping[str, Any]) -> bool:
+    return "id" in node and node.get("name") in _MODEL_NODES
 
 
 def enabled_inputs(row: Mapping[str, Any], nodes: Nodes | None) -> dict[str, str] | None:

@@ -101,11 +101,13 @@ class Planner:
         if plan.exchange is None:
             return turn, ""
         asked, history = plan.exchange.asked, plan.exchange.history
-        way = way_of(model.history, model.type, model.has_memory)
         anew = replace(asked.turns[0], chat_id=turn.chat_id, history=history, stream=turn.stream)
         older = tuple(replace(attachment, is_newest=False) for attachment in asked.attachments)
         exchange = replace(
-            plan.exchange, asked=replace(asked, attachments=older), turns=(anew,), is_folded=way == "question"
+            plan.exchange,
+            asked=replace(asked, attachments=older),
+            turns=(anew,),
+            is_folded=way_of(model) == "question" or model.chains_models,
         )
         takes = takes_of(older, model, client)
         exchange, warning = self._with_attachments(exchange, parsed, takes)
@@ -204,7 +206,7 @@ def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable
     return Asked(
         caller.scope or caller.name,
         model.flow,
-        way_of(model.history, model.type, model.has_memory),
+        way_of(model),
         parsed.turns,
         parsed.said,
         parsed.attachments,
@@ -218,6 +220,7 @@ def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable
         has_preamble=not takes_system_text(model, text, parsed.passed),
         # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
         holds_prefix=model.type != "MULTIAGENT",
+        folds=model.chains_models,
     )
 
 

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn
+from flow_turn import ActionAsked, Attachment, HistoryMessage, Model, Turn
 
 History = tuple[HistoryMessage, ...]
 Way = Literal["session", "messages", "question"]
@@ -58,8 +58,9 @@ class Asked:
     ids; `resends` tells that a client with such an id sends the whole conversation each time,
     `is_single_user` that one person alone has the key. `previous` is an answer that the request goes on
     from, whose whole conversation the request holds. `keeps_texts` tells that the store may hold what was
-    said. `has_preamble` tells that a system text travels in the question, `holds_prefix` that
-    the flow still heeds earlier turns sent along when its session holds some.
+    said. `has_preamble` tells that a system text travels in the question, `holds_prefix` that the flow still
+    heeds earlier turns sent along when its session holds some, `folds` that not all of its models see those:
+    its new sessions get them in the question, which their memory keeps.
     """
 
     caller: str
@@ -76,6 +77,7 @@ class Asked:
     keeps_texts: bool = True
     has_preamble: bool = True
     holds_prefix: bool = True
+    folds: bool = False
 
     @property
     def sends_all(self) -> bool:
@@ -190,6 +192,7 @@ class Conversations:
         key = self._key_of(asked, history, kept)
         taken = self._links.take(key) if key else None
         link = _Link(**orjson.loads(taken)) if taken else None
+        is_folded = link is None and (asked.way == "question" or (asked.way == "session" and asked.folds))
         conversation = asked.conversation or (kept or link or _Kept("")).conversation or self._make_id()
         exchange = Exchange(
             asked,
@@ -201,7 +204,7 @@ class Conversations:
             is_late=link is None and _reference(history) is not None,
             held=min(link.held, len(history)) if link else 0,
             taken=(key, taken) if key and taken else None,
-            is_folded=asked.way == "question" and link is None,
+            is_folded=is_folded,
         )
         return replace(exchange, turns=self._placed(exchange, link, is_first=kept is None))
 
@@ -248,7 +251,7 @@ class Conversations:
             self._links.put(dict([exchange.taken]), self._ttl_seconds, exchange.asked.caller)
 
     def _written_link(self, exchange: Exchange, turn: Turn, length: int, action: ActionAsked | None) -> bytes:
-        held = exchange.held + length - len(exchange.history)
+        held = length if exchange.is_folded else exchange.held + length - len(exchange.history)
         asks = (action.action, action.choices) if action else (None, ())
         link = _Link(turn.session_id or "", turn.chat_id, exchange.conversation, held, *asks)
         return orjson.dumps(link)
@@ -341,13 +344,14 @@ def folded(history: History, question: str) -> str:
     return f"[Earlier conversation]\n{told}\n[End of earlier conversation]\n\n{question}"
 
 
-def way_of(choice: str, flow_type: str, has_memory: bool | None) -> Way:
+def way_of(model: Model) -> Way:
     """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it (design §6.4)."""
-    if choice in ("session", "messages", "question"):
-        return choice  # type: ignore[return-value]
-    if has_memory:
+    if model.history in ("session", "messages", "question"):
+        return model.history  # type: ignore[return-value]
+    if model.has_memory:
         return "session"
-    return "question" if has_memory is False and flow_type in ("CHATFLOW", "ASSISTANT") else "messages"
+    sees_none = model.type in ("CHATFLOW", "ASSISTANT") or model.chains_models
+    return "question" if model.has_memory is False and sees_none else "messages"
 
 
 def _continued(asked: Asked, kept: _Kept) -> Asked:

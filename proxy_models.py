@@ -154,5 +154,6 @@ def _model(model_id: str, profile: FlowProfile, names: frozenset[str]) -> Model:
         takes_files=profile.takes_files,
         takes_audio=profile.takes_audio,
         has_memory=profile.has_memory,
+        chains_models=profile.chains_models,
         inputs=profile.inputs,
     )

@@ -68,6 +68,11 @@ def drawing(*nodes: dict[str, Any], source: str = "bufferMemory_0") -> str:
     )
 
 
+def start(forgets: Any, *nodes: dict[str, Any]) -> str:
+    """An agentflow whose start may let all of it forget what was before."""
+    return drawing({"name": "startAgentflow", "inputs": {"startEphemeralMemory": forgets}}, *nodes)
+
+
 @pytest.mark.parametrize(
     ("flow_data", "has_memory"),
     [
@@ -79,6 +84,9 @@ def drawing(*nodes: dict[str, Any], source: str = "bufferMemory_0") -> str:
         (drawing({"inputs": {"agentEnableMemory": "true"}}), True),
         (drawing({"inputs": {"conditionAgentEnableMemory": True}}), True),
         (drawing({"inputs": {"llmEnableMemory": False}}, {"inputs": None}, {}), False),
+        (start(False, {"inputs": {"llmEnableMemory": True}}), True),
+        (start(True, {"inputs": {"llmEnableMemory": True}}), False),
+        (start("true", BUFFER), False),
         ('{"nodes": []}', False),
         ("{", None),
         ("[]", None),
@@ -89,6 +97,41 @@ def drawing(*nodes: dict[str, Any], source: str = "bufferMemory_0") -> str:
 )
 def test_memory_is_read_from_the_flows_nodes(flow_data: str, has_memory: bool | None) -> None:
     assert profiled([row(1, "a", flow_data)])[0].has_memory is has_memory
+
+
+def chain(nodes: dict[str, str], *edges: str) -> str:
+    """A drawing of nodes by id and name, and of edges such as `a b`."""
+    ends = [edge.split() for edge in edges]
+    return json.dumps(
+        {
+            "nodes": [{"data": {"id": node, "name": name}} for node, name in nodes.items()],
+            "edges": [{"source": source, "target": target} for source, target in ends],
+        }
+    )
+
+
+TWO = {"s": "startAgentflow", "a": "llmAgentflow", "r": "directReplyAgentflow", "b": "agentAgentflow"}
+
+
+@pytest.mark.parametrize(
+    ("flow_data", "chains"),
+    [
+        (chain(TWO, "s a", "a b"), True),
+        (chain(TWO, "s a", "a r", "r b"), True),
+        (chain({**TWO, "a": "conditionAgentAgentflow"}, "s a", "a b"), True),
+        (chain(TWO, "s a", "s b"), False),  # two branches
+        (chain(TWO, "s a", "a r"), False),
+        (chain({"a": "llmAgentflow", "r": "loopAgentflow"}, "a r", "r a"), True),
+        (chain({"a": "llmAgentflow", "r": "x", "q": "y"}, "a r", "r q", "q r"), False),
+        (chain({"a": "chatOpenAI", "b": "toolAgent"}, "a b"), False),
+        ("{", False),
+        ('{"nodes": [{"data": {"name": "llmAgentflow"}}], "edges": [5, {}]}', False),
+        ('{"nodes": [], "edges": 5}', False),
+    ],
+)
+def test_models_one_after_the_other_are_seen_in_the_drawing(flow_data: str, chains: bool) -> None:
+    assert profiled([row(1, "a", flow_data)])[0].chains_models is chains
+    assert public_profile("f", {"flowData": flow_data}).chains_models is chains
 
 
 def test_an_assistant_of_flowise_always_remembers() -> None:

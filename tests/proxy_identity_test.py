@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flow_turn import ActionAsked, Attachment, HistoryMessage, Turn, Upload
+from flow_turn import ActionAsked, Attachment, HistoryMessage, Model, Turn, Upload
 from proxy_identity import MOST_KEPT_BYTES, Asked, Conversations, Exchange, Outcome, Way, folded, way_of
 from proxy_store import MemoryStore
 
@@ -534,7 +534,34 @@ def test_for_a_key_of_many_a_reference_in_the_answer_finds_the_decision(client: 
 def test_a_flow_is_told_of_earlier_turns_in_the_way_it_heeds(
     choice: str, kind: str, has_memory: bool | None, way: Way
 ) -> None:
-    assert way_of(choice, kind, has_memory) == way
+    model = Model("m", FLOW, "m", type=kind, history=choice, has_memory=has_memory)
+    assert way_of(model) == way
+
+
+def test_a_flow_of_several_models_without_memory_gets_all_in_the_question() -> None:
+    model = Model("m", FLOW, "m", type="AGENTFLOW", has_memory=False, chains_models=True)
+    assert (way_of(model), way_of(replace(model, history="messages"))) == ("question", "messages")
+
+
+def test_a_flow_of_several_models_keeps_earlier_turns_that_began_a_session_in_its_memory(
+    client: Client,
+) -> None:
+    """Its later models see no `history`, but its memory, which keeps the question."""
+    client.more = {"is_single_user": True, "folds": True}
+    edited = [("user", "e"), ("assistant", "b")]
+    exchange = client.begin(edited, "q1")
+    assert exchange.is_folded
+    question = folded(exchange.turns[0].history, "q1")
+    client.flowise.run(replace(exchange.turns[0], history=(), question=question), "a1")
+    client.conversations.ended(exchange, [Outcome("a1", None)])
+    talk = [*edited, ("user", "q1"), ("assistant", "a1")]
+    for number in range(2):
+        later = client.begin(talk, f"q{number}")
+        assert (later.is_folded, later.turns[0].history) == (False, ())
+        assert later.turns[0].session_id == exchange.turns[0].session_id
+        client.end(later, "x")
+        talk = [*talk, ("user", f"q{number}"), ("assistant", "x")]
+    assert client.flowise.seen[0] == ("user", question)
 
 
 def test_earlier_turns_are_folded_into_the_question_in_their_order(client: Client) -> None:

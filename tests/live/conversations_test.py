@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,165 @@ def test_a_system_text_reaches_the_model_verbatim_on_every_turn(
 # Files
 
 
+def file_part(name: str, mime: str, content: str) -> Json:
+    """A file as LibreChat sends it."""
+    return {"type": "file", "file": {"filename": name, "file_data": f"data:{mime};base64,{content}"}}
+
+
+def picture() -> tuple[Json, str]:
+    """A picture that no other test has, and its data."""
+    data = PNG + base64.b64encode(uuid4().bytes[:15]).decode()
+    return {"type": "image_url", "image_url": {"url": data}}, data
+
+
+def requests_of_run(flowise: RealFlowise, text: str) -> list[str]:
+    """What the models of the newest run were sent, as JSON: each node's request that holds this text."""
+    bodies = (json.dumps(entry["body"]) for entry in flowise.llm_log() if "messages" in entry.get("body", {}))
+    return [body for body in bodies if text in body]
+
+
+def four_turns(wire: Wire, flow: str, talk: list[Json], parts: list[Json], more: Json) -> Iterator[str]:
+    """Put a conversation into `talk` whose first message has attachments; its questions, turn by turn."""
+    for number in range(4):
+        question = f"What is {uuid4().hex}?"
+        talk.append(user([*parts, {"type": "text", "text": question}] if number == 0 else question))
+        talk.append({"role": "assistant", "content": wire.ask(flow, talk, **more)})
+        yield question
+
+
+WITH_MEMORY = ["conv", "conv_fullfile", "conv_vision", "toolagent", "af_llm", "af_agent"]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["no id", "conversation id"])
+@pytest.mark.parametrize("flow", [*WITH_MEMORY, "af_two_llms", "af_llm_nomem", "af_ephemeral", "llmchain"])
+def test_a_document_of_the_first_turn_is_known_in_the_fourth(
+    flow: str, named: bool, flowise: RealFlowise, wire: Wire
+) -> None:
+    flow_id, secret = flowise.flows[flow], uuid4().hex
+    part = file_part("notes.txt", "text/plain", base64.b64encode(f"The word is {secret}.".encode()).decode())
+    more = {"conversation_id": str(uuid4())} if named else {}
+    talk: list[Json] = []
+    for question in four_turns(wire, flow_id, talk, [part], more):
+        # Of two models the second one knows it too.
+        assert all(secret in body for body in requests_of_run(flowise, question))
+    for _ in range(2):  # edited, and gone on from there
+        talk = [*talk[:2], user(f"Edited {uuid4().hex}")]
+        talk.append({"role": "assistant", "content": wire.ask(flow_id, talk, **more)})
+        assert all(secret in body for body in requests_of_run(flowise, talk[2]["content"]))
+        talk = [*talk, user(f"On {uuid4().hex}")]
+        wire.ask(flow_id, talk, **more)
+        wire.ask(flow_id, talk, **more)  # regenerated
+        assert all(secret in body for body in requests_of_run(flowise, talk[-1]["content"]))
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["no id", "conversation id"])
+@pytest.mark.parametrize(
+    "flow", ["conv_vision", "af_llm", "af_agent", "af_two_llms", "af_llm_nomem", "af_ephemeral"]
+)
+def test_pictures_are_known_in_every_later_turn(
+    flow: str, named: bool, flowise: RealFlowise, wire: Wire
+) -> None:
+    flow_id = flowise.flows[flow]
+    part, data = picture()
+    more = {"conversation_id": str(uuid4())} if named else {}
+    talk: list[Json] = []
+    for question in four_turns(wire, flow_id, talk, [part], more):
+        assert data in requests_of_run(flowise, question)[0]
+    second, other = picture()
+    talk.append(user([second, {"type": "text", "text": f"And this, {uuid4().hex}?"}]))
+    talk.append({"role": "assistant", "content": wire.ask(flow_id, talk, **more)})
+    talk.append(user(f"Both, {uuid4().hex}?"))
+    wire.ask(flow_id, talk, **more)
+    [shown, *_] = requests_of_run(flowise, talk[-1]["content"])
+    assert (data in shown, other in shown) == (True, True)
+    for edited in ([*talk[:2], user(f"Edited {uuid4().hex}")], [*talk[:4], user(f"Edited {uuid4().hex}")]):
+        answer = wire.ask(flow_id, edited, **more)
+        shown = requests_of_run(flowise, edited[-1]["content"])[0]
+        assert (data in shown, other in shown) == (True, False)
+        later = [*edited, {"role": "assistant", "content": answer}, user(f"On {uuid4().hex}")]
+        wire.ask(flow_id, later, **more)
+        assert data in requests_of_run(flowise, later[-1]["content"])[0]
+
+
+@pytest.mark.parametrize("flow", ["conv_fullfile", "af_llm"])
+def test_files_stay_with_a_previous_response(flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    secret = uuid4().hex
+    content = base64.b64encode(f"The word is {secret}.".encode()).decode()
+    file = {"type": "input_file", "filename": "n.txt", "file_data": f"data:text/plain;base64,{content}"}
+    parts: list[Json] = [file]
+    data = ""
+    if flow == "af_llm":
+        image, data = picture()
+        parts.append({"type": "input_image", "image_url": image["image_url"]["url"]})
+    previous: Json = {}
+    for number in range(4):
+        question = f"What is {uuid4().hex}?"
+        text = {"type": "input_text", "text": question}
+        asked = [{"role": "user", "content": [*parts, text] if number == 0 else [text]}]
+        body = {"model": flowise.flows[flow], "input": asked, "store": True, **previous}
+        with wire.post("/v1/responses", body) as reply:
+            assert reply.status_code == 200, reply.text
+            previous = {"previous_response_id": reply.json()["id"]}
+        shown = requests_of_run(flowise, question)[0]
+        assert secret in shown
+        assert data in shown
+
+
+def test_a_pdf_of_the_first_turn_is_known_in_the_fourth(flowise: RealFlowise, wire: Wire) -> None:
+    flow_id = flowise.flows["conv_fullfile"]
+    talk: list[Json] = []
+    for question in four_turns(wire, flow_id, talk, [file_part("doc.pdf", "application/pdf", PDF)], {}):
+        assert "Pdf words here" in requests_of_run(flowise, question)[0]
+    edited = [*talk[:2], user(f"Edited {uuid4().hex}")]
+    wire.ask(flow_id, edited)
+    assert "Pdf words here" in requests_of_run(flowise, edited[-1]["content"])[0]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["no id", "conversation id"])
+def test_a_flow_that_forgets_is_told_all_each_time(named: bool, flowise: RealFlowise, wire: Wire) -> None:
+    talk: list[Json] = []
+    conversation = str(uuid4())
+    for _ in range(4):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        answer = (by_new_message_alone if named else by_sdk)(
+            wire, flowise.flows["af_ephemeral"], talk, conversation
+        )
+        shown = said(seen_by_model(flowise, talk[-1]["content"]))
+        assert shown == [(message["role"], message["content"].strip()) for message in talk]
+        talk.append({"role": "assistant", "content": answer})
+
+
+def test_a_conversation_is_one_in_flowises_own_view(flowise: RealFlowise, wire: Wire) -> None:
+    chats, talk = set(), list[Json]()
+    for _ in range(3):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        body = wire.chat(flowise.flows["af_llm"], talk)
+        talk.append({"role": "assistant", "content": body["choices"][0]["message"]["content"]})
+        chats.add(body["flowise"]["chat_id"])
+    assert len(chats) == 1
+
+
+@pytest.mark.parametrize(
+    "mime", ["image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp", "image/tif", "image/*"]
+)
+def test_a_picture_of_an_unusual_type_reaches_the_model(mime: str, flowise: RealFlowise, wire: Wire) -> None:
+    question = f"What is on it, {uuid4().hex}?"
+    image = {"type": "image_url", "image_url": {"url": PNG.replace("image/png", mime)}}
+    wire.ask(flowise.flows["af_llm"], [user([{"type": "text", "text": question}, image])])
+    assert "image_url" in requests_of_run(flowise, question)[0]
+
+
+def test_a_refused_picture_does_not_make_the_chat_unusable(flowise: RealFlowise, wire: Wire) -> None:
+    part, _ = picture()
+    talk = [user([part, {"type": "text", "text": f"What is it, {uuid4().hex}?"}])]
+    with wire.post("/v1/chat/completions", {"model": flowise.flows["conv"], "messages": talk}) as reply:
+        assert reply.status_code == 400
+    question = f"Go on without it, {uuid4().hex}"
+    body = wire.chat(flowise.flows["conv"], [*talk, user(question)])
+    assert "image (1)" in body["flowise"]["warnings"][0]
+    assert "[image left out]" in requests_of_run(flowise, question)[0]
+
+
 @pytest.mark.parametrize("flow", ["conv_vision", "af_llm"])
 def test_an_image_reaches_the_model(flow: str, flowise: RealFlowise, wire: Wire) -> None:
     question = f"What is on it, {uuid4().hex}?"
@@ -174,11 +334,6 @@ def test_an_image_for_a_flow_without_vision_is_refused(flowise: RealFlowise, wir
     ) as r:
         assert (r.status_code, r.json()["error"]["code"]) == (400, "unsupported_content")
         assert r.json()["error"]["param"] == "messages[0].content[0].image_url.url"
-
-
-def file_part(name: str, mime: str, content: str) -> Json:
-    """A file as LibreChat sends it."""
-    return {"type": "file", "file": {"filename": name, "file_data": f"data:{mime};base64,{content}"}}
 
 
 @pytest.mark.parametrize("flow", ["conv", "af_llm", "llmchain", "toolagent"])
@@ -200,18 +355,15 @@ PDF = (
 
 def test_a_pdf_reaches_the_model_where_the_flow_takes_files(flowise: RealFlowise, wire: Wire) -> None:
     question = f"Read it, {uuid4().hex}."
-    csv = file_part("table.csv", "application/vnd.ms-excel", "YSxiCjEsMgo=")
-    for part, words in ((file_part("doc.pdf", "application/pdf", PDF), "Pdf words here"), (csv, "")):
+    csv = file_part("table.csv", "application/vnd.ms-excel", "YSxiCjEsMgo=")  # as Windows calls it
+    for part, words in ((file_part("doc.pdf", "application/pdf", PDF), "Pdf words here"), (csv, "a,b")):
         body = {
             "model": flowise.flows["conv_fullfile"],
             "messages": [user([part, {"type": "text", "text": question}])],
         }
         with wire.post("/v1/chat/completions", body) as reply:
-            if words:
-                assert reply.status_code == 200, reply.text
-                assert words in everything(seen_by_model(flowise, question))
-            else:
-                assert reply.json()["error"]["code"] == "unsupported_content"
+            assert reply.status_code == 200, reply.text
+            assert words in everything(seen_by_model(flowise, question))
 
 
 def test_a_pdf_for_a_flow_without_files_is_refused(flowise: RealFlowise, wire: Wire) -> None:

@@ -98,7 +98,7 @@ class Parts:
         """The Start node, fed by the chat unless told otherwise."""
         return self.node("startAgentflow_0", **{"startInputType": "chatInput"} | inputs)
 
-    def llm(self, model: Json | None = None, **inputs: Any) -> Json:
+    def llm(self, model: Json | None = None, number: int = 0, **inputs: Any) -> Json:
         """An LLM node with memory."""
         defaults = {
             "llmEnableMemory": True,
@@ -106,7 +106,7 @@ class Parts:
             "llmReturnResponseAs": "userMessage",
             **self.model_of("llmModel", **model or {}),
         }
-        return self.node("llmAgentflow_0", **defaults | inputs)
+        return self.node(f"llmAgentflow_{number}", **defaults | inputs)
 
     def agent(self, tool: Json | None = None, *, asks_human: bool = False) -> Json:
         """An Agent node with memory and one tool, the calculator unless told otherwise."""
@@ -215,6 +215,9 @@ def _llm_agentflows(parts: Parts) -> Iterator[Flow]:
     yield Flow("af_llm", sequence(parts.start(), parts.llm()))
     yield Flow("af_llm_keyed", sequence(parts.start(), parts.llm()), settings={"apikeyid": parts.key_id})
     yield Flow("af_llm_nomem", sequence(parts.start(), parts.llm(llmEnableMemory=False)))
+    yield Flow("af_two_llms", sequence(parts.start(), parts.llm(), parts.llm(number=1)))
+    forgetful = sequence(parts.start(startEphemeralMemory=True), parts.llm())
+    yield Flow("af_ephemeral", forgetful)
     final = parts.reply("Final: {{ llmAgentflow_0 }}")
     yield Flow("af_llm_reply", sequence(parts.start(), parts.llm(), final))
     yield Flow("af_llm_nostream", sequence(parts.start(), parts.llm({"streaming": False})))
