@@ -140,20 +140,24 @@ async def _played(world: World, attack: Attack) -> Row:
         clients = await opened(stage.url, [request_of(body_of(script)) for script in scripts])
         readers = [asyncio.ensure_future(client.read()) for client in clients]
         await until(lambda: stage.flowise.state()["runs"] > count, 20)
-        with health_watched(stage.url) as before:
+        with contextlib.ExitStack() as watches:
+            before = watches.enter_context(health_watched(stage.url))
             await asyncio.sleep(1)
-        began = time.monotonic()
-        with health_watched(stage.url) as during:
+            await asyncio.to_thread(watches.close)
+            began = time.monotonic()
+            during = watches.enter_context(health_watched(stage.url))
             await asyncio.to_thread(attack_for, seconds, stage, attack)
             # Of what it has begun the last may still be in hand.
             await asyncio.sleep(0.5)
-        ended = time.monotonic()
+            await asyncio.to_thread(watches.close)
+            ended = time.monotonic()
         outcomes = await asyncio.gather(*readers)
         row.check("workers that died", int(stage.pids() != pids))
         row.check("calls of /health that failed", before.failures + during.failures)
         row.check("streams not whole", sum(not _is_whole(outcome, tokens) for outcome in outcomes))
         await stage.settled(row)
-    late = [delay for outcome in outcomes for moment, delay in stamps_in(outcome) if began < moment < ended]
+    stamps = [stamp for outcome in outcomes for stamp in stamps_in(outcome)]
+    late = [delay for moment, delay in stamps if began < moment - delay / 1000 < ended]
     latest = max(late, default=math.inf)
     worst = math.inf if during.failures else max(during.ms, default=math.inf)
     row.scale = f"{seconds} s, {attack.connections} connection(s), {count} streams"
