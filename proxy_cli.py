@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is still to be written at exit must find somebody who takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -84,11 +87,19 @@ def _serve(_options: argparse.Namespace) -> int:
     return serve()
 
 
-def _settings() -> Settings:
-    settings = Settings.from_env()
-    if not settings.flowise_base_url:
-        raise SettingsError("FLOWISE_BASE_URL is not set: there is no Flowise to ask")
-    return settings
+def _asking(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that asks Flowise: the demo flows where none is named, as in serving."""
+
+    def run(options: argparse.Namespace) -> int:
+        from proxy_serving import embedded_demo  # noqa: PLC0415 - serving is a program of its own
+
+        settings = Settings.from_env()
+        if not settings.flowise_base_url:
+            print("No FLOWISE_BASE_URL is set: asking the embedded demo flows.", file=sys.stderr)
+        with embedded_demo(settings) as served:
+            return command(options, served)
+
+    return run
 
 
 def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
@@ -109,8 +120,8 @@ def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
     )
 
 
-def _check(options: argparse.Namespace) -> int:
-    settings = _settings()
+@_asking
+def _check(options: argparse.Namespace, settings: Settings) -> int:
     config = config_file(settings).current
     report: dict[str, Any] = {
         "flowise": settings.flowise_base_url,
@@ -220,8 +231,8 @@ def _all_models(settings: Settings, config: ProxyConfig) -> Models:
     return Models(config, _Listed(_client(settings)), ANONYMOUS)
 
 
-def _models(options: argparse.Namespace) -> int:
-    settings = _settings()
+@_asking
+def _models(options: argparse.Namespace, settings: Settings) -> int:
     models = _all_models(settings, config_file(settings).current).listed()
     if options.json:
         print(json.dumps([{"id": m.id, "flow": m.flow, "name": m.name} for m in models]))
@@ -241,8 +252,8 @@ def _new_key(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(options: argparse.Namespace) -> int:
-    settings = _settings()
+@_asking
+def _ask(options: argparse.Namespace, settings: Settings) -> int:
     config = config_file(settings).current
     model = _all_models(settings, config).resolve(options.model)
     client, turn = _client(settings, model), Turn(model.flow, options.question, stream=True)

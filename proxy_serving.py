@@ -100,8 +100,11 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     command = [sys.executable, str(HERE / "flowise_demo_keeper.py"), "--port", "0", "--exit-with-stdin"]
-    # The demo ends when its standard input does, so that it never outlives us, not even after a kill.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:  # noqa: S603
+    # The demo ends when its standard input does, so that it never outlives us, not even after a kill. A key
+    # that interrupts us is none of its business: what still runs then must be ended, not break.
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as demo:
         try:
             line = next(iter(demo.stdout or ()), b"")
             if not line:

@@ -247,13 +247,52 @@ def test_a_flow_can_be_asked_by_its_id_where_flowise_gives_no_list(
             assert "FLOWISE_API_KEY" in err
 
 
-@pytest.mark.parametrize("arguments", [["check"], ["models"], ["ask", "m", "q"]])
-def test_without_a_flowise_there_is_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["check"], "\nAll well: "),
+        (["check", "--json"], '"slug": "demo-json"'),
+        (["models"], "\ndemo-json "),
+        (["models", "--json"], '{"id": "demo-json", '),
+        (["ask", "demo-json", "What is 6*7?"], 'You asked: "What is 6*7?"'),
+    ],
+)
+def test_without_a_flowise_the_demo_flows_are_asked(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = told(capsys, *arguments)
-    assert (status, out) == (2, "")
-    assert err == "error: FLOWISE_BASE_URL is not set: there is no Flowise to ask\n"
+    assert (status, err) == (0, "No FLOWISE_BASE_URL is set: asking the embedded demo flows.\n")
+    assert expected in out
+    assert json.loads(out) if "--json" in arguments else out.endswith("\n")
+
+
+def test_an_interrupt_ends_the_demo_flows_too(tmp_path: Path) -> None:
+    program, environment = command(tmp_path, "", "ask", "demo-agent-errors", "be slow")
+    with subprocess.Popen(
+        program,
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"word"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        _, err = process.communicate(timeout=60)  # the pipe closes when nobody holds it any more
+    assert (process.returncode, err) == (
+        130,
+        b"No FLOWISE_BASE_URL is set: asking the embedded demo flows.\n",
+    )
+
+
+def test_demo_flows_that_do_not_start_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    status, out, err = told(capsys, "models")
+    assert (status, out) == (1, "")
+    assert err.endswith("error: the embedded demo flows did not start\n")
 
 
 def test_a_wrong_file_is_one_line(
