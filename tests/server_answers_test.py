@@ -159,7 +159,7 @@ def test_the_answers_of_branches_are_paragraphs(proxy: RunningProxy, flowise: Sa
         }
         for name in names
     ]
-    steps: list[bytes | float] = []
+    steps: list[bytes | float] = [event("agentFlowEvent", "INPROGRESS")]
     for count, name in enumerate(names, 1):
         state = {"nodeId": name, "nodeLabel": name}
         steps += [event("nextAgentFlow", {**state, "status": "INPROGRESS"}), token("From "), 0.02]
