@@ -250,6 +250,9 @@ def _other_agentflows(parts: Parts) -> Iterator[Flow]:
     broken = parts.function("throw new Error('function broke')")
     yield Flow("af_function_error", sequence(parts.start(), broken))
     yield Flow("af_human", _human_in_the_loop(parts))
+    ends = [parts.llm(), parts.reply("Said beside it"), parts.llm(number=1)]
+    links = [("startAgentflow_0", end["id"], 0) for end in ends]
+    yield Flow("af_branches", agentflow([parts.start(), *ends], links))
     yield Flow("af_form", sequence(parts.start(**FORM), parts.llm()))
 
 

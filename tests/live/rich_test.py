@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 FLOWS = [
     *("toolagent", "toolagent_docs", "toolagent_artifacts", "toolagent_detailed"),
     *("af_agent", "af_agent_docs", "af_agent_artifacts", "af_agent_reply", "af_llm", "af_llm_reply"),
-    *("rag", "conv", "llmchain"),
+    *("rag", "conv", "llmchain", "af_branches"),
 ]
 RUN_OF_ITS_OWN = {
     *(
@@ -71,6 +71,9 @@ def test_a_stream_tells_what_a_whole_answer_tells(flow: str, flowise: RealFlowis
     first, second = whole(wire, flowise.flows[flow]), streamed(wire, flowise.flows[flow])
     assert second == first
     assert first["text"].strip()
+    if flow == "af_branches":
+        begun, said, ended = first["text"].split("\n\n")
+        assert (begun[:8], said, ended[:8]) == ("Reply to", "Said beside it", "Reply to")
     if flow.startswith(("toolagent", "af_agent")):
         assert "▸" in first["reasoning"]
         assert first["flowise"]["used_tools"]
