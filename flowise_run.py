@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, ToolCalled, Turn
+from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, ToolCalled, Turn, TurnEnded
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
 from flowise_failures import unreachable
 from flowise_queue import HURRIED_SECONDS, QueueMode, Said
@@ -120,7 +120,11 @@ class Run:
         if not decoder.has_ended and not decoder.is_complete:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
         self.is_running = False
-        yield [*self._missing(decoder, mode, stored), *decoder.closing()]
+        closing = [*self._missing(decoder, mode, stored), *decoder.closing()]
+        if not decoder.has_ended and isinstance(closing[-1], TurnEnded):
+            # Flowise may hold the stream of this chat id still, and has perhaps not stored the answer yet.
+            closing[-1] = replace(closing[-1], is_cut=True)
+        yield closing
 
     def _note(self, batch: Batch, *, has_ids: bool) -> None:
         """Keep what was said, to compare it with what is stored, and whether the run's ids came too soon."""

@@ -396,7 +396,7 @@ class _Server:
 
         def ended() -> None:
             if parsed.stream and not plan.instead:
-                _refuse_empty(transcripts, line)
+                _refuse_empty(transcripts, line, may_be_cut=bool(parsed.stop))
             if not plan.instead:
                 self._metrics.tokens(model.id, plan.turns, transcripts)
             planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
@@ -541,9 +541,9 @@ class _SecretUsers:
         self.file_links = FileLinks(secret, ttl_days)
 
 
-def _refuse_empty(transcripts: Sequence[Transcript], line: dict[str, Any]) -> None:
+def _refuse_empty(transcripts: Sequence[Transcript], line: dict[str, Any], *, may_be_cut: bool) -> None:
     try:
-        refuse_empty(transcripts)
+        refuse_empty(transcripts, may_be_cut=may_be_cut)
     except ProxyError as error:
         line["outcome"] = error.code
         raise

@@ -116,12 +116,13 @@ class Planner:
     def ended(
         self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
     ) -> None:
-        """Keep what the conversation's next request needs, if all runs ended normally."""
+        """Keep what the conversation's next request needs, if all runs have ended."""
         exchange = plan.exchange
-        is_whole = all(t.finish_reason is not None and not t.is_cut for t in transcripts)
-        if exchange is None or not plan.is_recorded or not is_whole:
+        has_ended = all(transcript.finish_reason is not None for transcript in transcripts)
+        if exchange is None or not plan.is_recorded or not has_ended:
             return
-        if stood_in:  # what is kept is the text; no session of the model's own flow holds it
+        if stood_in or any(transcript.is_cut for transcript in transcripts):
+            # What is kept is the text: no session holds just this, and another run may still hold its chat.
             exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
         self._conversations.ended(exchange, outcomes, *also_under)

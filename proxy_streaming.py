@@ -179,10 +179,12 @@ class _Stream:
         self._batches.close()
 
 
-def refuse_empty(transcripts: Sequence[Transcript]) -> None:
-    """Raise for a stream that said nothing: chat UIs show an empty message without a word."""
-    # A stop sequence may have cut all there was.
-    if all(transcript.is_empty and not transcript.is_cut for transcript in transcripts):
+def refuse_empty(transcripts: Sequence[Transcript], *, may_be_cut: bool = False) -> None:
+    """Raise for a stream that said nothing: chat UIs show an empty message without a word.
+
+    `may_be_cut` tells that the client gave a stop sequence, which may have cut all there was.
+    """
+    if all(one.is_empty and not (may_be_cut and one.is_cut) for one in transcripts):
         raise RunFailed("The flow ended without an answer.", code="empty_answer")
 
 

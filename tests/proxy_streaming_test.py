@@ -71,7 +71,7 @@ class Stage:
         )
 
     def _ended(self) -> None:
-        refuse_empty(self.transcripts)
+        refuse_empty(self.transcripts, may_be_cut=True)
 
     def _run(self) -> Generator[tuple[int, Batch], None, None]:
         try:
@@ -288,6 +288,8 @@ def test_one_choice_that_says_something_is_enough() -> None:
     refuse_empty([Transcript(), Transcript(texts=["a"])])
     with pytest.raises(RunFailed):
         refuse_empty([Transcript(), Transcript()])
+    with pytest.raises(RunFailed):  # cut by nobody's wish
+        refuse_empty([Transcript(is_cut=True)])
 
 
 def test_each_choice_is_added_up_apart() -> None:

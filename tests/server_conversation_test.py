@@ -314,6 +314,32 @@ def test_an_answer_cut_by_a_stop_sequence_closes_its_session(
     assert (seen(flowise), len(set(sessions(flowise)))) == (messages, 2)
 
 
+def test_an_answer_cut_by_a_stop_sequence_is_not_lost_where_only_what_is_new_is_sent(
+    proxy: RunningProxy, flowise: DemoServer
+) -> None:
+    client, ids = Client(proxy, "team-a", "demo-assistant"), cast("Json", {"conversation_id": "cut-short"})
+    answer = client.text([user("cut me")], stop=["demo"], **ids)
+    client.text([user("next")], **ids)
+    assert seen(flowise) == [user("cut me"), assistant(answer), user("next")]
+    assert len(set(sessions(flowise))) == 2
+
+
+def test_a_stream_whose_end_never_came_leaves_its_session_and_chat(
+    proxy: RunningProxy, flowise: DemoServer
+) -> None:
+    """Flowise may hold the stream of the chat id still: a second one there would be closed with the first."""
+    client = Client(proxy, model="demo-agent-errors")
+    answer = client.post([user("noend")], stream=True)
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+    chunks = [choice for line in lines for choice in json.loads(line)["choices"]]
+    text = "".join(choice["delta"].get("content") or "" for choice in chunks)
+    assert chunks[-1]["finish_reason"] == "stop"
+    client.text([user("noend"), assistant(text), user("next")])
+    first, second = (record["body"] for record in flowise.records())
+    assert first["chatId"] != second["chatId"]
+    assert [message["content"] for message in second["history"]] == ["noend", text]
+
+
 def test_a_changed_system_text_reaches_the_model(proxy: RunningProxy, flowise: DemoServer) -> None:
     client = Client(proxy, model="demo-assistant")
     messages: list[Json] = [{"role": "system", "content": "Be a pirate."}, user("system")]
