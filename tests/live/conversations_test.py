@@ -288,6 +288,18 @@ def test_a_flow_that_forgets_is_told_all_each_time(named: bool, flowise: RealFlo
         talk.append({"role": "assistant", "content": answer})
 
 
+@pytest.mark.parametrize("flow", ["conv", "af_llm", "af_agent"])
+def test_streams_that_follow_at_once_share_a_chat_id(flow: str, flowise: RealFlowise, wire: Wire) -> None:
+    """Flowise keeps one stream per chat id: none may end with the one before it."""
+    talk: list[Json] = []
+    for _ in range(10):
+        talk.append(user(f"What is {uuid4().hex}?"))
+        answer = wire.stream(flowise.flows[flow], talk)
+        assert talk[-1]["content"] in answer
+        talk.append({"role": "assistant", "content": answer})
+    assert len(said(seen_by_model(flowise, talk[-2]["content"]))) == 19
+
+
 def test_a_conversation_is_one_in_flowises_own_view(flowise: RealFlowise, wire: Wire) -> None:
     chats, talk = set(), list[Json]()
     for _ in range(3):
