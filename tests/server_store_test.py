@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tests.demo_server import DemoServer
+from tests.processes import wait_for
 from tests.running_proxy import RunningProxy
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
@@ -79,6 +80,8 @@ def test_values_that_are_not_ours_are_404_and_never_500(
 ) -> None:
     answer = post(server, "/v1/responses", input="Hello").json()
     background = post(server, "/v1/responses", input="Hello", background=True).json()
+    url = f"{server.url}/v1/responses/{background['id']}"
+    assert wait_for(lambda: requests.get(url, timeout=5).json()["status"] == "completed", 10)
     assert chat(server, "mine").status_code == 200
     with database(tmp_path) as other:
         changed = other.execute("UPDATE entries SET value = ? WHERE key <> 'secret'", (value,)).rowcount
