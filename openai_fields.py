@@ -25,9 +25,33 @@ MOST_VALUES = 300_000
 """In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
 
 
+MAX_DEPTH = 200
+"""Of values in values: what is read must be written again, in answers and to Flowise, within others."""
+
+_WRITABLE_DEPTH = 254
+
+
+def has_too_many_values(raw: bytes) -> bool:
+    """Whether a JSON text holds more values than may be read."""
+    return len(raw) > MOST_VALUES and sum(map(raw.count, (b",", b":", b"[", b"{"))) > MOST_VALUES
+
+
+def is_too_deep(raw: bytes, value: Any) -> bool:
+    """Whether a value is nested too deeply to be written again; `raw` is the JSON text it was read from."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:  # nearly all
+        return False
+    for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)  # which tells of depth in the least time
+    except orjson.JSONEncodeError:
+        return True
+    return False
+
+
 def json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest."""
-    if len(raw) > MOST_VALUES and sum(map(raw.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
+    if has_too_many_values(raw):
         raise BadRequest(
             f"The JSON body holds more than {MOST_VALUES} commas, colons and brackets: "
             "send long tables as files."
@@ -41,6 +65,8 @@ def json_object(raw: bytes) -> dict[str, Any]:
             "We could not parse the JSON body of your request: it must be UTF-8 encoded JSON "
             f"({str(error).split(':')[0]})."
         ) from None
+    if is_too_deep(raw, body):
+        raise BadRequest("The JSON body is nested too deeply.")
     if not isinstance(body, dict):
         raise BadRequest(f"The body must be a JSON object, but is {kind_of(body)}.")
     return body

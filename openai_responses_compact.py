@@ -19,7 +19,7 @@ from openai_responses import (
     nothing_kept,
     parse_response,
 )
-from openai_responses_fields import text_or_null
+from openai_responses_fields import echoed, parameters, text_or_null
 from openai_responses_input import Item, Resolver, check_calls, sealed, told, unfolded
 from openai_wire import ParsedRequest, new_id
 
@@ -77,6 +77,7 @@ def compacted(
 ) -> CompactedResponse:
     """Pack what a request brings along into one item. Raises BadRequest for what no response would take."""
     string(body, "model")
+    parameters(body, echoed(body))  # checked, although none of them changes what is packed
     before = entries_before(text_or_null(body, "previous_response_id"), earlier)
     asked = entries_asked(body, resolve, may_be_empty=bool(before))
     whole = unfolded([*before, *asked], new_id)

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from openai_fields import missing, string, wrong_type, wrong_value
+from openai_fields import has_too_many_values, is_too_deep, missing, string, wrong_type, wrong_value
 from openai_messages import Conversation, conversation, left_out_note, newest_of, part_kind
 from openai_uploads import is_image_address
 from proxy_errors import BadRequest
@@ -153,7 +153,8 @@ def _unsealed(entry: Entry) -> list[Item]:
         # Limited, since a few bytes can unpack into as many as memory holds.
         unpacking = zlib.decompressobj()
         raw = unpacking.decompress(base64.b64decode(packed, validate=True), _LONGEST_CONTEXT)
-        items = orjson.loads(raw)
+        items = None if has_too_many_values(raw) else orjson.loads(raw)
+        items = None if is_too_deep(raw, items) else items
     except (ValueError, zlib.error):
         items = None
     if not isinstance(items, list) or any(
@@ -442,7 +443,7 @@ def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     _refuse_reference(part, "file_id", param, "image_url")
     image = string(part, "image_url", f"{param}.image_url")
     _check_length(image, _LONGEST_IMAGE, f"{param}.image_url")
-    detail = part.get("detail") or "auto"
+    detail = "auto" if part.get("detail") in (None, "") else part["detail"]
     if detail not in _DETAILS:
         raise wrong_value(f"{param}.detail", f"it is none of {', '.join(_DETAILS)}")
     return {"type": "input_image", "image_url": image, "detail": detail}

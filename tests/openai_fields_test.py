@@ -12,6 +12,7 @@ import pytest
 import openai_fields
 from openai_fields import (
     CHECKS,
+    MAX_DEPTH,
     boolean,
     integer,
     json_object,
@@ -111,6 +112,19 @@ def test_no_body_is_searched_for_halves_for_long(unit: bytes) -> None:
     with pytest.raises(BadRequest):
         json_object(raw)
     assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(("opening", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_is_read_can_be_written_again(opening: bytes, end: bytes) -> None:
+    def body(depth: int) -> bytes:
+        inner = opening * (depth - 2) + b"0" + end * (depth - 2)
+        return b'{"a":[%b,%b]}' % (inner, b",".join([b"[]"] * 300))
+
+    orjson.dumps({"response": {"tools": [{"parameters": [json_object(body(MAX_DEPTH))]}]}})
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        json_object(body(MAX_DEPTH + 1))
+    # Many values beside each other are not deep.
+    json_object(b'{"a":[%b]}' % b",".join([b"[{}]"] * 10_000))
 
 
 def test_a_body_nested_too_deeply_is_told_so() -> None:

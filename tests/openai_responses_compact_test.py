@@ -24,7 +24,12 @@ RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c1", "outp
 
 def packed(value: Any) -> str:
     """Anything sealed as a conversation is."""
-    return "items1." + base64.b64encode(zlib.compress(orjson.dumps(value))).decode()
+    return packed_raw(orjson.dumps(value))
+
+
+def packed_raw(raw: bytes) -> str:
+    """Bytes sealed as a conversation is."""
+    return "items1." + base64.b64encode(zlib.compress(raw)).decode()
 
 
 def test_what_was_compacted_is_read_as_if_it_had_been_sent() -> None:
@@ -61,6 +66,8 @@ def test_what_went_before_is_compacted_too() -> None:
         ({"model": "m"}, "input"),
         ({"model": "m", "input": []}, "input"),
         ({"model": "m", "input": [RESULT]}, "input[0].call_id"),
+        ({"model": "m", "input": "x", "instructions": 5}, "instructions"),
+        ({"model": "m", "input": "x", "prompt_cache_options": "x"}, "prompt_cache_options"),
     ],
 )
 def test_what_cannot_be_compacted_is_named(body: dict[str, Any], param: str) -> None:
@@ -75,9 +82,23 @@ def test_what_cannot_be_compacted_is_named(body: dict[str, Any], param: str) -> 
         *("", "items1.", "items1.????", "gAAAAAB"),
         *("items1." + base64.b64encode(b"x").decode(), packed({}), packed([1])),
         packed([{"type": "compaction", "encrypted_content": packed([])}]),
-        "items1." + base64.b64encode(zlib.compress(b"[" + b" " * (65 * 2**20) + b"]")).decode(),
+        packed_raw(b"[" + b" " * (65 * 2**20) + b"]"),
+        packed_raw(b'[{"type":"x","y":' + b"[" * 300 + b"]" * 300 + b"}]"),
+        packed_raw(b'[{"type":"x","y":[' + b"0," * 300_000 + b"0]}]"),
     ],
-    ids=["nothing", "empty", "letters", "foreign", "bytes", "object", "numbers", "nested", "bomb"],
+    ids=[
+        "nothing",
+        "empty",
+        "letters",
+        "foreign",
+        "bytes",
+        "object",
+        "numbers",
+        "nested",
+        "bomb",
+        "deep",
+        "many",
+    ],
 )
 def test_what_this_server_did_not_pack_is_refused(content: str) -> None:
     with pytest.raises(BadRequest) as caught:
