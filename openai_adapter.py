@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from flow_turn import FlowEvent, FunctionCalled, Transcript, Turn
+from flow_turn import FlowEvent, FunctionCalled, TextDelta, Transcript, Turn
 from openai_fields import (
     boolean,
     identifiers,
@@ -151,7 +151,10 @@ class _Answer:
 
     def text(self, event: FlowEvent, index: int) -> str:
         """What an event adds to the text of a choice."""
-        text = answer_text(event, is_first=not self._has_text[index])
+        if isinstance(event, TextDelta):  # nearly all are
+            text = event.text
+        else:
+            text = answer_text(event, is_first=not self._has_text[index])
         if text:
             self._has_text[index] = True
         return text

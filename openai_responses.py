@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from flow_turn import FlowEvent, FunctionCalled, ToolUsed, Transcript, Turn, json_text
+from flow_turn import FlowEvent, FunctionCalled, TextDelta, ToolUsed, Transcript, Turn, json_text
 from openai_fields import boolean, identifiers, missing, passed_through, string, wrong_value
 from openai_formats import parse_format
 from openai_responses_fields import (
@@ -218,6 +218,8 @@ class ResponsesRenderer:
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:  # noqa: ARG002 - there is one choice
         """Give the events for text, thoughts, steps and calls."""
+        if isinstance(event, TextDelta):  # nearly all are
+            return self._output.say(event.text) if event.text else []
         if text := answer_text(event, is_first=not self._output.has_text):
             return self._output.say(text)
         if isinstance(event, FunctionCalled):
