@@ -28,7 +28,7 @@ from openai_fields import (
 )
 from openai_formats import parse_format
 from openai_messages import conversation
-from openai_sources import sources_footer, url_annotations
+from openai_sources import source_events, sources_footer, url_annotations
 from openai_style import Style
 from openai_tools import parse_tools
 from openai_vendor import FlowiseDetails, answer_metadata, flowise_details
@@ -283,7 +283,11 @@ class ChatRenderer:
         frames = []
         if footer := self._answer.footer(transcript):
             frames.append(self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(footer)))
-        if self._answer.style.annotations and (found := url_annotations(transcript)):
+        if self._answer.style.source_events:
+            extras = [b',"event":%b' % orjson.dumps(event) for event in source_events(transcript)]
+            nothing = b'"delta":{"content":""}'
+            frames += [self._answer.chunk(index, nothing, extra=extra) for extra in extras]
+        elif self._answer.style.annotations and (found := url_annotations(transcript)):
             delta = b'"delta":{"content":"","annotations":%b}' % orjson.dumps(found)
             frames.append(self._answer.chunk(index, delta))
         return frames

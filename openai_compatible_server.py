@@ -386,7 +386,13 @@ class _Server:
         batches = self._runs(parsed, plan, models, pump).batches(model, pace)
         warnings = [plan.warning] if plan.warning else []
         transcripts = [Transcript(turn.chat_id, warnings=[*warnings]) for turn in plan.turns]
-        style = style_of(model, body, header("User-Agent") or "", is_task=task is not None)
+        style = style_of(
+            model,
+            body,
+            header("User-Agent") or "",
+            is_task=task is not None,
+            is_open_webui=bool(header("X-OpenWebUI-User-Id") or header("X-OpenWebUI-Chat-Id")),
+        )
         shown = replace(
             parsed, turns=plan.turns, conversation=plan.exchange.conversation if plan.exchange else ""
         )

@@ -37,7 +37,7 @@ from openai_responses_input import (
     unfolded,
 )
 from openai_responses_output import Citation, Events, Output, OutputItem
-from openai_sources import citations, sources_footer
+from openai_sources import citations, source_events, sources_footer
 from openai_style import Style
 from openai_tools import parse_tools
 from openai_vendor import flowise_details
@@ -243,6 +243,10 @@ class ResponsesRenderer:
         footer = sources_footer(transcript) if self._style.footer else ""
         cited = citations(transcript) if self._style.annotations else []
         frames = self._output.say(footer) if footer else []
+        if self._style.source_events:
+            frames += [
+                self._events.frame("flowise.source", event=found) for found in source_events(transcript)
+            ]
         frames += self._output.end(status, [_citation(found) for found in cited])
         if reason:
             self._response["incomplete_details"] = {"reason": reason}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
 from flow_turn import Transcript
 from openai_files import label, without_links
 
 MOST_CITATIONS = 100
+LONGEST_PASSAGE = 2_000
 
 FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
 """These words begin our footer, and nothing but its lines may follow them to the end of the text."""
@@ -62,6 +63,68 @@ def citations(transcript: Transcript) -> list[UrlCitation]:
 def url_annotations(transcript: Transcript) -> list[Annotation]:
     """The citations in the form of chat completions."""
     return [{"type": "url_citation", "url_citation": citation} for citation in citations(transcript)]
+
+
+class Source(TypedDict):
+    """A source as Open WebUI names it."""
+
+    name: str
+    url: NotRequired[str]
+
+
+class Passage(TypedDict):
+    """Where a text of a source stands; `page` is counted from 0, `source` tells sources apart."""
+
+    source: str
+    name: str
+    page: NotRequired[int]
+
+
+class SourceData(TypedDict):
+    """A source with its texts, each with its passage."""
+
+    source: Source
+    document: list[str]
+    metadata: list[Passage]
+
+
+class SourceEvent(TypedDict):
+    """What Open WebUI lists below an answer; it does so for files too, which annotations cannot name."""
+
+    type: Literal["source"]
+    data: SourceData
+
+
+def source_events(transcript: Transcript) -> list[SourceEvent]:
+    """The sources of an answer as Open WebUI takes them beside a chunk, with or without a web address."""
+    found: dict[str, SourceData] = {}
+    for number, document in enumerate(transcript.sources[:MOST_CITATIONS], 1):
+        metadata, text = document.get("metadata"), document.get("pageContent")
+        known = metadata if isinstance(metadata, Mapping) else {}
+        url = _url(known)
+        name = _title(known, url) or _file_name(known) or f"Source {number}"
+        passage: Passage = {"source": url or name, "name": name}
+        if page := _page(known):
+            passage["page"] = page - 1
+        source: Source = {"name": name, "url": url} if url else {"name": name}
+        data = found.setdefault(url or name, {"source": source, "document": [], "metadata": []})
+        data["document"].append(text[:LONGEST_PASSAGE] if isinstance(text, str) else "")
+        data["metadata"].append(passage)
+    return [{"type": "source", "data": data} for data in found.values()]
+
+
+def _file_name(metadata: Mapping[str, Any]) -> str:
+    """The file that a document was read from, without the folders of Flowise's disk."""
+    source = metadata.get("source")
+    name = re.split(r"[\\/]", source.strip())[-1][:200] if isinstance(source, str) else ""
+    return "" if name == "blob" else name
+
+
+def _page(metadata: Mapping[str, Any]) -> int:
+    """The page, counted from 1; 0 if there is none."""
+    place = metadata.get("loc")
+    pages = [place.get("pageNumber") if isinstance(place, Mapping) else None, metadata.get("page_number")]
+    return next((page for page in pages if type(page) is int and page > 0), 0)
 
 
 def sources_footer(transcript: Transcript) -> str:

@@ -14,7 +14,8 @@ from flow_turn import Model
 class Style:
     """What a renderer tells beside the text; `usage` is the usage chunk of a stream, unasked.
 
-    `repeats_failures` tells that the client sends a failed response's request again, whatever has run.
+    `repeats_failures` tells that the client sends a failed response's request again, whatever has run;
+    `source_events` that it is Open WebUI, to which a stream tells its sources as events of its own.
     """
 
     steps: bool = True
@@ -22,6 +23,7 @@ class Style:
     footer: bool = False
     usage: bool = False
     repeats_failures: bool = False
+    source_events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,14 @@ def traits_of(user_agent: str, user: Any) -> Traits:
     return next((traits for is_client, traits in CLIENTS if is_client(user_agent, known)), Traits())
 
 
-def style_of(model: Model, body: Mapping[str, Any], user_agent: str, *, is_task: bool = False) -> Style:
+def style_of(
+    model: Model,
+    body: Mapping[str, Any],
+    user_agent: str,
+    *,
+    is_task: bool = False,
+    is_open_webui: bool = False,
+) -> Style:
     """The style for one request. A task's answer (a title) and JSON get no footer: both are parsed."""
     traits = traits_of(user_agent, body.get("user"))
     wants_footer = model.sources == "footer" or (model.sources == "auto" and not traits.shows_annotations)
@@ -71,6 +80,7 @@ def style_of(model: Model, body: Mapping[str, Any], user_agent: str, *, is_task:
         footer=wants_footer and not is_task and not _is_json(body.get("response_format")),
         usage=model.usage == "always" or (model.usage == "auto" and not traits.asks_for_usage),
         repeats_failures=traits.repeats_failures,
+        source_events=is_open_webui and model.sources in ("auto", "annotations"),
     )
 
 

@@ -14,6 +14,7 @@ from openai_sources import (
     FOOTER_HEAD,
     MOST_CITATIONS,
     citations,
+    source_events,
     sources_footer,
     url_annotations,
     without_footer,
@@ -199,3 +200,60 @@ def test_a_hostile_text_is_read_in_good_time() -> None:
         text = unit * (200_000 // len(unit))
         without_footer(text)
         citations(answer(text, {"source": A}))
+
+
+def told(metadata: Any, text: Any = "p") -> Any:
+    """What Open WebUI is told of a document."""
+    [event] = source_events(Transcript(sources=[{"pageContent": text, "metadata": metadata}]))
+    assert event["type"] == "source"
+    return event["data"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name", "passage"),
+    [
+        ({"source": A, "title": "One"}, {"name": "One", "url": A}, {"source": A, "name": "One"}),
+        ({"source": A}, {"name": "a.example/one", "url": A}, {"source": A, "name": "a.example/one"}),
+        (
+            {"source": "blob", "fileName": "rivers.txt", "loc": {"pageNumber": 3}},
+            {"name": "rivers.txt"},
+            {"source": "rivers.txt", "name": "rivers.txt", "page": 2},
+        ),
+        (
+            {"source": "/root/.flowise/storage/x/notes.pdf", "page_number": 1},
+            {"name": "notes.pdf"},
+            {"source": "notes.pdf", "name": "notes.pdf", "page": 0},
+        ),
+        ({"source": "C:\\files\\a b.pdf"}, {"name": "a b.pdf"}, {"source": "a b.pdf", "name": "a b.pdf"}),
+        ({"source": "blob"}, {"name": "Source 1"}, {"source": "Source 1", "name": "Source 1"}),
+        ({"source": "/folder/"}, {"name": "Source 1"}, {"source": "Source 1", "name": "Source 1"}),
+        (
+            {"source": 5, "loc": {"pageNumber": True}},
+            {"name": "Source 1"},
+            {"source": "Source 1", "name": "Source 1"},
+        ),
+        (
+            {"loc": {"pageNumber": 0}, "page_number": "2"},
+            {"name": "Source 1"},
+            {"source": "Source 1", "name": "Source 1"},
+        ),
+        (None, {"name": "Source 1"}, {"source": "Source 1", "name": "Source 1"}),
+    ],
+)
+def test_open_webui_is_told_of_sources_without_an_address_too(metadata: Any, name: Any, passage: Any) -> None:
+    assert told(metadata) == {"source": name, "document": ["p"], "metadata": [passage]}
+
+
+def test_open_webui_gets_the_texts_of_a_source_together() -> None:
+    files = [{"fileName": "a.txt", "loc": {"pageNumber": n}} for n in (1, 2)]
+    first, second = source_events(answer("", files[0], {"fileName": "b.txt"}, files[1]))
+    assert first["data"]["document"] == ["p", "p"]
+    assert [passage.get("page") for passage in first["data"]["metadata"]] == [0, 1]
+    assert second["data"]["source"] == {"name": "b.txt"}
+
+
+def test_what_open_webui_gets_is_bounded_and_text() -> None:
+    assert told({}, "x" * 5000)["document"] == ["x" * 2000]
+    assert told({}, None)["document"] == [""]
+    assert len(source_events(answer("", *[{"fileName": f"{n}"} for n in range(500)]))) == MOST_CITATIONS
+    assert source_events(answer("")) == []

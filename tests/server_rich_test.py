@@ -98,6 +98,37 @@ def test_librechat_gets_a_footer_and_the_usage_it_never_asks_for(
     assert without_footer(text.strip()) == text_of(ask(proxy, "demo-sources", stream=True)).strip()
 
 
+SEEN_BY_OPEN_WEBUI = ["Introduction", "Prediction", "rivers.txt"]
+
+
+@pytest.mark.parametrize("header", ["X-OpenWebUI-User-Id", "X-OpenWebUI-Chat-Id"])
+def test_open_webui_gets_its_sources_as_its_own_events(proxy: RunningProxy, header: str) -> None:
+    answer = ask(proxy, "demo-sources", {header: "1"}, stream=True)
+    valid("chat.stream", answer.content, strict=False)
+    events = [chunk["event"] for chunk in chunks(answer) if "event" in chunk]
+    assert [event["type"] for event in events] == ["source"] * 3
+    assert [event["data"]["source"]["name"] for event in events] == SEEN_BY_OPEN_WEBUI
+    assert events[2]["data"]["document"] == ["The Nile is a river in Africa."]
+    assert events[2]["data"]["metadata"] == [{"source": "rivers.txt", "name": "rivers.txt", "page": 2}]
+    assert b'"annotations"' not in answer.content
+    assert b'"event"' not in ask(proxy, "demo-sources", stream=True).content
+    # A body has no place for events.
+    assert ask(proxy, "demo-sources", {header: "1"}).json()["choices"][0]["message"]["annotations"]
+
+
+def test_open_webui_gets_them_beside_a_responses_events_too(proxy: RunningProxy) -> None:
+    answer = requests.post(
+        f"{proxy.url}/v1/responses",
+        json={"model": "demo-sources", "input": "Hello", "stream": True},
+        headers={**CLOSE, "X-OpenWebUI-User-Id": "1"},
+        timeout=30,
+    )
+    lines = [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: {")]
+    events = [line["event"] for line in lines if "event" in line]
+    assert [event["data"]["source"]["name"] for event in events] == SEEN_BY_OPEN_WEBUI
+    assert [line["sequence_number"] for line in lines] == list(range(len(lines)))
+
+
 def test_other_clients_get_usage_only_when_they_ask(proxy: RunningProxy) -> None:
     assert all("usage" not in chunk for chunk in chunks(ask(proxy, "demo-sources", stream=True)))
 
