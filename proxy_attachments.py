@@ -14,7 +14,7 @@ from typing import Literal
 from flow_turn import Attachment, HistoryMessage, Model, Upload, with_attached
 from flowise_client import FlowiseClient
 from openai_messages import left_out_note
-from proxy_errors import BadRequest
+from proxy_errors import BadRequest, ProxyError
 
 Kind = Literal["image", "audio", "file"]
 
@@ -104,10 +104,11 @@ class Attachments:
         if text is None:
             try:
                 text = client.document_text(chat_id, upload)
-            except BadRequest as error:
+            except ProxyError as error:
                 if not attachment.is_newest:
                     return None
-                error.param = attachment.param
+                if isinstance(error, BadRequest):
+                    error.param = attachment.param
                 raise
             if len(text) <= _MAX_CACHED_CHARACTERS:
                 self._texts[key] = text
@@ -132,7 +133,12 @@ def takes_of(attachments: Iterable[Attachment], model: Model, client: FlowiseCli
     kinds = {kind_of(attachment.upload) for attachment in attachments}
     images, audio = model.takes_images, model.takes_audio
     if ("image" in kinds and images is None) or ("audio" in kinds and audio is None):
-        found = client.abilities(model.flow)[1]
+        try:
+            found = client.abilities(model.flow)[1]
+        except ProxyError:
+            if not model.fallback:
+                raise
+            return Takes(client, image=True, audio=True)  # its run will fail, and the fallback be asked
         images = found.get("isImageUploadAllowed") is True
         audio = found.get("isSpeechToTextEnabled") is True
     return Takes(client, image=bool(images), audio=bool(audio))

@@ -218,6 +218,22 @@ def test_a_fallback_answers_only_if_nothing_has_run(server: RunningProxy, stream
     assert wait_for(lambda: '"fallback":"support"' in server.log(), 2)
 
 
+def test_a_fallback_gets_what_it_can_take(server: RunningProxy, flowise: DemoServer) -> None:
+    """The model that stands in takes no images: the one that was asked for is not known to take none."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    messages = [
+        {"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": "Go on"},
+    ]
+    flowise.clear()
+    body = {"model": "gone", "messages": messages}
+    answer = post(server, "/v1/chat/completions", "key-all", **body)
+    assert answer.status_code == 200
+    assert answer.json()["flowise"]["warnings"][-1].endswith("image (1).")
+    assert flowise.records()[-1]["messages"][0]["content"] == "[image left out]\n\nWhat is it?"
+
+
 def test_a_chat_uis_own_requests_go_to_the_model_for_tasks(server: RunningProxy, flowise: DemoServer) -> None:
     flowise.clear()
     title = (
