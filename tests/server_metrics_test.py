@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from tests.server_wire_test import chat
 from tests.websocket_client import SocketClient
 
 CHAT = {"method": "POST", "route": "/v1/chat/completions"}
-TITLE = "Provide a concise, 5-word-or-less title for the conversation, using its same language"
+WIRE = Path(__file__).parent / "wire/librechat/02-title-completion.json"
+TITLE = json.loads(WIRE.read_text())["request"]["body"]["messages"][0]["content"]
 FILE = f"""
 models:
   - {{id: gone, flow: 00000000-0000-4000-8000-000000000001, fallback: demo-json}}
