@@ -29,6 +29,7 @@ STATUSES = {200, 204, 400, 403, 404, 405, 408, 413, 415, 429}
 MOST_GROWTH_KIB = 64 * 1024
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/chat/completions"),
+    *("/v1/responses/input_tokens", "/v1/responses/compact"),
     f"/openai/deployments/{FLOW}/chat/completions",
 )
 ODD_PATHS = (
@@ -73,7 +74,18 @@ ODD_VALUES: tuple[Any, ...] = (
         "\u202e\r\nX: y",
     ),
 )
-ODD_NUMBERS = (b"NaN", b"Infinity", b"1e999", b"-0", b"9" * 5000, b"[" * 3000, b'"\\ud800"', b"\xff\xfe")
+DEEP = b'{"a":' * 300 + b"1" + b"}" * 300
+ODD_NUMBERS = (
+    b"NaN",
+    b"Infinity",
+    b"1e999",
+    b"-0",
+    b"9" * 5000,
+    b"[" * 3000,
+    DEEP,
+    b'"\\ud800"',
+    b"\xff\xfe",
+)
 ODD_HEADERS = (
     *("Content-Type: text/plain", "Content-Type: application/json; charset=utf-16", "Content-Encoding: br"),
     *(
@@ -127,6 +139,8 @@ class Fuzzer:
         chance = self._chance
         body = copy.deepcopy(chance.choice(self._bodies))
         body["model"] = FLOW
+        if chance.random() < 0.3:  # the words of the Responses API
+            body["input"] = body.pop("messages", "Hello")
         for _ in range(chance.choice((0, 1, 1, 2, 5))):
             self._mutate(body)
         raw = json.dumps(body).encode()
