@@ -30,7 +30,7 @@ from openai_formats import parse_format
 from openai_messages import conversation
 from openai_sources import source_events, sources_footer, url_annotations
 from openai_style import Style
-from openai_tools import parse_tools
+from openai_tools import read_tools
 from openai_vendor import FlowiseDetails, answer_metadata, flowise_details
 from openai_wire import (
     DONE,
@@ -84,7 +84,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         parameters=parameters(body),
         passed=passed,
         is_conversation=True,
-        tools=parse_tools(body),
+        tools=read_tools(body),
         format=parse_format(body),
     )
 

@@ -49,6 +49,16 @@ def is_too_deep(raw: bytes, value: Any) -> bool:
     return False
 
 
+MAX_STOPS = 64
+"""Each costs every token a search."""
+
+NO_LIMIT = -1
+"""What some programs send as a number of tokens that they do not want to limit."""
+
+_BOM = b"\xef\xbb\xbf"
+"""Which some programs write before UTF-8."""
+
+
 def json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest."""
     if has_too_many_values(raw):
@@ -57,7 +67,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
             "send long tables as files."
         )
     try:
-        body = _parsed(raw)
+        body = _parsed(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         if "depth" in str(error) or "recursion" in str(error).lower():
             raise BadRequest("The JSON body is nested too deeply.") from None
@@ -164,15 +174,15 @@ def include_usage(body: Mapping[str, Any]) -> bool:
 
 
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sequences that end the answer: a string or up to four of them."""
+    """The sequences that end the answer: a string or some of them, more than OpenAI's four."""
     value = body.get("stop")
     if value is None:
         return ()
     sequences = [value] if isinstance(value, str) else value
     if not isinstance(sequences, list):
         raise wrong_type("stop", "a string or an array of strings", value)
-    if len(sequences) > 4:
-        raise wrong_value("stop", "at most 4 sequences are allowed")
+    if len(sequences) > MAX_STOPS:
+        raise wrong_value("stop", f"at most {MAX_STOPS} sequences are allowed")
     for n, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
             raise wrong_type(f"stop[{n}]", "a string", sequence)
@@ -218,7 +228,14 @@ def _metadata(name: str, value: Any) -> None:
             raise wrong_type(f"{name}.{key[:64]}", "a string", text)
 
 
-_COUNT = _integer(0, 2**53)
+_TOKENS = _integer(0, 2**53)
+
+
+def _count(name: str, value: Any) -> None:
+    if value != NO_LIMIT:
+        _TOKENS(name, value)
+
+
 _LIST = of_type("an array", list)
 _OBJECT = of_type("an object", dict)
 _TEXT = of_type("a string", str)
@@ -229,8 +246,8 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "top_p": _number(0, 1),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "max_tokens": _COUNT,
-    "max_completion_tokens": _COUNT,
+    "max_tokens": _count,
+    "max_completion_tokens": _count,
     "seed": _integer(-(2**63), 2**63),
     "logit_bias": _OBJECT,
     "tools": _LIST,
@@ -276,6 +293,8 @@ _TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
 
 def is_done_anyway(name: str, value: Any) -> bool:
     """Whether a field asks for no more than what is done for every request."""
+    if name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        return bool(value == NO_LIMIT)
     if name == "store":  # nothing of a chat completion is stored
         return value is False
     return name == "service_tier" and value in ("auto", "default")

@@ -39,7 +39,7 @@ from openai_responses_input import (
 from openai_responses_output import Citation, Events, Output, OutputItem
 from openai_sources import citations, source_events, sources_footer
 from openai_style import Style
-from openai_tools import parse_tools
+from openai_tools import read_tools
 from openai_vendor import flowise_details
 from openai_wire import (
     COMMENT,
@@ -104,7 +104,7 @@ def parse_response(
         parameters={**parameters(body, echo), **dict.fromkeys(foreign_types(entries), True)},
         passed=passed,
         is_conversation=True,
-        tools=parse_tools(body),
+        tools=read_tools(body),
         format=parse_format(body),
         previous_response_id=echo["previous_response_id"] or "",
         conversation_id=conversation,

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from openai_fields import (
     CHECKS,
     MAX_SAFETY_IDENTIFIER,
+    NO_LIMIT,
     asks_obfuscation,
     boolean,
     integer,
@@ -94,7 +95,7 @@ def echoed(body: Mapping[str, Any]) -> Echo:
         "frequency_penalty": _number(body, "frequency_penalty", 0),
         "top_logprobs": integer(body, "top_logprobs", 0, 0, 20),
         "reasoning": _reasoning(body),
-        "max_output_tokens": _count(body, "max_output_tokens", 16),
+        "max_output_tokens": _most_tokens(body),
         "max_tool_calls": _count(body, "max_tool_calls", 1),
         "store": _boolean_or_true(body, "store"),
         "background": boolean(body, "background"),
@@ -124,8 +125,9 @@ def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get(name) is not None:
             check(name, body[name])
     asked = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
-    if is_done_anyway("service_tier", asked.get("service_tier")):
-        del asked["service_tier"]
+    for name in ("service_tier", "max_output_tokens"):
+        if is_done_anyway(name, asked.get(name)):
+            del asked[name]
     if set(asked.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
         del asked["prompt_cache_options"]
     return asked
@@ -195,6 +197,10 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
 
 def _count(body: Mapping[str, Any], name: str, low: int) -> int | None:
     return None if body.get(name) is None else integer(body, name, low, low, _LARGEST)
+
+
+def _most_tokens(body: Mapping[str, Any]) -> int | None:
+    return None if body.get("max_output_tokens") == NO_LIMIT else _count(body, "max_output_tokens", 16)
 
 
 def _truncation(body: Mapping[str, Any]) -> str:

@@ -359,6 +359,8 @@ def _read_output(item: Item, place: str) -> dict[str, Any]:
         field: _filled(item, field, place) for field in ("call_id", "name") if item.get(field) is not None
     }
     output = item.get("output")
+    if output is None and "output" in item:  # as in a chat: a tool may give nothing
+        output = ""
     if isinstance(output, str):
         _check_length(output, _LONGEST_TEXT, f"{place}.output")
     else:

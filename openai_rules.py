@@ -18,7 +18,7 @@ def ruled(parsed: ParsedRequest, mode: str) -> ParsedRequest:
     """The request with the rules its flow is told; its `tools` are None unless the mode is prompt.
 
     What is obeyed is a parameter no more; the rest will be named as ignored. Raises BadRequest where the
-    mode is to reject tools.
+    mode is to reject tools, or these cannot be told.
     """
     if not (parsed.parameters or parsed.tools or parsed.format):
         return parsed
@@ -30,6 +30,8 @@ def ruled(parsed: ParsedRequest, mode: str) -> ParsedRequest:
             code="unsupported_parameter",
         )
     tools = parsed.tools if mode == "prompt" else None
+    if tools and tools.refusal:
+        raise tools.refusal
     rules = [tool_instructions(tools)] if tools else []
     rules += [format_instructions(parsed.format)] if parsed.format else []
     turns = tuple(replace(turn, rules="\n\n".join(rules)) for turn in parsed.turns)

@@ -15,6 +15,7 @@ import orjson
 
 from flow_turn import json_text
 from openai_fields import boolean, missing, string, text_or_nothing, wrong_type, wrong_value
+from proxy_errors import BadRequest
 
 ToolChoice = Literal["none", "auto", "required"]
 
@@ -36,6 +37,7 @@ class ClientTools:
     """The functions that may be called in this answer: none at all if `choice` is none.
 
     `is_legacy` tells that they came as `functions`. `ignored` names what stood beside them and is not obeyed.
+    `refusal` is why no flow can be told of them, which harms nobody where tools are ignored.
     """
 
     tools: tuple[ClientTool, ...]
@@ -43,6 +45,7 @@ class ClientTools:
     is_parallel: bool = True
     is_legacy: bool = False
     ignored: tuple[str, ...] = ()
+    refusal: BadRequest | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -55,6 +58,21 @@ class ClientTools:
         if self.is_legacy:
             return ("functions", "function_call")
         return ("tools", "tool_choice", "parallel_tool_calls")
+
+
+class ToolsNotTold(BadRequest):
+    """Tools that are well formed, but cannot be told to a flow."""
+
+
+def read_tools(body: Mapping[str, Any]) -> ClientTools | None:
+    """The functions that a client offers, or why they cannot be told; None if there are none.
+
+    Raises BadRequest for what is not well formed.
+    """
+    try:
+        return parse_tools(body)
+    except ToolsNotTold as refusal:
+        return ClientTools((), refusal=refusal)
 
 
 def parse_tools(body: Mapping[str, Any]) -> ClientTools | None:
@@ -106,8 +124,13 @@ def _array(body: Mapping[str, Any], name: str) -> Sequence[Any]:
     if value is not None and not isinstance(value, list):
         raise wrong_type(name, "an array", value)
     if value and len(value) > MOST_TOOLS:
-        raise wrong_value(name, f"at most {MOST_TOOLS} are allowed")
+        raise _not_told(name, f"at most {MOST_TOOLS} are allowed")
     return value or ()
+
+
+def _not_told(param: str, complaint: str) -> ToolsNotTold:
+    error = wrong_value(param, complaint)
+    return ToolsNotTold(error.message, param=error.param, code=error.code)
 
 
 def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
@@ -124,9 +147,9 @@ def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
         raise wrong_type(param, "an object", function)
     name = string(function, "name", f"{param}.name")
     if not _NAME.fullmatch(name):
-        raise wrong_value(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
+        raise _not_told(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
     if name in tools:
-        raise wrong_value(f"{param}.name", f"'{name}' is there twice")
+        raise _not_told(f"{param}.name", f"'{name}' is there twice")
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise wrong_type(f"{param}.parameters", "an object", parameters)

@@ -90,7 +90,7 @@ TABLE: dict[str, Rule] = {
         WEB | (IO - {"os"}),
     ),
     "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
-    "openai_tools": Rule(frozenset({"flow_turn", "openai_fields"}), WEB | IO),
+    "openai_tools": Rule(frozenset({"flow_turn", "openai_fields", "proxy_errors"}), WEB | IO),
     "openai_formats": Rule(frozenset({"flow_turn", "flow_guards", "openai_fields"}), WEB | IO),
     **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
     "openai_rules": Rule(LEAVES | {"openai_tool_calls"}, WEB | IO),

@@ -960,7 +960,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [CALLED, {**OUTPUT, "call_id": 5}]}, "input[1].call_id"),
     ({"input": [{**OUTPUT, "call_id": None, "name": 5}]}, "input[0].name"),
     ({"input": [{**CALLED, "arguments": {}}]}, "input[0].arguments"),
-    ({"input": [CALLED, {**OUTPUT, "output": None}]}, "input[1].output"),
+    ({"input": [CALLED, {k: v for k, v in OUTPUT.items() if k != "output"}]}, "input[1].output"),
     ({"input": [CALLED, {**OUTPUT, "output": [{"type": "x"}]}]}, "input[1].output[0].type"),
     ({"input": [OUTPUT, CALLED]}, "input[0].call_id"),
     ({"input": [{"type": "reasoning"}]}, "input[0].summary"),
@@ -1137,6 +1137,16 @@ def test_what_cannot_be_read_of_an_earlier_item_is_a_note(item: Any, said: str, 
         # The item is whole: it can be kept, listed and gone on from.
         again = parse_response({**HELLO, "input": list(asked.input_items)})
         assert again.said == asked.said
+
+
+def test_a_tool_may_give_nothing() -> None:
+    asked = parse_response({**HELLO, "input": [CALLED, {**OUTPUT, "output": None}]})
+    assert asked.said == f"Tool result of {CALLED['name']}: "
+
+
+def test_no_limit_is_none_that_is_ignored() -> None:
+    asked = parse_response({**HELLO, "max_output_tokens": -1})
+    assert (asked.echo["max_output_tokens"], asked.parameters) == (None, {})
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,24 @@ def test_what_is_obeyed_is_named_as_ignored_no_more() -> None:
     assert list(chat("prompt", **more, **functions).parameters) == ["functions", "function_call"]
 
 
+@pytest.mark.parametrize(
+    "names", [["a b"], ["web.search"], ["ü"], [""], ["x" * 65], ["f", "f"], [f"f{n}" for n in range(200)]]
+)
+def test_tools_that_cannot_be_told_are_refused_only_where_they_would_be(names: list[str]) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    flat = [{"type": "function", "name": name} for name in names]
+    functions = [{"name": name} for name in names]
+    for more in ({"tools": tools}, {"functions": functions}):
+        assert list(chat("report", **more).parameters) == [*more]
+        with pytest.raises(BadRequest):
+            chat("prompt", **more)
+    assert list(response("report", tools=flat).parameters) == ["tools"]
+    with pytest.raises(BadRequest):
+        response("prompt", tools=flat)
+    with pytest.raises(BadRequest, match="not supported with this model"):
+        chat("reject", tools=tools)
+
+
 def test_what_stands_beside_the_functions_is_named() -> None:
     tools = [{"type": "web_search"}, TOOL]
     flat = [tools[0], {"type": "function", "name": "look_up"}]

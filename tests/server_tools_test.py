@@ -191,8 +191,8 @@ def test_a_model_that_rejects_tools_says_so_and_runs_nothing(client: OpenAI, flo
 
 
 @pytest.mark.parametrize("model", ["prompted", "reporting", "rejecting"])
-def test_a_bad_tool_is_refused_whatever_the_model(server: RunningProxy, model: str) -> None:
-    tools = [{"type": "function", "function": {"name": "a b"}}]
+def test_a_malformed_tool_is_refused_whatever_the_model(server: RunningProxy, model: str) -> None:
+    tools = [{"type": "function", "function": {"name": 5}}]
     answer = post(server, {"model": model, "messages": [said("Hello")], "tools": tools})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "tools[0].function.name"
@@ -332,3 +332,36 @@ def check_json(flowise: SayingFlowise, client: OpenAI, server: RunningProxy) -> 
     assert "x-flowise-ignored-params" not in answer.headers
     assert answer.json()["choices"][0]["message"]["content"] == "Sorry, no."
     assert answer.json()["flowise"]["warnings"] == ["The answer is not the JSON that was asked for."]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_what_harms_nobody_is_taken(server: RunningProxy, path: str) -> None:
+    """A mark before the JSON, no limit as -1, a tool that gave nothing, odd names where tools are ignored."""
+    call = {"id": "c1", "type": "function", "function": {"name": "web.search", "arguments": "{}"}}
+    body: Json = {
+        "model": "reporting",
+        "max_tokens": -1,
+        "stop": [*"abcdefgh"],
+        "tools": [{"type": "function", "function": {"name": "web.search"}}],
+        "messages": [
+            said("Hi"),
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": None},
+        ],
+    }
+    if path == "responses":
+        called = {"type": "function_call", "call_id": "c1", "name": "web.search", "arguments": "{}"}
+        body = {
+            "model": "reporting",
+            "max_output_tokens": -1,
+            "tools": [{"type": "function", "name": "web.search"}],
+            "input": [said("Hi"), called, {"type": "function_call_output", "call_id": "c1", "output": None}],
+        }
+    content = b"\xef\xbb\xbf" + json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    answer = requests.post(f"{server.url}/v1/{path}", data=content, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-flowise-ignored-params"] == "tools"
+    refused = post(server, {**body, "model": "prompted"}, path)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
+    assert refused.json()["error"]["param"].startswith("tools[0].")
