@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ _KINDS = ("text", "json_object", "json_schema")
 _MOST_SPACE = 1000
 _FENCE = re.compile(r"```([A-Za-z0-9]*)(?=[^A-Za-z0-9`])")
 _LONGEST_INFO = 10
+_RUN = re.compile("`{3,}")
+_LONGEST_INDENT = 100
+_MOST_TRIES = 8
+"""So many fences in the middle of a line are tried as the end of the JSON: each time all of it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,10 @@ def format_instructions(fmt: JsonFormat) -> str:
 
 
 def json_guard(batches: Batches, fmt: JsonFormat) -> Batches:
-    """Take the code fence off an answer that is one fenced block, and warn of an answer that is no JSON.
+    """Take the code fence off an answer that begins with one, and warn of an answer that is no JSON.
 
-    Nothing else is changed. Only what may be a fence is held back.
+    Words behind fenced JSON are left out with a warning: no client could read them with it. Nothing else is
+    changed. Only what may be a fence is held back.
     """
     return changed(batches, _JsonAnswer(fmt).take)
 
@@ -85,7 +90,7 @@ class _JsonAnswer:
 
     def __init__(self, fmt: JsonFormat) -> None:
         self._format = fmt
-        self._fence = _Fence()
+        self._fence = _Fence(self._ends_with)
         self._said: list[str] = []
         self._has_calls = False
 
@@ -103,8 +108,14 @@ class _JsonAnswer:
         self._said.append(text)
         return [TextDelta(text)]
 
+    def _ends_with(self, text: str) -> bool:
+        """Whether the answer is all there with this end."""
+        return self._is_kept("".join([*self._said, text]))
+
     def _warnings(self) -> Batch:
         text = "".join(self._said)
+        if self._fence.is_cut:
+            return [Warned("Words behind the JSON that was asked for were left out.")]
         if not text.strip() or self._has_calls or self._is_kept(text):
             return []
         return [Warned("The answer is not the JSON that was asked for.")]
@@ -118,28 +129,51 @@ class _JsonAnswer:
 
 
 class _Fence:
-    """Takes an opening fence off the beginning of a text, and then a closing one off its end."""
+    """Takes an opening fence off the beginning of a text, and then the closing one.
 
-    def __init__(self) -> None:
+    `ends_with` tells whether what was passed on and some more text are the whole JSON. `is_cut` tells that
+    there were words behind it.
+    """
+
+    def __init__(self, ends_with: Callable[[str], bool]) -> None:
+        self.is_cut = False
+        self._ends_with = ends_with
         self._held = ""
+        self._last = ""
+        self._tries = _MOST_TRIES
         self._is_decided = False
         self._is_open = False
         self._is_begun = False
 
     def read(self, text: str) -> str:
         """What may be passed on now."""
+        if self.is_cut:
+            return ""
         text, self._held = self._held + text, ""
         if not self._is_decided:
             text = self._without_opening(text)
-        if not self._is_open:
-            return text
+        if self._is_open:
+            text = self._without_closing(text)
+        self._last = text[-1:] or self._last
+        return text
+
+    def _without_closing(self, text: str) -> str:
         if not self._is_begun:
             text = text.lstrip()
             self._is_begun = bool(text)
+        for run in _RUN.finditer(text, 0, len(text.rstrip().rstrip("`"))):
+            # No text in JSON holds a bare line end, so a fence on a line of its own is none of it.
+            begun = self._last + text[max(0, run.start() - _LONGEST_INDENT) : run.start()]
+            is_line = begun.rstrip(" \t")[-1:] in ("", "\n")
+            self._tries -= not is_line
+            if (is_line or self._tries >= 0) and self._ends_with(text[: run.start()]):
+                self.is_cut = True
+                return text[: run.start()].rstrip()
+            if is_line:
+                self._is_open = False
+                return text[: run.start()] + text[run.end() :]
         # White space and backticks at the end may be the closing fence.
-        kept = text.rstrip()
-        plain = kept.rstrip("`")
-        end = len(plain.rstrip()) if len(kept) - len(plain) <= 3 else len(text)
+        end = len(text.rstrip().rstrip("`").rstrip())
         end = max(end, len(text) - _MOST_SPACE)
         self._held = text[end:]
         return text[:end]
@@ -159,4 +193,4 @@ class _Fence:
     def end(self) -> str:
         """What is left at the end of the text."""
         held, self._held = self._held, ""
-        return "" if self._is_open and held.strip() == "```" else held
+        return "" if self._is_open and _RUN.fullmatch(held.strip()) else held

@@ -125,6 +125,7 @@ UNFENCED = {
     " {} \n": " {} \n",
     PRETTY: PRETTY,
     "```json\n{}": "{}",
+    "```json\n{}\n````": "{}",
 }
 AS_IT_IS = [
     "Sure: {}",
@@ -140,12 +141,18 @@ AS_IT_IS = [
     " " * 1200 + "```json\n{}\n```",
 ]
 BROKEN = {
-    "```json\n{}\n```\nI hope that helps.": "{}\n```\nI hope that helps.",
     "```json\n{oops}\n```": "{oops}",
-    "```json\n{}\n````": "{}\n````",
-    "```json\n{}\n```\n```": "{}\n```",
+    "```json\n{oops}\n```\nI hope that helps.": "{oops}\n\nI hope that helps.",
+    "```json\n```\nNothing.": "\nNothing.",
     "```json\n" + " \n" * 900 + "x" + " " * 1500 + "```": "x" + " " * 503,
     "```json\n": "",
+}
+WORDS_BEHIND = {
+    "```json\n{}\n```\nI hope that helps.": "{}",
+    "```json\n{}\n```\n```": "{}",
+    "```json {} ``` I hope that helps.": "{}",
+    f"```\n{PRETTY}\n  ````\n\nThe code:\n```js\nx\n```\n": PRETTY,
+    f"```\n{PRETTY}```.": PRETTY,
 }
 
 
@@ -164,9 +171,20 @@ def test_what_begins_as_fenced_json_and_is_none_is_warned_of(text: str) -> None:
     assert answer(text) == (BROKEN[text], bool(BROKEN[text]))
 
 
+@pytest.mark.parametrize("text", WORDS_BEHIND)
+def test_words_behind_fenced_json_are_left_out_and_warned_of(text: str) -> None:
+    assert answer(text) == (WORDS_BEHIND[text], True)
+
+
+def test_fences_in_texts_of_json_are_no_end_of_it() -> None:
+    value = '{"md": "' + "```x``` " * 100 + '"}'
+    assert answer(f"```json\n{value}\n```\nWords.") == (value, True)
+    assert answer(f"```json {value} ```") == (value, False)
+
+
 def test_two_thousand_splits_give_the_same_answer() -> None:
     dice = random.Random(7)  # noqa: S311 - the same each time
-    texts = [*UNFENCED, *AS_IT_IS, *BROKEN]
+    texts = [*UNFENCED, *AS_IT_IS, *BROKEN, *WORDS_BEHIND]
     for _ in range(2000):
         text = dice.choice(texts)
         cuts = sorted(dice.choices(range(len(text) + 1), k=dice.choice([1, 2, 5, 20])))
