@@ -13,13 +13,17 @@ import mimetypes
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from flow_turn import Attachment, Upload
 from openai_fields import missing, string, wrong_type, wrong_value
 from proxy_errors import BadRequest
 
-_DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?)(;base64)?,", re.IGNORECASE)
+_LONGEST_HEAD = 1000
+_LONGEST_NAME = 120
+_LONGEST_EXTENSION = 20
+_LONGEST_ADDRESS = 8192
+_LONGEST_PERCENT_ENCODED = 300_000
 _EXTENSIONS = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -75,9 +79,12 @@ _AUDIO = {
 }
 """The formats that Flowise transcribes; it drops others without a word."""
 
-_TEXTS = re.compile(
-    r"text/.+|application/(?:json|xml|yaml|x-yaml|javascript|x-javascript|typescript|sql|toml|x-sh|x-httpd-php"
-    r"|graphql|x-ndjson|ld\+json)|.+\+(?:json|xml|yaml)"
+_TEXTS = frozenset(
+    f"application/{kind}"
+    for kind in (
+        *("json", "xml", "yaml", "x-yaml", "javascript", "x-javascript", "typescript", "sql", "toml"),
+        *("x-sh", "x-httpd-php", "graphql", "x-ndjson"),
+    )
 )
 _MORE_TYPES = {
     **{extension: mime for mime, extension in _EXTENSIONS.items()},
@@ -89,6 +96,8 @@ _MORE_TYPES = {
     "csv": "text/csv",
 }
 """The types of extensions, which differ by what is installed where this server runs."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _SAYS_NOTHING = (
     "",
@@ -154,12 +163,26 @@ def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
+def _check_plain(text: str, param: str) -> None:
+    """Refuse control characters, some of which whoever reads an address drops: it is then another one."""
+    if _CONTROL.search(text):
+        raise wrong_value(param, "it holds control characters")
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address, all empty for one that is none."""
+    try:
+        return urlsplit(address if len(address) <= _LONGEST_ADDRESS else "")
+    except ValueError:
+        return urlsplit("")
+
+
 def _remote_image(address: str, param: str) -> Upload:
     """An image that whoever runs the model fetches; never we."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        parts = urlsplit("")
+    if len(address) > _LONGEST_ADDRESS:
+        raise wrong_value(param, f"an address may have at most {_LONGEST_ADDRESS} characters")
+    _check_plain(address, param)
+    parts = _split(address)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise wrong_value(param, "it must be a data: URI or an http(s) address")
     mime = _type_of(parts.path)
@@ -169,10 +192,7 @@ def _remote_image(address: str, param: str) -> Upload:
 
 def is_image_address(address: str) -> bool:
     """Whether this is an http(s) address whose path ends as that of an image does."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return False
+    parts = _split(address)
     return parts.scheme in ("http", "https") and _type_of(parts.path).startswith("image/")
 
 
@@ -224,7 +244,7 @@ def document(name: str, data: str, param: str, number: int) -> Attachment:
     if mime.startswith("image/"):
         return _image(mime, data, param)
     name = _file_name(name, mime, number)
-    if _TEXTS.fullmatch(mime):
+    if mime in _TEXTS or mime.startswith("text/") or mime.endswith(("+json", "+xml", "+yaml")):
         return _attached(Upload("file:full", name, mime, _text(data, param)), param)
     return _attached(Upload("file", name, mime, f"data:{mime};base64,{data}"), param)
 
@@ -240,13 +260,22 @@ def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]
 
 def _data_uri(uri: str, param: str) -> tuple[str, str]:
     """The MIME type of a data URI, and the same in the one form that Flowise reads."""
-    head = _DATA_URI.match(uri[:1000])
-    if head is None:
+    head, comma, _ = uri[:_LONGEST_HEAD].partition(",")
+    if not comma:
         raise wrong_value(param, "it must be a data: URI such as data:image/png;base64,…")
-    mime = head[1].strip().lower() or "text/plain"
-    content = uri[head.end() :]
-    is_base64 = bool(head[3])
-    content = _base64(content, param) if is_base64 else base64.b64encode(unquote_to_bytes(content)).decode()
+    _check_plain(head, param)
+    mime, *options = head[len("data:") :].lower().split(";")
+    mime = mime.strip() or "text/plain"
+    content = uri[len(head) + 1 :]
+    is_base64 = options[-1:] == ["base64"]
+    if is_base64:
+        content = _base64(content, param)
+    else:
+        if len(content) > _LONGEST_PERCENT_ENCODED:  # reading it takes long
+            raise wrong_value(
+                param, f"more than {_LONGEST_PERCENT_ENCODED} characters must be sent as base64"
+            )
+        content = base64.b64encode(unquote_to_bytes(content)).decode()
     return mime, f"data:{mime};base64,{content}"
 
 
@@ -271,7 +300,7 @@ def _text(data: str, param: str) -> str:
 
 
 def _type_of(name: str) -> str:
-    extension = name.rpartition(".")[2].lower()
+    extension = name.rpartition(".")[2][: _LONGEST_EXTENSION + 1].lower()
     return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
 
 
@@ -282,7 +311,8 @@ def _name(kind: str, content: str, mime: str) -> str:
 
 def _file_name(name: str, mime: str, number: int) -> str:
     """The file's own name without any path, with an extension that Flowise accepts for the type."""
-    plain = re.sub(r"[^\w .()\[\]-]", "_", re.split(r"[/\\]", name)[-1]).strip(" .")[-120:]
+    own = name.replace("\\", "/").rpartition("/")[2].strip(" .")[-_LONGEST_NAME:]
+    plain = re.sub(r"[^\w .()\[\]-]", "_", own)
     if plain and _type_of(plain) == mime:
         return plain
     extension = _EXTENSIONS.get(mime) or (mimetypes.guess_extension(mime) or ".bin")[1:]
