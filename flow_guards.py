@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 
 from flow_turn import (
     ActionAsked,
@@ -48,6 +48,8 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
 
     What is left of the run is aborted. Calls before that stay calls.
     """
+    beginnings = frozenset(sequence[:size] for sequence in sequences for size in range(1, len(sequence)))
+    longest = max(map(len, sequences)) - 1
     held = ""
     reason: FinishReason = "stop"
     with contextlib.closing(batches):
@@ -66,7 +68,7 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
                     passed.extend([TextDelta(text[:end])] if end else [])
                     yield [*passed, TurnEnded(reason, is_cut=True)]
                     return
-                kept = _kept_back(text, sequences)
+                kept = _kept_back(text, beginnings, longest)
                 held = text[len(text) - kept :]
                 if kept < len(text):
                     passed.append(TextDelta(text[: len(text) - kept]))
@@ -78,14 +80,10 @@ def _first_stop(text: str, sequences: Sequence[str]) -> int | None:
     return min(found)[1] if found else None
 
 
-def _kept_back(text: str, sequences: Sequence[str]) -> int:
+def _kept_back(text: str, beginnings: Container[str], longest: int) -> int:
     """How much of the end of `text` may be the beginning of a stop sequence."""
-    longest = min(len(text), max(map(len, sequences)) - 1)
-    for length in range(longest, 0, -1):
-        ending = text[-length:]
-        if any(sequence.startswith(ending) for sequence in sequences):
-            return length
-    return 0
+    sizes = range(min(len(text), longest), 0, -1)
+    return next((size for size in sizes if text[-size:] in beginnings), 0)
 
 
 def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:

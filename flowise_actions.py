@@ -7,12 +7,18 @@ Agentflows v2 take `humanInput`, sequential agents the `action` they sent with t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from flow_turn import ActionAsked, Turn
 
+MAX_LABEL_CHARACTERS = 200
+"""A choice with a longer label is not looked for in an answer: nobody types it."""
+
+_before = re.compile(r"\s*[\"'*]*").match
+_behind_reject = re.compile(r"[\"'*]*(?:[\s,;:.!–—-]+|\Z)").match
+_behind = re.compile(r"[\"'*]*(?:\s*[,;:.!–—-]+\s*|\s*\Z)").match
 _YES = ("approve", "approved", "yes", "y", "ok", "okay", "proceed", "confirm", "accept", "go ahead")
 _NO = ("reject", "rejected", "no", "n", "deny", "decline", "cancel", "stop")
 
@@ -29,23 +35,28 @@ def decision(text: str, asked: ActionAsked) -> Decision | None:
 
     The first label of the question means to proceed, the second to reject.
     """
-    labels = [label.lower() for label in asked.choices]
+    labels = [label.lower() if len(label) <= MAX_LABEL_CHARACTERS else "" for label in asked.choices[:2]]
     # Whoever rejects often says why in the same sentence; whoever says yes and more may mean anything.
-    found = _after(text, ("reject", *labels[1:2]), r"(?:[\s,;:.!–—-]+|\Z)")
+    found = _after(text, ("reject", *labels[1:]), _behind_reject)
     if found is None:
-        found = _after(text, _NO, r"(?:\s*[,;:.!–—-]+\s*|\s*\Z)")
+        found = _after(text, _NO, _behind)
     if found is not None:
         return Decision("reject", found)
-    found = _after(text, (*_YES, *labels[:1]), r"(?:\s*[,;:.!–—-]+\s*|\s*\Z)")
+    found = _after(text, (*_YES, *labels[:1]), _behind)
     return None if found is None else Decision("proceed", found)
 
 
-def _after(text: str, words: tuple[str, ...], end: str) -> str | None:
+def _after(
+    text: str, words: tuple[str, ...], behind: Callable[[str, int], re.Match[str] | None]
+) -> str | None:
     """What follows one of the words at the beginning of the text."""
-    longest_first = sorted(filter(None, words), key=len, reverse=True)
-    pattern = rf"\s*[\"'*]*(?:{'|'.join(map(re.escape, longest_first))})[\"'*]*{end}"
-    begun = re.match(pattern, text, re.IGNORECASE)
-    return text[begun.end() :].strip() if begun else None
+    before = _before(text)
+    at = before.end() if before else 0
+    for word in sorted(filter(None, words), key=len, reverse=True):
+        end = at + len(word)
+        if text[at:end].lower() == word and (found := behind(text, end)):
+            return text[found.end() :].strip()
+    return None
 
 
 def decided(turn: Turn, made: Decision, asked: ActionAsked) -> Turn:

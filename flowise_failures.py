@@ -26,6 +26,9 @@ from proxy_errors import (
     RunFailed,
 )
 
+MAX_LOOKED_AT = 10_000
+"""Characters of a failure's text that are looked at: behind them a provider may repeat a whole prompt."""
+
 _PREFIX = re.compile(
     r"^(?:Error: |[A-Za-z]+(?:Service|Services)\.[A-Za-z]+ - |Error in [^:\n]{1,80} node: )+"
 )
@@ -38,7 +41,7 @@ _TELLING = re.compile(
 
 def readable(message: str) -> str:
     """A failure's text that may be shown: its first line, without words that look like keys or addresses."""
-    first = _PREFIX.sub("", message).strip().split("\n", 1)[0]
+    first = _PREFIX.sub("", message[:MAX_LOOKED_AT]).strip().split("\n", 1)[0]
     words = re.sub(r"(?i)bearer\s+\S+", "…", first).split()
     return " ".join("…" if _TELLING.search(word) else word for word in words)[:300].strip()
 
@@ -50,6 +53,7 @@ def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyErro
     called: the latter comes once something ran, from a node, or names another flow. What the provider refused
     becomes a 4xx that no client sends again, since tools may have run before.
     """
+    message = message[:MAX_LOOKED_AT]
     prefix = _PREFIX.match(message)
     bare = message[prefix.end() :].strip() if prefix else message.strip()
     if not has_run and not (prefix and _OF_NODE.search(prefix[0])):
@@ -163,7 +167,7 @@ def document_refused(body: bytes) -> ProxyError:
     """The error of a file that Flowise does not read for a flow."""
     answer = _json(body)
     message = answer.get("message") if isinstance(answer, dict) else None
-    text = message if isinstance(message, str) else ""
+    text = message[:MAX_LOOKED_AT] if isinstance(message, str) else ""
     if re.search("(?i)not enabled", text):
         reason = "the flow takes no files (its setting for full file uploads is off)"
     elif re.search("(?i)not allowed|not supported|invalid file|mime|extension", text):
@@ -208,7 +212,8 @@ def _forbidden(_head: ReplyHead, _body: bytes) -> ProxyError:
 def _not_found(message: Any, flow: str) -> ProxyError:
     if not isinstance(message, str):
         return not_the_api()
-    return failure(message, flow) if re.search(r"(?i)\bchatflow \S+ not found", message) else no_such_flow()
+    is_flow = re.search(r"(?i)\bchatflow \S+ not found", message[:MAX_LOOKED_AT])
+    return failure(message, flow) if is_flow else no_such_flow()
 
 
 def _too_large(_head: ReplyHead, _body: bytes) -> ProxyError:

@@ -36,7 +36,7 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
 _ALWAYS_OPEN = ("sessionId", "analytics")
 """What Flowise lets be overridden without asking."""
 
-_NODE_ID = re.compile(r"\w+_\d+")
+_is_node_id = re.compile(r"\w+_\d+").fullmatch
 """As in `{"systemMessage": {"toolAgent_0": …}}`."""
 
 _USER_VARIABLES = ("user", "user_id", "userId")
@@ -126,7 +126,7 @@ def _not_open(model: Model, given: Mapping[str, Any]) -> list[str]:
 
 def _is_merged(value: Any) -> bool:
     """Whether it is an object that is not about single nodes: those Flowise merges without asking."""
-    return isinstance(value, dict) and not all(map(_NODE_ID.fullmatch, value))
+    return isinstance(value, dict) and not all(map(_is_node_id, value))
 
 
 def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:

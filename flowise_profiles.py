@@ -18,6 +18,7 @@ Nodes = list[dict[str, Any]]
 
 _STARTS_NOT_BY_CHAT = ("webhookTrigger", "scheduleInput")
 _MODEL_NODES = ("llmAgentflow", "agentAgentflow", "conditionAgentAgentflow")
+_LONGEST_NAME = 500
 _MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnableMemory")
 
 
@@ -250,7 +251,7 @@ def _is_hidden(nodes: Nodes | None) -> bool:
 
 def slug_of(name: str) -> str:
     """A flow's name in lower-case ASCII letters, digits and hyphens; empty when none are left."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", name[:_LONGEST_NAME]).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:100].strip("-")
 
 

@@ -173,6 +173,10 @@ def include_usage(body: Mapping[str, Any]) -> bool:
     return boolean(options, "include_usage", "stream_options.include_usage")
 
 
+MAX_STOP_CHARACTERS = 256
+"""Of a stop sequence: each piece of the answer is searched for its beginnings."""
+
+
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     """The sequences that end the answer: a string or some of them, more than OpenAI's four."""
     value = body.get("stop")
@@ -186,6 +190,8 @@ def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     for n, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
             raise wrong_type(f"stop[{n}]", "a string", sequence)
+        if len(sequence) > MAX_STOP_CHARACTERS:
+            raise wrong_value(f"stop[{n}]", f"at most {MAX_STOP_CHARACTERS} characters are allowed")
     return tuple(sequence for sequence in sequences if sequence)
 
 

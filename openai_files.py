@@ -20,9 +20,9 @@ _LANGUAGES = {
     "svg": "xml",
     "xml": "xml",
 }
-_IMAGE_NAME = re.compile(r"(?i).*\.(?:png|jpe?g|gif|webp)")
+_IMAGE_NAMES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 _IMAGE_DATA = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
-_IMAGE_URL = re.compile(r"https://(?!\S*get-upload-file)[^\s()<>\"\\]{1,2000}")
+_IMAGE_URL = re.compile(r"https://[^\s()<>\"\\]{1,2000}")
 _ARTIFACT = "![artifact]("
 _LINK = re.compile(
     r"(?:\A|\n\n)"
@@ -54,7 +54,7 @@ def _linked(made: ArtifactMade) -> str:
     name = made.stored or "file"
     if not made.url:
         return f"(File: {label(name)})"
-    return f"{'!' if _IMAGE_NAME.fullmatch(name) else ''}[{label(name)}]({made.url})"
+    return f"{'!' if name.lower().endswith(_IMAGE_NAMES) else ''}[{label(name)}]({made.url})"
 
 
 def _inline(made: ArtifactMade) -> str:
@@ -62,7 +62,8 @@ def _inline(made: ArtifactMade) -> str:
     if kind in _LANGUAGES and data is not None:
         return _fenced(json_text(data), _LANGUAGES[kind])
     image = data if isinstance(data, str) and len(data) <= LONGEST_IMAGE else ""
-    if _IMAGE_DATA.fullmatch(image) or _IMAGE_URL.fullmatch(image):
+    is_address = _IMAGE_URL.fullmatch(image) and "get-upload-file" not in image
+    if is_address or _IMAGE_DATA.fullmatch(image):
         return f"![artifact]({image})"
     return f"(A file of type {label(kind, 40)}, which cannot be shown here.)"
 

@@ -12,6 +12,8 @@ from openai_files import label, without_links
 
 MOST_CITATIONS = 100
 LONGEST_PASSAGE = 2_000
+MAX_MARKED = 200_000
+"""Characters of an answer in which the markers of its sources are looked for."""
 
 FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
 """These words begin our footer, and nothing but its lines may follow them to the end of the text."""
@@ -20,10 +22,11 @@ _URL_KEYS = ("url", "source", "link", "href", "source_url", "sourceURL")
 _TITLE_KEYS = ("title", "name", "fileName", "filename")
 _URL = re.compile(r"https?://[^\s<>\"\\^`{|}\x00-\x20\x7f]{1,2000}", re.IGNORECASE)
 _MARKER = re.compile(
-    r"(?s:(?P<fence>`{3,}).*?(?:(?P=fence)|\Z))|`[^`\n]*`"  # code, where [1] is an index
+    r"(?P<fence>`{3,})|`[^`\n]*`"  # code, where [1] is an index
     r"|\[\^?(?P<plain>\d{1,3})\](?![(:])"
-    r"|【(?P<wide>\d{1,3})(?:†[^】\n]{0,200})?】"
+    r"|【(?P<wide>\d{1,3})(?:†[^【】\n]{0,200})?】"
 )
+_FENCE = re.compile("`{3,}")
 _FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?:\n|\s*\Z))+")
 
 
@@ -147,10 +150,20 @@ def without_footer(text: str) -> str:
 
 def _markers(text: str) -> dict[int, tuple[int, int]]:
     places: dict[int, tuple[int, int]] = {}
-    for found in _MARKER.finditer(text):
-        if number := found["plain"] or found["wide"]:
+    at = 0
+    while found := _MARKER.search(text, at, MAX_MARKED):
+        at = found.end()
+        if found["fence"]:
+            at = _end_of_code(text, at, len(found["fence"]))
+        elif number := found["plain"] or found["wide"]:
             places.setdefault(int(number), found.span())
     return places
+
+
+def _end_of_code(text: str, at: int, size: int) -> int:
+    """Where the code ends whose fence of `size` ends at `at`: behind one as long, or with the text."""
+    fences = _FENCE.finditer(text, at, MAX_MARKED)
+    return next((fence.end() for fence in fences if len(fence[0]) >= size), len(text))
 
 
 def _web_sources(transcript: Transcript) -> Iterator[tuple[int, str, str]]:

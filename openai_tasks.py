@@ -8,6 +8,7 @@ Wire layer, pure.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -132,10 +133,11 @@ def is_whole_json(text: str) -> bool:
 
 def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
     """What the user said first, or last, in the conversation that a prompt quotes."""
-    says = [*_USER_SAYS.finditer(prompt)]
-    if not says:
+    says = deque(_USER_SAYS.finditer(prompt, max(0, len(prompt) - _LOOKED_AT)) if is_newest else (), 1)
+    found = says[0] if says else _USER_SAYS.search(prompt)
+    if not found:
         return ""
-    begin = says[-1 if is_newest else 0].end()
+    begin = found.end()
     end = _OTHERS_SAY.search(prompt, begin)
     return without_attached_files(prompt[begin : end.start() if end else None]).strip()
 

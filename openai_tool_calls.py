@@ -27,14 +27,11 @@ NONE_MADE = "The request demands a tool call, but the flow made none."
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _MOST_SPACE = 1000
 _NAME = r'"name"\s*:\s*"(?P<name>[A-Za-z0-9_-]{1,64})"'
-_ARGUMENTS = r'"arguments"\s*:\s*(?P<arguments>\{.*\})'
-_WHOLE = tuple(
-    re.compile(
-        rf"{_OPENING}\s*(?:```(?:json)?\s*)?\{{\s*{first}\s*,\s*{second}\s*\}}\s*(?:```\s*)?{_CLOSING}",
-        re.DOTALL,
-    )
-    for first, second in ((_NAME, _ARGUMENTS), (_ARGUMENTS, _NAME))
-)
+_BEGINNING = re.compile(rf"{_OPENING}\s*(?:```(?:json)?\s*)?\{{\s*")
+_NAME_FIRST = re.compile(rf'{_NAME}\s*,\s*"arguments"\s*:')
+_NAME_LAST = re.compile(rf"{_NAME}\s*")
+_ARGUMENTS = re.compile(r'"arguments"\s*:')
+_SPACE = re.compile(r"\s+")
 _HEAD = re.compile(r"\s*(?:```(?:json)?\s*)?")
 _HEAD_SO_FAR = re.compile(r"\s*(?:`{1,2}|```(?:j|js|jso|json|(?:json)?\s+)?)?")
 _PLAIN = re.compile(r"[\s\[\]:,0-9eE+.\-truefalsn]*")
@@ -176,10 +173,11 @@ class _Scan:
         if text[at] == "{" and _HEAD.fullmatch(self._before):
             self._step = self._object
             return at
-        self._before += text[at]
+        end = _end_of_space(text, at)
+        self._before += text[at:end]
         if len(self._before) > _MOST_SPACE or not _HEAD_SO_FAR.fullmatch(self._before):
             return self._broken(at)
-        return at + 1
+        return end
 
     def _object(self, text: str, at: int) -> int:
         if self._is_in_string:
@@ -209,12 +207,19 @@ class _Scan:
         return found.end()
 
     def _tail(self, text: str, at: int) -> int:
-        self._after += text[at]
+        end = _end_of_space(text, at)
+        self._after += text[at:end]
         wanted = "```" + _CLOSING if "`" in self._before else _CLOSING
         given = "".join(self._after.split())
         self.is_whole = given == wanted
         self.is_open = not self.is_whole and wanted.startswith(given) and len(self._after) <= _MOST_SPACE
-        return at + 1
+        return end
+
+
+def _end_of_space(text: str, at: int) -> int:
+    """Where the white space at `at` ends, or one character that is none: each step looks at all before it."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at + 1
 
 
 class _Code:
@@ -246,14 +251,26 @@ class _Code:
 
 def _call(text: str) -> tuple[str, str] | None:
     """The name and the arguments of a call."""
-    found = next((found for pattern in _WHOLE if (found := pattern.fullmatch(text))), None)
-    if found is None:
+    begun = _BEGINNING.match(text)
+    end = text.removesuffix(_CLOSING).rstrip().removesuffix("```").rstrip()
+    if begun is None or not end.endswith("}"):
         return None
+    name, arguments = _named(end[begun.end() : -1])
     try:
-        is_object = isinstance(orjson.loads(found["arguments"]), dict)
+        is_object = isinstance(orjson.loads(arguments), dict)
     except orjson.JSONDecodeError:
         return None
-    return (found["name"], found["arguments"]) if is_object else None
+    return (name, arguments) if is_object else None
+
+
+def _named(members: str) -> tuple[str, str]:
+    """The name and the arguments of the two members of a call, in any order; empty if they are others."""
+    if first := _NAME_FIRST.match(members):
+        return first["name"], members[first.end() :].strip()
+    arguments, place = _ARGUMENTS.match(members), members.rfind('"name"')
+    last = _NAME_LAST.fullmatch(members, max(place, 0))
+    before = members[arguments.end() : place].rstrip() if arguments and place >= 0 else ""
+    return (last["name"], before[:-1].strip()) if last and before.endswith(",") else ("", "")
 
 
 def _begun(text: str, at: int) -> int:

@@ -154,9 +154,13 @@ def _is_this_machine(name: str) -> bool:
     return is_loopback_host(name) or name.endswith(".localhost")  # reserved, RFC 6761
 
 
+_LONGEST_ADDRESS = 2000
+
+
 def _name_in(address: str) -> str:
     try:
-        return (urlsplit(address).hostname or "").rstrip(".")
+        # To split a long one takes time: letters beyond ASCII are normalised.
+        return (urlsplit(address if len(address) <= _LONGEST_ADDRESS else "").hostname or "").rstrip(".")
     except ValueError:
         return ""
 

@@ -31,7 +31,9 @@ _SHORT_BYTES = 1024
 MOST_KEPT_BYTES = 256 * 1024
 """Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
 
-_ASKS = re.compile(r"\(Waiting for your decision: [^\n]*?(?: · ([0-9a-f]{16}))?\)\s*\Z")
+_ASKS = "(Waiting for your decision: "
+_REFERENCE_CHARACTERS = len(" · 0123456789abcdef)")
+_REFERENCE = re.compile(r" · ([0-9a-f]{16})\)")
 
 
 class Links(Protocol):
@@ -396,8 +398,13 @@ def _newest(history: History) -> History:
 
 def _reference(history: History) -> str | None:
     """The reference in a question for a decision that ends the history, if any; None for no question."""
-    asks = _ASKS.search(history[-1].content) if history and history[-1].role == "apiMessage" else None
-    return (asks[1] or "") if asks else None
+    if not history or history[-1].role != "apiMessage":
+        return None
+    line = history[-1].content.rstrip().rpartition("\n")[2]
+    if _ASKS not in line or not line.endswith(")"):
+        return None
+    found = _REFERENCE.fullmatch(line[-_REFERENCE_CHARACTERS:])
+    return found[1] if found else ""
 
 
 def _mark(history: History) -> str:

@@ -94,7 +94,7 @@ def _syntax_error(file: str, text: str, error: yaml.YAMLError) -> ConfigError:
     # The end of a file without a last line end counts as a line of its own.
     line = min(mark.line + 1, len(lines)) if mark else 1
     parts = [getattr(error, name, None) for name in ("context", "problem")]
-    if re.match(r" *\t", lines[line - 1]):
+    if lines[line - 1].lstrip(" ").startswith("\t"):
         reason = "a line must be indented with spaces, not with tabs"
     elif parts[0] == "while scanning an alias":
         reason = _ALIAS_HINT

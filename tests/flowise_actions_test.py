@@ -72,6 +72,12 @@ def test_any_other_text_decides_nothing(text: str) -> None:
     assert decision(text, ActionAsked(V2, ())) is None
 
 
+def test_a_label_that_nobody_types_is_not_looked_for() -> None:
+    long = "l" * 201
+    assert decision(long, ActionAsked(V2, (long, long))) is None
+    assert decision(long[1:], ActionAsked(V2, (long[1:], "b"))) == Decision("proceed")
+
+
 def test_an_agentflow_is_told_as_human_input() -> None:
     turn = decided(TURN, Decision("reject", "too dear"), ASKED)
     assert turn.human_input == {

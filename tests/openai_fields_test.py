@@ -222,6 +222,7 @@ def test_stop_is_a_string_or_some(value: Any, sequences: tuple[str, ...]) -> Non
         ({"a": "b"}, "stop", "invalid_type"),
         (False, "stop", "invalid_type"),
         (["a"] * 65, "stop", "invalid_value"),
+        (["a", "b" * 257], "stop[1]", "invalid_value"),
         (["a", 1], "stop[1]", "invalid_type"),
         ([None], "stop[0]", "invalid_type"),
     ],
