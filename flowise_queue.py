@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,23 @@ class Said:
         if len(said) >= len(stored) and said.rstrip().endswith(stored.rstrip()[-_TAIL:]):
             return ""  # what was said before a tool is not stored, nor what the flow cuts out of its answer
         return None if last else stored
+
+
+def stored_text(row: Mapping[str, Any]) -> str | None:
+    """The answer in a stored message, None where there is none."""
+    content = row.get("content")
+    if not isinstance(content, str):
+        return None
+    # A chatflow's answer without text is stored as all that the flow returned, in JSON.
+    return "" if content.startswith("{") and _is_without_text(content) else content
+
+
+def _is_without_text(content: str) -> bool:
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(answer, dict) and answer.get("text") == ""
 
 
 def _rest(part: str, stored: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, ToolCalled, Turn, TurnEnded
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
 from flowise_failures import unreachable
-from flowise_queue import HURRIED_SECONDS, QueueMode, Said
+from flowise_queue import HURRIED_SECONDS, QueueMode, Said, stored_text
 from flowise_transport import NotSent, Reply, ReplyHead
 from proxy_errors import ProxyError, RunFailed
 from proxy_settings import Settings
@@ -145,8 +145,8 @@ class Run:
         if decoder.is_whole or not is_doubtful:
             return
         row = stored(decoder.message_id) or {}
-        content = row.get("content")
-        rest = self._said.rest_of(content) if isinstance(content, str) else None
+        content = stored_text(row)
+        rest = None if content is None else self._said.rest_of(content)
         if decoder.is_cut or rest:
             mode.find()
         if rest is not None:

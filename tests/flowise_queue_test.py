@@ -129,7 +129,7 @@ def test_an_agentflow_without_its_beginning_is_an_error(flowise: SayingFlowise) 
 
 def test_an_empty_answer_stays_one(flowise: SayingFlowise) -> None:
     flowise.streams(ids())
-    for rows in (None, [], [row("")], [row(" ")]):
+    for rows in (None, [], [row("")], [row('{\n  "text": "",\n  "sourceDocuments": []\n}')]):
         flowise.stores(rows)
         client = client_of(flowise)
         assert client.predict(TURN).is_empty
@@ -186,6 +186,13 @@ def test_a_flowise_that_is_merely_fast_is_not_asked_for_ever(flowise: SayingFlow
         assert client.predict(TURN).text == "Hello, "
     assert len(flowise.reads) == MOST_DOUBTS
     assert not client.mode.is_on
+
+
+@pytest.mark.parametrize("text", ['{"text": "Hello"}', '{"a": ""}', '{"text": ""', '[{"text": ""}]', "{"])
+def test_an_answer_may_look_like_json(text: str, flowise: SayingFlowise) -> None:
+    flowise.streams(ids())
+    flowise.stores([row(text)])
+    assert client_of(flowise).predict(TURN).text == text
 
 
 @pytest.mark.parametrize("rows", [None, [], [row("Another answer")]])

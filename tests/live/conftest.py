@@ -10,21 +10,34 @@ from pathlib import Path
 import pytest
 from openai import AzureOpenAI, DefaultHttpxClient, OpenAI
 
-from tests.live.flowise_install import install
-from tests.live.real_flowise import RealFlowise
+from tests.live.flowise_install import NEWEST, VERSION, install
+from tests.live.real_flowise import IS_QUEUED, RealFlowise
 from tests.live.wire import Wire
 from tests.processes import ended_in_order
 from tests.running_proxy import RunningProxy, StartProxy
 
 TEST_SECONDS = 60
+EVERYWHERE = {"harness_test", "every_version_test"}
+QUEUED = "queue_test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The time limit of a test does not count the installation, which has its own."""
+    """An older release, or queue mode, is run through in short; queue mode has a file of its own.
+
+    The time limit of a test does not count the installation, which has its own.
+    """
     here = Path(__file__).parent
+    wanted = EVERYWHERE | ({QUEUED} if IS_QUEUED else set())
+    is_short = IS_QUEUED or VERSION != NEWEST
+    kept = []
     for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+        if here not in item.path.parents:
+            kept.append(item)
+        elif item.path.stem in wanted or not (is_short or item.path.stem == QUEUED):
+            kept.append(item)
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import gzip
 import pytest
 import requests
 
-from tests.live.flowise_install import LOCK, VERSION
+from tests.live.flowise_install import RECIPE, VERSION
 from tests.live.real_flowise import RealFlowise
 
 pytestmark = pytest.mark.live
@@ -18,14 +18,14 @@ def test_flowise_answers_ping(flowise: RealFlowise) -> None:
 
 
 def test_flowise_is_the_release_that_was_asked_for(flowise: RealFlowise) -> None:
-    assert flowise.version == VERSION == "3.1.4"
+    assert flowise.version == VERSION
 
 
 def test_all_flows_are_there_for_a_key_that_may_list_them(flowise: RealFlowise) -> None:
     headers = {"Authorization": f"Bearer {flowise.keys['all']}"}
     rows = requests.get(f"{flowise.base_url}/chatflows", headers=headers, timeout=5).json()
     assert {row["name"]: row["id"] for row in rows} == flowise.flows
-    assert len(flowise.flows) == 38
+    assert len(flowise.flows) >= (20 if VERSION.startswith("2.") else 38)
 
 
 def test_a_prediction_reaches_the_fake_model(flowise: RealFlowise) -> None:
@@ -36,7 +36,8 @@ def test_a_prediction_reaches_the_fake_model(flowise: RealFlowise) -> None:
     assert "Is the harness there?" in asked
 
 
-def test_the_lock_file_names_no_registry() -> None:
-    lock = gzip.decompress(LOCK.read_bytes())
-    assert b'"resolved"' not in lock
-    assert b"://" not in lock
+def test_no_lock_file_names_a_registry() -> None:
+    for path in RECIPE.glob("*/package-lock.json.gz"):
+        lock = gzip.decompress(path.read_bytes())
+        assert b'"resolved"' not in lock
+        assert b"://" not in lock
