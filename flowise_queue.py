@@ -16,11 +16,9 @@ import orjson
 
 log = logging.getLogger(__name__)
 
-HURRIED_SECONDS = 0.01
-"""Sooner after its last token no run has stored its answer: more tokens may be on their way."""
-
-MOST_DOUBTS = 20
+MOST_DOUBTS = 100
 DOUBT_SECONDS = 10.0
+"""How many answers are compared at first, and how often one is later, while the mode is not known."""
 
 _TAIL = 64
 
@@ -53,7 +51,7 @@ class QueueMode:
     def may_doubt(self) -> bool:
         """Whether one more answer may be compared with the stored one although the mode is not known.
 
-        Some at first, then one in a while: a Flowise that is merely fast must not be asked twice each time.
+        Some at first, then one in a while: where nothing is lost, few answers cost a second request.
         """
         now = self._clock()
         self._doubts = min(MOST_DOUBTS, self._doubts + (now - self._doubted_at) / DOUBT_SECONDS)

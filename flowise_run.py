@@ -12,7 +12,7 @@ from typing import Any
 from flow_turn import FlowEvent, KeepAlive, StepStarted, TextDelta, ToolCalled, Turn, TurnEnded
 from flowise_events import EventDecoder, SseDecoder, answer_events, lenient_json, payloads
 from flowise_failures import unreachable
-from flowise_queue import HURRIED_SECONDS, QueueMode, Said, stored_text
+from flowise_queue import QueueMode, Said, stored_text
 from flowise_transport import NotSent, Reply, ReplyHead
 from proxy_errors import ProxyError, RunFailed
 from proxy_settings import Settings
@@ -63,8 +63,6 @@ class Run:
         self._wake = wake
         self._pump = pump
         self._pumped_at = 0.0
-        self._waiting_since = 0.0
-        self._is_hurried = False
         self._said = Said()
         self._run_deadline = time.monotonic() + limits.run_timeout
 
@@ -106,14 +104,13 @@ class Run:
             if not piece:
                 break
             batch: Batch = []
-            was_complete = decoder.is_complete
             try:
                 self._decode(sse.feed(piece), decoder, batch)
             except ProxyError:
                 self.is_running = False
                 yield batch
                 raise
-            self._note(batch, has_ids=decoder.is_complete and not was_complete)
+            self._note(batch)
             yield batch
             if sse.open_bytes > LARGEST_ANSWER_BYTES:
                 raise _too_large("event")
@@ -126,23 +123,18 @@ class Run:
             closing[-1] = replace(closing[-1], is_cut=True)
         yield closing
 
-    def _note(self, batch: Batch, *, has_ids: bool) -> None:
-        """Keep what was said, to compare it with what is stored, and whether the run's ids came too soon."""
+    def _note(self, batch: Batch) -> None:
+        """Keep what was said, to compare it with what is stored."""
         for event in batch:
             if isinstance(event, TextDelta):
                 self._said.add(event.text)
-                self._is_hurried = has_ids
             elif isinstance(event, (StepStarted, ToolCalled)):
                 self._said.turn()
-        if has_ids and not self._is_hurried:
-            waited = time.monotonic() - max(self._waiting_since, self._pumped_at)
-            self._is_hurried = waited < HURRIED_SECONDS
 
     def _missing(self, decoder: EventDecoder, mode: QueueMode, stored: Stored) -> Iterator[FlowEvent]:
         """Give what a stream that may be cut lacks. Raises RunFailed if it is and cannot be completed."""
         must_be_whole = decoder.is_cut or mode.is_on
-        is_doubtful = must_be_whole or decoder.is_silent or (self._is_hurried and mode.may_doubt())
-        if decoder.is_whole or not is_doubtful:
+        if decoder.is_whole or not (must_be_whole or decoder.is_silent or mode.may_doubt()):
             return
         row = stored(decoder.message_id) or {}
         content = stored_text(row)
@@ -193,8 +185,7 @@ class Run:
 
     def _piece(self, reply: Reply, decoder: EventDecoder) -> Generator[Batch, None, bytes]:
         limit = CLOSING_GRACE_SECONDS if decoder.is_complete else self._limits.stream_idle_timeout
-        self._waiting_since = time.monotonic()
-        deadline = self._waiting_since + limit
+        deadline = time.monotonic() + limit
         while (piece := reply.read_available(self._patience(deadline))) is None:
             deadline = max(deadline, self._pumped_at + limit)
             if decoder.is_complete and time.monotonic() >= deadline:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-import flowise_run
 from flow_turn import ActionAsked, TextDelta, Turn, UsageReported
-from flowise_client import FlowiseClient
+from flowise_client import FlowiseClient, FlowiseClients
 from flowise_queue import DOUBT_SECONDS, MOST_DOUBTS, QueueMode, Said
 from flowise_run import Limits
 from proxy_errors import RunFailed
+from proxy_settings import Settings
 from tests.running_proxy import RunningProxy
 from tests.saying_flowise import FLOW, SayingFlowise, Step, event, token
 
@@ -45,12 +45,6 @@ def step(label: str) -> bytes:
 def row(content: Any, **more: Any) -> dict[str, Any]:
     """A stored message."""
     return {"id": MESSAGE, "role": "apiMessage", "content": content, **more}
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is late, and must not look like a Flowise that took its time."""
-    monkeypatch.setattr(flowise_run, "HURRIED_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -141,7 +135,6 @@ def test_an_empty_answer_stays_one(flowise: SayingFlowise) -> None:
 
 
 CUT: list[Step] = [event("start", "") + token("Hel") + token("lo, ") + ids()]
-WHOLE: list[Step] = [event("start", ""), token("Hel"), token("lo, "), 0.5, ids()]
 
 
 @pytest.mark.parametrize("is_set", [False, True])
@@ -163,28 +156,31 @@ def test_what_is_missing_comes_as_one_piece(flowise: SayingFlowise) -> None:
 def test_once_found_the_mode_is_known_to_all(
     flowise: SayingFlowise, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = client_of(flowise)
-    flowise.stores([row("Hello, you")])
-    flowise.streams(*WHOLE)
-    assert client.predict(TURN).text == "Hello, ", "nothing tells that it is not whole"
+    clients = FlowiseClients(Settings(flowise_base_url=flowise.base_url))
+    one, other = clients.client(FLOW, "one"), clients.client(FLOW, "other")
     flowise.streams(*CUT)
+    flowise.stores([row("Hello, you")])
     with caplog.at_level(logging.WARNING):
-        client.predict(TURN)
-        client.predict(TURN)
-    assert [record.message for record in caplog.records if "flowise_mode: queue" in record.message] != []
-    assert len(caplog.records) == 1
-    flowise.streams(*WHOLE)
-    assert client.predict(TURN).text == "Hello, you"
+        one.predict(TURN)
+        other.predict(TURN)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "flowise_mode: queue" in caplog.text
+    assert other.mode.is_on
+    while other.mode.may_doubt():
+        pass
+    assert other.predict(TURN).text == "Hello, you"
 
 
-def test_a_flowise_that_is_merely_fast_is_not_asked_for_ever(flowise: SayingFlowise) -> None:
+def test_few_answers_are_compared_where_nothing_is_lost(flowise: SayingFlowise) -> None:
     flowise.streams(*CUT)
     flowise.stores([row("Hello, ")])
     client = client_of(flowise)
     client.mode = QueueMode(lambda: 0.0)
-    for _ in range(MOST_DOUBTS + 5):
+    for _ in range(MOST_DOUBTS - 5):
+        client.mode.may_doubt()
+    for _ in range(10):
         assert client.predict(TURN).text == "Hello, "
-    assert len(flowise.reads) == MOST_DOUBTS
+    assert len(flowise.reads) == 5
     assert not client.mode.is_on
 
 
@@ -203,7 +199,7 @@ def test_a_mere_doubt_fails_no_answer(rows: list[Any] | None, flowise: SayingFlo
 
 
 def test_a_chatflow_known_to_lose_is_an_error_where_it_cannot_be_compared(flowise: SayingFlowise) -> None:
-    flowise.streams(*WHOLE)
+    flowise.streams(*CUT)
     flowise.stores([row("Another answer")])
     with pytest.raises(RunFailed):
         client_of(flowise, is_set=True).predict(TURN)
