@@ -110,11 +110,20 @@ def sequence(*nodes: Json) -> Json:
 
 
 def overridable(flow: Json, inputs: Iterable[str], variables: Iterable[str] = ()) -> Json:
-    """The `apiConfig` that lets callers override these inputs and variables of the flow."""
+    """The `apiConfig` that lets callers override these inputs and variables of the flow, as Flowise writes it.
+
+    A model of an agentflow's node has its settings in an input of their own, `<name>Config`.
+    """
     wanted = frozenset(inputs)
     nodes = {}
     for node in flow["nodes"]:
-        fields = [field for field in node["data"]["inputParams"] if field["name"] in wanted]
+        fields = list(node["data"]["inputParams"])
+        fields += [
+            {"label": f"{field['label']} Config", "name": f"{field['name']}Config", "type": "json"}
+            for field in node["data"]["inputParams"]
+            if field.get("loadConfig")
+        ]
+        fields = [field for field in fields if field["name"] in wanted]
         if fields:
             nodes[node["data"]["label"]] = [
                 {"label": field["label"], "name": field["name"], "type": field["type"], "enabled": True}

@@ -154,7 +154,9 @@ def _conversations(parts: Parts) -> Iterator[Flow]:
     yield Flow("conv_public", parts.conversation(), settings={"isPublic": True})
     yield Flow("conv_keyed", parts.conversation(), settings={"apikeyid": parts.key_id})
     canvas = parts.conversation()
-    free = overridable(canvas, ("systemMessagePrompt", "temperature", "modelName", "sessionId"), ("who",))
+    free = overridable(
+        canvas, ("systemMessagePrompt", "temperature", "maxTokens", "modelName", "sessionId"), ("who",)
+    )
     yield Flow("conv_override", canvas, settings={"apiConfig": free})
     yield Flow("conv_nostream", parts.conversation(streaming=False))
     yield Flow("conv_down", parts.conversation(basepath=NOWHERE))
