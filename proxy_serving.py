@@ -121,9 +121,20 @@ def store_thread() -> Run:
     pool = ThreadPool(1)
 
     def run(function: Callable[[], Any]) -> Any:
-        return pool.apply(function)
+        # gevent prints a traceback for whatever a thread of its pool raises, also if the caller expects it.
+        result, error = pool.apply(_outcome, (function,))
+        if error is not None:
+            raise error
+        return result
 
     return run
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:  # noqa: BLE001 - raised again where the caller waits
+        return None, error
 
 
 def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> int:

@@ -542,6 +542,7 @@ class Chain:
             self.deleted.add(gone)
 
 
+@pytest.mark.timeout(400)  # five thousand requests: the machine may be busy
 def test_a_thousand_chains_with_forks_deletes_and_a_restart_say_what_was_said(
     folder: Path, fast_demo: DemoServer
 ) -> None:
