@@ -146,6 +146,9 @@ def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
     )
 
 
+_WORKS_ANYWAY = "A flow's id works as model all the same, and so do the models of proxy.yaml."
+
+
 def listing_refused(head: ReplyHead, body: bytes, *, has_key: bool) -> ProxyError:
     """Why Flowise gives no list of its flows."""
     if head.status < 400 or head.status == 404:
@@ -153,8 +156,12 @@ def listing_refused(head: ReplyHead, body: bytes, *, has_key: bool) -> ProxyErro
     if head.status == 401:
         wanted = "check FLOWISE_API_KEY" if has_key else "set FLOWISE_API_KEY to one of its API keys"
         return FlowiseRefused(
-            f"Flowise lists its flows for a key that it knows alone: {wanted}. "
-            "A flow's id works as model all the same, and so do the models of proxy.yaml."
+            f"Flowise lists its flows for a key that it knows alone: {wanted}. {_WORKS_ANYWAY}"
+        )
+    if head.status == 403:
+        return FlowiseMisconfigured(
+            "Flowise does not let FLOWISE_API_KEY list its flows: give it the right to view chatflows or "
+            f"agentflows. {_WORKS_ANYWAY}"
         )
     if make := _BY_STATUS.get(head.status):
         return make(head, body)

@@ -124,4 +124,5 @@ def test_flows_are_described_where_the_key_may_not_list_them(
         }.items():
             assert wait_for(lambda flow=flow, expected=expected: abilities(flow) == expected, 20), told(flow)  # type: ignore[misc]
         refused = requests.get(f"{server.url}/v1/models", headers={"api-key": "any"}, timeout=5)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "flowise_auth")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "flowise_misconfigured")
+        assert "list its flows" in refused.json()["error"]["message"]
