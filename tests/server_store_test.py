@@ -67,7 +67,7 @@ def test_a_locked_file_delays_nobody(server: RunningProxy, tmp_path: Path) -> No
         assert time.monotonic() - began < 0.5
         later = list(threads.map(timed, range(8, 24)))
         # Written by the store's thread, whose failure is expected: nothing but a line of ours tells of it.
-        assert chat(server, "large", secrets.token_hex(200_000)).status_code == 200
+        assert chat(server, "large", secrets.token_hex(90_000)).status_code == 200
         state = requests.get(f"{server.url}/ready", timeout=5).json()
         other.execute("ROLLBACK")
     assert max(first) < 4, "those who met the lock first, with what this machine takes for eight answers"
