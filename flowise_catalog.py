@@ -169,6 +169,8 @@ class Catalog:
         for slug, flow in self._by_slug.items():
             if flow in by_flow and slug not in by_slug:
                 self._former[slug] = flow
+        for profile in by_flow.values():
+            self._former.setdefault(profile.first_slug, profile.flow)
         for slug in by_slug:
             self._former.pop(slug, None)
         while len(self._former) > MOST_FORMER_SLUGS:

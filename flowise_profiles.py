@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from anyascii import anyascii
 
 from flow_turn import FLOW_ID
 
@@ -26,12 +27,14 @@ _MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnabl
 class FlowProfile:
     """What is known of a flow; None where Flowise has not told.
 
-    `inputs` and `chains_models` are as a Model has them.
+    `inputs` and `chains_models` are as a Model has them. `first_slug` is the slug as it was while only ASCII
+    letters were read; it still leads to the flow.
     """
 
     flow: str
     name: str
     slug: str = ""
+    first_slug: str = ""
     type: str = "CHATFLOW"
     created: int = 0
     updated: str = ""
@@ -47,23 +50,25 @@ class FlowProfile:
 
 def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
     """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
-    profiles: list[FlowProfile] = []
-    taken: set[str] = set()
     # By id first: a flow that is saved while pages are read stands on two of them.
     distinct = {str(row.get("id")).lower(): row for row in rows}.values()
-    for row in sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id")))):
-        profile = _profile(row)
-        if profile is None or profile.is_hidden:
-            continue
-        slug = slug_of(profile.name)
-        if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
-            slug = f"flow-{profile.flow[:8]}"
-        # The last one is no other flow's name, being this flow's id.
-        candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
-        slug = next(candidate for candidate in candidates if candidate not in taken)
-        taken.add(slug)
-        profiles.append(replace(profile, slug=slug))
-    return profiles
+    ordered = sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id"))))
+    profiles = [profile for profile in map(_profile, ordered) if profile and not profile.is_hidden]
+    taken: dict[str, str] = {}
+    first = [_claimed(_ascii_slug(profile.name), profile, taken) for profile in profiles]
+    return [
+        replace(profile, slug=_claimed(slug_of(profile.name), profile, taken), first_slug=slug)
+        for profile, slug in zip(profiles, first, strict=True)
+    ]
+
+
+def _claimed(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
+    """The slug, or the next best one, that no other flow has; it is the flow's own from now on."""
+    if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
+        slug = f"flow-{profile.flow[:8]}"
+    # The last one is no other flow's name, being this flow's id.
+    candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
+    return next(slug for slug in candidates if taken.setdefault(slug, profile.flow) == profile.flow)
 
 
 def with_abilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
@@ -250,9 +255,31 @@ def _is_hidden(nodes: Nodes | None) -> bool:
 
 
 def slug_of(name: str) -> str:
-    """A flow's name in lower-case ASCII letters, digits and hyphens; empty when none are left."""
-    plain = unicodedata.normalize("NFKD", name[:_LONGEST_NAME]).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:100].strip("-")
+    """A flow's name, of any script, in lower-case ASCII letters, digits and hyphens; empty if it has none."""
+    composed = unicodedata.normalize("NFC", name[:_LONGEST_NAME])
+    if composed.isascii():
+        return _hyphenated(composed)
+    return _hyphenated("".join(char if char.isascii() else _transliterated(char) for char in composed))
+
+
+def _transliterated(char: str) -> str:
+    """A letter in ASCII without the marks of a transcription, which would part a word; signs as they were."""
+    kind = unicodedata.category(char)[0]
+    if kind in "LM":
+        return "".join(filter(str.isalnum, anyascii(char)))
+    return anyascii(char) if kind == "N" else _ascii(char) or "-"
+
+
+def _ascii_slug(name: str) -> str:
+    return _hyphenated(_ascii(name[:_LONGEST_NAME]))
+
+
+def _ascii(text: str) -> str:
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def _hyphenated(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100].strip("-")
 
 
 def _seconds(date: Any) -> int:

@@ -116,10 +116,10 @@ class Models:
         return _model(slug or profile.flow, profile, self._names(profile))
 
     def _names(self, profile: FlowProfile) -> frozenset[str]:
-        """What a flow goes by of itself: its id, and its slug where that leads to it."""
+        """What a flow goes by of itself: its id, and its slugs where they lead to it."""
         discovery = self._config.discovery
         is_found = discovery.enabled and profile.type in discovery.types
-        slugs = {profile.slug} - self._taken - {""} if is_found else set()
+        slugs = {profile.slug, profile.first_slug} - self._taken - {""} if is_found else set()
         return frozenset([profile.flow, *slugs])
 
     def _configured(self, config: ModelConfig) -> Model:

@@ -202,6 +202,16 @@ def test_a_former_name_works_until_another_flow_claims_it() -> None:
     assert catalog.by_slug("never") is None
 
 
+def test_a_name_of_another_script_is_found_by_what_it_was_before_scripts_were_read() -> None:
+    flowise = Flowise(row(1, "Поддержка"), row(2, "Größe"))
+    catalog = Catalog(flowise)
+    assert [profile.slug for profile in catalog.profiles()] == ["grosse", "podderzhka"]
+    for slug, number in ((f"flow-{flow_id(1)[:8]}", 1), ("groe", 2), ("grosse", 2), ("podderzhka", 1)):
+        profile = catalog.by_slug(slug)
+        assert profile is not None
+        assert profile.flow == flow_id(number)
+
+
 def test_former_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowise_catalog.MOST_FORMER_SLUGS", 2)
     clock, flowise = Clock(), Flowise(row(1, "name 0"))

@@ -28,15 +28,42 @@ RECORDED = Path(__file__).parent / "wire/flowise-3.1.4/rows-overridable.json"
     ("name", "slug"),
     [
         ("Sales Team", "sales-team"),
-        ("  Größe & Co. ", "groe-co"),
+        ("  Größe & Co. ", "grosse-co"),
+        ("Straße", "strasse"),
+        ("Поддержка клиентов", "podderzhka-klientov"),
+        ("客户支持", "kehuzhichi"),
+        ("カスタマー サポート", "kasutama-sapoto"),
+        ("دعم العملاء", "dm-lml"),
+        ("고객 지원", "gogaeg-jiwon"),
+        ("हिन्दी सहायता", "hindi-shayta"),
+        ("cafe\u0301", "cafe"),
+        ("½ fun²", "1-2-fun2"),
+        ("🤖 Bot™ — “A”", "bottm-a"),
+        ("🤖", ""),
+        ("Bob's bot", "bob-s-bot"),
         ("Café", "cafe"),
         ("a__b--c", "a-b-c"),
-        ("販売", ""),
+        ("販売", "fanmai"),
         ("x" * 200, "x" * 100),
     ],
 )
 def test_a_slug_is_the_name_in_plain_letters(name: str, slug: str) -> None:
     assert slug_of(name) == slug
+
+
+def test_a_name_of_another_script_takes_no_name_that_a_flow_has_had() -> None:
+    rows = [row(1, "Größe"), row(2, "Groe"), row(3, "Подд"), row(4, "Podd"), row(5, "Grosse"), row(6, "подд")]
+    profiles = profiled(rows)
+    slugs = {profile.flow: profile.slug for profile in profiles}
+    assert [slugs[flow_id(n)] for n in (2, 4, 5)] == ["groe-aaaaaaaa", "podd", "grosse"], "as before"
+    assert [slugs[flow_id(n)] for n in (1, 3, 6)] == [
+        "grosse-aaaaaaaa",
+        "podd-aaaaaaaa",
+        f"podd-{flow_id(6)}",
+    ]
+    before = {profile.first_slug: profile.flow for profile in profiles}
+    assert (before["groe"], before["groe-aaaaaaaa"]) == (flow_id(1), flow_id(2))
+    assert before["flow-aaaaaaaa"] == flow_id(3)
 
 
 def test_the_oldest_flow_of_a_name_keeps_it() -> None:

@@ -42,7 +42,7 @@ class Listed:
 
 FLOWS = Listed(
     FlowProfile(A, "Sales A", "sales-a", created=5, streams=True, takes_audio=True, inputs={"x": "y"}),
-    FlowProfile(B, "Bot", "bot", "AGENTFLOW"),
+    FlowProfile(B, "Bot", "bot", type="AGENTFLOW"),
 )
 SUPPORT = ModelConfig("support", A.upper(), "Support", "Helps", ("gpt-4o",), 7.0, "bot")
 
@@ -83,6 +83,16 @@ def test_a_key_for_one_name_of_a_flow_may_use_all_of_them(pattern: str) -> None:
     assert [m.id for m in mine.listed()] == ["support"]
     for name in ("support", "gpt-4o", A, A.upper(), "sales-a"):
         assert mine.resolve(name).id == "support"
+
+
+def test_a_key_for_a_name_from_before_scripts_were_read_opens_the_flow_still() -> None:
+    flows = Listed(FlowProfile(B, "Größe", "grosse", "groe"))
+    for name in ("groe", "grosse"):
+        mine = Models(ProxyConfig(), flows, Caller("x", models=(name,)))
+        assert [m.id for m in mine.listed()] == ["grosse"]
+    taken = ProxyConfig(models=(ModelConfig("groe", A),))
+    with pytest.raises(ModelNotFound):
+        Models(taken, flows, Caller("x", models=("groe",))).resolve(B)
 
 
 def test_of_two_models_of_a_flow_its_other_names_lead_to_one_that_the_caller_may_use() -> None:

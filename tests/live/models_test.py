@@ -58,14 +58,14 @@ def test_a_flow_is_a_model_as_long_as_it_exists(limited: RunningProxy, flowise: 
     row = change(flowise, "GET", f"/chatflows/{flowise.flows['llmchain']}")
     made = {name: row[name] for name in ("flowData", "type")}
     flow = change(flowise, "POST", "/chatflows", {**made, "name": "Sales Größe", "deployed": False})["id"]
-    assert wait_for(lambda: "sales-groe" in ids(limited, "sales"), patience)
-    assert status(limited, "sales", "sales-groe") == status(limited, "sales", flow) == 200
+    assert wait_for(lambda: "sales-grosse" in ids(limited, "sales"), patience)
+    assert status(limited, "sales", "sales-grosse") == status(limited, "sales", flow) == 200
     change(flowise, "PUT", f"/chatflows/{flow}", {"name": "Sales Team"})
     assert wait_for(lambda: ids(limited, "sales") == ["sales-team"], patience)
-    assert status(limited, "sales", "sales-groe") == status(limited, "sales", "sales-team") == 200
+    assert status(limited, "sales", "sales-grosse") == status(limited, "sales", "sales-team") == 200
     change(flowise, "DELETE", f"/chatflows/{flow}")
     assert wait_for(lambda: ids(limited, "sales") == [], patience)
-    assert {status(limited, "all", name) for name in ("sales-team", "sales-groe", flow)} == {404}
+    assert {status(limited, "all", name) for name in ("sales-team", "sales-grosse", flow)} == {404}
 
 
 def test_a_key_uses_no_flow_but_its_own(limited: RunningProxy, flowise: RealFlowise) -> None:
