@@ -278,8 +278,7 @@ class EventDecoder:
         if isinstance(data, dict):
             identity = identified(data)
             self.message_id = identity.chat_message_id or ""
-            if self._asked is None:
-                yield from self._action(data.get("action"))
+            yield from self._action(data.get("action"))
             yield identity
 
     def _error(self, data: Any) -> Iterator[FlowEvent]:
@@ -321,8 +320,7 @@ class EventDecoder:
         told = {**row, "agentFlowExecutedData": execution.get("executionData")}
         for name in ("agentFlowExecutedData", "usedTools", "sourceDocuments", "artifacts", "fileAnnotations"):
             yield from self._HANDLERS[name](self, _parsed(told.get(name)))
-        if self._asked is None:
-            yield from self._action(_parsed(row.get("action")))
+        yield from self._action(_parsed(row.get("action")))
 
     def closing(self) -> Iterator[FlowEvent]:
         """Give what is known only when the run is over: text no token carried, files, usage, its end."""

@@ -14,7 +14,6 @@ import requests
 from flow_turn import ActionAsked, TextDelta, Turn, UsageReported
 from flowise_client import FlowiseClient, FlowiseClients
 from flowise_queue import DOUBT_SECONDS, MOST_DOUBTS, QueueMode, Said
-from flowise_run import Limits
 from proxy_errors import RunFailed
 from proxy_settings import Settings
 from tests.running_proxy import RunningProxy
@@ -55,8 +54,8 @@ def flowise() -> Iterator[SayingFlowise]:
 
 
 def client_of(flowise: SayingFlowise, *, is_set: bool = False) -> FlowiseClient:
-    """A client that tries once."""
-    client = FlowiseClient(flowise.base_url, FLOW, "key", limits=Limits(max_attempts=1))
+    """A client of its own, which knows nothing yet."""
+    client = FlowiseClient(flowise.base_url, FLOW, "key")
     client.mode.is_set = is_set
     return client
 
