@@ -29,7 +29,7 @@ from flow_turn import (
     TurnIdentified,
     UsageReported,
 )
-from flowise_events import HEARTBEAT, EventDecoder, SseDecoder, answer_events, artifact_made
+from flowise_events import HEARTBEAT, EventDecoder, SseDecoder, answer_events, artifact_made, lenient_json
 from flowise_events import payloads as payloads_of
 from openai_wire import whole_text
 from proxy_errors import FlowiseRefused, ProviderRefused, ProxyError, RunFailed
@@ -1240,3 +1240,7 @@ def test_how_much_of_an_event_is_open_is_known() -> None:
     assert decoder.open_bytes == 18
     assert decoder.feed(b"\nda") == b"data: abc\ndata: d\n\n"
     assert decoder.open_bytes == 2
+
+
+def test_half_a_character_in_a_value_too_deep_to_be_mended_is_no_value() -> None:
+    assert lenient_json("[" * 900 + '"\\ud83d"' + "]" * 900) is None
