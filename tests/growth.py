@@ -91,8 +91,9 @@ def _check_whole(work: Work, text_of: TextOf, size: int) -> None:
     # Pairs: what slows this machine's processor down lasts longer than one.
     growths: list[float] = []
     while len(growths) < _TRIES:
-        half, whole = _cost(work, text_of(size // 2)), _cost(work, text_of(size))
-        growths.append(whole / half)
+        # Over two doublings: at one of them a text may outgrow a cache of the processor.
+        quarter, whole = _cost(work, text_of(size // 4)), _cost(work, text_of(size))
+        growths.append((whole / quarter) ** 0.5)
         if len(growths) % 2 and len(growths) > 1 and median(growths) <= MAX_GROWTH:
             return
     raise TooSlow(f"{_named(text_of)}: twice of it takes {median(growths):.1f} times as long ({whole:.3f} s)")
