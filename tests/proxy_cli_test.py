@@ -178,17 +178,19 @@ def test_a_reader_that_leaves_ends_it_quietly(demo: DemoServer, tmp_path: Path) 
     assert (process.returncode, err) == (141, b"")
 
 
+# In the background of a script, where the tests may run too, an interrupt is ignored and that is inherited.
+HEARING = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
+
+
 def test_an_interrupt_aborts_the_run(demo: DemoServer, tmp_path: Path) -> None:
     demo.clear()
     program, environment = command(tmp_path, demo.base_url, "ask", "demo-agent-errors", "be slow")
-    # In the background of a script, where the tests may run too, an interrupt is ignored and that is inherited.
-    heard = [
-        sys.executable,
-        "-c",
-        "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
-    ]
     with subprocess.Popen(
-        [*heard, *program], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*HEARING, *program], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == b"word"
@@ -269,7 +271,7 @@ def test_without_a_flowise_the_demo_flows_are_asked(
 def test_an_interrupt_ends_the_demo_flows_too(tmp_path: Path) -> None:
     program, environment = command(tmp_path, "", "ask", "demo-agent-errors", "be slow")
     with subprocess.Popen(
-        program,
+        [*HEARING, *program],
         env=environment,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
