@@ -22,7 +22,6 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from urllib3 import encode_multipart_formdata
 
 from flow_guards import RUN_THREAD
@@ -39,7 +38,7 @@ from flowise_failures import (
     unreachable,
 )
 from flowise_health import FlowiseHealth
-from flowise_prediction import prediction_body
+from flowise_prediction import prediction_json
 from flowise_queue import QueueMode
 from flowise_run import Batch, Limits, Run
 from flowise_transport import (
@@ -54,6 +53,7 @@ from flowise_transport import (
 )
 from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from proxy_settings import Settings, flowise_base_url
+from proxy_turns import slices
 
 PROBE_SECONDS = 10.0
 DOCUMENT_SECONDS = 60.0
@@ -273,7 +273,7 @@ class FlowiseClient:
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
         """The text of a document (its data a data URI), which Flowise reads. Raises ProxyError."""
-        content = base64.b64decode(upload.data.partition(",")[2])
+        content = b"".join(map(base64.b64decode, slices(upload.data.partition(",")[2])))
         body, kind = encode_multipart_formdata({"files": (upload.name, content, upload.mime)})
         path = f"/attachments/{self.flow_id}/{chat_id}"
         head, answer = self._call(
@@ -366,7 +366,7 @@ class FlowiseClient:
     def _answered(
         self, run: Run, headers: Mapping[str, str]
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
-        body = orjson.dumps(prediction_body(run.turn))
+        body = prediction_json(run.turn)
         with self.health.call() as call:
             for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
                 with attempt:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from flow_turn import Turn
+from proxy_turns import LONG_TEXT, in_turns, slices, turn_before
 
 
 def prediction_body(turn: Turn) -> dict[str, Any]:
@@ -32,6 +35,28 @@ def prediction_body(turn: Turn) -> dict[str, Any]:
     if turn.human_input:
         body["humanInput"] = dict(turn.human_input)
     return body
+
+
+def prediction_json(turn: Turn) -> bytes:
+    """The same as JSON; what is long is written in slices."""
+    body = prediction_body(turn)
+    for name in ("question", "overrideConfig"):
+        if name in body:
+            body[name] = _in_slices(body[name])
+    for part in in_turns((*body.get("history", ()), *body.get("uploads", ()))):
+        for name in ("content", "data"):
+            if len(part.get(name, "")) > LONG_TEXT:
+                part[name] = _in_slices(part[name])
+    turn_before(len(turn.question))
+    return orjson.dumps(body)
+
+
+def _in_slices(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _in_slices(part) for name, part in value.items()}
+    if not isinstance(value, str) or len(value) <= LONG_TEXT:
+        return value
+    return orjson.Fragment(b'"%b"' % b"".join(orjson.dumps(part)[1:-1] for part in slices(value)))
 
 
 def question_with_instructions(turn: Turn) -> str:

@@ -16,6 +16,7 @@ from flowise_queue import QueueMode, Said, stored_text
 from flowise_transport import NotSent, Reply, ReplyHead
 from proxy_errors import ProxyError, RunFailed
 from proxy_settings import Settings
+from proxy_turns import turn_before
 
 CLOSING_GRACE_SECONDS = 5.0
 """How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
@@ -211,9 +212,11 @@ class Run:
                     raise _too_large("answer")
         self.is_running = False
         text = b"".join(pieces)
+        turn_before(len(text))
         answer = lenient_json(text)
         if answer is None and text.strip() not in (b"", b"null"):
             raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
+        turn_before(len(text))
         yield list(answer_events(answer, self.turn.human_input))
 
     def _patience(self, deadline: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy_errors import BadRequest
+from proxy_turns import in_turns, slices, turn_before
 
 _KINDS: Mapping[type, str] = {
     bool: "a boolean",
@@ -23,6 +24,8 @@ _KINDS: Mapping[type, str] = {
 
 MOST_VALUES = 300_000
 """In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
+ESCAPES_A_VALUE = 32
+"""So many escaped characters take as long to read, and to write again, as a value."""
 
 
 MAX_DEPTH = 200
@@ -33,13 +36,20 @@ _WRITABLE_DEPTH = 254
 
 def has_too_many_values(raw: bytes) -> bool:
     """Whether a JSON text holds more values than may be read."""
-    return len(raw) > MOST_VALUES and sum(map(raw.count, (b",", b":", b"[", b"{"))) > MOST_VALUES
+    if len(raw) <= MOST_VALUES:
+        return False
+    return _marks(raw, b",", b":", b"[", b"{") + _marks(raw, b"\\") // ESCAPES_A_VALUE > MOST_VALUES
+
+
+def _marks(raw: bytes, *marks: bytes) -> int:
+    return sum(part.count(mark) for part in slices(raw) for mark in marks)
 
 
 def is_too_deep(raw: bytes, value: Any) -> bool:
     """Whether a value is nested too deeply to be written again; `raw` is the JSON text it was read from."""
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:  # nearly all
+    if _marks(raw, b"[", b"{") <= MAX_DEPTH:  # nearly all
         return False
+    turn_before(len(raw))
     for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
         value = [value]
     try:
@@ -94,12 +104,19 @@ _MOST_ESCAPES = 500_000
 
 def _parsed(raw: bytes) -> Any:
     """Read JSON, with U+FFFD for half a surrogate pair: clients that cut texts by UTF-16 units send those."""
+    turn_before(len(raw))
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if "surrogate" not in str(error) or raw.count(b"\\") + raw.count(b"\xed") > _MOST_ESCAPES:
             raise
-    raw = _HALF_ESCAPE.sub(lambda half: half[0] if half[2] else half[1] + b"ufffd", raw)
+    pieces, at = list[bytes](), 0
+    for half in in_turns(_HALF_ESCAPE.finditer(raw)):
+        if not half[2]:
+            pieces += (raw[at : half.start()], half[1], b"ufffd")
+            at = half.end()
+    raw = b"".join([*pieces, raw[at:]])
+    turn_before(len(raw))
     return orjson.loads(_HALF_BYTES.sub("\ufffd".encode(), raw))
 
 

@@ -13,11 +13,13 @@ from openai_sources import without_footer
 from openai_tools import call_text
 from openai_uploads import audio_part, file_part, image_part
 from proxy_errors import BadRequest
+from proxy_turns import in_turns
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 GO_ON = "Go on."
 LOOK = "See the attachment."
-_MOST_MESSAGES = 100_000
+MAX_MESSAGES = 10_000
+"""Of a chat, or items of a response and all before it."""
 _ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attached_files>\n*", re.MULTILINE)
 
 
@@ -108,11 +110,11 @@ def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
     messages = [] if messages is None else messages
     if not isinstance(messages, list):
         raise wrong_type("messages", "an array", messages)
-    if not (messages or may_be_silent) or len(messages) > _MOST_MESSAGES:
-        raise wrong_value("messages", f"it must hold 1 to {_MOST_MESSAGES} messages")
+    if not (messages or may_be_silent) or len(messages) > MAX_MESSAGES:
+        raise wrong_value("messages", f"it must hold 1 to {MAX_MESSAGES} messages")
     reading = _Reading()
     newest = newest_of([message.get("role") if isinstance(message, dict) else None for message in messages])
-    for n, message in _without_thoughts(messages):
+    for n, message in in_turns(_without_thoughts(messages)):
         role = message.get("role") if isinstance(message, dict) else None
         reading.is_earlier = n < newest and role not in ("system", "developer")
         reading.is_newest = n == newest and role == "user"
@@ -206,7 +208,7 @@ def _tool_calls(reading: _Reading, message: Mapping[str, Any], param: str) -> It
     if calls is not None and not isinstance(calls, list):
         yield reading.leave_out("tool call", wrong_type(f"{param}.tool_calls", "an array", calls))
         calls = None
-    for n, call in enumerate(calls or ()):
+    for n, call in enumerate(in_turns(calls or ())):
         try:
             yield _tool_call(reading, call, f"{param}.tool_calls[{n}]")
         except BadRequest as error:
@@ -260,7 +262,7 @@ def _content(reading: _Reading, content: Any, param: str, role: str) -> str:
     if not isinstance(content, list):
         error = wrong_type(f"{param}.content", "a string or an array of parts", content)
         return reading.leave_out("part", error)
-    texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(content)]
+    texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(in_turns(content))]
     return "\n".join(text for text in texts if text is not None)
 
 

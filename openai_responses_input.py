@@ -19,9 +19,10 @@ from typing import Any
 import orjson
 
 from openai_fields import has_too_many_values, is_too_deep, missing, string, wrong_type, wrong_value
-from openai_messages import Conversation, conversation, left_out_note, newest_of, part_kind
+from openai_messages import MAX_MESSAGES, Conversation, conversation, left_out_note, newest_of, part_kind
 from openai_uploads import is_image_address
 from proxy_errors import BadRequest
+from proxy_turns import compressed, decompressed, in_turns
 
 Item = Mapping[str, Any]
 Resolver = Callable[[str], Item | None]
@@ -36,7 +37,7 @@ _DETAILS = ("low", "high", "auto", "original")
 _LONGEST_TEXT = 10 * 2**20
 _LONGEST_IMAGE = 20 * 2**20
 _LONGEST_FILE = 32 * 2**20
-_LONGEST_CONTEXT = 64 * 2**20
+_LONGEST_CONTEXT = 32 * 2**20
 _SEAL = "items1."
 _ITEM_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_FOREIGN_NAMES = 16
@@ -79,7 +80,9 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
         raise wrong_type("input", "a string or an array of items", value)
     newest = newest_of([_role(item) for item in value])
     entries = []
-    for n, item in enumerate(value):
+    if len(value) > MAX_MESSAGES:
+        raise wrong_value("input", f"it must hold at most {MAX_MESSAGES} items")
+    for n, item in enumerate(in_turns(value)):
         place = f"input[{n}]"
         if n < newest and _role(item) not in ("system", "developer"):
             entries.append(_earlier(item, place, resolve, make_id))
@@ -127,12 +130,12 @@ def _with_notes(item: Item) -> tuple[Item, tuple[str, ...]]:
 
 def kept_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[Entry]:
     """Items that were kept of an earlier response."""
-    return [Entry(_whole(item, place, make_id), place, is_earlier=True) for item in items]
+    return [Entry(_whole(item, place, make_id), place, is_earlier=True) for item in in_turns(items)]
 
 
 def sealed(items: Iterable[Item]) -> str:
     """Items as the `encrypted_content` of a compaction: all of them, packed; opaque to clients."""
-    return _SEAL + base64.b64encode(zlib.compress(orjson.dumps(list(items)), 6)).decode()
+    return _SEAL + base64.b64encode(compressed(orjson.dumps(list(items)), 6)).decode()
 
 
 def unfolded(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
@@ -143,7 +146,13 @@ def unfolded(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
             whole.append(entry)
             continue
         items = _unsealed(entry)
-        whole += [Entry(_whole(item, entry.place, make_id), entry.place) for item in items]
+        whole += [Entry(_whole(item, entry.place, make_id), entry.place) for item in in_turns(items)]
+    if len(whole) > MAX_MESSAGES:
+        raise BadRequest(
+            f"The conversation holds more than {MAX_MESSAGES} items; begin another one.",
+            param=whole[0].place.partition("[")[0],
+            code="context_length_exceeded",
+        )
     return whole
 
 
@@ -151,8 +160,7 @@ def _unsealed(entry: Entry) -> list[Item]:
     packed = entry.item["encrypted_content"].removeprefix(_SEAL)
     try:
         # Limited, since a few bytes can unpack into as many as memory holds.
-        unpacking = zlib.decompressobj()
-        raw = unpacking.decompress(base64.b64decode(packed, validate=True), _LONGEST_CONTEXT)
+        raw = decompressed(base64.b64decode(packed, validate=True), _LONGEST_CONTEXT)
         items = None if has_too_many_values(raw) else orjson.loads(raw)
         items = None if is_too_deep(raw, items) else items
     except (ValueError, zlib.error):
@@ -234,7 +242,7 @@ def chat_messages(
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     places = [Place("instructions") for _ in messages]
-    for entry in entries:
+    for entry in in_turns(entries):
         kind = entry.item["type"]
         if kind not in _TOLD or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
             continue
@@ -413,7 +421,7 @@ def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
         return [_text_part(content, role)]
     if not isinstance(content, list):
         raise wrong_type(param, "a string or an array of parts", content)
-    return [_part(part, f"{param}[{n}]", role) for n, part in enumerate(content)]
+    return [_part(part, f"{param}[{n}]", role) for n, part in enumerate(in_turns(content))]
 
 
 def _text_part(text: str, role: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import binascii
 import hashlib
 import mimetypes
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from flow_turn import Attachment, Upload
 from openai_fields import missing, string, wrong_type, wrong_value
 from proxy_errors import BadRequest
+from proxy_turns import slices, turn_before
 
 _LONGEST_HEAD = 1000
 _LONGEST_NAME = 120
@@ -123,8 +124,8 @@ def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
         raise wrong_type(f"{param}.image_url", "an object or a string", image)
     if image[:5].lower() == "data:":
         mime, data = _data_uri(image, param)
-        return _image(mime, data.partition(",")[2], param)
-    return _attached(_remote_image(image, param), param)
+        return _image(mime, data, param)
+    return _remote_image(image, param)
 
 
 def _image(mime: str, data: str, param: str) -> Attachment:
@@ -139,7 +140,7 @@ def _image(mime: str, data: str, param: str) -> Attachment:
             param=param,
             code="unsupported_content",
         )
-    return _attached(Upload("file", _name("image", data, mime), mime, f"data:{mime};base64,{data}"), param)
+    return _named_by_content("image", mime, data, param)
 
 
 def _image_type(data: str) -> str:
@@ -150,17 +151,19 @@ def _image_type(data: str) -> str:
     return next((mime for beginning, mime in _BEGINNINGS.items() if begun.startswith(beginning)), "")
 
 
-def _attached(upload: Upload, param: str) -> Attachment:
-    content = upload.data
-    if upload.type == "url":  # signed anew each day
-        content = content.partition("#")[0].partition("?")[0]
-    elif upload.type != "file:full":
-        content = content.partition(",")[2]
-    return Attachment(upload, param, digest=_digest(content))
+def _named_by_content(kind: Literal["image", "audio"], mime: str, data: str, param: str) -> Attachment:
+    """An upload with a name of its content's own: Flowise keeps the files of a session in one folder."""
+    digest = _digest(data)
+    name = f"{kind}-{digest[:12]}.{_EXTENSIONS[mime]}"
+    upload = Upload("audio" if kind == "audio" else "file", name, mime, f"data:{mime};base64,{data}")
+    return Attachment(upload, param, digest=digest)
 
 
 def _digest(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    digest = hashlib.sha256()
+    for part in slices(content):
+        digest.update(part.encode())
+    return digest.hexdigest()[:32]
 
 
 def _check_plain(text: str, param: str) -> None:
@@ -177,7 +180,7 @@ def _split(address: str) -> SplitResult:
         return urlsplit("")
 
 
-def _remote_image(address: str, param: str) -> Upload:
+def _remote_image(address: str, param: str) -> Attachment:
     """An image that whoever runs the model fetches; never we."""
     if len(address) > _LONGEST_ADDRESS:
         raise wrong_value(param, f"an address may have at most {_LONGEST_ADDRESS} characters")
@@ -187,7 +190,9 @@ def _remote_image(address: str, param: str) -> Upload:
         raise wrong_value(param, "it must be a data: URI or an http(s) address")
     mime = _type_of(parts.path)
     mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
-    return Upload("url", _name("image", address, mime), mime, address)
+    name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
+    unsigned = address.partition("#")[0].partition("?")[0]  # it is signed anew each day
+    return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
 
 
 def is_image_address(address: str) -> bool:
@@ -208,10 +213,8 @@ def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
             code="unsupported_content",
         )
     mime, param = _AUDIO[kind], f"{param}.input_audio.data"
-    if data[:5].lower() == "data:":
-        data = _data_uri(data, param)[1].partition(",")[2]
-    data = _base64(data, param)
-    return _attached(Upload("audio", _name("audio", data, mime), mime, f"data:{mime};base64,{data}"), param)
+    data = _data_uri(data, param)[1] if data[:5].lower() == "data:" else _base64(data, param)
+    return _named_by_content("audio", mime, data, param)
 
 
 def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
@@ -235,7 +238,6 @@ def document(name: str, data: str, param: str, number: int) -> Attachment:
     mime = ""
     if data[:5].lower() == "data:":
         mime, data = _data_uri(data, param)
-        data = data.partition(",")[2]
     else:
         data = _base64(data, param)
     mime = _STANDARD.get(mime, mime)
@@ -245,8 +247,10 @@ def document(name: str, data: str, param: str, number: int) -> Attachment:
         return _image(mime, data, param)
     name = _file_name(name, mime, number)
     if mime in _TEXTS or mime.startswith("text/") or mime.endswith(("+json", "+xml", "+yaml")):
-        return _attached(Upload("file:full", name, mime, _text(data, param)), param)
-    return _attached(Upload("file", name, mime, f"data:{mime};base64,{data}"), param)
+        text = _text(data, param)
+        return Attachment(Upload("file:full", name, mime, text), param, digest=_digest(text))
+    upload = Upload("file", name, mime, f"data:{mime};base64,{data}")
+    return Attachment(upload, param, digest=_digest(data))
 
 
 def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]:
@@ -259,40 +263,57 @@ def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]
 
 
 def _data_uri(uri: str, param: str) -> tuple[str, str]:
-    """The MIME type of a data URI, and the same in the one form that Flowise reads."""
+    """The MIME type of a data URI, and its content as plain base64."""
     head, comma, _ = uri[:_LONGEST_HEAD].partition(",")
     if not comma:
         raise wrong_value(param, "it must be a data: URI such as data:image/png;base64,…")
     _check_plain(head, param)
     mime, *options = head[len("data:") :].lower().split(";")
     mime = mime.strip() or "text/plain"
+    turn_before(len(uri))
     content = uri[len(head) + 1 :]
     is_base64 = options[-1:] == ["base64"]
     if is_base64:
-        content = _base64(content, param)
-    else:
-        if len(content) > _LONGEST_PERCENT_ENCODED:  # reading it takes long
-            raise wrong_value(
-                param, f"more than {_LONGEST_PERCENT_ENCODED} characters must be sent as base64"
-            )
-        content = base64.b64encode(unquote_to_bytes(content)).decode()
-    return mime, f"data:{mime};base64,{content}"
+        return mime, _base64(content, param)
+    if len(content) > _LONGEST_PERCENT_ENCODED:  # reading it takes long
+        raise wrong_value(param, f"over {_LONGEST_PERCENT_ENCODED} characters must be sent as base64")
+    return mime, base64.b64encode(unquote_to_bytes(content)).decode()
 
 
 def _base64(text: str, param: str) -> str:
     """Base64 in its plain form, whatever alphabet, line breaks and padding it came with."""
-    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
-    text += "=" * (-len(text) % 4)
-    try:
-        if not binascii.a2b_base64(text, strict_mode=True):
-            raise wrong_value(param, "it is empty")
-    except ValueError:
-        raise wrong_value(param, "it is not valid base64") from None
+    if not _is_plain(text):  # hardly any, and each step here copies all
+        parts = ["".join(part.split()).replace("-", "+").replace("_", "/") for part in slices(text)]
+        turn_before(len(text))
+        text = "".join(parts).rstrip("=")
+        text += "=" * (-len(text) % 4)
+        if not _is_plain(text):
+            raise wrong_value(param, "it is not valid base64")
+    if not text:
+        raise wrong_value(param, "it is empty")
     return text
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text is base64 of the one kind that everybody reads."""
+    if len(text) % 4 or text.find("=", 0, -2) >= 0:
+        return False
+    try:
+        for _ in _decoded(text):
+            pass
+    except ValueError:
+        return False
+    return True
+
+
+def _decoded(text: str) -> Iterator[bytes]:
+    """The bytes of plain base64, in pieces. Raises ValueError."""
+    return (binascii.a2b_base64(part, strict_mode=True) for part in slices(text))  # of 2 ** 20, so by fours
+
+
 def _text(data: str, param: str) -> str:
-    raw = base64.b64decode(data)
+    raw = b"".join(_decoded(data))
+    turn_before(len(raw))
     try:
         return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
@@ -302,11 +323,6 @@ def _text(data: str, param: str) -> str:
 def _type_of(name: str) -> str:
     extension = name.rpartition(".")[2][: _LONGEST_EXTENSION + 1].lower()
     return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
-
-
-def _name(kind: str, content: str, mime: str) -> str:
-    """A name of this content's own: Flowise keeps the files of a session in one folder."""
-    return f"{kind}-{_digest(content)[:12]}.{_EXTENSIONS[mime]}"
 
 
 def _file_name(name: str, mime: str, number: int) -> str:

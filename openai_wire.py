@@ -30,6 +30,7 @@ from openai_sources import Annotation
 from openai_tools import ClientTools
 from openai_vendor import FlowiseDetails
 from proxy_errors import ErrorObject, ProxyError, error_body
+from proxy_turns import turn_before
 
 
 class Frame(NamedTuple):
@@ -76,7 +77,9 @@ def on_one_line(raw: bytes) -> bytes:
 
 def json_bytes(value: Any) -> bytes:
     """A body of ours."""
-    return on_one_line(orjson.dumps(value))
+    raw = orjson.dumps(value)
+    turn_before(len(raw))
+    return on_one_line(raw)
 
 
 def error_frame(error: ProxyError) -> Frame:
@@ -374,7 +377,9 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
     for turn, transcript in zip(turns, transcripts, strict=True):
         reported = transcript.usage
         if reported is None:
-            prompt += count("\n".join((turn.system_text, *(m.content for m in turn.history), turn.question)))
+            asked = (turn.system_text, *(m.content for m in turn.history), turn.question)
+            turn_before(sum(map(len, asked)))
+            prompt += count("\n".join(asked))
             called = [part for call in transcript.calls for part in (call.name, call.arguments)]
             completion += count("".join([transcript.text, *called]))
             thoughts = whole_reasoning(transcript, steps=False)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import orjson
-from gevent.lock import Semaphore
 from gunicorn.http.errors import LimitRequestHeaders, ParseException  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 
@@ -26,6 +25,7 @@ from proxy_errors import (
     error_headers,
 )
 from proxy_metrics import Metrics
+from proxy_turns import LOOP_TURN, TURN_SECONDS, take_turn
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,12 +37,6 @@ HEAD_STEP_BYTES = 8_192
 BODY_STEP_BYTES = 16_384
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
 """A body may come in so many pieces, and in one more for so many bytes: each costs as much as a large one."""
-
-TURN_SECONDS = 0.002
-"""After so long in the chunks of one body the others get their turn."""
-LOOP_TURN = 1e-6
-"""What to sleep so that the loop looks at its sockets: from `sleep(0)` it comes back fifty times before."""
-_READY_ONES = Semaphore()
 
 MOST_LEFT_BYTES = 131_072
 """Of a body that nobody wants, what is read so that its connection can be used again."""
@@ -97,12 +91,6 @@ class ServingEdge:
         )
         for serving in list(self._runs):
             gevent.kill(serving, error)
-
-
-def take_turn() -> None:
-    """Let all others run; of those whose next work is there already, one goes on in each turn of the loop."""
-    with _READY_ONES:
-        gevent.sleep(LOOP_TURN)
 
 
 def _refusal(start_response: StartResponse) -> Iterable[bytes]:

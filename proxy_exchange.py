@@ -27,6 +27,7 @@ from proxy_attachments import Attachments, Takes, left_out_warning, refuse, take
 from proxy_auth import Caller
 from proxy_errors import BadRequest, ProxyError
 from proxy_identity import Asked, Conversations, Exchange, Outcome, folded, way_of
+from proxy_turns import turn_before
 
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
 USER_HEADERS = ("X-User-Id", "X-OpenWebUI-User-Id")
@@ -124,6 +125,7 @@ class Planner:
         if stood_in or any(transcript.is_cut for transcript in transcripts):
             # What is kept is the text: no session holds just this, and another run may still hold its chat.
             exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
+        turn_before(sum(len(text) for t in transcripts for text in t.texts))
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
         self._conversations.ended(exchange, outcomes, *also_under)
 

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from flow_turn import ActionAsked, Attachment, HistoryMessage, Model, Turn
+from proxy_turns import in_turns, slices
 
 History = tuple[HistoryMessage, ...]
 Way = Literal["session", "messages", "question"]
@@ -290,7 +291,7 @@ class Conversations:
     def _is_of(kept: _Kept, asked: Asked, history: History) -> bool:
         """Whether the session of a kept conversation holds just what the request goes on from."""
         told = _mark(history) == (kept.mark if asked.previous else _mark(kept.history))
-        return told and _digest(_system(asked)) == kept.system
+        return told and _system(asked) == kept.system
 
     def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
         """Give every turn its session, with the chat that this has for life, and the history to send."""
@@ -324,8 +325,7 @@ class Conversations:
         return self._mac("scope", asked.caller, asked.flow, conversation, asked.user).hex()
 
     def _link_key(self, scope: str, history: History, asked: Asked) -> str:
-        told = orjson.dumps(_fingerprint(history)).decode()
-        return "link:" + self._mac("link", scope, _system(asked), told).hex()
+        return "link:" + self._mac("link", scope, _system(asked), _mark(history)).hex()
 
     def _talk_key(self, asked: Asked, conversation: str) -> str:
         return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
@@ -372,7 +372,7 @@ def _continued(asked: Asked, kept: _Kept) -> Asked:
 def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
     """The conversation after an exchange, with the key of its session's link."""
     asked = exchange.asked
-    instructions, system = asked.turns[0].instructions, _digest(_system(asked))
+    instructions, system = asked.turns[0].instructions, _system(asked)
     return _Kept(exchange.conversation, history, instructions, link, _mark(history), system)
 
 
@@ -408,19 +408,25 @@ def _reference(history: History) -> str | None:
 
 
 def _mark(history: History) -> str:
-    return _digest(_fingerprint(history))
-
-
-def _fingerprint(history: History) -> list[list[str]]:
-    return [[message.role, _trimmed(message.content), *message.files] for message in history]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(orjson.dumps(value)).hexdigest()
+    """What stands for all that was said, and attached."""
+    digest = hashlib.sha256()
+    for message in in_turns(history):
+        text = _trimmed(message.content)
+        digest.update(orjson.dumps([message.role, len(text), *message.files]))
+        _add(digest, text)
+    return digest.hexdigest()
 
 
 def _system(asked: Asked) -> str:
-    return _trimmed(asked.turns[0].system_text) if asked.has_preamble else ""
+    """What stands for the system text."""
+    digest = hashlib.sha256()
+    _add(digest, _trimmed(asked.turns[0].system_text) if asked.has_preamble else "")
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, text: str) -> None:
+    for part in slices(text):
+        digest.update(part.encode())
 
 
 def _trimmed(text: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from flow_turn import FlowEvent, Transcript
 from openai_wire import Frame, Renderer
 from proxy_errors import BadRequest, ProxyError
 from proxy_store import WatchedStore
+from proxy_turns import compressed, decompressed
 
 Item = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ class Record:
     @classmethod
     def read(cls, packed: bytes) -> Record:
         """The record of its bytes."""
-        raw = zlib.decompress(packed)
+        raw = decompressed(packed)
         response, input_items, before, blocks = orjson.loads(raw)
         return cls(response, input_items, before, blocks, len(raw))
 
@@ -78,7 +78,7 @@ def _raw(value: Any) -> bytes:
 
 
 def _packed(value: Any) -> bytes:
-    return zlib.compress(_raw(value), 1)
+    return compressed(_raw(value))
 
 
 class StoredResponses:
@@ -97,7 +97,7 @@ class StoredResponses:
     def item(self, scope: str, item_id: str) -> Item | None:
         """An item that was answered to this caller."""
         packed = self.store.get(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
-        item: Item | None = orjson.loads(zlib.decompress(packed)) if packed else None
+        item: Item | None = orjson.loads(decompressed(packed)) if packed else None
         return item
 
     def key(self, kind: str, *parts: str) -> str:
@@ -152,7 +152,7 @@ class StoredResponse:
     def events(self, number: int) -> bytes | None:
         """A piece of the events."""
         packed = self._store.get(self._key("events", str(number)))
-        return zlib.decompress(packed) if packed else None
+        return decompressed(packed) if packed else None
 
     def show_life(self) -> bool:
         """Tell that the run goes on."""
@@ -167,7 +167,7 @@ class StoredResponse:
         return (self._store.get(self._key("end")) or b"").decode()
 
     def _packed_events(self, events: Mapping[int, bytes]) -> dict[str, bytes]:
-        return {self._key("events", str(n)): zlib.compress(raw, 1) for n, raw in events.items()}
+        return {self._key("events", str(n)): compressed(raw) for n, raw in events.items()}
 
     def _keys_of(self, record: Record) -> list[str]:
         items = [self._responses.key("item", self._scope, item["id"]) for item in record.response["output"]]

@@ -28,6 +28,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from proxy_errors import BadRequest
+from proxy_turns import LOOP_TURN, TURN_SECONDS
 
 PING_SECONDS = 20.0
 """A peer that says nothing is asked for life after so long, and given up after twice as long."""
@@ -38,10 +39,6 @@ MAX_FRAMES, MAX_FRAMES_A_SECOND, FRAME_BYTES = 1000, 10, 64
 """So many frames may come without a message's end, more with time, and one more for so many bytes of it."""
 CLOSE_SECONDS = 2.0
 """How long a refused peer may go on sending: a close at once would take back what it was told."""
-TURN_SECONDS = 0.002
-"""After so long in the frames of one peer the others get their turn."""
-LOOP_TURN = 1e-6
-"""What to sleep for that: from `sleep(0)` gevent comes back fifty times before it looks at its sockets."""
 _READ_BYTES = 65_536
 
 

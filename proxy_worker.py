@@ -20,7 +20,8 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from flow_guards import RUN_THREAD
-from proxy_edge import LOOP_TURN, MOST_LEFT_BYTES, take_turn
+from proxy_edge import MOST_LEFT_BYTES
+from proxy_turns import LOOP_TURN, take_turn
 
 LAST_WORDS_SECONDS = 2.0
 """What the answers that were ended at the limit may take to say so."""

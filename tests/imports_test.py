@@ -27,6 +27,7 @@ LEAVES = frozenset(
         *("flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "openai_wire", "openai_fields"),
         *("openai_files", "openai_sources", "openai_style", "openai_vendor"),
         *("openai_formats", "openai_tools", "proxy_counts", "proxy_yaml"),
+        "proxy_turns",
     }
 )
 UPSTREAM = frozenset(
@@ -66,7 +67,7 @@ DEMO = frozenset(
         "flowise_demo_json",
     }
 )
-CORE_LEAVES = frozenset({"flow_turn", "flow_guards", "proxy_errors", "proxy_settings"})
+CORE_LEAVES = frozenset({"flow_turn", "flow_guards", "proxy_errors", "proxy_settings", "proxy_turns"})
 NOTHING: frozenset[str] = frozenset()
 
 TABLE: dict[str, Rule] = {
@@ -75,6 +76,7 @@ TABLE: dict[str, Rule] = {
     "proxy_errors": Rule(NOTHING, WEB | IO),
     "proxy_settings": Rule(NOTHING, WEB | (IO - {"os"})),
     "proxy_counts": Rule(NOTHING, WEB | IO),
+    "proxy_turns": Rule(NOTHING, WEB | IO),
     "proxy_yaml": Rule(NOTHING, WEB | IO),
     "openai_files": Rule(frozenset({"flow_turn"}), WEB | IO),
     "openai_sources": Rule(frozenset({"flow_turn", "openai_files"}), WEB | IO),
@@ -84,12 +86,13 @@ TABLE: dict[str, Rule] = {
         frozenset(
             {
                 *("flow_turn", "proxy_errors", "openai_files", "openai_sources", "openai_vendor"),
+                "proxy_turns",
                 *("openai_formats", "openai_tools"),
             }
         ),
         WEB | (IO - {"os"}),
     ),
-    "openai_fields": Rule(frozenset({"proxy_errors"}), WEB | IO),
+    "openai_fields": Rule(frozenset({"proxy_errors", "proxy_turns"}), WEB | IO),
     "openai_tools": Rule(frozenset({"flow_turn", "openai_fields", "proxy_errors"}), WEB | IO),
     "openai_formats": Rule(frozenset({"flow_turn", "flow_guards", "openai_fields"}), WEB | IO),
     **{name: Rule(LEAVES | {"openai_messages", "openai_uploads"}, WEB | IO) for name in WIRE},
