@@ -21,23 +21,25 @@ EVERYWHERE = {"harness_test", "every_version_test"}
 QUEUED = "queue_test"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """An older release, or queue mode, is run through in short; queue mode has a file of its own.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An older release is run through in short; queue mode has a file of its own.
 
     The time limit of a test does not count the installation, which has its own.
     """
     here = Path(__file__).parent
-    wanted = EVERYWHERE | ({QUEUED} if IS_QUEUED else set())
-    is_short = IS_QUEUED or VERSION != NEWEST
-    kept = []
-    for item in items:
-        if here not in item.path.parents:
-            kept.append(item)
-        elif item.path.stem in wanted or not (is_short or item.path.stem == QUEUED):
-            kept.append(item)
-            if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
-    items[:] = kept
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+    others = {item for item in ours if not _is_wanted(item.path.stem)}
+    config.hook.pytest_deselected(items=list(others))
+    items[:] = [item for item in items if item not in others]
+
+
+def _is_wanted(file: str) -> bool:
+    if file == QUEUED:
+        return IS_QUEUED
+    return VERSION == NEWEST or file in EVERYWHERE
 
 
 @pytest.fixture(scope="session")
