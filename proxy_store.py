@@ -366,11 +366,14 @@ class SqliteStore:
         used = (pages - free) * page_bytes
         if used <= self._max_bytes:
             return []
-        sql = "SELECT owner, sum(size) FROM entries WHERE owner IS NOT NULL GROUP BY owner"
-        sizes: dict[str, int] = dict(database.execute(sql).fetchall())
-        too_much = used - self._max_bytes + self._max_bytes // _ROOM_SHARE
-        level = fair_level(sizes.values(), sum(sizes.values()) - too_much)
-        return [(owner, size - level) for owner, size in sizes.items() if size > level]
+        sql = "SELECT owner, sum(size) FROM entries GROUP BY owner"
+        sizes: dict[str | None, int] = dict(database.execute(sql).fetchall())
+        # What an entry takes of the file is more than its size: a file that has grown to many times its bound
+        # would leave no room at all if one were taken from the other.
+        room = sum(sizes.values()) * (self._max_bytes - self._max_bytes // _ROOM_SHARE) // used
+        room -= sizes.pop(None, 0)
+        level = fair_level(sizes.values(), room)
+        return [(owner, size - level) for owner, size in sizes.items() if owner is not None and size > level]
 
     def _shrink(self, owner: str, excess: int) -> None:
         """Delete the oldest of an owner's entries in small steps."""

@@ -128,6 +128,18 @@ def test_nobody_pushes_out_what_others_have_and_nothing_what_must_live(kind: str
     assert store.get(f"loud{3 * CHECK_EVERY - 1}") is not None, "the newest of the loud one stays"
 
 
+def test_a_file_that_has_grown_to_many_times_its_bound_is_taken_back_from_those_who_hold_the_most(
+    tmp_path: Path,
+) -> None:
+    large = SqliteStore(tmp_path / "s.db")
+    large.put({f"quiet{n}": bytes(1000) for n in range(20)}, 600, "quiet")
+    large.put({f"loud{n}": bytes(1000) for n in range(5000)}, 600, "loud")
+    store = small("sqlite", tmp_path)
+    store.put({f"other{n}": bytes(1) for n in range(CHECK_EVERY)}, 600, None)
+    assert wait_for(lambda: store.get("loud1000") is None, 10)
+    assert all(store.get(f"quiet{n}") for n in range(20))
+
+
 def test_what_is_kept_for_good_does_not_expire_in_redis(redis_url: str, tmp_path: Path) -> None:
     store = RedisStore(redis_url, prefix=f"{tmp_path.name}:")
     store.add("secret", b"s", math.inf, None)
