@@ -18,9 +18,10 @@ help: ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 # Two marks, so that serving does not wait for what only tests need.
-$(VENV)/serving: requirements.txt
+$(VENV)/serving: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/testing: $(VENV)/serving requirements-dev.txt
@@ -66,4 +67,4 @@ fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
-PURE := flow_*.py,flowise_actions.py,flowise_events.py,flowise_failures.py,flowise_prediction.py,flowise_overrides.py,flowise_profiles.py,flowise_queue.py,openai_adapter.py,openai_fields.py,openai_files.py,openai_formats.py,openai_messages.py,openai_responses.py,openai_responses_compact.py,openai_responses_fields.py,openai_responses_input.py,openai_responses_output.py,openai_rules.py,openai_sources.py,openai_style.py,openai_tasks.py,openai_tool_calls.py,openai_tools.py,openai_uploads.py,openai_vendor.py,openai_wire.py,proxy_errors.py,proxy_identity.py
+PURE := openai_adapter.py,*/flow/*.py,*/openai/*.py,*/responses/request.py,*/responses/fields.py,*/responses/*_items.py,*/responses/renderer.py,*/responses/compaction.py,*/flowise/overrides.py,*/flowise/human_input.py,*/flowise/sse.py,*/flowise/events.py,*/flowise/answer.py,*/flowise/failures.py,*/flowise/prediction.py,*/flowise/profiles.py,*/flowise/queue_mode.py,*/conversation/sessions.py

@@ -12,10 +12,11 @@ if __name__ == "__main__":
     sys.exit(pytest.main([__file__, "-v"]))
 
 
-from flow_turn import HistoryMessage, StepStarted, TextDelta, ToolUsed, Turn, TurnEnded
 from flowise_client import FlowiseClient
-from proxy_errors import FlowiseUnavailable, ModelNotFound, ProviderRefused
-from tests.demo_server import DemoServer
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProviderRefused
+from flowise_gateway.flow.events import StepStarted, TextDelta, ToolUsed, TurnEnded
+from flowise_gateway.flow.turn import HistoryMessage, Turn
+from tests.support.demo_server import DemoServer
 
 ASSISTANT = "5518949f-3ebc-4082-af01-fa2a18623da6"
 

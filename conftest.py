@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from proxy_store import RedisStore, StoreError
-from tests.demo_server import DemoServer
-from tests.openai_check import Golden, golden_files
-from tests.processes import free_port
-from tests.running_proxy import RunningProxy
+from flowise_gateway.storage.protocol import StoreError
+from flowise_gateway.storage.redis_store import RedisStore
+from tests.support.demo_server import DemoServer
+from tests.support.openai_check import Golden, golden_files
+from tests.support.processes import free_port
+from tests.support.running_proxy import RunningProxy
 
 
 def pytest_configure() -> None:

@@ -24,11 +24,16 @@ from uuid import uuid4
 
 from urllib3 import encode_multipart_formdata
 
-from flow_guards import RUN_THREAD
-from flow_turn import FLOW_ID, FlowEvent, Transcript, Turn, Upload
-from flowise_attempts import attempts
-from flowise_events import lenient_json
-from flowise_failures import (
+from flowise_gateway.config.settings import Settings, flowise_base_url
+from flowise_gateway.flow.cooperative import slices
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
+from flowise_gateway.flow.events import Batch, FlowEvent
+from flowise_gateway.flow.lenient_json import lenient_json
+from flowise_gateway.flow.model import FLOW_ID
+from flowise_gateway.flow.parallel import RUN_THREAD
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn, Upload
+from flowise_gateway.flowise.failures import (
     document_refused,
     failure,
     listing_refused,
@@ -37,23 +42,20 @@ from flowise_failures import (
     refused,
     unreachable,
 )
-from flowise_health import FlowiseHealth
-from flowise_prediction import prediction_json
-from flowise_queue import QueueMode
-from flowise_run import Batch, Limits, Run
-from flowise_transport import (
+from flowise_gateway.flowise.prediction import prediction_json
+from flowise_gateway.flowise.queue_mode import QueueMode
+from flowise_gateway.flowise.retries import FlowiseHealth, attempts
+from flowise_gateway.flowise.run import Limits, Run
+from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
     FlowiseRequest,
     NotSent,
     Reply,
     ReplyHead,
-    RequestsTransport,
     Transport,
     read_all,
 )
-from proxy_errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
-from proxy_settings import Settings, flowise_base_url
-from proxy_turns import slices
+from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 
 PROBE_SECONDS = 10.0
 DOCUMENT_SECONDS = 60.0
@@ -403,13 +405,23 @@ class FlowiseClient:
         return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
 
 
+def limits_of(settings: Settings) -> Limits:
+    """The limits of calls that the settings name."""
+    return Limits(
+        settings.flowise_request_timeout,
+        settings.flowise_stream_idle_timeout,
+        settings.flowise_run_timeout,
+        settings.flowise_max_attempts,
+    )
+
+
 class FlowiseClients:
     """A client for each flow, sharing one transport; the least used are forgotten past MOST_CLIENTS."""
 
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         """Make clients as the settings say."""
         self._settings = settings
-        self._limits = Limits.from_settings(settings)
+        self._limits = limits_of(settings)
         self._transport = transport or RequestsTransport(
             settings.flowise_base_url,
             connect_timeout_seconds=settings.flowise_connect_timeout,

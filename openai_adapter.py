@@ -5,15 +5,23 @@ Run as a program it converts the files of `sample_payload/` both ways and prints
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flow_turn import FlowEvent, FunctionCalled, TextDelta, Transcript, Turn
-from openai_fields import (
+from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.events import FlowEvent, FunctionCalled, TextDelta
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.answer_text import answer_text, reasoning_text, whole_reasoning, whole_text
+from flowise_gateway.openai.citations import source_events, sources_footer, url_annotations
+from flowise_gateway.openai.client_quirks import Style
+from flowise_gateway.openai.fields import (
     boolean,
     identifiers,
     include_usage,
@@ -26,34 +34,24 @@ from openai_fields import (
     wrong_type,
     wrong_value,
 )
-from openai_formats import parse_format
-from openai_messages import conversation
-from openai_sources import source_events, sources_footer, url_annotations
-from openai_style import Style
-from openai_tools import read_tools
-from openai_vendor import FlowiseDetails, answer_metadata, flowise_details
-from openai_wire import (
-    DONE,
+from flowise_gateway.openai.flowise_details import FlowiseDetails, answer_metadata, flowise_details
+from flowise_gateway.openai.messages import conversation
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.response_format import parse_format
+from flowise_gateway.openai.schema import (
     CalledFunction,
     ChatChoice,
     ChatCompletion,
     ChatMessage,
     Completion,
-    Frame,
-    ParsedRequest,
     ToolCall,
-    Usage,
-    answer_text,
-    error_frame,
     new_id,
-    reasoning_text,
-    stream_bytes,
-    usage_of,
-    whole_reasoning,
-    whole_text,
 )
-from proxy_errors import ProxyError
+from flowise_gateway.openai.sse import DONE, Frame, error_frame, stream_bytes
+from flowise_gateway.openai.tools import read_tools
+from flowise_gateway.openai.usage import Usage, usage_of
 
+SAMPLES = Path(__file__).resolve().parent / "sample_payload"
 MOST_CHOICES = 8
 """Each choice is a run of the flow of its own."""
 
@@ -394,7 +392,39 @@ class CompletionRenderer:
         }
 
 
-if __name__ == "__main__":
-    from sample_conversion import main
+def convert_sample(sample: Mapping[str, Any]) -> tuple[str, Any]:
+    """What a file of `sample_payload/` is, and what it becomes on the other side."""
+    # Here alone the adapter knows Flowise's side: as a program it is composition.
+    from flowise_gateway.flowise.answer import answer_events  # noqa: PLC0415
+    from flowise_gateway.flowise.prediction import prediction_body  # noqa: PLC0415
+    from flowise_gateway.openai.output_rules import ruled  # noqa: PLC0415
+    from flowise_gateway.openai.usage import count_tokens  # noqa: PLC0415
+    from flowise_gateway.responses.request import parse_response  # noqa: PLC0415
 
+    for field, kind, parse in (
+        ("messages", "chat completion", parse_chat),
+        ("prompt", "completion", parse_completion),
+        ("input", "response", parse_response),
+    ):
+        if field in sample:
+            turns = ruled(parse(sample), "prompt").turns
+            bodies = [{"flow": turn.flow, "body": prediction_body(turn)} for turn in turns]
+            return f"a {kind}'s request, as Flowise gets it", bodies
+    transcript = Transcript(str(sample.get("chatId", "")))
+    for event in answer_events(sample):
+        transcript.add(event)
+    request = ParsedRequest("sample-flow", (Turn("sample-flow", str(sample.get("question", ""))),))
+    renderer = ChatRenderer(request, count_tokens=count_tokens)
+    return "Flowise's answer, as a chat completion", renderer.body([transcript])
+
+
+def main() -> None:
+    """Print each sample and what it becomes."""
+    for path in sorted(SAMPLES.glob("*.json")):
+        title, converted = convert_sample(orjson.loads(path.read_bytes()))
+        text = orjson.dumps(converted, option=orjson.OPT_INDENT_2).decode()
+        sys.stdout.write(f"=== {path.name}: {title}\n{text}\n\n")
+
+
+if __name__ == "__main__":
     main()

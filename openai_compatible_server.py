@@ -9,7 +9,7 @@ import sys
 
 if __name__ == "__main__":
     # gevent must patch the standard library before anything below imports it.
-    from proxy_serving import main
+    from flowise_gateway.serving.main import main
 
     sys.exit(main())
 
@@ -26,23 +26,18 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from flow_guards import (
-    folded,
-)
-from flow_turn import Model, TextDelta, Transcript, TurnEnded
-from flowise_catalog import Catalog
 from flowise_client import FlowiseClients
-from flowise_transport import Transport
-from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
-from openai_fields import json_object
-from openai_responses_routes import ResponseRoutes
-from openai_rules import is_plain, ruled
-from openai_style import style_of
-from openai_tasks import TaskKind, asked_choices, task_answer, task_kind
-from openai_wire import ParsedRequest, Renderer, deployment_body, model_body
-from proxy_auth import ANONYMOUS, LOCAL, Keys, check_host, check_known, check_origin, cors_headers
-from proxy_config import ProxyConfig, config_file
-from proxy_errors import (
+from flowise_gateway.access.file_links import FileLinks
+from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Keys, check_known
+from flowise_gateway.access.limits import Admission, InFlight, KeyLimits
+from flowise_gateway.access.models import Models
+from flowise_gateway.access.origins import check_host, check_origin, cors_headers
+from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.schema import ProxyConfig
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.conversation.planner import Plan, Planner
+from flowise_gateway.conversation.sessions import Conversations
+from flowise_gateway.flow.errors import (
     BadRequest,
     FlowiseRefused,
     MethodNotAllowed,
@@ -55,15 +50,30 @@ from proxy_errors import (
     error_headers,
     error_status,
 )
-from proxy_exchange import Plan, Planner
-from proxy_files import FileLinks, check_is_file, file_headers, first_piece, pieces
-from proxy_identity import Conversations
-from proxy_limits import Admission, InFlight, KeyLimits
-from proxy_metrics import CONTENT_TYPE, Metrics
-from proxy_metrics import ROUTE as METRICS
-from proxy_models import Models
-from proxy_pump import Pump
-from proxy_requests import (
+from flowise_gateway.flow.events import TextDelta, TurnEnded
+from flowise_gateway.flow.filters import folded
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flowise.catalog import Catalog
+from flowise_gateway.flowise.transport.base import Transport
+from flowise_gateway.openai.client_quirks import style_of
+from flowise_gateway.openai.fields import json_object
+from flowise_gateway.openai.model_list import deployment_body, model_body
+from flowise_gateway.openai.output_rules import is_plain, ruled
+from flowise_gateway.openai.renderer import Renderer
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
+from flowise_gateway.openai.usage import count_tokens
+from flowise_gateway.responses.routes import ResponseRoutes
+from flowise_gateway.responses.stored import StoredResponses
+from flowise_gateway.storage.protocol import Run, run_here
+from flowise_gateway.storage.store import WatchedStore, open_store, shared_limits
+from flowise_gateway.telemetry.log import RequestLog, request_id
+from flowise_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+from flowise_gateway.telemetry.metrics import ROUTE as METRICS
+from flowise_gateway.web.files import check_is_file, file_headers, first_piece, pieces
+from flowise_gateway.web.pump import Pump
+from flowise_gateway.web.request import (
     PlainPaths,
     amending,
     answer_headers,
@@ -73,13 +83,9 @@ from proxy_requests import (
     onward_headers,
     raw_body,
 )
-from proxy_responses import StoredResponses
-from proxy_runs import Runs
-from proxy_settings import Settings
-from proxy_store import Run, WatchedStore, open_store, run_here, shared_limits
-from proxy_streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
-from proxy_telemetry import RequestLog, request_id
-from proxy_tokens import count_tokens
+from flowise_gateway.web.runs import Runs
+from flowise_gateway.web.streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
+from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +96,11 @@ _FILE_RULE = "/flowise/files/<path:token>"
 
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 RendererOf = Callable[..., Renderer]
+
+
+def load() -> None:
+    """Read what takes long and never changes, before the workers are forked."""
+    count_tokens("")
 
 
 def create_app(

@@ -21,7 +21,7 @@ import requests
 from openai import AzureOpenAI, NotFoundError, OpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from tests.running_proxy import RunningProxy
+from tests.support.running_proxy import RunningProxy
 
 SEED_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the price for Apple?"}

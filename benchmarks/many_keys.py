@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.demo_server import DemoServer
-from tests.running_proxy import RunningProxy
+from tests.support.demo_server import DemoServer
+from tests.support.running_proxy import RunningProxy
 
 FLOW = "be7c5f10-0001-0000-0020-001000000100"  # answers 100 bytes after 20 ms
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.chaos.report import line, page
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.world import Row, Scenario, World
-from tests.processes import ended_in_order
+from tests.support.processes import ended_in_order
 
 
 def main() -> int:

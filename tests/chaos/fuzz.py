@@ -22,7 +22,7 @@ from tests.chaos.faults import FLOW, question
 from tests.chaos.frames import leak_in
 from tests.chaos.load import Outcome, asked
 from tests.chaos.world import Stage, World
-from tests.processes import ended_in_order
+from tests.support.processes import ended_in_order
 
 SAMPLES = Path(__file__).parents[2] / "sample_payload"
 STATUSES = {200, 204, 400, 403, 404, 405, 408, 413, 415, 429}

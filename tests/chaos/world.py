@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.chaos.faults import FaultServer
 from tests.chaos.load import percentile, until
-from tests.running_proxy import RunningProxy
+from tests.support.running_proxy import RunningProxy
 
 HEALTH = Path(__file__).with_name("health.py")
 HEALTH_TARGET_MS = 10.0

@@ -14,10 +14,10 @@ import pytest
 import requests
 
 from tests.clients.clients_install import Clients, install
-from tests.processes import clean_environment
-from tests.running_proxy import RunningProxy
-from tests.saying_flowise import FLOW, SayingFlowise, ending, token
-from tests.scripted_server import ScriptedServer, http
+from tests.support.processes import clean_environment
+from tests.support.running_proxy import RunningProxy
+from tests.support.saying_flowise import FLOW, SayingFlowise, ending, token
+from tests.support.scripted_server import ScriptedServer, http
 
 pytestmark = pytest.mark.clients
 

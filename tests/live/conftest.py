@@ -13,8 +13,8 @@ from openai import AzureOpenAI, DefaultHttpxClient, OpenAI
 from tests.live.flowise_install import NEWEST, VERSION, install
 from tests.live.real_flowise import IS_QUEUED, RealFlowise
 from tests.live.wire import Wire
-from tests.processes import ended_in_order
-from tests.running_proxy import RunningProxy, StartProxy
+from tests.support.processes import ended_in_order
+from tests.support.running_proxy import RunningProxy, StartProxy
 
 TEST_SECONDS = 60
 EVERYWHERE = {"harness_test", "every_version_test"}

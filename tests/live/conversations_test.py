@@ -14,7 +14,7 @@ import pytest
 from tests.live.real_flowise import RealFlowise
 from tests.live.surface_conversation_test import everything, said, seen_by_model, system_message, user
 from tests.live.wire import Json, Wire, text_of
-from tests.running_proxy import StartProxy
+from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
 

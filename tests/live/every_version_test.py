@@ -14,7 +14,7 @@ from tests.live.real_flowise import RealFlowise
 from tests.live.surface_conversation_test import said, seen_by_model, user
 from tests.live.surface_errors_test import PROVIDER_FAILURES
 from tests.live.wire import Json, Wire
-from tests.running_proxy import StartProxy
+from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import ended_in_order
+from tests.support.processes import ended_in_order
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "flowise"

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from tests.live.real_flowise import RealFlowise
-from tests.processes import wait_for
-from tests.running_proxy import RunningProxy, StartProxy
+from tests.support.processes import wait_for
+from tests.support.running_proxy import RunningProxy, StartProxy
 
 pytestmark = pytest.mark.live
 REFRESH_SECONDS = 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.live.real_flowise import RealFlowise
-from tests.open_responses_cases import (
+from tests.support.open_responses_cases import (
     HTTP_CASES,
     SOCKET_CASES,
     WEATHER,
@@ -21,8 +21,8 @@ from tests.open_responses_cases import (
     said_in,
     streamed,
 )
-from tests.open_responses_check import Json
-from tests.running_proxy import StartProxy
+from tests.support.open_responses_check import Json
+from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.real_flowise import RealFlowise
 from tests.live.wire import Wire, chat_body, frames_of, text_of
-from tests.running_proxy import StartProxy
+from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
 

@@ -16,7 +16,7 @@ import requests
 from tests.live.flowise_bootstrap import Bootstrapped, bootstrap
 from tests.live.flowise_canvas import Json
 from tests.live.flowise_install import RECIPE, Installation
-from tests.processes import Server, clean_environment, free_port
+from tests.support.processes import Server, clean_environment, free_port
 
 START_SECONDS = 180
 IS_QUEUED = os.environ.get("FLOWISE_MODE") == "queue"

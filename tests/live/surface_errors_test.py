@@ -20,8 +20,8 @@ from openai.types.chat import ChatCompletionChunk
 
 from tests.live.real_flowise import RealFlowise
 from tests.live.wire import Failure, Wire, chat_body
-from tests.processes import free_port
-from tests.running_proxy import RunningProxy, StartProxy
+from tests.support.processes import free_port
+from tests.support.running_proxy import RunningProxy, StartProxy
 
 pytestmark = pytest.mark.live
 

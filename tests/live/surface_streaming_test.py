@@ -12,8 +12,8 @@ from openai import OpenAI
 
 from tests.live.real_flowise import RealFlowise
 from tests.live.wire import Wire, chat_body
-from tests.openai_check import valid_chunks
-from tests.processes import wait_for
+from tests.support.openai_check import valid_chunks
+from tests.support.processes import wait_for
 
 pytestmark = pytest.mark.live
 

@@ -9,7 +9,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from tests.live.real_flowise import RealFlowise
 from tests.live.wire import Wire
-from tests.openai_check import valid, valid_chunks
+from tests.support.openai_check import valid, valid_chunks
 
 pytestmark = pytest.mark.live
 

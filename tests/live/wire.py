@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from tests.openai_check import valid
+from tests.support.openai_check import valid
 
 Json = dict[str, Any]
 SECONDS = 60

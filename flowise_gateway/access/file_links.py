@@ -1,0 +1,86 @@
+"""Signed links to files that a flow made, and the headers under which they may be shown. Policy.
+
+A link opens one file of one run until it expires, without a key, so that a browser can show it; nobody can
+make one up. What comes from a flow never becomes a page of our origin: only images are shown, and only if
+their first bytes are those of an image; everything else is a download.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from flowise_gateway.flow.errors import FileNotFound
+
+_CONTEXT = b"flowise file link 1\0"
+_SIGNATURE_BYTES = 32
+_HEAD_BYTES = 16 + 16 + 5
+LONGEST_TOKEN = 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that Flowise keeps beside a run."""
+
+    flow: str
+    chat_id: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Where Flowise's API gives it."""
+        query = {"chatflowId": self.flow, "chatId": self.chat_id, "fileName": self.name}
+        return f"/get-upload-file?{urlencode(query, quote_via=quote, safe='')}"
+
+
+class FileLinks:
+    """Makes and opens the tokens that stand in links."""
+
+    def __init__(self, secret: bytes, days: float, clock: Callable[[], float] = time.time) -> None:
+        """Sign with `secret` for `days`."""
+        self._secret = secret
+        self._seconds = days * 86_400
+        self._clock = clock
+
+    def token(self, file: StoredFile) -> str:
+        """A text for a URL's path that opens this file and no other, until it expires."""
+        expiry = int(self._clock() + self._seconds)
+        ids = UUID(file.flow).bytes + UUID(file.chat_id).bytes
+        content = ids + expiry.to_bytes(5, "big") + file.name.encode()
+        return base64.urlsafe_b64encode(content + self._signature(content)).decode().rstrip("=")
+
+    def opened(self, token: str) -> StoredFile:
+        """The file of a token. Raises FileNotFound, the same for what is forged, damaged or too old."""
+        content, signature = self._taken_apart(token)
+        if not hmac.compare_digest(signature, self._signature(content)):
+            raise _not_found()
+        if int.from_bytes(content[32:_HEAD_BYTES], "big") < self._clock():
+            raise _not_found()
+        flow, chat_id = UUID(bytes=content[:16]), UUID(bytes=content[16:32])
+        return StoredFile(str(flow), str(chat_id), content[_HEAD_BYTES:].decode())
+
+    def _signature(self, content: bytes) -> bytes:
+        return hmac.digest(self._secret, _CONTEXT + content, hashlib.sha256)
+
+    @staticmethod
+    def _taken_apart(token: str) -> tuple[bytes, bytes]:
+        if len(token) > LONGEST_TOKEN or not token.isascii():
+            raise _not_found()
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
+        except binascii.Error:
+            raise _not_found() from None
+        if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
+            raise _not_found()
+        return raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
+
+
+def _not_found() -> FileNotFound:
+    return FileNotFound("There is no such file, or its link has expired.")

@@ -1,0 +1,118 @@
+"""Who calls: client keys, and what each may use."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from flowise_gateway.config.schema import KeyConfig
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.flow.errors import NotAuthenticated
+from flowise_gateway.flow.model import FLOW_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request, and what it may; the name may be logged, it tells nothing of the key.
+
+    `single_user` tells that one person alone holds the key, `overrides` that it may set Flowise's own fields;
+    `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
+    apart where the name does not, and is not for logs.
+    """
+
+    name: str
+    models: tuple[str, ...] = ("*",)
+    requests_per_minute: int | None = None
+    max_in_flight: int | None = None
+    single_user: bool = False
+    overrides: bool = False
+    flowise_key: str = ""
+    scope: str = ""
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether one of a model's names is among those that the caller may use."""
+        return any(_is_like(name, pattern) for pattern in self.models for name in names)
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    # A flow's id is the same in capitals, and stands in small letters among a model's names.
+    return fnmatchcase(name, pattern.lower() if FLOW_ID.fullmatch(name) else pattern)
+
+
+ANONYMOUS = Caller("anonymous")
+LOCAL = Caller("anonymous", single_user=True, overrides=True)
+"""Whoever asks a server that needs no key and listens on loopback alone: its owner."""
+
+
+class Keys:
+    """The client keys, kept as digests; with pass-through any key, which is then Flowise's to judge."""
+
+    def __init__(
+        self,
+        keys: Iterable[str] = (),
+        named: Iterable[KeyConfig] = (),
+        *,
+        passes_through: bool = False,
+        anonymous: Caller = LOCAL,
+    ) -> None:
+        """Take the keys of the settings and those of the file; none at all lets everybody in."""
+        self._passes_through = passes_through
+        self._anonymous = anonymous
+        self._callers = {_digest(key): Caller(f"key-{_digest(key).hex()[:8]}") for key in keys}
+        for key in named:
+            self._callers[bytes.fromhex(key.sha256)] = Caller(
+                key.name,
+                key.models,
+                key.requests_per_minute,
+                key.max_in_flight,
+                key.single_user,
+                key.overrides,
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is let in."""
+        return not self._callers and not self._passes_through
+
+    def caller(self, header: Callable[[str], str | None]) -> Caller:
+        """The caller behind `Authorization: Bearer` or `api-key`. Raises NotAuthenticated, always alike."""
+        offered = _offered(header)
+        if self._passes_through and offered:
+            # Anybody can make up a key whose digest begins like another's.
+            whole = _digest(offered[0]).hex()
+            return Caller(f"flowise-{whole[:8]}", flowise_key=offered[0], scope=whole)
+        if self.is_open:
+            return self._anonymous
+        for key in offered:
+            digest = _digest(key)
+            # Every key is compared, so that time tells nothing.
+            matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
+            if matches:
+                return matches[0]
+        raise NotAuthenticated(_WRONG_KEY)
+
+
+_WRONG_KEY = "Incorrect API key provided: send a client key of this server."
+
+
+def check_known(caller: Caller, settings: Settings) -> None:
+    """Refuse a key that is not ours but Flowise's to judge, unless it is the one of the settings."""
+    known = settings.flowise_api_key.encode()
+    if caller.flowise_key and not hmac.compare_digest(caller.flowise_key.encode(), known):
+        raise NotAuthenticated(_WRONG_KEY)
+
+
+def _offered(header: Callable[[str], str | None]) -> list[str]:
+    scheme, _, token = (header("Authorization") or "").partition(" ")
+    keys = [(header("api-key") or "").strip(), token.strip() if scheme.lower() == "bearer" else ""]
+    return [key for key in keys if key]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+_LONGEST_ADDRESS = 2000

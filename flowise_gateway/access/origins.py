@@ -1,0 +1,107 @@
+"""Which web pages may call, and what their browsers are told."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flowise_gateway.access.keys import _LONGEST_ADDRESS
+from flowise_gateway.config.settings import Settings, is_loopback_host
+from flowise_gateway.flow.errors import BadRequest, HostNotAllowed, OriginNotAllowed
+
+
+def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool:
+    """Whether a page of this origin may read answers: as set, else any if keys protect us, else local."""
+    if settings.proxy_cors_origins is not None:
+        return "*" in settings.proxy_cors_origins or origin in settings.proxy_cors_origins
+    return not is_open or _is_local_origin(origin)
+
+
+def check_origin(origin: str | None, settings: Settings, *, is_open: bool) -> None:
+    """Refuse other origins where no key protects us: CORS alone stops no `text/plain` POST of a web page."""
+    if origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open):
+        raise OriginNotAllowed(
+            "This server has no client keys and therefore takes no requests of web pages of other origins; "
+            "set PROXY_API_KEYS or PROXY_CORS_ORIGINS."
+        )
+
+
+def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: bool) -> None:
+    """Refuse names that are not ours where no key protects us: a page may have had its own lead here."""
+    if host is None:
+        if protocol == "HTTP/1.1":
+            raise BadRequest("The request has no Host header, which HTTP/1.1 requires.")
+        return  # no browser sends that
+    if is_open and settings.is_loopback and not _is_own_name(_name_in(f"//{host}"), settings):
+        raise HostNotAllowed(
+            "This server has no client keys and therefore answers only to names of this machine, such as "
+            "localhost; set PROXY_PUBLIC_URL to the address by which it is reached, or PROXY_API_KEYS."
+        )
+
+
+def _is_own_name(name: str, settings: Settings) -> bool:
+    is_public = name != "" and name == _name_in(settings.proxy_public_url)
+    return is_public or _is_this_machine(name) or name in _FROM_CONTAINERS
+
+
+def _is_this_machine(name: str) -> bool:
+    return is_loopback_host(name) or name.endswith(".localhost")  # reserved, RFC 6761
+
+
+def _name_in(address: str) -> str:
+    try:
+        # To split a long one takes time: letters beyond ASCII are normalised.
+        return (urlsplit(address if len(address) <= _LONGEST_ADDRESS else "").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+_FROM_CONTAINERS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
+"""How programs in containers on a desktop reach its loopback; nobody can register these."""
+
+_DESKTOP_SCHEMES = ("app", "tauri", "capacitor", "ionic", "vscode-webview", "vscode-file")
+"""Of pages that come with a desktop program; no web page has them."""
+
+
+def _is_local_origin(origin: str) -> bool:
+    scheme, is_origin, _ = origin.partition("://")
+    if scheme in ("http", "https"):
+        return _is_this_machine(_name_in(origin))
+    return scheme in _DESKTOP_SCHEMES and bool(is_origin)
+
+
+_ALLOWED_HEADERS = (
+    "authorization, api-key, content-type, openai-organization, openai-project, openai-beta, x-request-id, "
+    "x-client-request-id, "
+    + ", ".join(
+        f"x-stainless-{name}"
+        for name in (
+            *("lang", "package-version", "os", "arch", "runtime", "runtime-version", "retry-count"),
+            *("timeout", "async", "read-timeout", "helper-method"),
+        )
+    )
+)
+_EXPOSED_HEADERS = (
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-request-id, retry-after, retry-after-ms, x-should-retry, x-flowise-chat-id, x-flowise-ignored-params"
+)
+
+
+def cors_headers(
+    origin: str | None, asked_headers: str | None, settings: Settings, *, is_open: bool
+) -> dict[str, str]:
+    """The headers that let an allowed page read an answer; never with credentials."""
+    if not origin or not is_origin_allowed(origin, settings, is_open=is_open):
+        return {}
+    allows_all = settings.proxy_cors_origins is None or "*" in settings.proxy_cors_origins
+    headers = {
+        "Access-Control-Allow-Origin": "*" if allows_all and not is_open else origin,
+        "Access-Control-Expose-Headers": _EXPOSED_HEADERS,
+        "Vary": "Origin",
+    }
+    if asked_headers is not None:
+        headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+        # The Fetch standard lets `*` not cover Authorization, so the names are given back.
+        headers["Access-Control-Allow-Headers"] = asked_headers or _ALLOWED_HEADERS
+        headers["Access-Control-Allow-Private-Network"] = "true"
+        headers["Access-Control-Max-Age"] = "600"
+    return headers

@@ -1,0 +1,1 @@
+"""What the operator writes: the environment and `proxy.yaml`."""

@@ -1,0 +1,324 @@
+"""Settings from the environment and `.env`; the only reader of either. Leaf."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from flowise_gateway.flow.errors import SettingsError
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+_UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, each named like its variable in lower case; see docs in `.env.example`."""
+
+    flowise_base_url: str = ""
+    flowise_api_key: str = ""
+    flowise_key_passthrough: bool = False
+    flowise_ca_file: str = ""
+    flowise_connect_timeout: float = 5
+    flowise_request_timeout: float = 30
+    flowise_stream_idle_timeout: float = 600
+    flowise_run_timeout: float = 3600
+    flowise_max_attempts: int = 3
+    host: str = "localhost"
+    port: int = 8000
+    workers: int = 1
+    proxy_api_keys: tuple[str, ...] = ()
+    proxy_allow_anonymous: bool = False
+    proxy_config: str = ""
+    proxy_store: str = "sqlite:///data/proxy.sqlite3"
+    proxy_secret: str = ""
+    proxy_public_url: str = ""
+    proxy_response_ttl_days: float = 30
+    proxy_cors_origins: tuple[str, ...] | None = None
+    proxy_max_body_bytes: int = 50 * 1024**2
+    proxy_body_timeout: float = 30
+    proxy_max_in_flight: int = 5000
+    proxy_run_error_status: int = 400
+    proxy_heartbeat_seconds: float = 15
+    proxy_drain_seconds: float = 30
+    proxy_event_pump: bool = True
+    proxy_metrics: str = "key"
+    proxy_log_format: str = "auto"
+    log_level: str = "info"
+
+    def __repr__(self) -> str:
+        """Name the settings without any secret."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SECRET}
+        return f"Settings({shown})"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback_host(self.host)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether any caller is let in, as far as the environment says."""
+        return not self.proxy_api_keys and not self.flowise_key_passthrough
+
+    @property
+    def log_as_json(self) -> bool:
+        """Whether log lines are JSON: as set, else unless standard error is a terminal."""
+        if self.proxy_log_format == "auto":
+            return not sys.stderr.isatty()
+        return self.proxy_log_format == "json"
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+    ) -> Settings:
+        """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
+        values: dict[str, str] = {}
+        if dotenv is not None:
+            values.update({k: v for k, v in dotenv_values(dotenv).items() if v is not None})
+        values.update(os.environ if environ is None else environ)
+        read: dict[str, Any] = {}
+        for field in fields(cls):
+            name = field.name.upper()
+            text = values.get(name, "").strip()
+            if text:
+                read[field.name] = _parsed(name, text, _PARSERS[field.name])
+        settings = cls(**read)
+        if settings.flowise_key_passthrough and settings.proxy_api_keys:
+            raise SettingsError(
+                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
+            )
+        if settings.proxy_store == "memory:" and settings.workers > 1:
+            raise SettingsError(
+                "PROXY_STORE='memory:' serves one worker only: set WORKERS=1, or a file or Redis"
+            )
+        return settings
+
+    def check_admission(self, *, has_keys: bool) -> None:
+        """Refuse to let other machines in without a key. Raises SettingsError."""
+        if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
+            return
+        raise SettingsError(
+            f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
+            "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
+        )
+
+
+def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        may_hold_key = name.lower() in _SECRET or "@" in text or "?" in text
+        shown = "(hidden)" if may_hold_key else repr(text[:80])
+        raise SettingsError(f"{name}={shown} is not allowed: {error}") from None
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def flowise_base_url(text: str) -> str:
+    """The address of Flowise's API: a bare origin gets `/api/v1`, `/prediction` at the end is cut."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        host = None
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("it must be an http:// or https:// address such as https://flows.example.com/api/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("it must hold no user name, query or fragment; the key goes into FLOWISE_API_KEY")
+    path = parts.path.rstrip("/").removesuffix("/prediction").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/api/v1'}"
+
+
+def _base_url_setting(text: str) -> str:
+    if any(c.isspace() for c in text):
+        raise ValueError("it must be one address, without spaces")
+    if text.rstrip("/").endswith("/prediction"):
+        log.warning("FLOWISE_BASE_URL: /prediction at its end is cut, it is added for each call")
+    return flowise_base_url(text)
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        complaint = f"it must be a number from {low:g} to {high:g}"
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError(complaint) from None
+        if not low <= number <= high:
+            raise ValueError(complaint)
+        return number
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        complaint = f"it must be a whole number from {low} to {high}"
+        if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
+            raise ValueError(complaint)
+        return int(text)
+
+    return parse
+
+
+def _size(text: str) -> int:
+    lowered = text.lower().replace(" ", "")
+    for unit, factor in _UNITS.items():
+        if lowered.endswith(unit):
+            return _integer(1, 10**9)(lowered.removesuffix(unit)) * factor
+    return _integer(1024, 10**12)(lowered)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError("it must be true or false")
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"it must be one of {', '.join(allowed)}")
+        return text.lower()
+
+    return parse
+
+
+def _header_text(text: str) -> str:
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("it must be printable ASCII without spaces, since it travels in a header")
+    return text
+
+
+def _list(item: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(item(part.strip()) for part in text.split(",") if part.strip())
+
+    return parse
+
+
+def _origin(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_origin = parts.scheme and parts.netloc and not (parts.path or parts.query or parts.fragment)
+        if text in ("*", "null") or is_origin:
+            return text
+    raise ValueError(
+        "it must be *, null or origins such as https://chat.example.com or chrome-extension://…, "
+        "comma-separated"
+    )
+
+
+def _secret(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("it must have at least 16 characters, such as `openssl rand -hex 32` prints")
+    return text
+
+
+def _store(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
+        return text
+    if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
+        return text
+    raise ValueError("it must be sqlite:///path, memory: or redis://host:port/number")
+
+
+def _public_url(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        is_plain = text.isascii() and text.isprintable() and not set(text) & set(' ()<>"\\@?#')
+        if parts.scheme in {"http", "https"} and parts.hostname and is_plain:
+            return text.rstrip("/")
+    raise ValueError(
+        "it must be the address by which clients reach this server, such as https://ai.example.com"
+    )
+
+
+def _readable_file(text: str) -> str:
+    try:
+        with Path(text).open("rb"):
+            return text
+    except OSError as error:
+        raise ValueError(f"it must be a file that can be read ({error.strerror})") from None
+
+
+def _run_error_status(text: str) -> int:
+    if text not in {"400", "500", "502"}:
+        raise ValueError("it must be 400, 500 or 502")
+    return int(text)
+
+
+def _hostname(text: str) -> str:
+    bare = text.strip("[]")
+    has_port = ":" in bare and not _is_ipv6(bare)
+    if not bare or has_port or any(c.isspace() or c in "/@?#" for c in bare):
+        raise ValueError("it must be a host name or an address, such as localhost, 127.0.0.1 or ::")
+    return bare
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).version == 6
+    except ValueError:
+        return False
+
+
+_SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "flowise_base_url": _base_url_setting,
+    "flowise_api_key": _header_text,
+    "flowise_key_passthrough": _boolean,
+    "flowise_ca_file": _readable_file,
+    "flowise_connect_timeout": _number(0.1, 600),
+    "flowise_request_timeout": _number(0.1, 86400),
+    "flowise_stream_idle_timeout": _number(0.1, 86400),
+    "flowise_run_timeout": _number(0.1, 604800),
+    "flowise_max_attempts": _integer(1, 10),
+    "host": _hostname,
+    "port": _integer(0, 65535),
+    "workers": _integer(1, 256),
+    "proxy_api_keys": _list(_header_text),
+    "proxy_allow_anonymous": _boolean,
+    "proxy_config": str,
+    "proxy_store": _store,
+    "proxy_secret": _secret,
+    "proxy_public_url": _public_url,
+    "proxy_response_ttl_days": _number(0.01, 36500),
+    "proxy_cors_origins": _list(_origin),
+    "proxy_max_body_bytes": _size,
+    "proxy_body_timeout": _number(0.1, 3600),
+    "proxy_max_in_flight": _integer(1, 1_000_000),
+    "proxy_run_error_status": _run_error_status,
+    "proxy_heartbeat_seconds": _number(0.05, 3600),
+    "proxy_drain_seconds": _number(0, 3600),
+    "proxy_event_pump": _boolean,
+    "proxy_metrics": _one_of("key", "open", "off"),
+    "proxy_log_format": _one_of("auto", "text", "json"),
+    "log_level": _one_of("debug", "info", "warning", "error"),
+}

@@ -1,0 +1,175 @@
+"""What was attached to a conversation as its flow takes it: documents as text, pictures as uploads. Policy.
+
+A document goes into the text of its message, so that Flowise's memory holds it: it keeps questions, but of a
+`file:full` upload its name alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from flowise_gateway.flow.errors import BadRequest, ProxyError
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.turn import Attachment, HistoryMessage, Upload, with_attached
+from flowise_gateway.openai.messages import left_out_note
+
+Kind = Literal["image", "audio", "file"]
+
+_SETTINGS = {
+    "image": ("images", "image uploads of its chat model"),
+    "audio": ("audio", "speech to text"),
+}
+_MAX_CACHED_TEXTS = 32
+_MAX_CACHED_CHARACTERS = 1_000_000
+
+
+class UploadClient(Protocol):
+    """What is asked of a flow's client to fit attachments to the flow. Both methods raise ProxyError."""
+
+    flow_id: str
+
+    def abilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+        """Tell whether a flow streams (None: not told), and which uploads it takes."""
+
+    def document_text(self, chat_id: str, upload: Upload) -> str:
+        """Return the text of a document (its data a data URI)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a flow takes; its client reads documents for it."""
+
+    client: UploadClient
+    image: bool
+    audio: bool
+
+    def takes(self, kind: Kind) -> bool:
+        """Whether it takes such uploads; of a document that is known when it is read."""
+        return kind == "file" or (self.image if kind == "image" else self.audio)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The history to send, what goes before the question, the uploads, and the kinds of what was left out."""
+
+    history: tuple[HistoryMessage, ...]
+    documents: str = ""
+    uploads: tuple[Upload, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class Attachments:
+    """Fits what requests have attached to their flows; remembers the texts of documents that come again."""
+
+    def __init__(self) -> None:
+        """Begin without any text."""
+        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def fitted(
+        self,
+        attachments: Sequence[Attachment],
+        sent: tuple[HistoryMessage, ...],
+        length: int,
+        flow: Takes,
+        chat_id: str,
+    ) -> Fitted:
+        """Fit the attachments of the messages that are `sent`, of a history of `length`, and of the question.
+
+        Raises BadRequest for a document in the user's last message that Flowise cannot read; in the place of
+        any other a note stands.
+        """
+        texts: dict[int, list[str]] = {}
+        uploads, left_out = [], []
+        wanted = [a for a in attachments if a.position < len(sent) or a.position >= length]
+        for attachment in wanted:
+            position, kind = attachment.position, kind_of(attachment.upload)
+            # Of an earlier recording Flowise would put the words in the place of the question.
+            if kind != "file" and flow.takes(kind) and (kind == "image" or position >= length):
+                uploads.append(attachment.upload)
+                continue
+            text = self._document(attachment, flow.client, chat_id) if kind == "file" else None
+            if text is None:
+                text = left_out_note(kind)
+                left_out.append(kind)
+            texts.setdefault(position, []).append(text)
+        history = []
+        at_hand = {attachment.position for attachment in wanted}
+        for position, message in enumerate(sent):
+            attached = "\n\n".join(texts.get(position, [message.attached]))
+            if message.files and not attached and position not in at_hand:
+                # Its client sends only what is new, and Flowise's memory has it in another session.
+                attached = left_out_note("file")
+                left_out.append("file")
+            history.append(HistoryMessage(message.role, with_attached(attached, message.content)))
+        documents = "\n\n".join(texts.get(length, ()))
+        return Fitted(tuple(history), documents, tuple(uploads), tuple(left_out))
+
+    def _document(self, attachment: Attachment, client: UploadClient, chat_id: str) -> str | None:
+        upload = attachment.upload
+        if upload.type == "file:full":
+            return _doc(upload.name, upload.data)
+        key = client.flow_id, attachment.digest
+        text = self._texts.get(key)
+        if text is None:
+            try:
+                text = client.document_text(chat_id, upload)
+            except ProxyError as error:
+                if not attachment.is_newest:
+                    return None
+                if isinstance(error, BadRequest):
+                    error.param = attachment.param
+                raise
+            if len(text) <= _MAX_CACHED_CHARACTERS:
+                self._texts[key] = text
+            if len(self._texts) > _MAX_CACHED_TEXTS:
+                self._texts.popitem(last=False)
+        return _doc(upload.name, text)
+
+
+def _doc(name: str, text: str) -> str:
+    return f'<doc name="{name}">{text}</doc>'
+
+
+def kind_of(upload: Upload) -> Kind:
+    """What a file is to a flow."""
+    if upload.type == "audio":
+        return "audio"
+    return "image" if upload.type != "file:full" and upload.mime.startswith("image/") else "file"
+
+
+def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClient) -> Takes:
+    """What the flow takes, as far as it matters. Raises ProxyError from Flowise, which may be asked."""
+    kinds = {kind_of(attachment.upload) for attachment in attachments}
+    images, audio = model.takes_images, model.takes_audio
+    if ("image" in kinds and images is None) or ("audio" in kinds and audio is None):
+        try:
+            found = client.abilities(model.flow)[1]
+        except ProxyError:
+            if not model.fallback:
+                raise
+            return Takes(client, image=True, audio=True)  # its run will fail, and the fallback be asked
+        images = found.get("isImageUploadAllowed") is True
+        audio = found.get("isSpeechToTextEnabled") is True
+    return Takes(client, image=bool(images), audio=bool(audio))
+
+
+def refuse(attachments: Iterable[Attachment], flow: Takes) -> None:
+    """Refuse what Flowise would drop without a word, if the user has just sent it."""
+    for attachment in attachments:
+        kind = kind_of(attachment.upload)
+        if attachment.is_newest and not flow.takes(kind):
+            name, setting = _SETTINGS[kind]
+            raise BadRequest(
+                f"The flow behind this model takes no {name}: {setting} must be switched on in Flowise.",
+                param=attachment.param,
+                code="unsupported_content",
+            )
+
+
+def left_out_warning(kinds: Iterable[str]) -> str:
+    """The warning for what was left out of earlier messages; empty for nothing."""
+    counted = ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(kinds).items()))
+    return f"Left out of earlier messages, which this model cannot take: {counted}." if counted else ""

@@ -1,0 +1,234 @@
+"""From a parsed request to what is run for it: session, overrides, uploads, decisions. Composition.
+
+Knows neither Flask nor the wire it came over; the server asks for a plan, runs it, and reports how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from flowise_gateway.access.keys import Caller
+from flowise_gateway.conversation.attachments import (
+    Attachments,
+    Takes,
+    UploadClient,
+    left_out_warning,
+    refuse,
+    takes_of,
+)
+from flowise_gateway.conversation.sessions import Asked, Conversations, Exchange, Outcome, folded, way_of
+from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.flow.errors import BadRequest, ProxyError
+from flowise_gateway.flow.events import ActionAsked, FlowEvent, TextDelta, TurnEnded
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn, with_attached
+from flowise_gateway.flowise.human_input import decided, decision
+from flowise_gateway.flowise.overrides import fitted, takes_system_text
+from flowise_gateway.openai.answer_text import whole_text, without_decision
+from flowise_gateway.openai.messages import answer_in_history
+from flowise_gateway.openai.request import ParsedRequest
+
+CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")
+USER_HEADERS = ("X-User-Id", "X-OpenWebUI-User-Id")
+LATE_ANSWER = (
+    "This question has been answered already, or it is too old to be answered. Nothing was run. "
+    "Ask again to start over."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do for a request: `turns` to run, or `instead` the events of an answer without any run.
+
+    `ignored` names what was asked for but cannot be obeyed, `warning` what was left out of earlier messages.
+    """
+
+    turns: tuple[Turn, ...]
+    ignored: tuple[str, ...] = ()
+    exchange: Exchange | None = None
+    instead: tuple[FlowEvent, ...] = ()
+    is_recorded: bool = field(default=True)
+    warning: str = ""
+
+
+class Planner:
+    """Joins requests with conversations and fits them to their flows."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        """Take where conversations are kept."""
+        self._conversations = conversations
+        self._attachments = Attachments()
+
+    def plan(
+        self,
+        parsed: ParsedRequest,
+        model: Model,
+        caller: Caller,
+        header: Callable[[str], str | None],
+        client: UploadClient,
+    ) -> Plan:
+        """Decide what to run. Raises BadRequest for what the flow cannot take, ProxyError from Flowise."""
+        parsed, ignored = _allowed(parsed, caller)
+        if model.system == "drop" and parsed.turns[0].instructions:
+            ignored = (*ignored, "system")
+            parsed = replace(parsed, turns=tuple(replace(turn, instructions="") for turn in parsed.turns))
+        takes = takes_of(parsed.attachments, model, client)
+        refuse(parsed.attachments, takes)
+        exchange = self._conversations.begin(_asked(parsed, model, caller, header))
+        try:
+            return self._planned(exchange, parsed, model, ignored, takes)
+        except ProxyError:
+            self._conversations.not_begun(exchange)
+            raise
+
+    def alone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
+        """Decide what to run for a request that is no part of any conversation."""
+        parsed, ignored = _allowed(parsed, caller)
+        turns, more = _fitted(parsed.turns, parsed, model, parsed.user)
+        return Plan(turns, (*ignored, *more))
+
+    def prepare(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
+        """Run nothing: whoever goes on from the answer goes on from the one before it."""
+        if parsed.previous_response_id and parsed.response_id:
+            scope = caller.scope or caller.name
+            self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
+        return replace(self.alone(parsed, model, caller), instead=(TurnEnded(),))
+
+    def anew(
+        self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: UploadClient
+    ) -> tuple[Turn, str]:
+        """The turn for another model that stands in, and a warning: all that was said before goes along."""
+        if plan.exchange is None:
+            return turn, ""
+        asked, history = plan.exchange.asked, plan.exchange.history
+        anew = replace(asked.turns[0], chat_id=turn.chat_id, history=history, stream=turn.stream)
+        older = tuple(replace(attachment, is_newest=False) for attachment in asked.attachments)
+        exchange = replace(
+            plan.exchange,
+            asked=replace(asked, attachments=older),
+            turns=(anew,),
+            is_folded=way_of(model) == "question" or model.chains_models,
+        )
+        takes = takes_of(older, model, client)
+        exchange, warning = self._with_attachments(exchange, parsed, takes)
+        return _fitted(exchange.turns, parsed, model, asked.user)[0][0], warning
+
+    def ended(
+        self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
+    ) -> None:
+        """Keep what the conversation's next request needs, if all runs have ended."""
+        exchange = plan.exchange
+        has_ended = all(transcript.finish_reason is not None for transcript in transcripts)
+        if exchange is None or not plan.is_recorded or not has_ended:
+            return
+        if stood_in or any(transcript.is_cut for transcript in transcripts):
+            # What is kept is the text: no session holds just this, and another run may still hold its chat.
+            exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
+        turn_before(sum(len(text) for t in transcripts for text in t.texts))
+        outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
+        self._conversations.ended(exchange, outcomes, *also_under)
+
+    def forget(self, caller: Caller, answer: str) -> None:
+        """Delete what the conversation keeps of an answer that its caller has deleted."""
+        self._conversations.forget(caller.scope or caller.name, answer)
+
+    def not_begun(self, plan: Plan) -> None:
+        """Leave the conversation as it was before a run that did not begin."""
+        if plan.exchange is not None:
+            self._conversations.not_begun(plan.exchange)
+
+    def _planned(
+        self,
+        exchange: Exchange,
+        parsed: ParsedRequest,
+        model: Model,
+        ignored: tuple[str, ...],
+        takes: Takes,
+    ) -> Plan:
+        turns, warning = exchange.turns, ""
+        if exchange.pending is not None:
+            if (answers := decision(parsed.said, exchange.pending)) is None:
+                question = TextDelta(without_decision(exchange.history[-1].content))
+                again = replace(exchange.pending, reference=exchange.reference)
+                return Plan(turns, ignored, exchange, (question, again, TurnEnded()))
+            turns = (decided(turns[0], answers, exchange.pending),)
+        elif exchange.is_late and decision(parsed.said, _ANY_QUESTION) is not None:
+            said = (TextDelta(LATE_ANSWER), TurnEnded())
+            return Plan(turns, ignored, exchange, said, is_recorded=False)
+        else:
+            exchange, warning = self._with_attachments(exchange, parsed, takes)
+            turns = exchange.turns
+        turns, more = _fitted(turns, parsed, model, exchange.asked.user)
+        return Plan(turns, (*ignored, *more), exchange, warning=warning)
+
+    def _with_attachments(
+        self, exchange: Exchange, parsed: ParsedRequest, takes: Takes
+    ) -> tuple[Exchange, str]:
+        """The exchange with what was attached in its turns, and a warning of what was left out."""
+        first, length = exchange.turns[0], len(exchange.history)
+        fit = self._attachments.fitted(
+            exchange.asked.attachments, first.history, length, takes, first.chat_id
+        )
+        turns = []
+        for turn in exchange.turns:
+            question, history = with_attached(fit.documents, turn.question), fit.history
+            if exchange.is_folded:
+                question, history = folded(history, question), ()
+            turns.append(replace(turn, question=question, history=history, uploads=fit.uploads))
+        warning = left_out_warning((*parsed.left_out, *fit.left_out))
+        return replace(exchange, turns=tuple(turns), documents=fit.documents), warning
+
+
+_ANY_QUESTION = ActionAsked({}, ())
+
+
+def _fitted(
+    turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
+) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    fits = [fitted(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
+    # Flowise takes a form or a question.
+    unread = ("messages",) if parsed.passed.get("form") and parsed.said else ()
+    return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)
+
+
+def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tuple[str, ...]]:
+    """The request without Flowise's own fields where the caller may not set them, and their names."""
+    if caller.overrides or not parsed.passed:
+        return parsed, ()
+    # A session id names a conversation, which everybody may.
+    names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
+    if "form" in names and not (parsed.said or parsed.turns[0].history):
+        raise BadRequest("This key may not send a form, and the messages hold no text.", param="messages")
+    return replace(parsed, passed={}), tuple(names)
+
+
+def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable[[str], str | None]) -> Asked:
+    conversation = parsed.conversation or _first(header, CONVERSATION_HEADERS)
+    text = parsed.turns[0].system_text
+    return Asked(
+        caller.scope or caller.name,
+        model.flow,
+        way_of(model),
+        parsed.turns,
+        parsed.said,
+        parsed.attachments,
+        conversation,
+        parsed.user or _first(header, USER_HEADERS),
+        resends=parsed.resends or not parsed.conversation,
+        is_single_user=caller.single_user,
+        previous=parsed.previous_response_id,
+        # Of a response that is not to be stored no text is kept, unless in a named conversation.
+        keeps_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
+        has_preamble=not takes_system_text(model, text, parsed.passed),
+        # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
+        holds_prefix=model.type != "MULTIAGENT",
+        folds=model.chains_models,
+    )
+
+
+def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:
+    """The first header that says something: LibreChat sends empty ones, and old versions their templates."""
+    values = ((header(name) or "").strip() for name in names)
+    return next((value for value in values if value and "{{" not in value), "")

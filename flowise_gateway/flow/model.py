@@ -1,0 +1,47 @@
+"""A flow as clients see it, and what its names may look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""A flow's id in Flowise: a UUID. Nothing else ever stands in a path after `/prediction/`."""
+
+MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+"""What a name of a model may look like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970.
+
+    `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached. `inputs` are
+    the override inputs that the flow has enabled, each with the name of the node type that has it (several
+    nodes: one of them), None where Flowise does not tell. `chains_models` tells that it runs several models
+    one after the other. The last six are choices of `proxy.yaml`.
+    """
+
+    id: str
+    flow: str
+    name: str
+    created: int = 0
+    description: str = ""
+    type: str = ""
+    names: frozenset[str] = frozenset()
+    streams: bool | None = None
+    takes_images: bool | None = None
+    takes_files: bool | None = None
+    takes_audio: bool | None = None
+    has_memory: bool | None = None
+    chains_models: bool = False
+    inputs: Mapping[str, str] | None = None
+    request_timeout: float | None = None
+    fallback: str | None = None
+    history: str = "auto"
+    system: str = "auto"
+    steps: str = "reasoning"
+    sources: str = "auto"
+    usage: str = "auto"
+    tools: str = "report"

@@ -1,0 +1,92 @@
+"""Several runs of one request at once, each in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+
+from flowise_gateway.flow.errors import ProxyError, RunFailed
+from flowise_gateway.flow.events import Batch, Batches
+
+POLL_SECONDS = 0.25
+"""How soon a run that is one of several notices that nobody reads it any more."""
+
+RUN_THREAD = "flowise run"
+"""How the names of threads begin that have a run in hand; a server that ends lets them finish."""
+
+_BATCHES_AHEAD = 64
+
+
+def side_by_side(
+    runs: Sequence[Batches], left: threading.Event | None = None
+) -> Generator[tuple[int, Batch], None, None]:
+    """Run several at once, each in a thread, and give their batches as they come, with the run's number.
+
+    The first failure ends all; `left` is set when nobody reads any more. A run must give a KeepAlive every
+    POLL_SECONDS, else it outlives its reader.
+    """
+    results: queue.Queue[tuple[int, Batch | Exception | None]] = queue.Queue(_BATCHES_AHEAD)
+    left = left or threading.Event()
+    open_runs = len(runs)
+    try:
+        for number, run in enumerate(runs):
+            threading.Thread(
+                target=_feed, args=(number, run, results, left), name=RUN_THREAD, daemon=True
+            ).start()
+        while open_runs:
+            number, result = results.get()
+            if isinstance(result, Exception):
+                raise _of_several(result)
+            if result is None:
+                open_runs -= 1
+            else:
+                yield number, result
+    finally:
+        left.set()
+
+
+def _of_several(error: Exception) -> Exception:
+    """A failure of one run among others: whatever its own status says, another may have run."""
+    if isinstance(error, ProxyError) and (error.status >= 500 or error.status in (408, 429)):
+        return RunFailed(
+            f"One of several choices failed, others may have run: {error.message}", code=error.code
+        )
+    return error
+
+
+def _feed(
+    number: int,
+    run: Batches,
+    results: queue.Queue[tuple[int, Batch | Exception | None]],
+    left: threading.Event,
+) -> None:
+    def put(result: Batch | Exception | None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                results.put((number, result), timeout=POLL_SECONDS)
+                return
+
+    try:
+        with contextlib.closing(run):
+            if left.is_set():
+                return
+            for batch in run:
+                put(batch)
+                if left.is_set():
+                    return
+        put(None)
+    except Exception as error:  # noqa: BLE001 - handed over to the reader, which raises it
+        put(error)
+
+
+def while_wanted(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
+    """A wake-up call no later than POLL_SECONDS, which fails once nobody reads any more."""
+
+    def remaining() -> float:
+        if left.is_set():
+            raise RunFailed("Nobody waits for this run any more.")
+        return min(POLL_SECONDS, wake())
+
+    return remaining

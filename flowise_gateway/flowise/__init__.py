@@ -1,0 +1,1 @@
+"""Flowise's wire and habits: predictions, events, failures, the catalog of flows."""

@@ -1,0 +1,307 @@
+"""What Flowise's whole JSON answer means as flow events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from flowise_gateway.flow.events import (
+    ActionAsked,
+    ArtifactMade,
+    FinishReason,
+    FlowEvent,
+    ReasoningDelta,
+    SourcesFound,
+    StepEnded,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolUsed,
+    TurnEnded,
+    TurnIdentified,
+    UsageReported,
+)
+from flowise_gateway.flow.lenient_json import json_text, lenient_json
+from flowise_gateway.flowise.failures import readable
+
+APART = "\n\n"
+"""Between the texts of two nodes that both end their branch: Flowise sends them one behind the other."""
+
+
+def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> Iterator[FlowEvent]:
+    """A JSON answer into the same events that its stream would have given.
+
+    `human_input` is the decision that resumed the run: what ran before is in the answer, too.
+    """
+    if not isinstance(answer, dict):
+        yield from _text_event(answer)
+        yield TurnEnded()
+        return
+    executed, agents = _dicts(answer.get("agentFlowExecutedData")), _dicts(answer.get("agentReasoning"))
+    for node in executed:
+        yield from node_events(node)
+    for agent in agents:
+        yield from agent_events(agent)
+    for tool in _dicts(answer.get("usedTools")):
+        yield tool_used(tool)
+    finds = [*map(_output, executed), *agents, answer]
+    if documents := tuple(_once(finds, "sourceDocuments")):
+        yield SourcesFound(documents)
+    yield from _text_event(answer_text(answer, _resumed(executed, human_input)))
+    action = answer.get("action")
+    if asked := action_asked(action) if isinstance(action, dict) else executed_action(executed):
+        yield asked
+    yield from map(artifact_made, _once(finds, "artifacts", "fileAnnotations"))
+    if usage := executed_usage(executed):
+        yield usage
+    yield identified(answer)
+    yield TurnEnded(executed_reason(executed))
+
+
+def _once(finds: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """What nodes, agents and the flow itself found, each once although several may tell of it."""
+    told = {_key("", item): item for find in finds for name in names for item in _dicts(find.get(name))}
+    return list(told.values())
+
+
+_ENVELOPE = frozenset(
+    (
+        *("question", "form", "chatId", "chatMessageId", "sessionId", "executionId", "memoryType"),
+        *("isStreamValid", "followUpPrompts", "flowVariables", "action", "agentReasoning", "assistant"),
+        *("agentFlowExecutedData", "sourceDocuments", "usedTools", "artifacts", "fileAnnotations"),
+    )
+)
+
+
+def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
+    """The answer itself: `text`, `json`, the nodes' output, else what a custom function returned."""
+    text = answer.get("text")
+    if isinstance(text, str) and executed:
+        last = text if text.strip() else executed_text(executed)
+        texts = [*map(executed_text, _earlier_ends(executed)), last]
+        return APART.join(filter(None, (each.lstrip("\r\n") for each in texts)))
+    if isinstance(text, str):
+        return text if text.strip() else ""
+    if text is not None:
+        return text
+    if answer.get("json") is not None:
+        return answer["json"]
+    return {name: value for name, value in answer.items() if name not in _ENVELOPE} or ""
+
+
+def executed_text(executed: list[Any]) -> str:
+    """What the last executed node put out, for nodes that send no token; never a second run."""
+    output = _output(_last(executed))
+    content = output.get("content")
+    if isinstance(content, str) and content.strip():
+        return content
+    http = output.get("http")
+    if isinstance(http, dict) and http.get("data") not in (None, ""):
+        return json_text(http["data"])
+    return "" if content is None or isinstance(content, str) else json_text(content)
+
+
+_SPEAKING = frozenset(
+    f"{name}Agentflow" for name in ("llm", "agent", "directReply", "tool", "retriever", "executeFlow")
+)
+"""Types of nodes that stream what they say where they end a branch."""
+
+
+def _earlier_ends(executed: list[Any]) -> list[list[Any]]:
+    """The last nodes of all branches of a run but the one that ran last; none of a run that is stopped."""
+    if _last(executed).get("status") == "STOPPED":
+        return []
+    before = [node["previousNodeIds"] for node in executed if isinstance(node.get("previousNodeIds"), list)]
+    followed = {name for names in before for name in names if isinstance(name, str)}
+    return [
+        [node]
+        for node in executed[:-1]
+        if _text(_dict(node.get("data")).get("name")) in _SPEAKING
+        and _text(node.get("nodeId")) not in followed
+    ]
+
+
+def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list[Any]:
+    """The nodes that ran since a decision."""
+    if human_input is None:
+        return executed
+    places = [n for n, node in enumerate(executed) if node.get("nodeId") == human_input.get("startNodeId")]
+    return executed[places[-1] if places else -1 :]
+
+
+def executed_action(executed: list[Any]) -> ActionAsked | None:
+    """The decision that a stopped run waits for: before 3.1.2 a JSON answer has it nowhere else."""
+    action = _dict(_output(_last(executed)).get("humanInputAction"))
+    return action_asked(action) if action and _last(executed).get("status") == "STOPPED" else None
+
+
+def executed_usage(executed: list[Any]) -> UsageReported | None:
+    """Tokens of all nodes of a run, or None when no node reported any."""
+    total = None
+    for node in executed:
+        usage = _output(node).get("usageMetadata")
+        if isinstance(usage, dict):
+            for part in (usage, *_calls_before_tools(node, usage)):
+                total = _added(total, _usage_of(part))
+    return total
+
+
+def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> list[Any]:
+    # An Agent's own figures count its last model call alone; those before a tool sit in its messages.
+    if not usage.get("tool_call_tokens"):
+        return []
+    messages = _dicts(_dict(_dict(node.get("data")).get("input")).get("messages"))
+    return [m["usage_metadata"] for m in messages if isinstance(m.get("usage_metadata"), dict)]
+
+
+def executed_reason(executed: list[Any]) -> FinishReason:
+    """Why the model of the last node stopped, in OpenAI's words."""
+    output = _output(_last(executed))
+    reason = _dict(output.get("responseMetadata")).get("finish_reason")
+    if reason in ("length", "max_tokens", "MAX_TOKENS"):
+        return "length"
+    return "content_filter" if reason in ("content_filter", "SAFETY") else "stop"
+
+
+def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
+    """The steps, thoughts and tools of one executed node of an agentflow."""
+    output, label = _output(node), _text(node.get("nodeLabel"))
+    if _text(node.get("nodeId")).startswith("startAgentflow"):
+        return
+    yield StepStarted(label)
+    thinking = _dict(output.get("reasonContent")).get("thinking")
+    if isinstance(thinking, str) and thinking:
+        yield ReasoningDelta(thinking)
+    tools = _dicts(output.get("usedTools"))
+    for tool in tools:
+        yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+    for call in _dicts(output.get("calledTools")):  # asked for but not run: a person decides
+        yield ToolCalled(_text(call.get("name")), call.get("args"))
+    for tool in tools:
+        yield tool_used(tool)
+    yield StepEnded(label, _text(node.get("status")), _seconds([node]))
+
+
+def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
+    """The step of one agent of a sequential or multi-agent flow."""
+    yield StepStarted(_text(agent.get("agentName")))
+    for tool in _dicts(agent.get("usedTools")):
+        yield tool_used(tool)
+
+
+def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
+    """One entry of `usedTools`."""
+    error = tool.get("error")
+    shown = readable(json_text(error)) or "no reason given" if error else None
+    return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown)
+
+
+def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
+    """A file with the name under which Flowise keeps it, if it does and the name is a plain one."""
+    name = artifact.get("fileName") if "filePath" in artifact else artifact.get("data")
+    stored = _STORED.fullmatch(name) if isinstance(name, str) else None
+    is_kept = stored and ("filePath" in artifact or stored["mark"])
+    return ArtifactMade(artifact, stored["name"] if stored and is_kept else "")
+
+
+_STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7f]{1,200})")
+"""A name that is no path: Flowise itself keeps files flat beside each run."""
+
+
+def action_asked(action: Mapping[str, Any]) -> ActionAsked:
+    """A human-in-the-loop stop with the labels of its buttons."""
+    labels = [_text(element.get("label")) for element in _dicts(action.get("elements"))]
+    return ActionAsked(action, tuple(label for label in labels if label))
+
+
+def identified(data: Mapping[str, Any]) -> TurnIdentified:
+    """The ids in a JSON answer or a `metadata` event.
+
+    Follow-up prompts are a JSON string within JSON, in a JSON answer within one more.
+    """
+    prompts = data.get("followUpPrompts")
+    for _ in range(2):
+        prompts = lenient_json(prompts) if isinstance(prompts, str) else prompts
+    return TurnIdentified(
+        _text(data.get("chatMessageId")) or None,
+        _text(data.get("sessionId")) or None,
+        _text(data.get("executionId")) or None,
+        _text(data.get("memoryType")) or None,
+        tuple(p for p in prompts if isinstance(p, str)) if isinstance(prompts, list) else (),
+        _text(data.get("question")) or None,
+    )
+
+
+def _parsed(value: Any) -> Any:
+    """A column of Flowise's database, which keeps JSON as text, whether or not it was read already."""
+    return lenient_json(value) if isinstance(value, str) else value
+
+
+def _key(kind: str, item: Any) -> str:
+    try:
+        return f"{kind} {orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()}"
+    except TypeError:
+        return f"{kind} {item!r}"
+
+
+def _text_event(value: Any) -> Iterator[FlowEvent]:
+    # A flow may return any JSON value; Flowise's own chat shows it as JSON text.
+    text = "" if value is None else json_text(value)
+    if text:
+        yield TextDelta(text)
+
+
+def _usage_of(usage: Mapping[str, Any]) -> UsageReported | None:
+    """What a model reported; None for zeros alone, which stand where it reported nothing."""
+    found = UsageReported(
+        _count(usage.get("input_tokens")),
+        _count(usage.get("output_tokens")),
+        _count(_dict(usage.get("output_token_details")).get("reasoning")),
+        _count(_dict(usage.get("input_token_details")).get("cache_read")),
+    )
+    return found if found.input_tokens or found.output_tokens else None
+
+
+def _added(total: UsageReported | None, more: UsageReported | None) -> UsageReported | None:
+    if total is None or more is None:
+        return total or more
+    return UsageReported(
+        total.input_tokens + more.input_tokens,
+        total.output_tokens + more.output_tokens,
+        total.reasoning_tokens + more.reasoning_tokens,
+        total.cached_tokens + more.cached_tokens,
+    )
+
+
+def _output(node: Any) -> dict[str, Any]:
+    return _dict(_dict(_dict(node).get("data")).get("output"))
+
+
+def _last(executed: list[Any]) -> dict[str, Any]:
+    return _dict(executed[-1]) if executed else {}
+
+
+def _seconds(entries: list[Any]) -> float | None:
+    """How long the model of an executed node took; Flowise tells it for some kinds of nodes."""
+    times = [_dict(_output(entry).get("timeMetadata")).get("delta") for entry in entries]
+    known = [time for time in times if isinstance(time, (int, float)) and not isinstance(time, bool)]
+    return known[0] / 1000 if known else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,295 @@
+"""Which flows there are: profiles of Flowise's listing and probes, fresh in the background. Upstream."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from flowise_gateway.flow.errors import FlowiseRefused, FlowiseUnavailable, ModelNotFound, ProxyError
+from flowise_gateway.flowise.profiles import (
+    FlowProfile,
+    packed,
+    profiled,
+    public_profile,
+    unpacked,
+    with_abilities,
+    with_abilities_of,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+FIRST_WAIT_SECONDS = 2.0
+"""How long a first request waits for a first listing; LibreChat gives up after five."""
+
+MOST_FORMER_SLUGS = 10_000
+MOST_UNLISTED = 1000
+MOST_WAITING = 100
+
+
+class FlowSource(Protocol):
+    """What a catalog asks: Flowise's listing and its public probes. All raise ProxyError."""
+
+    def flows(self) -> Iterable[Mapping[str, Any]]:
+        """List the flows as Flowise describes them."""
+
+    def abilities(self, flow_id: str) -> tuple[bool | None, Mapping[str, Any]]:
+        """Tell whether a flow streams (None: not told), and which uploads it takes."""
+
+    def public_config(self, flow_id: str) -> Mapping[str, Any]:
+        """Tell what anybody may know of a flow, its drawing among it."""
+
+
+def _nothing_saved() -> bytes | None:
+    return None
+
+
+def _save_nothing(_content: bytes) -> None:
+    pass
+
+
+class Catalog:
+    """The flows of one Flowise for one key; reading waits for nothing but a first listing, two seconds.
+
+    What `save` was given after a good listing is what `saved` gives at the next start, so that names work
+    before, or without, an answer of Flowise; it holds what one key may see, and is for that key alone.
+    """
+
+    def __init__(
+        self,
+        source: FlowSource,
+        refresh_seconds: float = 60,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        saved: Callable[[], bytes | None] = _nothing_saved,
+        save: Callable[[bytes], None] = _save_nothing,
+    ) -> None:
+        """Take where to ask; the first reader starts the first listing."""
+        self.refresh_seconds = refresh_seconds
+        self.error: ProxyError | None = None
+        self._source = source
+        self._clock = clock
+        self._save = save
+        self._due = float("-inf")
+        self._is_refreshing = False
+        self._first = threading.Event()
+        self._first_deadline = 0.0
+        self._was_listed = False
+        self._by_flow: dict[str, FlowProfile] = {}
+        self._by_slug: dict[str, str] = {}
+        self._former: OrderedDict[str, str] = OrderedDict()
+        self._asked: dict[str, str] = {}
+        self._unlisted = _Unlisted(source, lambda: self.refresh_seconds, clock)
+        self._last_saved = self._load(saved)
+
+    def profiles(self) -> list[FlowProfile]:
+        """All flows that can be chatted with, by slug; of the last good listing while there is no newer."""
+        self._keep_fresh()
+        if not self._by_flow:
+            self._await_first()
+        return sorted(self._by_flow.values(), key=lambda profile: profile.slug)
+
+    def by_slug(self, slug: str) -> FlowProfile | None:
+        """The flow of this slug, or the one that had it before its name changed."""
+        self._keep_fresh()
+        if self._flow_of(slug) is None:
+            self._await_first()
+        return self._by_flow.get(self._flow_of(slug) or "")
+
+    def by_flow(self, flow: str) -> FlowProfile | None:
+        """The flow of this id if it is known by now; never waits.
+
+        One that the listing lacks, where Flowise gives one at all, is asked for by itself meanwhile.
+        """
+        self._keep_fresh()
+        listed = self._by_flow.get(flow)
+        if listed is None and self._first.is_set():
+            return self._unlisted.profile(flow)
+        return listed
+
+    def failure(self) -> ProxyError | None:
+        """Why the flows are not known: there has never been a listing, or Flowise refuses the key by now."""
+        if self._was_listed and not isinstance(self.error, FlowiseRefused):
+            return None
+        return self.error or FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
+
+    def _flow_of(self, slug: str) -> str | None:
+        return self._by_slug.get(slug) or self._former.get(slug)
+
+    def _await_first(self) -> None:
+        if not self._first.is_set():
+            self._first.wait(max(0.0, self._first_deadline - self._clock()))
+
+    def _keep_fresh(self) -> None:
+        if self._clock() < self._due or self._is_refreshing:
+            return
+        if not self._first.is_set():
+            self._first_deadline = self._clock() + FIRST_WAIT_SECONDS
+        # No lock: between the test above and this line nothing can switch to another greenlet, and of two
+        # threads that both came here the second only asks once more.
+        self._is_refreshing = True
+        if not _in_background(self._refresh):
+            self._settle(FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS))
+
+    def _refresh(self) -> None:
+        error: ProxyError | None = FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
+        try:
+            self._take_over(profiled(self._source.flows()))
+            self._was_listed = True
+            self._first.set()
+            self._ask_abilities()
+            error = None
+        except ProxyError as refusal:
+            error = refusal
+            if self.error is None or self.error.message != error.message:
+                log.warning("Flowise gave no list of flows: %s", error.message)
+        except Exception:
+            log.exception("the list of flows could not be read")
+        finally:
+            self._settle(error)
+        if error is None:
+            self._save_listing()
+
+    def _settle(self, error: ProxyError | None) -> None:
+        self.error = error
+        self._due = self._clock() + (RETRY_SECONDS if error else self.refresh_seconds)
+        self._first.set()
+        self._is_refreshing = False
+
+    def _take_over(self, profiles: Iterable[FlowProfile]) -> None:
+        # A changed flow keeps its abilities until it is asked anew: a flow that streams must not stop to.
+        known = self._by_flow
+        by_flow = {p.flow: with_abilities_of(known[p.flow], p) if p.flow in known else p for p in profiles}
+        by_slug = {profile.slug: profile.flow for profile in by_flow.values()}
+        for slug, flow in self._by_slug.items():
+            if flow in by_flow and slug not in by_slug:
+                self._former[slug] = flow
+        for profile in by_flow.values():
+            self._former.setdefault(profile.first_slug, profile.flow)
+        for slug in by_slug:
+            self._former.pop(slug, None)
+        while len(self._former) > MOST_FORMER_SLUGS:
+            self._former.popitem(last=False)
+        self._asked = {flow: state for flow, state in self._asked.items() if flow in by_flow}
+        self._by_flow, self._by_slug = by_flow, by_slug
+
+    def _ask_abilities(self) -> None:
+        for flow, profile in list(self._by_flow.items()):
+            if self._asked.get(flow) == profile.updated:
+                continue
+            try:
+                streams, uploads = self._source.abilities(flow)
+            except FlowiseUnavailable:
+                return  # it would be so for all; asked again with the next listing
+            except ProxyError:
+                continue
+            self._by_flow[flow] = with_abilities(profile, streams, uploads)
+            if streams is not None and uploads:
+                self._asked[flow] = profile.updated
+
+    def _load(self, saved: Callable[[], bytes | None]) -> bytes | None:
+        try:
+            content = saved()
+            profiles, former = unpacked(content or b"")
+        except Exception:
+            log.exception("the saved list of flows could not be read")
+            return None
+        self._by_flow = {profile.flow: profile for profile in profiles}
+        self._by_slug = {profile.slug: profile.flow for profile in profiles}
+        self._former = OrderedDict(former)
+        self._asked = {profile.flow: profile.updated for profile in profiles if profile.updated}
+        return content
+
+    def _save_listing(self) -> None:
+        # A flow whose abilities are those of an earlier state must be asked after a start, too.
+        flows = [replace(p, updated=self._asked.get(p.flow, "")) for p in self._by_flow.values()]
+        content = packed(flows, self._former)
+        if content == self._last_saved:
+            return
+        try:
+            self._save(content)
+            self._last_saved = content
+        except Exception:
+            log.exception("the list of flows could not be saved")
+
+
+_UNREAD = "The list of Flowise's flows could not be read. Nothing has run; try again later."
+
+
+class _Known(NamedTuple):
+    due: float
+    profile: FlowProfile | None
+
+
+_UNKNOWN = _Known(float("-inf"), None)
+
+
+class _Unlisted:
+    """Flows that stand in no listing, known by Flowise's public routes, which need no right of a key.
+
+    They are asked for one after another in the background; past MOST_UNLISTED the first ones are forgotten.
+    """
+
+    def __init__(
+        self, source: FlowSource, refresh_seconds: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
+        self._source = source
+        self._refresh_seconds = refresh_seconds
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._wanted: OrderedDict[str, None] = OrderedDict()
+        self._is_asking = False
+
+    def profile(self, flow: str) -> FlowProfile | None:
+        """What is known by now; older than a listing may be, it is asked for anew."""
+        due, profile = self._known.get(flow, _UNKNOWN)
+        if self._clock() >= due and len(self._wanted) < MOST_WAITING:
+            # Due again soon, if no answer comes.
+            self._keep(flow, _Known(self._clock() + RETRY_SECONDS, profile))
+            self._wanted[flow] = None
+        if self._wanted and not self._is_asking:
+            self._is_asking = True
+            if not _in_background(self._ask_all):
+                self._is_asking = False
+        return profile
+
+    def _ask_all(self) -> None:
+        try:
+            while self._wanted:
+                flow, _ = self._wanted.popitem(last=False)
+                profile = self._answer(flow)
+                self._keep(flow, _Known(self._clock() + self._refresh_seconds(), profile))
+        except ProxyError:
+            self._wanted.clear()  # it would be so for all, and is tried again soon
+        except Exception:
+            log.exception("a flow could not be read")
+        finally:
+            self._is_asking = False
+
+    def _answer(self, flow: str) -> FlowProfile | None:
+        try:
+            profile = public_profile(flow, self._source.public_config(flow))
+            return with_abilities(profile, *self._source.abilities(flow))
+        except ModelNotFound:
+            return None
+
+    def _keep(self, flow: str, known: _Known) -> None:
+        self._known[flow] = known
+        self._known.move_to_end(flow)
+        while len(self._known) > MOST_UNLISTED:
+            self._known.popitem(last=False)
+
+
+def _in_background(work: Callable[[], None]) -> bool:
+    """Begin work in a thread; False if there can be no more threads."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError as error:
+        log.warning("Flowise is not asked: %s", error)
+        return False
+    return True

@@ -1,0 +1,326 @@
+"""What Flowise's stream events mean as flow events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from flowise_gateway.flow.errors import RunFailed
+from flowise_gateway.flow.events import (
+    ActionAsked,
+    ArtifactMade,
+    FlowEvent,
+    ReasoningDelta,
+    SourcesFound,
+    StepEnded,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    TurnEnded,
+    UsageReported,
+)
+from flowise_gateway.flow.lenient_json import _joined, _message, lenient_json
+from flowise_gateway.flowise.answer import (
+    APART,
+    _dict,
+    _dicts,
+    _key,
+    _last,
+    _output,
+    _parsed,
+    _seconds,
+    _text,
+    _usage_of,
+    action_asked,
+    artifact_made,
+    executed_action,
+    executed_reason,
+    executed_text,
+    executed_usage,
+    identified,
+    tool_used,
+)
+from flowise_gateway.flowise.failures import failure
+from flowise_gateway.flowise.sse import _BETWEEN_TOKENS, _FRAME, _TOKEN, _TOKEN_TEXT, _UNCLEAR_END
+
+
+class EventDecoder:
+    """The payloads of one run's event stream into flow events, each thing once.
+
+    Flowise resends tools, agents' reasoning and executed nodes as growing lists; what was told before is left
+    out. Raises a ProxyError for an `error` event.
+    """
+
+    def __init__(self, flow: str = "") -> None:
+        """Start before the first event of a run of the flow."""
+        self._flow = flow
+        self._has_run = False
+        self.is_complete = False
+        self.has_ended = False
+        self.message_id = ""
+        self._is_agentflow = self._has_begun = self._has_finished = False
+        self._node = ""
+        self._spoke = False
+        self._speakers: set[str] = set()
+        # What goes before the next text: nothing or an empty line where a node's text begins, or half a
+        # character, which JavaScript may cut in two. None: nothing is to be done, as for nearly all tokens.
+        self._before: str | None = None
+        self._half_thought = ""
+        # Tools may be used twice alike by two nodes; a source or a file is the same one.
+        self._told_of_node: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._agents_told = 0
+        self._next_agents: Counter[str] = Counter()
+        self._ended_nodes: list[Mapping[str, Any]] = []
+        self._files: list[ArtifactMade] = []
+        self._executed: list[Any] = []
+        self._usage: UsageReported | None = None
+        self._asked: ActionAsked | None = None
+
+    def tokens(self, events: bytes) -> str | None:
+        """The text of tokens and nothing else as Flowise writes them, None for all other events."""
+        # One text with a backslash at its end would hide where it ends.
+        if self._before is not None or not events.startswith(_FRAME) or _UNCLEAR_END in events:
+            return None
+        return self.token(events[len(_FRAME) : -2].replace(_BETWEEN_TOKENS, b""))
+
+    def token(self, payload: bytes) -> str | None:
+        """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
+        if self._before is None and payload.startswith(_TOKEN) and payload.endswith(b'"}'):
+            try:
+                text: str = orjson.loads(payload[_TOKEN_TEXT:-1])
+            except orjson.JSONDecodeError:
+                return None  # more fields, or half a character
+            self._spoke = self._spoke or bool(text)
+            return text
+        return None
+
+    def decode(self, payload: bytes) -> Iterator[FlowEvent]:
+        """Give the events of one payload; unknown and malformed ones give none."""
+        message = _message(payload)
+        if not isinstance(message, dict):
+            return
+        name = message.get("event")
+        handler = self._HANDLERS.get(name) if isinstance(name, str) else None
+        if handler is not None:
+            yield from handler(self, message.get("data"))
+        self._has_run = True
+
+    def _token(self, data: Any) -> Iterator[FlowEvent]:
+        if not isinstance(data, str):
+            return
+        if self._before in ("", APART):
+            data = data.lstrip("\r\n")  # a person's question begins with an empty line
+        if data:
+            self._spoke = True
+            text, half = _joined(self._before or "", data)
+            self._before = half or None
+            if text:
+                yield TextDelta(text)
+
+    def _thinking(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str) and data:
+            thought, self._half_thought = _joined(self._half_thought, data)
+            if thought:
+                yield ReasoningDelta(thought)
+
+    def _source_documents(self, data: Any) -> Iterator[FlowEvent]:
+        if fresh := tuple(self._untold(self._told, "source", data)):
+            yield SourcesFound(fresh)
+
+    def _used_tools(self, data: Any) -> Iterator[FlowEvent]:
+        for tool in self._untold(self._told_of_node, "used", data):
+            yield tool_used(tool)
+
+    def _called_tools(self, data: Any) -> Iterator[FlowEvent]:
+        for tool in self._untold(self._told_of_node, "called", data):
+            yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+
+    def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
+        # Told at the end: a file of an early node would stand before the text here, and a JSON answer has no
+        # order of its own.
+        self._files += map(artifact_made, self._untold(self._told, "artifact", data))
+        return iter(())
+
+    def _agent_reasoning(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, str):
+            data = lenient_json(data)
+        agents = _dicts(data)
+        for agent in agents[self._agents_told :]:
+            # The flow's last events tell all agents' tools, sources and files once more.
+            name = _text(agent.get("agentName"))
+            if not self._next_agents[name]:
+                yield StepStarted(name)
+            self._next_agents[name] -= bool(self._next_agents[name])
+            for tool in _dicts(agent.get("usedTools")):
+                self._told_of_node[_key("used", tool)] += 1
+                yield tool_used(tool)
+            yield from self._source_documents(agent.get("sourceDocuments"))
+            for kind in ("artifacts", "fileAnnotations"):
+                yield from self._artifacts(agent.get(kind))
+        self._agents_told = max(self._agents_told, len(agents))
+
+    def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
+        # The agent's own entry in `agentReasoning` follows when it is done.
+        if isinstance(data, str) and data:
+            self._next_agents[data] += 1
+            yield StepStarted(data)
+
+    def _next_agent_flow(self, data: Any) -> Iterator[FlowEvent]:
+        if not isinstance(data, dict):
+            return
+        self._is_agentflow = True
+        label, status = _text(data.get("nodeLabel")), _text(data.get("status"))
+        if _text(data.get("nodeId")).startswith("startAgentflow"):
+            return
+        if status == "INPROGRESS":
+            yield from self._ended_steps()
+            yield from self._lone_half()
+            if self._spoke:
+                self._speakers.add(self._node)
+            self._node, self._spoke = _text(data.get("nodeId")), False
+            self._before = APART if self._speakers else ""
+            self._told_of_node.clear()
+            yield StepStarted(label)
+        elif status:
+            # How long it took stands in the executed data, which comes next.
+            self._ended_nodes.append(data)
+
+    def _agent_flow_event(self, data: Any) -> Iterator[FlowEvent]:
+        self._is_agentflow = True
+        self._has_begun = self._has_begun or data == "INPROGRESS"
+        self._has_finished = self._has_finished or data in ("FINISHED", "STOPPED")
+        # After FINISHED only ids and follow-up prompts come, seconds later (Flowise issue 5346).
+        self.is_complete = self.is_complete or data == "FINISHED"
+        return iter(())
+
+    def _executed_data(self, data: Any) -> Iterator[FlowEvent]:
+        self._executed = _dicts(data) or self._executed
+        return self._ended_steps()
+
+    def _ended_steps(self) -> Iterator[FlowEvent]:
+        ended, self._ended_nodes = self._ended_nodes, []
+        for node in ended:
+            entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
+            # Only the last node has its tools' results streamed as events of their own.
+            yield from self._used_tools(_output(entries[-1]).get("usedTools") if entries else None)
+            yield StepEnded(_text(node.get("nodeLabel")), _text(node.get("status")), _seconds(entries[-1:]))
+
+    def _action(self, data: Any) -> Iterator[FlowEvent]:
+        # Told at the end: an answer without tokens must come before its question.
+        self._asked = action_asked(data) if isinstance(data, dict) else self._asked
+        return iter(())
+
+    def _usage_metadata(self, data: Any) -> Iterator[FlowEvent]:
+        if isinstance(data, dict):
+            self._usage = _usage_of(data) or self._usage
+        return iter(())
+
+    def _metadata(self, data: Any) -> Iterator[FlowEvent]:
+        self.is_complete = True
+        if isinstance(data, dict):
+            identity = identified(data)
+            self.message_id = identity.chat_message_id or ""
+            yield from self._action(data.get("action"))
+            yield identity
+
+    def _error(self, data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        raise failure(data if isinstance(data, str) else "", self._flow, has_run=self._has_run)
+
+    def _abort(self, _data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        raise RunFailed("The run was stopped in Flowise.")
+
+    def _end(self, _data: Any) -> Iterator[FlowEvent]:
+        self.has_ended = True
+        return iter(())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stream itself tells that nothing is missing, which it does of agentflows alone."""
+        return self._has_begun and self._has_finished
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the first or the last events of an agentflow are missing."""
+        return self._is_agentflow and not self.is_whole
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come that a person could see."""
+        has_text = self._spoke or self._speakers or executed_text(self._executed)
+        return not (has_text or self._asked or self._files)
+
+    def complete(self, row: Mapping[str, Any], rest: str) -> Iterator[FlowEvent]:
+        """Give what the stored message has and the stream lacked: the rest of the text, and all beside it."""
+        if rest:
+            text = rest.lstrip("\r\n") if self._before in ("", APART) else rest
+            before = APART if self._before == APART else ""
+            self._before, self._spoke = None, True
+            yield TextDelta(before + text)
+        execution = _dict(row.get("execution"))
+        told = {**row, "agentFlowExecutedData": execution.get("executionData")}
+        for name in ("agentFlowExecutedData", "usedTools", "sourceDocuments", "artifacts", "fileAnnotations"):
+            yield from self._HANDLERS[name](self, _parsed(told.get(name)))
+        yield from self._action(_parsed(row.get("action")))
+
+    def closing(self) -> Iterator[FlowEvent]:
+        """Give what is known only when the run is over: text no token carried, files, usage, its end."""
+        yield from self._ended_steps()
+        yield from self._lone_half()
+        if not self._spoke and (text := self._silent_end()):
+            yield TextDelta(APART + text if self._speakers else text)
+        if asked := self._asked or executed_action(self._executed):
+            yield asked
+        yield from self._files
+        usage = executed_usage(self._executed) or self._usage
+        if usage:
+            yield usage
+        yield TurnEnded(executed_reason(self._executed))
+
+    def _lone_half(self) -> Iterator[FlowEvent]:
+        if self._before not in (None, "", APART):
+            yield TextDelta("\ufffd")
+        self._before = None
+
+    def _silent_end(self) -> str:
+        """The text of the last node, which is Flowise's answer, if none of its tokens told it."""
+        is_told = self._speakers and _text(_last(self._executed).get("nodeId")) != self._node
+        return "" if is_told else executed_text(self._executed).lstrip("\r\n")
+
+    @staticmethod
+    def _untold(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
+        seen: Counter[str] = Counter()
+        fresh = []
+        for item in _dicts(data):
+            key = _key(kind, item)
+            seen[key] += 1
+            if seen[key] > told[key]:
+                told[key] += 1
+                fresh.append(item)
+        return fresh
+
+    _HANDLERS: Mapping[str, Callable[[EventDecoder, Any], Iterator[FlowEvent]]] = {
+        "token": _token,
+        "thinking": _thinking,
+        "sourceDocuments": _source_documents,
+        "usedTools": _used_tools,
+        "calledTools": _called_tools,
+        "artifacts": _artifacts,
+        "fileAnnotations": _artifacts,
+        "agentReasoning": _agent_reasoning,
+        "nextAgent": _next_agent,
+        "nextAgentFlow": _next_agent_flow,
+        "agentFlowEvent": _agent_flow_event,
+        "agentFlowExecutedData": _executed_data,
+        "action": _action,
+        "usageMetadata": _usage_metadata,
+        "metadata": _metadata,
+        "error": _error,
+        "abort": _abort,
+        "end": _end,
+    }

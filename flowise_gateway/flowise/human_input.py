@@ -1,0 +1,82 @@
+"""A person's decision about a stopped run: which words decide it, and how Flowise is told. Upstream, pure.
+
+Agentflows v2 take `humanInput`, sequential agents the `action` they sent with the answer's text as question
+(flowise-api.md §1.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.turn import Turn
+
+MAX_LABEL_CHARACTERS = 200
+"""A choice with a longer label is not looked for in an answer: nobody types it."""
+
+_before = re.compile(r"\s*[\"'*]*").match
+_behind_reject = re.compile(r"[\"'*]*(?:[\s,;:.!–—-]+|\Z)").match
+_behind = re.compile(r"[\"'*]*(?:\s*[,;:.!–—-]+\s*|\s*\Z)").match
+_YES = ("approve", "approved", "yes", "y", "ok", "okay", "proceed", "confirm", "accept", "go ahead")
+_NO = ("reject", "rejected", "no", "n", "deny", "decline", "cancel", "stop")
+
+
+class Decision(NamedTuple):
+    """What a person decided, and what else was said."""
+
+    type: Literal["proceed", "reject"]
+    feedback: str = ""
+
+
+def decision(text: str, asked: ActionAsked) -> Decision | None:
+    """The decision in a person's answer; None if it is no answer to the question.
+
+    The first label of the question means to proceed, the second to reject.
+    """
+    labels = [label.lower() if len(label) <= MAX_LABEL_CHARACTERS else "" for label in asked.choices[:2]]
+    # Whoever rejects often says why in the same sentence; whoever says yes and more may mean anything.
+    found = _after(text, ("reject", *labels[1:]), _behind_reject)
+    if found is None:
+        found = _after(text, _NO, _behind)
+    if found is not None:
+        return Decision("reject", found)
+    found = _after(text, (*_YES, *labels[:1]), _behind)
+    return None if found is None else Decision("proceed", found)
+
+
+def _after(
+    text: str, words: tuple[str, ...], behind: Callable[[str, int], re.Match[str] | None]
+) -> str | None:
+    """What follows one of the words at the beginning of the text."""
+    before = _before(text)
+    at = before.end() if before else 0
+    for word in sorted(filter(None, words), key=len, reverse=True):
+        end = at + len(word)
+        if text[at:end].lower() == word and (found := behind(text, end)):
+            return text[found.end() :].strip()
+    return None
+
+
+def decided(turn: Turn, made: Decision, asked: ActionAsked) -> Turn:
+    """The turn that tells Flowise of a decision; the run has the system text and earlier turns already."""
+    resumed = replace(turn, history=(), instructions="", rules="", uploads=())
+    action = asked.action
+    kinds = [str(e.get("type")) for e in action.get("elements") or () if isinstance(e, dict)]
+    if not any(kind.startswith("agentflowv2") for kind in kinds) and action.get("mapping"):
+        answer = _mapped(action["mapping"], "approve" if made.type == "proceed" else "reject", made.type)
+        return replace(resumed, question=answer, extra={**turn.extra, "action": dict(action)})
+    human: dict[str, Any] = {"type": made.type}
+    data = action.get("data")
+    if isinstance(data, dict) and isinstance(data.get("nodeId"), str):
+        human["startNodeId"] = data["nodeId"]
+    if made.feedback:
+        human["feedback"] = made.feedback
+    return replace(resumed, question="", human_input=human)
+
+
+def _mapped(mapping: Any, name: str, otherwise: str) -> str:
+    value = mapping.get(name) if isinstance(mapping, Mapping) else None
+    return value if isinstance(value, str) and value else otherwise

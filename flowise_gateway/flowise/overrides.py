@@ -1,0 +1,192 @@
+"""What a request asks of the flow beside its question, by the override inputs that the flow has enabled.
+
+Flowise ignores any other input without a word (flowise-api.md §1.3), so what is not in the flow's profile is
+told to the caller as ignored. What a caller says in Flowise's own words, its `overrideConfig`, beats what it
+says in OpenAI's: a system text then goes with the question, a parameter is told as ignored. Upstream, pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.turn import Turn, Upload
+
+_NOTHING: Mapping[str, Any] = {}
+_SYSTEM_TEXTS = ("systemMessagePrompt", "systemMessage", "systemPrompt", "agentInstructions")
+_SYSTEM_MESSAGES = ("agentMessages", "llmMessages")
+_MODEL_CONFIGS = ("agentModelConfig", "llmModelConfig", "conditionAgentModelConfig")
+_INPUTS: Mapping[str, tuple[str, ...]] = {
+    "temperature": ("temperature",),
+    "top_p": ("topP",),
+    "max_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
+    "max_completion_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
+    "max_output_tokens": ("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"),
+    "frequency_penalty": ("frequencyPenalty",),
+    "presence_penalty": ("presencePenalty",),
+    "reasoning_effort": ("reasoningEffort",),
+}
+"""OpenAI's parameters and the inputs that chat model nodes have for them."""
+
+_ALWAYS_OPEN = ("sessionId", "analytics")
+"""What Flowise lets be overridden without asking."""
+
+_is_node_id = re.compile(r"\w+_\d+").fullmatch
+"""As in `{"systemMessage": {"toolAgent_0": …}}`."""
+
+_USER_VARIABLES = ("user", "user_id", "userId")
+
+
+class Fitted(NamedTuple):
+    """A turn with its overrides, and the names of what was asked for but cannot be obeyed."""
+
+    turn: Turn
+    ignored: tuple[str, ...]
+
+
+def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTHING) -> bool:
+    """Whether the flow has an override input for a system text, which the caller has left to us unharmed."""
+    if model.system not in ("auto", "override"):
+        return False
+    inputs = model.inputs or {}
+    given = _given(passed)
+    if any(name in inputs and name in given for name in (*_SYSTEM_TEXTS, *_SYSTEM_MESSAGES)):
+        return False
+    if any(name in inputs for name in _SYSTEM_TEXTS):
+        return True
+    # An agentflow resolves {{…}} in such messages, and has no way to say that a brace is a brace.
+    return any(name in inputs for name in _SYSTEM_MESSAGES) and "{{" not in text
+
+
+def fitted(
+    turn: Turn, model: Model, parameters: Mapping[str, Any], user: str, passed: Mapping[str, Any] = _NOTHING
+) -> Fitted:
+    """The turn with all that the flow lets a caller set; its system text too, where the flow takes one.
+
+    `passed` are Flowise's own fields as the caller sent them. Raises BadRequest for uploads that are none.
+    """
+    overrides = dict(turn.overrides)
+    inputs, given = model.inputs or {}, _given(passed)
+    ignored = []
+    if turn.system_text and takes_system_text(model, turn.system_text, passed):
+        overrides.update(_system(inputs, turn.system_text))
+        turn = replace(turn, instructions="", rules="")
+    elif turn.system_text and passed.get("form"):
+        ignored.append("system")  # a form takes the question's place, and with it what would stand before it
+    for name, value in parameters.items():
+        found = _parameter(inputs, name, value)
+        if not found or _is_given(found, given):
+            ignored.append(name)
+        else:
+            _merge(overrides, found)
+    variables = [name for name in _USER_VARIABLES if f"vars.{name}" in inputs]
+    if user and variables:
+        _merge(overrides, {"vars": dict.fromkeys(variables, user)})
+    turn = replace(turn, overrides=overrides) if overrides else turn
+    return Fitted(_passed_on(turn, passed, given), (*ignored, *_not_open(model, given)))
+
+
+def _given(passed: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides as the caller sent them, `vars` of both places together; a session id is none."""
+    given = {name: value for name, value in passed.get("overrideConfig", {}).items() if name != "sessionId"}
+    _merge(given, {"vars": passed["vars"]} if passed.get("vars") else {})
+    return given
+
+
+def _is_given(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether the caller has set one of these itself, be it in a model's configuration."""
+    for name, value in found.items():
+        own = given.get(name)
+        if name in given and not (
+            isinstance(value, dict) and isinstance(own, dict) and not value.keys() & own
+        ):
+            return True
+    return False
+
+
+def _not_open(model: Model, given: Mapping[str, Any]) -> list[str]:
+    """The overrides that Flowise will ignore, by their place in the request; none if it does not tell."""
+    inputs = model.inputs
+    if inputs is None:
+        return []
+    variables = given.get("vars")
+    names = [f"vars.{name}" for name in variables if f"vars.{name}" not in inputs] if variables else []
+    for name, value in given.items():
+        if name == "vars" or name in _ALWAYS_OPEN:
+            continue
+        if value in ("", None) or (name not in inputs and not (inputs and _is_merged(value))):
+            names.append(f"overrideConfig.{name}")
+    return names
+
+
+def _is_merged(value: Any) -> bool:
+    """Whether it is an object that is not about single nodes: those Flowise merges without asking."""
+    return isinstance(value, dict) and not all(map(_is_node_id, value))
+
+
+def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
+    for name in _SYSTEM_TEXTS:
+        if name in inputs:
+            # A chatflow's system text is a template, where a doubled brace is a brace.
+            return {name: text.replace("{", "{{").replace("}", "}}")}
+    message = [{"role": "system", "content": text}]
+    return {name: message for name in _SYSTEM_MESSAGES if name in inputs}
+
+
+def _parameter(inputs: Mapping[str, str], name: str, value: Any) -> dict[str, Any]:
+    known = _INPUTS.get(name, ())
+    plain = {found: _heard(value) for found in known if found in inputs}
+    if plain or not known:
+        return plain
+    # A model reads the one that is its own.
+    config = dict.fromkeys(known, _heard(value))
+    return {name: config for name in _MODEL_CONFIGS if name in inputs}
+
+
+def _heard(value: Any) -> Any:
+    """A value as Flowise takes it: what is false to JavaScript it takes for none, unless it is a text."""
+    is_false = isinstance(value, (int, float)) and not value
+    return orjson.dumps(value).decode() if is_false else value
+
+
+def _merge(overrides: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        before = overrides.get(name)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        overrides[name] = {**before, **value} if both and isinstance(before, dict) else value
+
+
+def _passed_on(turn: Turn, passed: Mapping[str, Any], given: Mapping[str, Any]) -> Turn:
+    """The turn with Flowise's own fields as a caller sent them."""
+    if not passed:
+        return turn
+    overrides = dict(turn.overrides)
+    _merge(overrides, {name: _heard(value) for name, value in given.items()})
+    extra = {name: passed[name] for name in ("form", "leadEmail") if name in passed}
+    uploads = tuple(_upload(upload, n) for n, upload in enumerate(passed.get("uploads", ())))
+    return replace(
+        turn,
+        overrides=overrides,
+        extra={**turn.extra, **extra},
+        uploads=turn.uploads + uploads,
+        human_input=passed.get("humanInput", turn.human_input),
+    )
+
+
+def _upload(given: Any, number: int) -> Upload:
+    kinds = ("file", "url", "audio", "file:full", "file:rag")
+    names = ("type", "name", "mime", "data")
+    is_one = isinstance(given, dict) and all(isinstance(given.get(name), str) for name in names)
+    if not is_one or given["type"] not in kinds:
+        raise BadRequest(
+            f"An upload needs the texts {', '.join(names)}, the type one of {', '.join(kinds)}.",
+            param=f"uploads[{number}]",
+            code="invalid_value",
+        )
+    return Upload(given["type"], given["name"], given["mime"], given["data"])

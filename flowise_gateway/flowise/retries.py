@@ -1,0 +1,167 @@
+"""What is tried again: the attempts of one call, the budget for retries, the breaker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from flowise_gateway.flow.errors import FlowiseUnavailable, RateLimited
+from flowise_gateway.flowise.transport.base import NotSent
+
+LONGEST_RETRY_WAIT_SECONDS = 2.0
+_FIRST_BACKOFF_SECONDS = 0.1
+_backoff = wait_exponential_jitter(multiplier=0.2, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+
+
+def attempts(
+    call: Call, most: int, not_reached: Callable[[], None]
+) -> Iterator[AbstractContextManager[object]]:
+    """Attempts for a loop: the first costs nothing, the others are few and wait.
+
+    `not_reached` is called when all have failed to reach Flowise; the last failure is raised.
+    """
+    first = _FirstAttempt()
+    yield first
+    if (error := first.error) is None:
+        return
+    try:
+        if most == 1 or not _has_not_run(error) or not call.may_retry():
+            raise error
+        time.sleep(_wait_after(error, _FIRST_BACKOFF_SECONDS))
+        yield from _further_attempts(call, most - 1)
+    except FlowiseUnavailable:
+        not_reached()
+        raise
+
+
+def _further_attempts(call: Call, most: int) -> Retrying:
+    attempts_left = stop_after_attempt(most)
+
+    def wait(state: RetryCallState) -> float:
+        return _wait_after(state.outcome.exception() if state.outcome else None, _backoff(state))
+
+    return Retrying(
+        retry=retry_if_exception(_has_not_run),
+        stop=lambda state: attempts_left(state) or not call.may_retry(),
+        wait=wait,
+        sleep=time.sleep,
+        reraise=True,
+    )
+
+
+class _FirstAttempt:
+    """A call's only attempt nearly always; keeps the failure that another one may mend."""
+
+    error: FlowiseUnavailable | RateLimited | None = None
+
+    def __enter__(self) -> None:
+        """Attempt."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> bool:
+        """Keep a failure after which nothing has run."""
+        if isinstance(error, (FlowiseUnavailable, RateLimited)):
+            self.error = error
+        return self.error is not None
+
+
+def _has_not_run(error: BaseException) -> bool:
+    """Whether a call may be sent again: not connected, or Flowise's own 429 or 503 with a short wait."""
+    if not isinstance(error, (FlowiseUnavailable, RateLimited)):
+        return False
+    return (error.retry_after_seconds or 0) <= LONGEST_RETRY_WAIT_SECONDS
+
+
+def _wait_after(error: BaseException | None, backoff: float) -> float:
+    """What Flowise asked for, or ours if that is longer; one that was not reached asked for nothing."""
+    if not isinstance(error, (FlowiseUnavailable, RateLimited)) or isinstance(error.__cause__, NotSent):
+        return backoff
+    return max(error.retry_after_seconds or 0.0, backoff)
+
+
+RETRYING_SHARE = 0.2
+RETRYING_LEAST = 3
+BREAKER_FAILURES = 5
+BREAKER_SECONDS = 0.5
+"""Failures within less than this are one moment's: a connection's hiccup must not refuse all for seconds."""
+
+BREAKER_PROBE_SECONDS = 2.0
+
+
+class FlowiseHealth:
+    """What all calls to one Flowise know of it together. Nothing here waits, so greenlets need no lock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with a Flowise that is well; `is_down` says whether the breaker is open."""
+        self._clock = clock
+        self._failures = 0
+        self._failing_since = 0.0
+        self._probe_at = 0.0
+        self.is_down = False
+        self.retries = 0
+        self.calling = 0
+        self.retrying = 0
+
+    def call(self) -> Call:
+        """Begin a call. Raises FlowiseUnavailable at once while the breaker is open.
+
+        One call in BREAKER_PROBE_SECONDS is let through all the same; the first that can be made closes it.
+        """
+        now = self._clock()
+        if self.is_down:
+            if now < self._probe_at:
+                raise FlowiseUnavailable(
+                    "Flowise could not be reached lately. Nothing has run; try again later.",
+                    retry_after_seconds=max(1.0, self._probe_at - now),
+                )
+            self._probe_at = now + BREAKER_PROBE_SECONDS
+        return Call(self)
+
+    def reached(self) -> None:
+        """Note that Flowise answered, with whatever but 503."""
+        self._failures = 0
+        self.is_down = False
+
+    def not_reached(self) -> None:
+        """Note a call that could not be made, or was answered with 503; many in a row open the breaker."""
+        now = self._clock()
+        self._failures += 1
+        if self._failures == 1:
+            self._failing_since = now
+        lasts = now - self._failing_since >= BREAKER_SECONDS
+        if not self.is_down and self._failures >= BREAKER_FAILURES and lasts:
+            self.is_down = True
+            self._probe_at = now + BREAKER_PROBE_SECONDS
+
+
+class Call:
+    """A call while it is attempted; used with `with`."""
+
+    __slots__ = ("_health", "_is_retrying")
+
+    def __init__(self, health: FlowiseHealth) -> None:
+        self._health = health
+        self._is_retrying = False
+
+    def __enter__(self) -> Call:
+        """Count the call."""
+        self._health.calling += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Count it no more."""
+        self._health.calling -= 1
+        self._health.retrying -= self._is_retrying
+
+    def may_retry(self) -> bool:
+        """Whether one more attempt is within the budget: a fifth of the calls under way may, or a few."""
+        health = self._health
+        if not self._is_retrying:
+            allowed = max(RETRYING_LEAST, health.calling * RETRYING_SHARE)
+            self._is_retrying = not health.is_down and health.retrying < allowed
+            health.retrying += self._is_retrying
+        may = self._is_retrying and not health.is_down
+        health.retries += may
+        return may

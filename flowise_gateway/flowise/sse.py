@@ -1,0 +1,68 @@
+"""Flowise's event stream, decoded as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+HEARTBEAT = object()
+"""What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
+
+
+_FRAME = b"message:\ndata:"
+_TOKEN = b'{"event":"token","data":"'
+_TOKEN_TEXT = len(_TOKEN) - 1
+_BETWEEN_TOKENS = b'"}\n\n' + _FRAME + _TOKEN
+_UNCLEAR_END = b'\\"}\n'
+
+
+class SseDecoder:
+    """Bytes of an event stream into whole events, however they are split. Lines may be of any length.
+
+    `open_bytes` is how much of an event is held that has not ended yet.
+    """
+
+    def __init__(self) -> None:
+        """Start at the beginning of a stream."""
+        self._open: list[bytes] = []
+        self._seam = b""
+        self.open_bytes = 0
+
+    def feed(self, piece: bytes) -> bytes:
+        """Give all events that `piece` completes, each with its empty line; `b""` for none."""
+        if not self.open_bytes and piece.endswith(b"\n\n"):
+            return piece
+        seam = self._seam
+        searched = seam + piece
+        after_lf, after_crlf = searched.rfind(b"\n\n") + 2, searched.rfind(b"\n\r\n") + 3
+        if after_lf == 1 and after_crlf == 2:
+            self._open.append(piece)
+            self._seam = searched[-2:]
+            self.open_bytes += len(piece)
+            return b""
+        end = max(after_lf, after_crlf) - len(seam)
+        self._open.append(piece[:end])
+        events = b"".join(self._open)
+        rest = piece[end:]
+        self._open = [rest]
+        self._seam = rest[-2:]
+        self.open_bytes = len(rest)
+        return events
+
+
+def payloads(events: bytes) -> Iterator[bytes | object]:
+    """The payload of each of some whole events, and HEARTBEAT for each comment.
+
+    Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
+    wrote `message` without a colon before some events.
+    """
+    data: list[bytes] = []
+    for line in events.split(b"\n"):
+        line = line.removesuffix(b"\r")  # noqa: PLW2901
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif not line:
+            if data:
+                yield b"\n".join(data)
+                data = []
+        elif line.startswith(b":"):
+            yield HEARTBEAT

@@ -1,0 +1,1 @@
+"""The HTTP seam under the Flowise client: one protocol, two implementations."""

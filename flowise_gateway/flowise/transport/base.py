@@ -1,0 +1,178 @@
+"""What the Flowise client needs of HTTP: a request goes out, its reply is read as it comes."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
+
+from flowise_gateway.flow.errors import SettingsError
+
+_KEEP_ALIVE_SECONDS = 30.0
+"""How long an idle connection is used again where the server does not tell."""
+
+
+class NotSent(Exception):
+    """The request did not reach Flowise: refused, name unknown, TLS failed, connecting timed out."""
+
+
+class NotTrusted(NotSent):
+    """Flowise's certificate is not trusted; the text says why."""
+
+
+class ConnectionBroken(Exception):
+    """The connection failed after the request went out: the flow may have run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowiseRequest:
+    """A request to Flowise; `url` is absolute, `headers` are all that is sent beside the transport's own."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """Status and headers (names in lower case) of a reply."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Reply(Protocol):
+    """A reply on its way. Every method raises NotSent or ConnectionBroken when the call fails."""
+
+    def head(self, seconds: float) -> ReplyHead | None:
+        """Return status and headers, or None when they did not come within `seconds`."""
+
+    def read_available(self, seconds: float) -> bytes | None:
+        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
+
+    def pump(self, take: Callable[[bytearray], bool]) -> None:
+        """Have `take` called with what has arrived and was not read yet, while the reply is waited for.
+
+        It is called in the loop, so it must not wait; what it leaves in is read as ever. True lets the reader
+        wait on, false wakes it, with None if nothing is left in. Not every reply does this.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection at once, also while nothing has been answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """What the environment says about calls to an address, as `requests` reads it."""
+
+    proxies: Mapping[str, str]
+    ca_bundle: str
+
+    def proxy(self, url: str) -> str | None:
+        """The outgoing proxy for `url`, if there is one."""
+        return select_proxy(url, self.proxies)
+
+
+def environment_settings(base_url: str, ca_file: str = "") -> EnvironmentSettings:
+    """The outgoing proxy, of which none is asked for on this machine, and the certificate authorities.
+
+    These are the ones of `ca_file`, else of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE, else those
+    that `requests` brings along. Raises SettingsError if they cannot be read.
+    """
+    with requests.Session() as session:
+        found = session.merge_environment_settings(base_url, {}, None, None, None)
+    proxies = {} if _is_loopback(base_url) else dict(found["proxies"])
+    verify = found["verify"]
+    ca_bundle = ca_file or (
+        verify if isinstance(verify, str) else _openssl_ca_file() or DEFAULT_CA_BUNDLE_PATH
+    )
+    if base_url.startswith("https:"):
+        _check_ca_bundle(ca_bundle)
+    return EnvironmentSettings(proxies, ca_bundle)
+
+
+def _openssl_ca_file() -> str | None:
+    """The file that SSL_CERT_FILE names."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile if paths.cafile != paths.openssl_cafile else None
+
+
+def _check_ca_bundle(path: str) -> None:
+    try:
+        if not Path(path).is_dir():
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(
+            f"the certificate authorities for Flowise cannot be read from {path!r} ({reason}): "
+            "FLOWISE_CA_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE name a file of "
+            "certificates (PEM)"
+        ) from None
+
+
+def not_trusted(error: ssl.SSLCertVerificationError) -> NotTrusted:
+    """What a certificate lacks, without the names that it is about."""
+    return NotTrusted(_CERTIFICATE_FAULTS.get(error.verify_code) or error.verify_message)
+
+
+_CERTIFICATE_FAULTS = {
+    18: "it is self-signed",
+    19: "it is signed by an unknown authority",
+    20: "it is signed by an unknown authority",
+    62: "it is for another host name than that of FLOWISE_BASE_URL",
+    64: "it is for another address than that of FLOWISE_BASE_URL",
+}
+"""By OpenSSL's number (X509_V_ERR_…); what it says itself of a name holds the name."""
+
+
+def keep_alive_seconds(headers: Mapping[str, str]) -> float:
+    """How long a kept-alive connection can be used again: a second less than the server told."""
+    for part in headers.get("keep-alive", "").split(","):
+        name, _, seconds = part.strip().partition("=")
+        if name.lower() == "timeout" and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
+            return max(0.0, int(seconds) - 1.0)
+    return _KEEP_ALIVE_SECONDS
+
+
+class Transport(Protocol):
+    """Sends requests to one Flowise."""
+
+    def send(self, request: FlowiseRequest) -> Reply:
+        """Return a call's reply at once; the call is sure to go on only while the reply is waited for."""
+
+    def close(self) -> None:
+        """Close idle connections."""
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_all(reply: Reply, seconds: float, limit_bytes: int = 64 * 1024**2) -> bytes | None:
+    """Return a reply's whole body, or None when it did not come within `seconds` or is over the limit."""
+    deadline = time.monotonic() + seconds
+    pieces: list[bytes] = []
+    size = 0
+    while (left := deadline - time.monotonic()) > 0:
+        piece = reply.read_available(left)
+        if piece == b"":
+            return b"".join(pieces)
+        if piece:
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
+                return None
+    return None

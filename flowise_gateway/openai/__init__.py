@@ -1,0 +1,1 @@
+"""OpenAI's wire, pure: what chat completions, completions and Responses share."""

@@ -1,0 +1,335 @@
+"""Images, audio and files in a message's content into Flowise's uploads. Wire layer, pure.
+
+Flowise's rules (flowise-api.md §1.4): data is a data URI, `name` has an extension that fits the MIME type, a
+text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file` that is no image.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import mimetypes
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+from flowise_gateway.flow.cooperative import slices, turn_before
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.turn import Attachment, Upload
+from flowise_gateway.openai.fields import missing, string, wrong_type, wrong_value
+
+_LONGEST_HEAD = 1000
+_LONGEST_NAME = 120
+_LONGEST_EXTENSION = 20
+_LONGEST_ADDRESS = 8192
+_LONGEST_PERCENT_ENCODED = 300_000
+_EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/bmp": "bmp",
+    "image/tiff": "tiff",
+    "image/svg+xml": "svg",
+    "image/x-icon": "ico",
+    "image/avif": "avif",
+    "audio/webm": "webm",
+    "audio/mp4": "m4a",
+    "audio/ogg": "ogg",
+    "application/pdf": "pdf",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.ms-powerpoint": "ppt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/rtf": "rtf",
+}
+"""The types that Flowise knows, and the extension that each must have: a run fails for any other."""
+
+_STANDARD = {
+    **dict.fromkeys(("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"), "image/jpeg"),
+    **dict.fromkeys(("image/x-png", "image/apng", "image/vnd.mozilla.apng"), "image/png"),
+    **dict.fromkeys(("image/x-bmp", "image/x-ms-bmp", "image/x-windows-bmp", "image/ms-bmp"), "image/bmp"),
+    **dict.fromkeys(("image/tif", "image/x-tiff", "image/x-tif"), "image/tiff"),
+    **dict.fromkeys(("image/svg", "image/svg-xml"), "image/svg+xml"),
+    **dict.fromkeys(("image/ico", "image/icon", "image/vnd.microsoft.icon"), "image/x-icon"),
+    **dict.fromkeys(("image/x-webp",), "image/webp"),
+    **dict.fromkeys(("application/x-pdf", "application/acrobat", "text/pdf"), "application/pdf"),
+    **dict.fromkeys(("text/rtf", "application/x-rtf", "text/richtext"), "application/rtf"),
+    **dict.fromkeys(
+        ("application/excel", "application/x-excel", "application/xls"), "application/vnd.ms-excel"
+    ),
+}
+"""Names for types that are not the registered ones."""
+
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+}
+_AUDIO = {
+    **dict.fromkeys(("webm",), "audio/webm"),
+    **dict.fromkeys(("mp4", "m4a"), "audio/mp4"),
+    **dict.fromkeys(("ogg", "oga", "opus"), "audio/ogg"),
+}
+"""The formats that Flowise transcribes; it drops others without a word."""
+
+_TEXTS = frozenset(
+    f"application/{kind}"
+    for kind in (
+        *("json", "xml", "yaml", "x-yaml", "javascript", "x-javascript", "typescript", "sql", "toml"),
+        *("x-sh", "x-httpd-php", "graphql", "x-ndjson"),
+    )
+)
+_MORE_TYPES = {
+    **{extension: mime for mime, extension in _EXTENSIONS.items()},
+    **dict.fromkeys(("md", "markdown"), "text/markdown"),
+    **dict.fromkeys(("yaml", "yml"), "text/yaml"),
+    **dict.fromkeys(
+        ("ts", "tsx", "jsx", "toml", "log", "ini", "conf", "jsonl", "sql", "rs", "go"), "text/plain"
+    ),
+    "csv": "text/csv",
+}
+"""The types of extensions, which differ by what is installed where this server runs."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+_SAYS_NOTHING = (
+    "",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/vnd.ms-excel",
+    "video/mp2t",
+)
+"""Types that say less than the file's extension: browsers send the last two for tables and for TypeScript."""
+
+
+def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
+    """An `image_url` part: an object with `url`, or the bare string that some clients send."""
+    image = part.get("image_url")
+    if image is None:
+        raise missing(f"{param}.image_url")
+    if isinstance(image, dict):
+        param = f"{param}.image_url.url"
+        image = string(image, "url", param)
+    elif isinstance(image, str):
+        param = f"{param}.image_url"
+    else:
+        raise wrong_type(f"{param}.image_url", "an object or a string", image)
+    if image[:5].lower() == "data:":
+        mime, data = _data_uri(image, param)
+        return _image(mime, data, param)
+    return _remote_image(image, param)
+
+
+def _image(mime: str, data: str, param: str) -> Attachment:
+    mime = _STANDARD.get(mime, mime)
+    if mime not in _EXTENSIONS:
+        mime = _image_type(data) or mime
+    if not mime.startswith("image/"):
+        raise wrong_value(param, f"'{mime[:60]}' is no image type")
+    if mime not in _EXTENSIONS:
+        raise BadRequest(
+            f"Flowise takes no images of type '{mime[:60]}'; send png, jpeg, gif or webp.",
+            param=param,
+            code="unsupported_content",
+        )
+    return _named_by_content("image", mime, data, param)
+
+
+def _image_type(data: str) -> str:
+    """What an image is by its first bytes."""
+    begun = base64.b64decode(data[:24])
+    if begun[:4] == b"RIFF" and begun[8:12] == b"WEBP":
+        return "image/webp"
+    return next((mime for beginning, mime in _BEGINNINGS.items() if begun.startswith(beginning)), "")
+
+
+def _named_by_content(kind: Literal["image", "audio"], mime: str, data: str, param: str) -> Attachment:
+    """An upload with a name of its content's own: Flowise keeps the files of a session in one folder."""
+    digest = _digest(data)
+    name = f"{kind}-{digest[:12]}.{_EXTENSIONS[mime]}"
+    upload = Upload("audio" if kind == "audio" else "file", name, mime, f"data:{mime};base64,{data}")
+    return Attachment(upload, param, digest=digest)
+
+
+def _digest(content: str) -> str:
+    digest = hashlib.sha256()
+    for part in slices(content):
+        digest.update(part.encode())
+    return digest.hexdigest()[:32]
+
+
+def _check_plain(text: str, param: str) -> None:
+    """Refuse control characters, some of which whoever reads an address drops: it is then another one."""
+    if _CONTROL.search(text):
+        raise wrong_value(param, "it holds control characters")
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address, all empty for one that is none."""
+    try:
+        return urlsplit(address if len(address) <= _LONGEST_ADDRESS else "")
+    except ValueError:
+        return urlsplit("")
+
+
+def _remote_image(address: str, param: str) -> Attachment:
+    """An image that whoever runs the model fetches; never we."""
+    if len(address) > _LONGEST_ADDRESS:
+        raise wrong_value(param, f"an address may have at most {_LONGEST_ADDRESS} characters")
+    _check_plain(address, param)
+    parts = _split(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise wrong_value(param, "it must be a data: URI or an http(s) address")
+    mime = _type_of(parts.path)
+    mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
+    name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
+    unsigned = address.partition("#")[0].partition("?")[0]  # it is signed anew each day
+    return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
+
+
+def is_image_address(address: str) -> bool:
+    """Whether this is an http(s) address whose path ends as that of an image does."""
+    parts = _split(address)
+    return parts.scheme in ("http", "https") and _type_of(parts.path).startswith("image/")
+
+
+def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
+    """An `input_audio` part, in one of the formats that Flowise transcribes."""
+    audio = _object(part, "input_audio", param)
+    kind = string(audio, "format", f"{param}.input_audio.format").lower()
+    data = string(audio, "data", f"{param}.input_audio.data")
+    if kind not in _AUDIO:
+        raise BadRequest(
+            f"Flowise does not transcribe '{kind[:20]}' audio; send webm, mp4 or ogg.",
+            param=f"{param}.input_audio.format",
+            code="unsupported_content",
+        )
+    mime, param = _AUDIO[kind], f"{param}.input_audio.data"
+    data = _data_uri(data, param)[1] if data[:5].lower() == "data:" else _base64(data, param)
+    return _named_by_content("audio", mime, data, param)
+
+
+def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
+    """A `file` part: text is read here, an image goes as one, anything else is for Flowise to read."""
+    file = _object(part, "file", param)
+    if file.get("file_id") is not None:
+        raise BadRequest(
+            "This server keeps no files; send the file itself as file_data.",
+            param=f"{param}.file.file_id",
+            code="unsupported_content",
+        )
+    name = file.get("filename")
+    if name is not None and not isinstance(name, str):
+        raise wrong_type(f"{param}.file.filename", "a string", name)
+    data = string(file, "file_data", f"{param}.file.file_data")
+    return document(name or "", data, f"{param}.file.file_data", number)
+
+
+def document(name: str, data: str, param: str, number: int) -> Attachment:
+    """A file given as a data URI or as bare base64."""
+    mime = ""
+    if data[:5].lower() == "data:":
+        mime, data = _data_uri(data, param)
+    else:
+        data = _base64(data, param)
+    mime = _STANDARD.get(mime, mime)
+    if mime in _SAYS_NOTHING:
+        mime = _type_of(name) or mime or "application/octet-stream"
+    if mime.startswith("image/"):
+        return _image(mime, data, param)
+    name = _file_name(name, mime, number)
+    if mime in _TEXTS or mime.startswith("text/") or mime.endswith(("+json", "+xml", "+yaml")):
+        text = _text(data, param)
+        return Attachment(Upload("file:full", name, mime, text), param, digest=_digest(text))
+    upload = Upload("file", name, mime, f"data:{mime};base64,{data}")
+    return Attachment(upload, param, digest=_digest(data))
+
+
+def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]:
+    value = part.get(name)
+    if value is None:
+        raise missing(f"{param}.{name}")
+    if not isinstance(value, dict):
+        raise wrong_type(f"{param}.{name}", "an object", value)
+    return value
+
+
+def _data_uri(uri: str, param: str) -> tuple[str, str]:
+    """The MIME type of a data URI, and its content as plain base64."""
+    head, comma, _ = uri[:_LONGEST_HEAD].partition(",")
+    if not comma:
+        raise wrong_value(param, "it must be a data: URI such as data:image/png;base64,…")
+    _check_plain(head, param)
+    mime, *options = head[len("data:") :].lower().split(";")
+    mime = mime.strip() or "text/plain"
+    turn_before(len(uri))
+    content = uri[len(head) + 1 :]
+    is_base64 = options[-1:] == ["base64"]
+    if is_base64:
+        return mime, _base64(content, param)
+    if len(content) > _LONGEST_PERCENT_ENCODED:  # reading it takes long
+        raise wrong_value(param, f"over {_LONGEST_PERCENT_ENCODED} characters must be sent as base64")
+    return mime, base64.b64encode(unquote_to_bytes(content)).decode()
+
+
+def _base64(text: str, param: str) -> str:
+    """Base64 in its plain form, whatever alphabet, line breaks and padding it came with."""
+    if not _is_plain(text):  # hardly any, and each step here copies all
+        parts = ["".join(part.split()).replace("-", "+").replace("_", "/") for part in slices(text)]
+        turn_before(len(text))
+        text = "".join(parts).rstrip("=")
+        text += "=" * (-len(text) % 4)
+        if not _is_plain(text):
+            raise wrong_value(param, "it is not valid base64")
+    if not text:
+        raise wrong_value(param, "it is empty")
+    return text
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text is base64 of the one kind that everybody reads."""
+    if len(text) % 4 or text.find("=", 0, -2) >= 0:
+        return False
+    try:
+        for _ in _decoded(text):
+            pass
+    except ValueError:
+        return False
+    return True
+
+
+def _decoded(text: str) -> Iterator[bytes]:
+    """The bytes of plain base64, in pieces. Raises ValueError."""
+    return (binascii.a2b_base64(part, strict_mode=True) for part in slices(text))  # of 2 ** 20, so by fours
+
+
+def _text(data: str, param: str) -> str:
+    raw = b"".join(_decoded(data))
+    turn_before(len(raw))
+    try:
+        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise wrong_value(param, "a text file must be UTF-8") from None
+
+
+def _type_of(name: str) -> str:
+    extension = name.rpartition(".")[2][: _LONGEST_EXTENSION + 1].lower()
+    return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
+
+
+def _file_name(name: str, mime: str, number: int) -> str:
+    """The file's own name without any path, with an extension that Flowise accepts for the type."""
+    own = name.replace("\\", "/").rpartition("/")[2].strip(" .")[-_LONGEST_NAME:]
+    plain = re.sub(r"[^\w .()\[\]-]", "_", own)
+    if plain and _type_of(plain) == mime:
+        return plain
+    extension = _EXTENSIONS.get(mime) or (mimetypes.guess_extension(mime) or ".bin")[1:]
+    return f"{plain or f'file-{number}'}.{extension}"

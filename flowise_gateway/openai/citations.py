@@ -1,0 +1,198 @@
+"""Sources of an answer as citations, and as a footer for clients that show no citation. Leaf, pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NotRequired, TypedDict
+from urllib.parse import urlsplit
+
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.openai.artifacts import label, without_links
+
+MOST_CITATIONS = 100
+LONGEST_PASSAGE = 2_000
+MAX_MARKED = 200_000
+"""Characters of an answer in which the markers of its sources are looked for."""
+
+FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
+"""These words begin our footer, and nothing but its lines may follow them to the end of the text."""
+
+_URL_KEYS = ("url", "source", "link", "href", "source_url", "sourceURL")
+_TITLE_KEYS = ("title", "name", "fileName", "filename")
+_URL = re.compile(r"https?://[^\s<>\"\\^`{|}\x00-\x20\x7f]{1,2000}", re.IGNORECASE)
+_MARKER = re.compile(
+    r"(?P<fence>`{3,})|`[^`\n]*`"  # code, where [1] is an index
+    r"|\[\^?(?P<plain>\d{1,3})\](?![(:])"
+    r"|【(?P<wide>\d{1,3})(?:†[^【】\n]{0,200})?】"
+)
+_FENCE = re.compile("`{3,}")
+_FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?:\n|\s*\Z))+")
+
+
+class UrlCitation(TypedDict):
+    """OpenAI's citation of a web page; the indexes are code points of the text, 0 and 0 for all of it."""
+
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+class Annotation(TypedDict):
+    """A citation as chat completions have it."""
+
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
+def citations(transcript: Transcript) -> list[UrlCitation]:
+    """The http(s) sources of an answer, each once, with the place of its first marker in the text.
+
+    A marker is `[n]`, `[^n]`, `【n】` or `【n†…】` outside of code; n is the source's number, from 1, in the
+    order in which Flowise gives them.
+    """
+    sources = list(_web_sources(transcript))
+    places = _markers(transcript.text) if sources else {}
+    found: dict[str, UrlCitation] = {}
+    for number, url, title in sources:
+        start, end = places.get(number, (0, 0))
+        if url not in found or (end and not found[url]["end_index"]):
+            kept = found[url]["title"] if url in found else title
+            found[url] = {"url": url, "title": kept, "start_index": start, "end_index": end}
+    return list(found.values())[:MOST_CITATIONS]
+
+
+def url_annotations(transcript: Transcript) -> list[Annotation]:
+    """The citations in the form of chat completions."""
+    return [{"type": "url_citation", "url_citation": citation} for citation in citations(transcript)]
+
+
+class Source(TypedDict):
+    """A source as Open WebUI names it."""
+
+    name: str
+    url: NotRequired[str]
+
+
+class Passage(TypedDict):
+    """Where a text of a source stands; `page` is counted from 0, `source` tells sources apart."""
+
+    source: str
+    name: str
+    page: NotRequired[int]
+
+
+class SourceData(TypedDict):
+    """A source with its texts, each with its passage."""
+
+    source: Source
+    document: list[str]
+    metadata: list[Passage]
+
+
+class SourceEvent(TypedDict):
+    """What Open WebUI lists below an answer; it does so for files too, which annotations cannot name."""
+
+    type: Literal["source"]
+    data: SourceData
+
+
+def source_events(transcript: Transcript) -> list[SourceEvent]:
+    """The sources of an answer as Open WebUI takes them beside a chunk, with or without a web address."""
+    found: dict[str, SourceData] = {}
+    for number, document in enumerate(transcript.sources[:MOST_CITATIONS], 1):
+        metadata, text = document.get("metadata"), document.get("pageContent")
+        known = metadata if isinstance(metadata, Mapping) else {}
+        url = _url(known)
+        name = _title(known, url) or _file_name(known) or f"Source {number}"
+        passage: Passage = {"source": url or name, "name": name}
+        if page := _page(known):
+            passage["page"] = page - 1
+        source: Source = {"name": name, "url": url} if url else {"name": name}
+        data = found.setdefault(url or name, {"source": source, "document": [], "metadata": []})
+        data["document"].append(text[:LONGEST_PASSAGE] if isinstance(text, str) else "")
+        data["metadata"].append(passage)
+    return [{"type": "source", "data": data} for data in found.values()]
+
+
+def _file_name(metadata: Mapping[str, Any]) -> str:
+    """The file that a document was read from, without the folders of Flowise's disk."""
+    source = metadata.get("source")
+    name = re.split(r"[\\/]", source.strip())[-1][:200] if isinstance(source, str) else ""
+    return "" if name == "blob" else name
+
+
+def _page(metadata: Mapping[str, Any]) -> int:
+    """The page, counted from 1; 0 if there is none."""
+    place = metadata.get("loc")
+    pages = [place.get("pageNumber") if isinstance(place, Mapping) else None, metadata.get("page_number")]
+    return next((page for page in pages if type(page) is int and page > 0), 0)
+
+
+def sources_footer(transcript: Transcript) -> str:
+    """The http(s) sources as a Markdown list for the end of the text, each once; empty without any."""
+    lines: dict[str, str] = {}
+    for number, url, title in _web_sources(transcript):
+        escaped = url.replace("(", "%28").replace(")", "%29")
+        lines.setdefault(url, f"- [{number}] [{label(title)}]({escaped})")
+    return FOOTER_HEAD + "\n".join(list(lines.values())[:MOST_CITATIONS]) if lines else ""
+
+
+def without_footer(text: str) -> str:
+    """An answer that a client sends back, without our footer and our links to files."""
+    headed = "\n\n" + text  # a client may have trimmed an answer that was nothing but its footer
+    place = headed.rfind(FOOTER_HEAD)
+    if place >= 0 and _FOOTER_LINES.fullmatch(headed, place + len(FOOTER_HEAD)):
+        text = headed[2:place]
+    return without_links(text)
+
+
+def _markers(text: str) -> dict[int, tuple[int, int]]:
+    places: dict[int, tuple[int, int]] = {}
+    at = 0
+    while found := _MARKER.search(text, at, MAX_MARKED):
+        at = found.end()
+        if found["fence"]:
+            at = _end_of_code(text, at, len(found["fence"]))
+        elif number := found["plain"] or found["wide"]:
+            places.setdefault(int(number), found.span())
+    return places
+
+
+def _end_of_code(text: str, at: int, size: int) -> int:
+    """Where the code ends whose fence of `size` ends at `at`: behind one as long, or with the text."""
+    fences = _FENCE.finditer(text, at, MAX_MARKED)
+    return next((fence.end() for fence in fences if len(fence[0]) >= size), len(text))
+
+
+def _web_sources(transcript: Transcript) -> Iterator[tuple[int, str, str]]:
+    for number, document in enumerate(transcript.sources, 1):
+        metadata = document.get("metadata")
+        if isinstance(metadata, Mapping) and (url := _url(metadata)):
+            yield number, url, _title(metadata, url)
+
+
+def _url(metadata: Mapping[str, Any]) -> str:
+    for key in _URL_KEYS:
+        value = metadata.get(key)
+        if isinstance(value, str) and _URL.fullmatch(value) and _is_plain(value):
+            return value
+    return ""
+
+
+def _is_plain(url: str) -> bool:
+    """Whether the address names a host and holds no user name or password."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.username is None
+    except ValueError:
+        return False
+
+
+def _title(metadata: Mapping[str, Any], url: str) -> str:
+    for key in _TITLE_KEYS:
+        value = metadata.get(key)
+        if isinstance(value, str) and value.strip():
+            return " ".join(value.split())[:200]
+    return url.partition("://")[2].rstrip("/")[:200]

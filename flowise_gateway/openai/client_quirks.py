@@ -1,0 +1,88 @@
+"""How an answer is told: a model's choices in `proxy.yaml`, what the caller's program shows. Leaf, pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowise_gateway.flow.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What a renderer tells beside the text; `usage` is the usage chunk of a stream, unasked.
+
+    `repeats_failures` tells that the client sends a failed response's request again, whatever has run;
+    `source_events` that it is Open WebUI, to which a stream tells its sources as events of its own.
+    """
+
+    steps: bool = True
+    annotations: bool = True
+    footer: bool = False
+    usage: bool = False
+    repeats_failures: bool = False
+    source_events: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a client program does not do as OpenAI's own clients do."""
+
+    shows_annotations: bool = True
+    asks_for_usage: bool = True
+    repeats_failures: bool = False
+
+
+def _is_librechat(user_agent: str, user: str) -> bool:
+    # Its agents run on LangChain, which n8n uses too: the user's id is a MongoDB ObjectId in LibreChat alone.
+    return user_agent.startswith("langchainjs-openai/") and bool(re.fullmatch("[0-9a-f]{24}", user))
+
+
+def _is_librechat_on_azure(user_agent: str, _user: str) -> bool:
+    return user_agent.startswith("librechat-azure-openai-v2")
+
+
+def _is_codex(user_agent: str, _user: str) -> bool:
+    # It begins with the program's part: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
+    return bool(re.match("(?i)codex[-_ ]", user_agent))
+
+
+CLIENTS: tuple[tuple[Callable[[str, str], bool], Traits], ...] = (
+    (_is_librechat, Traits(shows_annotations=False, asks_for_usage=False)),
+    (_is_librechat_on_azure, Traits(shows_annotations=False)),
+    (_is_codex, Traits(repeats_failures=True)),
+)
+"""Programs that are treated differently, known by `User-Agent` and the body's `user`."""
+
+
+def traits_of(user_agent: str, user: Any) -> Traits:
+    """What is known of the program that asks."""
+    known = user if isinstance(user, str) else ""
+    return next((traits for is_client, traits in CLIENTS if is_client(user_agent, known)), Traits())
+
+
+def style_of(
+    model: Model,
+    body: Mapping[str, Any],
+    user_agent: str,
+    *,
+    is_task: bool = False,
+    is_open_webui: bool = False,
+) -> Style:
+    """The style for one request. A task's answer (a title) and JSON get no footer: both are parsed."""
+    traits = traits_of(user_agent, body.get("user"))
+    wants_footer = model.sources == "footer" or (model.sources == "auto" and not traits.shows_annotations)
+    return Style(
+        steps=model.steps != "off",
+        annotations=model.sources in ("auto", "annotations"),
+        footer=wants_footer and not is_task and not _is_json(body.get("response_format")),
+        usage=model.usage == "always" or (model.usage == "auto" and not traits.asks_for_usage),
+        repeats_failures=traits.repeats_failures,
+        source_events=is_open_webui and model.sources in ("auto", "annotations"),
+    )
+
+
+def _is_json(response_format: Any) -> bool:
+    return isinstance(response_format, dict) and response_format.get("type") in ("json_object", "json_schema")

@@ -1,0 +1,402 @@
+"""Fields of a request body, checked as they are taken out; a bad one is a 400 that names it. Leaf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from flowise_gateway.flow.cooperative import in_turns, slices, turn_before
+from flowise_gateway.flow.errors import BadRequest
+
+_KINDS: Mapping[type, str] = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+MOST_VALUES = 300_000
+"""In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
+ESCAPES_A_VALUE = 32
+"""So many escaped characters take as long to read, and to write again, as a value."""
+
+
+MAX_DEPTH = 200
+"""Of values in values: what is read must be written again, in answers and to Flowise, within others."""
+
+_WRITABLE_DEPTH = 254
+
+
+def has_too_many_values(raw: bytes) -> bool:
+    """Whether a JSON text holds more values than may be read."""
+    if len(raw) <= MOST_VALUES:
+        return False
+    return _marks(raw, b",", b":", b"[", b"{") + _marks(raw, b"\\") // ESCAPES_A_VALUE > MOST_VALUES
+
+
+def _marks(raw: bytes, *marks: bytes) -> int:
+    return sum(part.count(mark) for part in slices(raw) for mark in marks)
+
+
+def is_too_deep(raw: bytes, value: Any) -> bool:
+    """Whether a value is nested too deeply to be written again; `raw` is the JSON text it was read from."""
+    if _marks(raw, b"[", b"{") <= MAX_DEPTH:  # nearly all
+        return False
+    turn_before(len(raw))
+    for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)  # which tells of depth in the least time
+    except orjson.JSONEncodeError:
+        return True
+    return False
+
+
+MAX_STOPS = 64
+"""Each costs every token a search."""
+
+NO_LIMIT = -1
+"""What some programs send as a number of tokens that they do not want to limit."""
+
+_BOM = b"\xef\xbb\xbf"
+"""Which some programs write before UTF-8."""
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises BadRequest."""
+    if has_too_many_values(raw):
+        raise BadRequest(
+            f"The JSON body holds more than {MOST_VALUES} commas, colons and brackets: "
+            "send long tables as files."
+        )
+    try:
+        body = _parsed(raw.removeprefix(_BOM))
+    except orjson.JSONDecodeError as error:
+        if "depth" in str(error) or "recursion" in str(error).lower():
+            raise BadRequest("The JSON body is nested too deeply.") from None
+        raise BadRequest(
+            "We could not parse the JSON body of your request: it must be UTF-8 encoded JSON "
+            f"({str(error).split(':')[0]})."
+        ) from None
+    if is_too_deep(raw, body):
+        raise BadRequest("The JSON body is nested too deeply.")
+    if not isinstance(body, dict):
+        raise BadRequest(f"The body must be a JSON object, but is {kind_of(body)}.")
+    return body
+
+
+_HALF_ESCAPE = re.compile(
+    # A run of backslashes is read once, from its first: the last of an odd number begins the escape.
+    rb"(\\(?<!\\\\)(?:\\\\)*+)u[dD]"
+    rb"(?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
+)
+_HALF_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+_MOST_ESCAPES = 500_000
+"""In a body with half a character: looking at more would hold up all other requests."""
+
+
+def _parsed(raw: bytes) -> Any:
+    """Read JSON, with U+FFFD for half a surrogate pair: clients that cut texts by UTF-16 units send those."""
+    turn_before(len(raw))
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if "surrogate" not in str(error) or raw.count(b"\\") + raw.count(b"\xed") > _MOST_ESCAPES:
+            raise
+    pieces, at = list[bytes](), 0
+    for half in in_turns(_HALF_ESCAPE.finditer(raw)):
+        if not half[2]:
+            pieces += (raw[at : half.start()], half[1], b"ufffd")
+            at = half.end()
+    raw = b"".join([*pieces, raw[at:]])
+    turn_before(len(raw))
+    return orjson.loads(_HALF_BYTES.sub("\ufffd".encode(), raw))
+
+
+def kind_of(value: Any) -> str:
+    """A value's kind in words."""
+    return _KINDS.get(type(value), "something else")
+
+
+def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
+    """The error for a value of the wrong kind, in OpenAI's words."""
+    return BadRequest(
+        f"Invalid type for '{param}': expected {expected}, but got {kind_of(value)} instead.",
+        param=param,
+        code="invalid_type",
+    )
+
+
+def wrong_value(param: str, complaint: str) -> BadRequest:
+    """The error for a value that is not allowed."""
+    return BadRequest(f"Invalid value for '{param}': {complaint}.", param=param, code="invalid_value")
+
+
+def missing(param: str) -> BadRequest:
+    """The error for a field that must be there."""
+    return BadRequest(
+        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+    )
+
+
+def string(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
+    """A string that must be there."""
+    value = body.get(name)
+    if value is None:
+        raise missing(param or name)
+    if not isinstance(value, str):
+        raise wrong_type(param or name, "a string", value)
+    return value
+
+
+def boolean(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
+    """A boolean; absent or null is false."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise wrong_type(param or name, "a boolean", value)
+    return bool(value)
+
+
+def integer(body: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
+    """An integer within bounds; absent or null is the default."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_type(name, "an integer", value)
+    if not low <= value <= high:
+        raise wrong_value(name, f"it must be from {low} to {high}")
+    return value
+
+
+def optional_object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object; absent or null is empty."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise wrong_type(name, "an object", value)
+    return value or {}
+
+
+def include_usage(body: Mapping[str, Any]) -> bool:
+    """Whether a stream is to end with a usage chunk."""
+    options = optional_object(body, "stream_options")
+    return boolean(options, "include_usage", "stream_options.include_usage")
+
+
+MAX_STOP_CHARACTERS = 256
+"""Of a stop sequence: each piece of the answer is searched for its beginnings."""
+
+
+def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sequences that end the answer: a string or some of them, more than OpenAI's four."""
+    value = body.get("stop")
+    if value is None:
+        return ()
+    sequences = [value] if isinstance(value, str) else value
+    if not isinstance(sequences, list):
+        raise wrong_type("stop", "a string or an array of strings", value)
+    if len(sequences) > MAX_STOPS:
+        raise wrong_value("stop", f"at most {MAX_STOPS} sequences are allowed")
+    for n, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise wrong_type(f"stop[{n}]", "a string", sequence)
+        if len(sequence) > MAX_STOP_CHARACTERS:
+            raise wrong_value(f"stop[{n}]", f"at most {MAX_STOP_CHARACTERS} characters are allowed")
+    return tuple(sequence for sequence in sequences if sequence)
+
+
+def _number(low: float, high: float) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong_type(name, "a number", value)
+        if not low <= value <= high:
+            raise wrong_value(name, f"it must be from {low:g} to {high:g}")
+
+    return check
+
+
+def _integer(low: int, high: int) -> Callable[[str, Any], None]:
+    within = _number(low, high)
+
+    def check(name: str, value: Any) -> None:
+        within(name, value)
+        if isinstance(value, float) and not value.is_integer():
+            raise wrong_type(name, "an integer", value)
+
+    return check
+
+
+def of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
+    """A check that a field's value is of one of these types."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise wrong_type(name, expected, value)
+
+    return check
+
+
+def _metadata(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise wrong_type(name, "an object", value)
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise wrong_type(f"{name}.{key[:64]}", "a string", text)
+
+
+_TOKENS = _integer(0, 2**53)
+
+
+def _count(name: str, value: Any) -> None:
+    if value != NO_LIMIT:
+        _TOKENS(name, value)
+
+
+_LIST = of_type("an array", list)
+_OBJECT = of_type("an object", dict)
+_TEXT = of_type("a string", str)
+_ANY_CHOICE = of_type("a string or an object", str, dict)
+
+CHECKS: Mapping[str, Callable[[str, Any], None]] = {
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "max_tokens": _count,
+    "max_completion_tokens": _count,
+    "seed": _integer(-(2**63), 2**63),
+    "logit_bias": _OBJECT,
+    "tools": _LIST,
+    "functions": _LIST,
+    "tool_choice": _ANY_CHOICE,
+    "function_call": _ANY_CHOICE,
+    "parallel_tool_calls": of_type("a boolean", bool),
+    "response_format": _OBJECT,
+    "reasoning_effort": _TEXT,
+    "verbosity": _TEXT,
+    "modalities": _LIST,
+    "audio": _OBJECT,
+    "prediction": _OBJECT,
+    "web_search_options": _OBJECT,
+    "top_logprobs": _integer(0, 20),
+    "logprobs": of_type("a boolean or an integer", bool, int),
+    "best_of": _integer(1, 20),
+    "suffix": _TEXT,
+    "store": of_type("a boolean", bool),
+    "moderation": _OBJECT,
+    "service_tier": _TEXT,
+    "prompt_cache_key": _TEXT,
+    "prompt_cache_options": _OBJECT,
+    "prompt_cache_retention": _TEXT,
+}
+"""Fields whose type is checked although no flow can obey them yet; sent, they are named as ignored."""
+
+MAX_SAFETY_IDENTIFIER = 128
+
+
+def _safety_identifier(name: str, value: Any) -> None:
+    _TEXT(name, value)
+    if len(value) > MAX_SAFETY_IDENTIFIER:
+        raise wrong_value(name, f"at most {MAX_SAFETY_IDENTIFIER} characters are allowed")
+
+
+_TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
+    "user": _TEXT,
+    "safety_identifier": _safety_identifier,
+    "metadata": _metadata,
+}
+
+
+def is_done_anyway(name: str, value: Any) -> bool:
+    """Whether a field asks for no more than what is done for every request."""
+    if name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        return bool(value == NO_LIMIT)
+    if name == "store":  # nothing of a chat completion is stored
+        return value is False
+    return name == "service_tier" and value in ("auto", "default")
+
+
+def asks_obfuscation(body: Mapping[str, Any]) -> bool:
+    """Whether the chunks of a stream are to be padded, which is not done here."""
+    options = optional_object(body, "stream_options")
+    return boolean(options, "include_obfuscation", "stream_options.include_obfuscation")
+
+
+def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what only has a type, and give what was asked for beside the conversation itself."""
+    for name, check in _TYPED_ONLY.items():
+        if body.get(name) is not None:
+            check(name, body[name])
+    asked = {}
+    for name, check in CHECKS.items():
+        if body.get(name) is not None:
+            check(name, body[name])
+            if not is_done_anyway(name, body[name]):
+                asked[name] = body[name]
+    if asks_obfuscation(body):
+        asked["stream_options.include_obfuscation"] = True
+    return asked
+
+
+class Identifiers(NamedTuple):
+    """What a body says of whom it is from: the conversation's id and the user, both empty if not said.
+
+    `resends` tells that a client that gives its id in this way always sends the whole conversation.
+    """
+
+    conversation: str = ""
+    user: str = ""
+    resends: bool = False
+
+
+def identifiers(body: Mapping[str, Any]) -> Identifiers:
+    """The ids in a body: of the conversation (its several names) and of the user."""
+    user = text_or_nothing(body, "user") or text_or_nothing(body, "safety_identifier")
+    overrides = passed_through(body).get("overrideConfig", {})
+    for place, name, param in (
+        (body, "conversation_id", "conversation_id"),
+        (body, "session_id", "session_id"),
+        (optional_object(body, "metadata"), "conversation_id", "metadata.conversation_id"),
+        (overrides, "sessionId", "overrideConfig.sessionId"),
+    ):
+        if conversation := text_or_nothing(place, name, param):
+            return Identifiers(conversation, user)
+    return Identifiers(text_or_nothing(body, "chat_id"), user, resends=True)
+
+
+def text_or_nothing(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
+    """A string; absent or null is empty."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(param or name, "a string", value)
+    return value or ""
+
+
+PASSED_THROUGH: Mapping[str, Callable[[str, Any], None]] = {
+    "overrideConfig": _OBJECT,
+    "vars": _OBJECT,
+    "form": _OBJECT,
+    "humanInput": _OBJECT,
+    "uploads": _LIST,
+    "leadEmail": _TEXT,
+}
+"""Fields of Flowise's own request that a caller may set, if its key may."""
+
+
+def passed_through(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Flowise's own fields, from the body itself or from its object `flowise`."""
+    nested = optional_object(body, "flowise")
+    given = {}
+    for name, check in PASSED_THROUGH.items():
+        for place, param in ((nested, f"flowise.{name}"), (body, name)):
+            if place.get(name) is not None:
+                check(param, place[name])
+                given[name] = place[name]
+    return given

@@ -1,0 +1,189 @@
+"""The vendor key `flowise` and the standard key `metadata`: what a run tells beside its answer. Leaf, pure.
+
+Tools, sources and nodes are told by name, result and time. What Flowise shows of its insides (prompts,
+credentials, flow state, settings of nodes, paths of its disk) never comes this far or is taken out here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+import orjson
+
+from flowise_gateway.flow.events import StepEnded, ToolUsed
+from flowise_gateway.flow.lenient_json import json_text
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn
+
+MOST_ENTRIES = 50
+LONGEST_VALUE = 2_000
+"""Characters of a tool's input or output, of a source's text or metadata; each answer carries them."""
+
+
+class UsedTool(TypedDict):
+    """A tool of the flow that has run."""
+
+    name: str
+    input: Any
+    output: Any
+    error: NotRequired[str]
+
+
+class SourceDocument(TypedDict):
+    """A document the answer rests on."""
+
+    pageContent: str
+    metadata: Any
+
+
+class Node(TypedDict):
+    """A node or an agent that ran."""
+
+    name: str
+    state: NotRequired[str]
+    seconds: NotRequired[float]
+
+
+class File(TypedDict):
+    """A file of the run that can be fetched."""
+
+    name: str
+    url: str
+
+
+class FlowiseDetails(TypedDict, total=False):
+    """The vendor key `flowise`: what OpenAI's schema has no place for."""
+
+    chat_id: str
+    session_id: str
+    chat_message_id: str
+    execution_id: str
+    memory_type: str
+    transcript: str
+    execution_time_seconds: float
+    nodes: list[Node]
+    used_tools: list[UsedTool]
+    source_documents: list[SourceDocument]
+    files: list[File]
+    follow_up_prompts: list[str]
+    action: dict[str, Any]
+    usage_estimated: bool
+    warnings: list[str]
+
+
+def flowise_details(
+    transcripts: Sequence[Transcript], seconds: float | None = None, turns: Sequence[Turn] = ()
+) -> FlowiseDetails:
+    """The vendor key for an answer that took `seconds`; ids are those of the first choice.
+
+    Where one of `turns` was spoken, what Flowise heard is told.
+    """
+    is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
+    first = transcripts[0]
+    identity = first.identity
+    tools = [event for one in transcripts for event in one.trail if isinstance(event, ToolUsed)]
+    documents = [document for one in transcripts for document in one.sources]
+    nodes = [step for one in transcripts for step in one.steps]
+    details = {
+        "session_id": identity.session_id,
+        "chat_message_id": identity.chat_message_id,
+        "execution_id": identity.execution_id,
+        "memory_type": identity.memory_type,
+        "transcript": _cut(identity.question) if is_spoken and identity.question else None,
+        "nodes": [_node(step) for step in nodes[:MOST_ENTRIES] if step.label],
+        "used_tools": [_used_tool(tool) for tool in tools[:MOST_ENTRIES]],
+        "source_documents": [_source_document(document) for document in documents[:MOST_ENTRIES]],
+        "files": [{"name": f.stored, "url": f.url} for one in transcripts for f in one.artifacts if f.url],
+        "follow_up_prompts": list(identity.follow_up_prompts),
+        "action": _action(first),
+        "usage_estimated": any(one.usage is None for one in transcripts),
+        "warnings": _warnings(transcripts, tools, max(len(tools), len(documents), len(nodes))),
+    }
+    told: FlowiseDetails = {"chat_id": first.chat_id}
+    if seconds is not None:
+        told["execution_time_seconds"] = round(seconds, 3)
+    told.update({name: value for name, value in details.items() if value})  # type: ignore[typeddict-item]
+    return told
+
+
+def answer_metadata(transcripts: Sequence[Transcript], seconds: float) -> dict[str, str]:
+    """The standard key `metadata`, whose values are strings: agents as JSON text, time, steps."""
+    labels = [step.label for one in transcripts for step in one.steps if step.label]
+    return {
+        "agents_used": orjson.dumps(list(dict.fromkeys(labels))[:MOST_ENTRIES]).decode(),
+        "execution_time_seconds": f"{seconds:.2f}",
+        "iterations": str(len(labels)),
+    }
+
+
+def _node(step: StepEnded) -> Node:
+    node: Node = {"name": step.label[:200]}
+    if step.state:
+        node["state"] = step.state
+    if step.seconds is not None:
+        node["seconds"] = step.seconds
+    return node
+
+
+def _used_tool(tool: ToolUsed) -> UsedTool:
+    used: UsedTool = {
+        "name": tool.tool[:200],
+        "input": _bounded(tool.tool_input),
+        "output": _bounded(tool.tool_output),
+    }
+    if tool.error:
+        used["error"] = tool.error
+    return used
+
+
+def _source_document(document: Mapping[str, Any]) -> SourceDocument:
+    text, metadata = document.get("pageContent"), document.get("metadata")
+    return {
+        "pageContent": _cut(json_text("" if text is None else text)),
+        "metadata": _bounded(_public(metadata if isinstance(metadata, Mapping) else {})),
+    }
+
+
+def _action(transcript: Transcript) -> dict[str, Any] | None:
+    asked = transcript.action
+    if asked is None:
+        return None
+    return {"id": json_text(asked.action.get("id")), "choices": list(asked.choices)}
+
+
+def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], longest: int) -> list[str]:
+    failed = dict.fromkeys(tool.tool for tool in tools if tool.error)
+    warnings = [f"The tool {name[:100]} failed." for name in failed][:MOST_ENTRIES]
+    if longest > MOST_ENTRIES:
+        warnings.append(f"Lists are cut after {MOST_ENTRIES} entries.")
+    if all(one.is_empty for one in transcripts):
+        warnings.append("The flow gave an empty answer.")
+    return [*warnings, *dict.fromkeys(text for one in transcripts for text in one.warnings)]
+
+
+_INTERNAL_KEY = re.compile(
+    r"(?i)^_|flowise|credential|api_?key|secret|password|^(?:chatflow|chat|session|org|workspace|user)_?id$"
+)
+_LOCAL_PATH = re.compile(r"(?:file://|[A-Za-z]:[\\/]|\\\\|/)[^\n]*[\\/]([^\\/\n]*)")
+
+
+def _public(value: Any) -> Any:
+    """Metadata without what only Flowise needs: its own keys, and the folders of paths on its disk."""
+    if isinstance(value, str):
+        path = _LOCAL_PATH.fullmatch(value)
+        return path[1] if path else value
+    if isinstance(value, Mapping):
+        return {key: _public(part) for key, part in value.items() if not _INTERNAL_KEY.search(key)}
+    return [_public(part) for part in value] if isinstance(value, list) else value
+
+
+def _bounded(value: Any) -> Any:
+    """A JSON value as it is if it is short, else the beginning of its text."""
+    text = json_text(value)
+    return _cut(text) if len(text) > LONGEST_VALUE or text == "…" else value
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"

@@ -1,0 +1,68 @@
+"""What a client demands of an answer: told to the flow, and kept to on the way back. Wire layer, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.events import Batches
+from flowise_gateway.flow.filters import stopped_at
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.response_format import format_instructions, json_guard
+from flowise_gateway.openai.schema import new_id
+from flowise_gateway.openai.tool_calls import called
+from flowise_gateway.openai.tools import ClientTools, tool_instructions
+
+
+def ruled(parsed: ParsedRequest, mode: str) -> ParsedRequest:
+    """The request with the rules its flow is told; its `tools` are None unless the mode is prompt.
+
+    What is obeyed is a parameter no more; the rest will be named as ignored. Raises BadRequest where the
+    mode is to reject tools, or these cannot be told.
+    """
+    if not (parsed.parameters or parsed.tools or parsed.format):
+        return parsed
+    asked = [name for name in ("tools", "functions") if parsed.parameters.get(name)]
+    if mode == "reject" and asked:
+        raise BadRequest(
+            f"Unsupported parameter: '{asked[0]}' is not supported with this model.",
+            param=asked[0],
+            code="unsupported_parameter",
+        )
+    tools = parsed.tools if mode == "prompt" else None
+    if tools and tools.refusal:
+        raise tools.refusal
+    rules = [tool_instructions(tools)] if tools else []
+    rules += [format_instructions(parsed.format)] if parsed.format else []
+    turns = tuple(replace(turn, rules="\n\n".join(rules)) for turn in parsed.turns)
+    return replace(parsed, tools=tools, turns=turns, parameters=_not_obeyed(parsed.parameters, tools))
+
+
+def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dict[str, Any]:
+    obeyed = {"response_format", "text", *(tools.fields if tools else ())}
+    left = {name: value for name, value in parameters.items() if name not in obeyed}
+    if tools:
+        left.update(dict.fromkeys(tools.ignored, True))
+    if (verbosity := parameters.get("text", {}).get("verbosity")) is not None:
+        left["text.verbosity"] = verbosity
+    return left
+
+
+def is_plain(parsed: ParsedRequest) -> bool:
+    """Whether there is one answer, whose text `kept_to` passes on as it comes."""
+    is_kept = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
+    return len(parsed.turns) == 1 and not is_kept
+
+
+def kept_to(batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id) -> Batches:
+    """The run's answer with its calls as calls, ended at a stop sequence, its JSON unfenced.
+
+    In this order: a stop sequence cuts what is said, never a call.
+    """
+    if parsed.tools and parsed.tools.tools:
+        batches = called(batches, parsed.tools, make_id)
+    if parsed.stop:
+        batches = stopped_at(batches, parsed.stop)
+    return json_guard(batches, parsed.format) if parsed.format else batches

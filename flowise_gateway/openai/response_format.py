@@ -1,0 +1,213 @@
+"""Answers in JSON: `response_format` and `text.format` read, told to the flow, and kept to. Leaf, pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from flowise_gateway.flow.events import (
+    Batch,
+    Batches,
+    FlowEvent,
+    FunctionCalled,
+    TextDelta,
+    TurnEnded,
+    Warned,
+)
+from flowise_gateway.flow.filters import changed
+from flowise_gateway.flow.lenient_json import json_text
+from flowise_gateway.openai.fields import (
+    boolean,
+    missing,
+    optional_object,
+    string,
+    text_or_nothing,
+    wrong_type,
+    wrong_value,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KINDS = ("text", "json_object", "json_schema")
+_MOST_SPACE = 1000
+_FENCE = re.compile(r"```([A-Za-z0-9]*)(?=[^A-Za-z0-9`])")
+_LONGEST_INFO = 10
+_RUN = re.compile("`{3,}")
+_LONGEST_INDENT = 100
+_MOST_TRIES = 8
+"""So many fences in the middle of a line are tried as the end of the JSON: each time all of it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFormat:
+    """That an answer must be JSON: any object, or what a JSON Schema describes."""
+
+    schema: Mapping[str, Any] | None = None
+    name: str = ""
+    description: str = ""
+
+
+def parse_format(body: Mapping[str, Any]) -> JsonFormat | None:
+    """What `response_format` or, in Responses, `text.format` asks for; None for text. Raises BadRequest."""
+    given, param = optional_object(body, "response_format"), "response_format"
+    text = body.get("text")
+    if not given and isinstance(text, dict) and text.get("format") is not None:
+        given, param = text["format"], "text.format"
+    if not isinstance(given, dict):
+        raise wrong_type(param, "an object", given)
+    if not given:
+        return None
+    kind = string(given, "type", f"{param}.type")
+    if kind not in _KINDS:
+        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join(_KINDS)}")
+    if kind == "json_schema":
+        return _of_schema(given, param)
+    return JsonFormat() if kind == "json_object" else None
+
+
+def _of_schema(given: Mapping[str, Any], param: str) -> JsonFormat:
+    if param == "response_format":
+        given, param = given.get("json_schema", {}), f"{param}.json_schema"
+        if not isinstance(given, dict):
+            raise wrong_type(param, "an object", given)
+        if not given:
+            raise missing(param)
+    name, schema = string(given, "name", f"{param}.name"), given.get("schema")
+    if not _NAME.fullmatch(name):
+        raise wrong_value(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
+    if schema is not None and not isinstance(schema, dict):
+        raise wrong_type(f"{param}.schema", "an object", schema)
+    boolean(given, "strict", f"{param}.strict")
+    return JsonFormat(schema or {}, name, text_or_nothing(given, "description", f"{param}.description"))
+
+
+def format_instructions(fmt: JsonFormat) -> str:
+    """What the flow is told of the format."""
+    how = "Answer with nothing but {}: no words before or after it, and no code block."
+    if fmt.schema is None:
+        return how.format("one JSON object")
+    about = f' "{fmt.name}" ({fmt.description})' if fmt.description else f' "{fmt.name}"'
+    return "\n".join([how.format(f"JSON that fits the JSON Schema{about} below"), json_text(fmt.schema)])
+
+
+def json_guard(batches: Batches, fmt: JsonFormat) -> Batches:
+    """Take the code fence off an answer that begins with one, and warn of an answer that is no JSON.
+
+    Words behind fenced JSON are left out with a warning: no client could read them with it. Nothing else is
+    changed. Only what may be a fence is held back.
+    """
+    return changed(batches, _JsonAnswer(fmt).take)
+
+
+class _JsonAnswer:
+    """The answer as far as it came."""
+
+    def __init__(self, fmt: JsonFormat) -> None:
+        self._format = fmt
+        self._fence = _Fence(self._ends_with)
+        self._said: list[str] = []
+        self._has_calls = False
+
+    def take(self, event: FlowEvent) -> Batch:
+        if isinstance(event, TextDelta):
+            return self._say(self._fence.read(event.text))
+        if isinstance(event, TurnEnded):
+            return [*self._say(self._fence.end()), *self._warnings(), event]
+        self._has_calls = self._has_calls or isinstance(event, FunctionCalled)
+        return [event]
+
+    def _say(self, text: str) -> Batch:
+        if not text:
+            return []
+        self._said.append(text)
+        return [TextDelta(text)]
+
+    def _ends_with(self, text: str) -> bool:
+        """Whether the answer is all there with this end."""
+        return self._is_kept("".join([*self._said, text]))
+
+    def _warnings(self) -> Batch:
+        text = "".join(self._said)
+        if self._fence.is_cut:
+            return [Warned("Words behind the JSON that was asked for were left out.")]
+        if not text.strip() or self._has_calls or self._is_kept(text):
+            return []
+        return [Warned("The answer is not the JSON that was asked for.")]
+
+    def _is_kept(self, text: str) -> bool:
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return False
+        return self._format.schema is not None or isinstance(value, dict)
+
+
+class _Fence:
+    """Takes an opening fence off the beginning of a text, and then the closing one.
+
+    `ends_with` tells whether what was passed on and some more text are the whole JSON. `is_cut` tells that
+    there were words behind it.
+    """
+
+    def __init__(self, ends_with: Callable[[str], bool]) -> None:
+        self.is_cut = False
+        self._ends_with = ends_with
+        self._held = ""
+        self._last = ""
+        self._tries = _MOST_TRIES
+        self._is_decided = False
+        self._is_open = False
+        self._is_begun = False
+
+    def read(self, text: str) -> str:
+        """What may be passed on now."""
+        if self.is_cut:
+            return ""
+        text, self._held = self._held + text, ""
+        if not self._is_decided:
+            text = self._without_opening(text)
+        if self._is_open:
+            text = self._without_closing(text)
+        self._last = text[-1:] or self._last
+        return text
+
+    def _without_closing(self, text: str) -> str:
+        if not self._is_begun:
+            text = text.lstrip()
+            self._is_begun = bool(text)
+        for run in _RUN.finditer(text, 0, len(text.rstrip().rstrip("`"))):
+            # No text in JSON holds a bare line end, so a fence on a line of its own is none of it.
+            begun = self._last + text[max(0, run.start() - _LONGEST_INDENT) : run.start()]
+            is_line = begun.rstrip(" \t")[-1:] in ("", "\n")
+            self._tries -= not is_line
+            if (is_line or self._tries >= 0) and self._ends_with(text[: run.start()]):
+                self.is_cut = True
+                return text[: run.start()].rstrip()
+            if is_line:
+                self._is_open = False
+                return text[: run.start()] + text[run.end() :]
+        # White space and backticks at the end may be the closing fence.
+        end = len(text.rstrip().rstrip("`").rstrip())
+        end = max(end, len(text) - _MOST_SPACE)
+        self._held = text[end:]
+        return text[:end]
+
+    def _without_opening(self, text: str) -> str:
+        begun = text.lstrip()
+        info = begun[3:] or "x"
+        may_be = "```".startswith(begun[:3]) and len(text) - len(begun) <= _MOST_SPACE
+        if may_be and info.isalnum() and len(info) <= _LONGEST_INFO:
+            self._held = text
+            return ""
+        self._is_decided = True
+        fence = _FENCE.match(begun) if may_be else None
+        self._is_open = fence is not None and fence[1].lower() in ("", "json")
+        return begun[fence.end() :] if fence and self._is_open else text
+
+    def end(self) -> str:
+        """What is left at the end of the text."""
+        held, self._held = self._held, ""
+        return "" if self._is_open and _RUN.fullmatch(held.strip()) else held

@@ -1,0 +1,79 @@
+"""Server-sent events as OpenAI's clients read them: frames, the heartbeat, `[DONE]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.flow.errors import ErrorObject, ProxyError, error_body
+
+
+class Frame(NamedTuple):
+    """One event of a server-sent stream before it is bytes; `data` is one line."""
+
+    data: bytes
+    event: str | None = None
+
+
+DONE = Frame(b"[DONE]")
+COMMENT = b": keep-alive\n"
+"""A sign of life that is no event. No empty line follows: openai-go before 3.43 takes that for an event
+without data, and ends the stream."""
+
+
+def stream_bytes(frames: Iterable[Frame]) -> bytes:
+    """The bytes of frames: LF only, an event never split over two writes (open-responses.md §4)."""
+    return on_one_line(
+        b"".join(
+            [
+                b"data: %b\n\n" % data
+                if event is None
+                else b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+                for data, event in frames
+            ]
+        )
+    )
+
+
+def on_one_line(raw: bytes) -> bytes:
+    """JSON with the line ends of Unicode escaped in its texts.
+
+    JSON may hold them as they are, but Python's readers of lines (httpx, requests) end a line there: a flow's
+    text could forge an event, `[DONE]` too.
+    """
+    if raw.isascii() or not (b"\xe2\x80" in raw or b"\xc2\x85" in raw):
+        return raw
+    return (
+        raw.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
+
+
+def json_bytes(value: Any) -> bytes:
+    """A body of ours."""
+    raw = orjson.dumps(value)
+    turn_before(len(raw))
+    return on_one_line(raw)
+
+
+def error_frame(error: ProxyError) -> Frame:
+    """A failure in the middle of a stream, as the OpenAI SDKs raise it: `data: {"error": {…}}`."""
+    return Frame(orjson.dumps(error_body(error)))
+
+
+def failed_response(number: int, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
+    """The two events that end the stream of a failed response.
+
+    LangChain and pydantic-ai take `response.failed` for a success and raise at `error` alone, whose fields
+    are flat in OpenAI's contract and nested in Open Responses'.
+    """
+    flat = {name: error[name] for name in ("code", "message", "param")}
+    events: list[dict[str, Any]] = [
+        {"type": "error", "sequence_number": number, **flat, "error": error},
+        {"type": "response.failed", "sequence_number": number + 1, "response": response},
+    ]
+    return [Frame(orjson.dumps(event), event["type"]) for event in events]

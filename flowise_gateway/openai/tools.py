@@ -1,0 +1,267 @@
+"""Functions of a client's that a flow may call: read from a request, told to the flow in words. Leaf, pure.
+
+Chat completions nest a function in its tool, Responses do not; `functions` is what both had before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import orjson
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.lenient_json import json_text
+from flowise_gateway.openai.fields import boolean, missing, string, text_or_nothing, wrong_type, wrong_value
+
+ToolChoice = Literal["none", "auto", "required"]
+
+MOST_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTool:
+    """A function of the client's; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTools:
+    """The functions that may be called in this answer: none at all if `choice` is none.
+
+    `is_legacy` tells that they came as `functions`. `ignored` names what stood beside them and is not obeyed.
+    `refusal` is why no flow can be told of them, which harms nobody where tools are ignored.
+    """
+
+    tools: tuple[ClientTool, ...]
+    choice: ToolChoice = "auto"
+    is_parallel: bool = True
+    is_legacy: bool = False
+    ignored: tuple[str, ...] = ()
+    refusal: BadRequest | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What may be called."""
+        return frozenset(tool.name for tool in self.tools)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the request that are obeyed."""
+        if self.is_legacy:
+            return ("functions", "function_call")
+        return ("tools", "tool_choice", "parallel_tool_calls")
+
+
+class ToolsNotTold(BadRequest):
+    """Tools that are well formed, but cannot be told to a flow."""
+
+
+def read_tools(body: Mapping[str, Any]) -> ClientTools | None:
+    """The functions that a client offers, or why they cannot be told; None if there are none.
+
+    Raises BadRequest for what is not well formed.
+    """
+    try:
+        return parse_tools(body)
+    except ToolsNotTold as refusal:
+        return ClientTools((), refusal=refusal)
+
+
+def parse_tools(body: Mapping[str, Any]) -> ClientTools | None:
+    """The functions that a client offers; None if there are none. Raises BadRequest."""
+    tools, functions = _array(body, "tools"), _array(body, "functions")
+    if tools:
+        return _of_tools(body, tools)
+    return _of_functions(body, functions) if functions else None
+
+
+def _of_tools(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools | None:
+    tools: dict[str, ClientTool] = {}
+    ignored = []
+    for n, tool in enumerate(given):
+        param = f"tools[{n}]"
+        if not isinstance(tool, dict):
+            raise wrong_type(param, "an object", tool)
+        if string(tool, "type", f"{param}.type") == "function":
+            _add(tools, *_function(tool, param))
+        else:
+            ignored.append(param)
+    if not tools:
+        return None
+    is_parallel = body.get("parallel_tool_calls") is None or boolean(body, "parallel_tool_calls")
+    choice, allowed = _choice(body.get("tool_choice"), tools)
+    if choice is None:
+        choice, ignored = "auto", [*ignored, "tool_choice"]
+    return ClientTools(_offered(tools, choice, allowed), choice, is_parallel, ignored=tuple(ignored))
+
+
+def _of_functions(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools:
+    tools: dict[str, ClientTool] = {}
+    for n, function in enumerate(given):
+        _add(tools, function, f"functions[{n}]")
+    call = body.get("function_call")
+    if call is None or call in ("none", "auto"):
+        choice: ToolChoice = call or "auto"
+        return ClientTools(_offered(tools, choice, tools), choice, is_parallel=False, is_legacy=True)
+    if isinstance(call, str):
+        raise wrong_value("function_call", f"'{call[:40]}' is none of none, auto")
+    if not isinstance(call, dict):
+        raise wrong_type("function_call", "a string or an object", call)
+    named = _known(call, "function_call", tools)
+    return ClientTools((tools[named],), "required", is_parallel=False, is_legacy=True)
+
+
+def _array(body: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise wrong_type(name, "an array", value)
+    if value and len(value) > MOST_TOOLS:
+        raise _not_told(name, f"at most {MOST_TOOLS} are allowed")
+    return value or ()
+
+
+def _not_told(param: str, complaint: str) -> ToolsNotTold:
+    error = wrong_value(param, complaint)
+    return ToolsNotTold(error.message, param=error.param, code=error.code)
+
+
+def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
+    """A tool's function and its place: nested, or the tool itself."""
+    if tool.get("function") is not None:
+        return tool["function"], f"{param}.function"
+    if "name" not in tool:
+        raise missing(f"{param}.function")
+    return tool, param
+
+
+def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
+    if not isinstance(function, dict):
+        raise wrong_type(param, "an object", function)
+    name = string(function, "name", f"{param}.name")
+    if not _NAME.fullmatch(name):
+        raise _not_told(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
+    if name in tools:
+        raise _not_told(f"{param}.name", f"'{name}' is there twice")
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise wrong_type(f"{param}.parameters", "an object", parameters)
+    boolean(function, "strict", f"{param}.strict")
+    description = text_or_nothing(function, "description", f"{param}.description")
+    tools[name] = ClientTool(name, description, parameters or {})
+
+
+def _choice(value: Any, tools: Mapping[str, ClientTool]) -> tuple[ToolChoice | None, Sequence[str]]:
+    """What `tool_choice` asks for, None if it is a tool that is not ours, and the names it allows."""
+    if value is None or isinstance(value, str):
+        return _mode(value or "auto", "tool_choice"), [*tools]
+    if not isinstance(value, dict):
+        raise wrong_type("tool_choice", "a string or an object", value)
+    kind = string(value, "type", "tool_choice.type")
+    if kind == "function":
+        return "required", [_known(*_function(value, "tool_choice"), tools)]
+    if kind == "allowed_tools":
+        return _allowed(value, tools)
+    return None, [*tools]
+
+
+def _mode(value: str, param: str) -> ToolChoice:
+    for mode in get_args(ToolChoice):
+        if mode == value:
+            return mode  # type: ignore[no-any-return]
+    raise wrong_value(param, f"'{value[:40]}' is none of none, auto, required")
+
+
+def _allowed(value: Mapping[str, Any], tools: Mapping[str, ClientTool]) -> tuple[ToolChoice, Sequence[str]]:
+    given, param = value, "tool_choice"
+    if value.get("allowed_tools") is not None:
+        given, param = value["allowed_tools"], "tool_choice.allowed_tools"
+        if not isinstance(given, dict):
+            raise wrong_type(param, "an object", given)
+    mode, listed = _mode(string(given, "mode", f"{param}.mode"), f"{param}.mode"), given.get("tools")
+    if listed is None:
+        raise missing(f"{param}.tools")
+    if not isinstance(listed, list):
+        raise wrong_type(f"{param}.tools", "an array", listed)
+    names = []
+    for n, tool in enumerate(listed):
+        place = f"{param}.tools[{n}]"
+        if not isinstance(tool, dict):
+            raise wrong_type(place, "an object", tool)
+        if tool.get("type") == "function":
+            names.append(_known(*_function(tool, place), tools))
+    return (mode if names else "none"), names
+
+
+def _known(function: Any, param: str, tools: Mapping[str, ClientTool]) -> str:
+    if not isinstance(function, dict):
+        raise wrong_type(param, "an object", function)
+    name = string(function, "name", f"{param}.name")
+    if name not in tools:
+        raise wrong_value(f"{param}.name", f"'{name[:64]}' is none of the tools")
+    return name
+
+
+def _offered(
+    tools: Mapping[str, ClientTool], choice: ToolChoice, allowed: Sequence[str] | Mapping[str, ClientTool]
+) -> tuple[ClientTool, ...]:
+    return () if choice == "none" else tuple(tool for name, tool in tools.items() if name in allowed)
+
+
+def call_text(name: str, arguments: str) -> str:
+    """A call as the flow is asked to write it; arguments that are no JSON object become a JSON string."""
+    try:
+        is_object = isinstance(orjson.loads(arguments or "{}"), dict)
+    except orjson.JSONDecodeError:
+        is_object = False
+    told = (arguments.strip() or "{}") if is_object else json.dumps(arguments, ensure_ascii=False)
+    return f'<tool_call>{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{told}}}</tool_call>'
+
+
+_HOW = """\
+To call a tool, write the call in exactly this form, on lines of its own and in no code block:
+<tool_call>{"name": "the tool's name", "arguments": {"parameter": "value"}}</tool_call>
+The arguments are one JSON object that fits the tool's parameters. End your answer after the call: what \
+the tool gives comes with the next message, in a line that begins with "Tool result of" and the tool's name. \
+Never make up such a result."""
+_SEVERAL = "To call several tools at once, write one call after the other, each in its own tags."
+_ONE = "Call at most one tool in an answer."
+_IF_NEEDED = "Call a tool only where it is needed, and only one that is listed above; otherwise just answer."
+_NO_TOOL = "Call no tool in this answer, even if tools were called before: answer in words."
+
+
+def tool_instructions(tools: ClientTools) -> str:
+    """What the flow is told of the tools: which there are, how to call one, and whether it must."""
+    if not tools.tools:
+        return _NO_TOOL
+    listed = [
+        json_text(
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters or {"type": "object", "properties": {}},
+            }
+        )
+        for tool in tools.tools
+    ]
+    parts = [
+        "\n".join(["Available tools, one JSON object a line:", *listed]),
+        _HOW,
+        " ".join([_SEVERAL if tools.is_parallel else _ONE, _duty(tools)]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _duty(tools: ClientTools) -> str:
+    if tools.choice != "required":
+        return _IF_NEEDED
+    if len(tools.tools) == 1:
+        return f"This answer must be a call of the tool {tools.tools[0].name}."
+    return "This answer must be a call of one of these tools."

@@ -1,0 +1,157 @@
+"""Requests that chat UIs make for themselves (titles, tags, follow-up questions) and answers without a flow.
+
+Their prompts are their mark, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: the fixed
+words or the frame of a prompt that nobody writes by hand. What only resembles them runs the flow.
+Wire layer, pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import orjson
+
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.messages import without_attached_files
+
+TaskKind = Literal["title", "tags", "follow_ups", "queries", "text", "prompt", "emoji"]
+
+_LOOKED_AT = 20_000
+_LIBRECHAT_TITLES = (
+    "Provide a concise, 5-word-or-less title for the conversation, using title case conventions.",
+    "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise",
+)
+_OPEN_WEBUI = "### Task:"
+_OPEN_WEBUI_OUTPUT = "\n### Output:"
+_OPEN_WEBUI_CHAT = "\n### Chat History:\n<chat_history>\n"
+_OPEN_WEBUI_EMOJI = "Your task is to reflect the speaker's likely facial expression through a fitting emoji."
+_OPEN_WEBUI_AUTOCOMPLETION = re.compile(r"### Task:\s+You are an autocompletion system\b")
+_CHAT_END = "</chat_history>"
+_KEY = re.compile(r"[{`\s]\"(title|tags|follow_ups|queries|prompt)\"\s*:")
+_USER_SAYS = re.compile(r"^(?:USER|User):[ \t]*", re.MULTILINE)
+_OTHERS_SAY = re.compile(r"^(?:(?:ASSISTANT|AI|Assistant):|</chat_history>)", re.MULTILINE)
+_ASKED = "(Waiting for your decision: "
+_REFERENCE = re.compile(r" · [0-9a-f]{16}\Z")
+
+_NOISE = re.compile(
+    r"(?s:```.*?(?:```|\Z))|`([^`]*)`|https?://\S+|!?\[([^\[\]]*)\]\([^()]*\)|</?[A-Za-z][^<>\n]{0,80}>"
+    r"|^[ \t]*(?:[#>*+-]+[ \t]+)+",  # of headings, quotations and lists
+    re.MULTILINE,
+)
+_EMPHASIS = re.compile(r"(?<![\w*_~])[*_~]++(?=\S)|(?<=[^\s*_~])[*_~]++(?!\w)")
+"""Signs around words; the one in `6*7` is a word's own."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
+_ENDS = " .,;:!-–—。！"
+_LONGEST_TITLE = 48
+_NOTHING_SAID = "New Chat"
+
+
+def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
+    """Which of a chat UI's own requests this is: one user message that is one of their prompts; else None."""
+    turn = turns[0]
+    if turn.history or turn.instructions:
+        return None
+    text = turn.question
+    if text.startswith(_LIBRECHAT_TITLES):
+        return "title" if "\n\nUser: " in text or "\n\nConversation:\nUser: " in text else None
+    if text.startswith(_OPEN_WEBUI_EMOJI):
+        return "emoji" if "\n\nMessage: " in text else None
+    if not text.startswith(_OPEN_WEBUI):
+        return None
+    if _OPEN_WEBUI_AUTOCOMPLETION.match(text):
+        return "text" if text.endswith("#### Output:", 0, len(text.rstrip())) else None
+    return _framed_kind(text)
+
+
+def _framed_kind(text: str) -> TaskKind | None:
+    """The task whose JSON is asked for under `### Output:`, if the prompt ends with a chat's history."""
+    chat = text.find(_OPEN_WEBUI_CHAT, 0, _LOOKED_AT)
+    if chat < 0 or not text.endswith(_CHAT_END, 0, len(text.rstrip())):
+        return None
+    output = text.find(_OPEN_WEBUI_OUTPUT, 0, chat)
+    key = _KEY.search(text, output, chat) if output >= 0 else None
+    return next((kind for kind in get_args(TaskKind) if key and kind == key[1]), None)
+
+
+def is_task(turns: Sequence[Turn]) -> bool:
+    """Whether a request is a chat UI's own."""
+    return task_kind(turns) is not None
+
+
+def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str:
+    """The answer to a task from its own text, in the form that its prompt asks for.
+
+    A title is the beginning of what the user said; of what only a model could think of there is nothing. What
+    may follow a question for a decision is its choices, which the UI then shows as buttons.
+    """
+    if kind == "emoji":
+        return "💬"
+    if kind == "title":
+        title = title_of(prompt_text(prompt))
+        return as_schema(title, response_format) or (
+            orjson.dumps({"title": title}).decode() if prompt.startswith(_OPEN_WEBUI) else title
+        )
+    answer: Any = [] if kind in ("tags", "queries") else ""
+    if kind == "prompt":
+        answer = prompt_text(prompt, is_newest=True)
+    elif kind == "follow_ups":
+        answer = asked_choices(prompt)
+    return orjson.dumps({kind: answer}).decode()
+
+
+def asked_choices(prompt: str) -> list[str]:
+    """The choices of the question for a decision that a prompt's chat ends with."""
+    chat = prompt.rstrip().removesuffix(_CHAT_END).rstrip()
+    asked = chat.rfind(_ASKED)
+    choices = chat[asked + len(_ASKED) : -1]
+    if asked < 0 or not chat.endswith(")") or "\n" in choices:
+        return []
+    return _REFERENCE.sub("", choices).split(" / ")
+
+
+def as_schema(title: str, response_format: Any) -> str | None:
+    """A title as bare JSON where a `json_schema` asks for it, else None; other fields of it stay empty."""
+    if not isinstance(response_format, Mapping) or response_format.get("type") != "json_schema":
+        return None
+    schema = response_format.get("json_schema")
+    schema = schema.get("schema") if isinstance(schema, Mapping) else None
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    names = list(properties) if isinstance(properties, Mapping) and "title" in properties else ["title"]
+    return orjson.dumps({name: title if name == "title" else "" for name in names}).decode()
+
+
+def is_whole_json(text: str) -> bool:
+    """Whether a text is a JSON object and nothing else."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
+    """What the user said first, or last, in the conversation that a prompt quotes."""
+    says = deque(_USER_SAYS.finditer(prompt, max(0, len(prompt) - _LOOKED_AT)) if is_newest else (), 1)
+    found = says[0] if says else _USER_SAYS.search(prompt)
+    if not found:
+        return ""
+    begin = found.end()
+    end = _OTHERS_SAY.search(prompt, begin)
+    return without_attached_files(prompt[begin : end.start() if end else None]).strip()
+
+
+def title_of(text: str) -> str:
+    """A short title in the text's own words: its first sentence, or as many words of it as there is room."""
+    words = _NOISE.sub(lambda found: found[1] or found[2] or " ", text[:_LOOKED_AT])
+    plain = " ".join(_EMPHASIS.sub("", words).split())
+    sentence = _SENTENCE_END.split(plain, maxsplit=1)[0].strip(_ENDS)
+    if not sentence.strip("?？"):
+        return _NOTHING_SAID
+    title = sentence[:1].upper() + sentence[1:]
+    if len(title) <= _LONGEST_TITLE:
+        return title
+    cut = title[: _LONGEST_TITLE - 1]
+    kept = cut if title[len(cut)] == " " else cut.rpartition(" ")[0]
+    return (kept if len(kept) > len(cut) // 2 else cut).rstrip(_ENDS) + "…"

@@ -1,0 +1,157 @@
+"""Runs that go on without their client: kept step by step, watched and ended from any worker. Policy.
+
+All that is known of such a run is in the store, so that no worker has to ask another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+from flowise_gateway.flow.errors import ProxyError, RunFailed, ServerFault, error_body
+from flowise_gateway.openai.renderer import Renderer
+from flowise_gateway.openai.sse import COMMENT, DONE, Frame, failed_response, stream_bytes
+from flowise_gateway.responses.stored import ALIVE_SECONDS, Record, StoredResponse
+from flowise_gateway.web.streaming import Begun
+
+log = logging.getLogger(__name__)
+
+STEP_SECONDS = 0.25
+"""How often a run is written down, and a reader looks for more."""
+CANCEL_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 15.0
+_END = b"\n\n"
+
+
+class _EndAsked(Exception):
+    """Somebody wants the run to end."""
+
+
+class EarlyRenderer(Renderer, Protocol):
+    """A renderer that can also tell of an answer before its output, and of one that was ended."""
+
+    def begun(self, status: Literal["queued", "in_progress"]) -> Mapping[str, Any]:
+        """Give the response before its output."""
+
+    def cancelled(self) -> list[Frame]:
+        """Give the frames that end a cancelled answer."""
+
+
+class BackgroundRun:
+    """A run whose events and end are kept as they come; `run` returns when it is over and never raises."""
+
+    def __init__(self, place: StoredResponse, begun: Begun, record: Record, renderer: EarlyRenderer) -> None:
+        """Run what has begun and keep it as `record`, which has no response yet."""
+        self._place, self._begun, self._record, self._renderer = place, begun, record, renderer
+        self._frames: list[Frame] = []
+        self._blocks = 0
+        self._lived = 0.0
+
+    def queue(self) -> bool:
+        """Keep the response as it waits to be run; tells whether it could be kept."""
+        return self._place.show_life() and self._place.keep(self._with("queued"))
+
+    def run(self) -> None:
+        """Run to the end."""
+        try:
+            self._place.keep(self._with("in_progress"))
+            with contextlib.closing(self._begun.batches):
+                self._follow()
+        except _EndAsked:
+            self._frames += self._renderer.cancelled()
+        except ProxyError as error:
+            log.info("a background run ended with an error: %s", error.code)
+            self._frames += self._renderer.failure(error)
+        except Exception:
+            log.exception("a background run failed")
+            self._frames += self._renderer.failure(ServerFault("The server had an error."))
+        self._finish()
+
+    def _follow(self) -> None:
+        begun = self._begun
+        self._frames += self._renderer.opening()
+        for number, batch in begun.batches:
+            for event in batch:
+                begun.transcripts[number].add(event)
+                self._frames += self._renderer.chunks(event, number)
+            if not begun.pace.remaining():
+                self._step()
+                begun.pace.written()
+        if self._place.asked_to_end():
+            raise _EndAsked
+        begun.ended()
+        self._frames += self._renderer.closing(begun.transcripts)
+
+    def _step(self) -> None:
+        if self._place.asked_to_end():
+            raise _EndAsked
+        now = time.monotonic()
+        if now - self._lived > ALIVE_SECONDS / 4:
+            self._lived = now
+            self._place.show_life()
+        if self._frames:
+            self._place.keep_events(self._blocks, stream_bytes(self._frames))
+            self._blocks += 1
+            self._frames = []
+
+    def _finish(self) -> None:
+        if self._place.asked_to_end() == "forget":
+            self._place.forget_events(self._blocks)
+            return
+        response = self._renderer.body(self._begun.transcripts)
+        record = replace(self._record, response=response, blocks=self._blocks + 1)
+        self._place.keep(record, {self._blocks: stream_bytes(self._frames)})
+
+    def _with(self, status: Literal["queued", "in_progress"]) -> Record:
+        return replace(self._record, response=self._renderer.begun(status))
+
+
+def replayed(
+    place: StoredResponse, after: int, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[bytes]:
+    """The kept events after the one of this number, and those to come, to the end of the run."""
+    seen, block, silent = -1, 0, 0.0
+    while True:
+        # Read first: what was kept before the end was, is there once the end is.
+        record = place.record()
+        piece = place.events(block)
+        if piece is not None:
+            frames = piece.split(_END)[:-1]
+            wanted = [frame for number, frame in enumerate(frames, seen + 1) if number > after]
+            seen, block, silent = seen + len(frames), block + 1, 0.0
+            if wanted:
+                yield b"".join(frame + _END for frame in wanted)
+        elif record is None or record.is_over:
+            yield from _dead_end(record, block, seen + 1)
+            return
+        else:
+            sleep(STEP_SECONDS)
+            silent += STEP_SECONDS
+            if silent >= _HEARTBEAT_SECONDS:
+                silent = 0.0
+                yield COMMENT
+
+
+def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes]:
+    """The end of a stream whose run died, or was deleted; nothing for one that is whole."""
+    if record is None:
+        yield stream_bytes([DONE])
+    elif blocks < max(1, record.blocks) or not record.blocks:
+        known = record.response["error"] or {"message": "The events of this response are not kept any more."}
+        error = error_body(RunFailed(known["message"]))["error"]
+        frames = failed_response(number, error, record.response)
+        yield stream_bytes([*frames, DONE])
+
+
+def cancelled(place: StoredResponse, sleep: Callable[[float], None] = time.sleep) -> Record | None:
+    """Ask the run to end and wait for it; the record as it then is."""
+    place.ask_to_end("cancel")
+    waited = 0.0
+    while (record := place.record()) and not record.is_over and waited < CANCEL_SECONDS:
+        sleep(STEP_SECONDS / 2)
+        waited += STEP_SECONDS / 2
+    return record

@@ -1,0 +1,341 @@
+"""Fields of a Responses request beside its input: checked, and as the answer repeats them. Wire layer, pure.
+
+Every field may be null. What no flow can obey is checked for its type alone and named by `parameters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.openai.fields import (
+    CHECKS,
+    MAX_SAFETY_IDENTIFIER,
+    NO_LIMIT,
+    asks_obfuscation,
+    boolean,
+    integer,
+    is_done_anyway,
+    missing,
+    of_type,
+    optional_object,
+    string,
+    wrong_type,
+    wrong_value,
+)
+
+TOOL_CALLS = "flowise.tool_calls"
+"""The entry of `include` that asks for the flow's own tools as items of the output."""
+
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+"""OpenAI's limits of `metadata`."""
+
+_LARGEST = 2**53
+_NAMED = (
+    *("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs", "max_output_tokens"),
+    *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier"),
+)
+_OBJECT, _TEXT = of_type("an object", dict), of_type("a string", str)
+_TYPED: Mapping[str, Callable[[str, Any], None]] = {
+    "prompt": _OBJECT,
+    "context_management": of_type("an array", list),
+    "moderation": _OBJECT,
+    "access_programs": _OBJECT,
+    "background_options": _OBJECT,
+    "image": _OBJECT,
+    "prompt_cache_key": _TEXT,
+    "prompt_cache_options": _OBJECT,
+    "prompt_cache_retention": _TEXT,
+}
+"""Fields that nothing here obeys, so that they have no more than a type."""
+
+_REASONING_DEFAULTS = {"mode": "standard", "context": "auto"}
+
+
+class Echo(TypedDict):
+    """What a response repeats of its request."""
+
+    instructions: str | None
+    previous_response_id: str | None
+    tools: list[dict[str, Any]]
+    tool_choice: Any
+    parallel_tool_calls: bool
+    truncation: str
+    text: dict[str, Any]
+    temperature: float
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
+    reasoning: dict[str, Any] | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    store: bool
+    background: bool
+    service_tier: str
+    metadata: dict[str, str]
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+
+
+def echoed(body: Mapping[str, Any]) -> Echo:
+    """All that a response repeats of its request, with what holds where the request is silent."""
+    return {
+        "instructions": text_or_null(body, "instructions"),
+        "previous_response_id": text_or_null(body, "previous_response_id"),
+        "tools": _tools(body),
+        "tool_choice": _tool_choice(body.get("tool_choice")),
+        "parallel_tool_calls": _boolean_or_true(body, "parallel_tool_calls"),
+        "truncation": _truncation(body),
+        "text": _text(body),
+        "temperature": _number(body, "temperature", 1),
+        "top_p": _number(body, "top_p", 1),
+        "presence_penalty": _number(body, "presence_penalty", 0),
+        "frequency_penalty": _number(body, "frequency_penalty", 0),
+        "top_logprobs": integer(body, "top_logprobs", 0, 0, 20),
+        "reasoning": _reasoning(body),
+        "max_output_tokens": _most_tokens(body),
+        "max_tool_calls": _count(body, "max_tool_calls", 1),
+        "store": _boolean_or_true(body, "store"),
+        "background": boolean(body, "background"),
+        "service_tier": _service_tier(body),
+        "metadata": _metadata(body),
+        "safety_identifier": text_or_null(body, "safety_identifier", MAX_SAFETY_IDENTIFIER),
+        "prompt_cache_key": text_or_null(body, "prompt_cache_key"),
+    }
+
+
+def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
+    """What was asked for and a flow may or may not obey."""
+    asked = {**_fields(body), **_reasoning_asked(echo["reasoning"] or {})}
+    if asks_obfuscation(body):
+        asked["stream_options.include_obfuscation"] = True
+    if echo["text"] != {"format": {"type": "text"}}:
+        asked["text"] = echo["text"]
+    if echo["truncation"] == "auto":
+        asked["truncation"] = "auto"
+    if others := set(included(body)) - {TOOL_CALLS}:
+        asked["include"] = sorted(others)
+    return asked
+
+
+def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    for name, check in _TYPED.items():
+        if body.get(name) is not None:
+            check(name, body[name])
+    asked = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
+    for name in ("service_tier", "max_output_tokens"):
+        if is_done_anyway(name, asked.get(name)):
+            del asked[name]
+    if set(asked.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
+        del asked["prompt_cache_options"]
+    return asked
+
+
+def _reasoning_asked(reasoning: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {
+        f"reasoning.{name}": reasoning[name]
+        for name, default in _REASONING_DEFAULTS.items()
+        if reasoning.get(name, default) != default
+    }
+    return {**asked, "reasoning_effort": reasoning["effort"]} if reasoning.get("effort") else asked
+
+
+def included(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the answer is to hold beside its text."""
+    value = body.get("include")
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise wrong_type("include", "an array", value)
+    for n, entry in enumerate(value):
+        if not isinstance(entry, str):
+            raise wrong_type(f"include[{n}]", "a string", entry)
+    return tuple(value)
+
+
+def conversation_id(body: Mapping[str, Any]) -> str:
+    """The id in `conversation`, a string or an object; empty if there is none."""
+    value = body.get("conversation")
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, dict):
+        raise wrong_type("conversation", "a string or an object", value)
+    return string(value, "id", "conversation.id")
+
+
+def generates(body: Mapping[str, Any]) -> bool:
+    """Whether an answer is wanted at all: a client may send a request ahead, to go on from it later."""
+    options = optional_object(body, "prompt_cache_options")
+    is_ahead = boolean(options, "prewarm", "prompt_cache_options.prewarm")
+    return _boolean_or_true(body, "generate") and not is_ahead
+
+
+def text_or_null(body: Mapping[str, Any], name: str, longest: int | None = None) -> str | None:
+    """A string or null."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(name, "a string", value)
+    if value is not None and longest is not None and len(value) > longest:
+        raise wrong_value(name, f"at most {longest} characters are allowed")
+    return value
+
+
+def _boolean_or_true(body: Mapping[str, Any], name: str) -> bool:
+    return body.get(name) is None or boolean(body, name)
+
+
+def _number(body: Mapping[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    CHECKS[name](name, value)
+    number: float = value
+    return number
+
+
+def _count(body: Mapping[str, Any], name: str, low: int) -> int | None:
+    return None if body.get(name) is None else integer(body, name, low, low, _LARGEST)
+
+
+def _most_tokens(body: Mapping[str, Any]) -> int | None:
+    return None if body.get("max_output_tokens") == NO_LIMIT else _count(body, "max_output_tokens", 16)
+
+
+def _truncation(body: Mapping[str, Any]) -> str:
+    value = text_or_null(body, "truncation") or "disabled"
+    if value not in ("auto", "disabled"):
+        raise wrong_value("truncation", f"'{value[:40]}' is none of auto, disabled")
+    return value
+
+
+def _service_tier(body: Mapping[str, Any]) -> str:
+    """There is one tier here, whichever is asked for."""
+    text_or_null(body, "service_tier")
+    return "default"
+
+
+def _reasoning(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    value = optional_object(body, "reasoning")
+    if not value:
+        return None
+    names = ("effort", "summary", "mode", "context", "generate_summary")
+    given = {name: string(value, name, f"reasoning.{name}") for name in names if value.get(name) is not None}
+    return {"effort": None, "summary": None, **given}
+
+
+def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
+    value = optional_object(body, "metadata")
+    if len(value) > MOST_PAIRS:
+        raise wrong_value("metadata", f"at most {MOST_PAIRS} pairs are allowed")
+    for key, text in value.items():
+        if len(key) > LONGEST_KEY:
+            raise wrong_value("metadata", f"a key has at most {LONGEST_KEY} characters")
+        if not isinstance(text, str):
+            raise wrong_type(f"metadata.{key}", "a string", text)
+        if len(text) > LONGEST_VALUE:
+            raise wrong_value(f"metadata.{key}", f"at most {LONGEST_VALUE} characters are allowed")
+    return value
+
+
+def _text(body: Mapping[str, Any]) -> dict[str, Any]:
+    value = optional_object(body, "text")
+    given = value.get("format")
+    if given is not None and not isinstance(given, dict):
+        raise wrong_type("text.format", "an object", given)
+    text: dict[str, Any] = {"format": _format(given) if given is not None else {"type": "text"}}
+    if value.get("verbosity") is not None:
+        text["verbosity"] = string(value, "verbosity", "text.verbosity")
+    return text
+
+
+def _format(given: Mapping[str, Any]) -> dict[str, Any]:
+    kind = string(given, "type", "text.format.type")
+    if kind in ("text", "json_object"):
+        return {"type": kind}
+    if kind != "json_schema":
+        raise wrong_value("text.format.type", f"'{kind[:40]}' is none of text, json_object, json_schema")
+    name = string(given, "name", "text.format.name")
+    schema, description = given.get("schema"), given.get("description")
+    if schema is None:
+        raise missing("text.format.schema")
+    if not isinstance(schema, dict):
+        raise wrong_type("text.format.schema", "an object", schema)
+    if description is not None:
+        string(given, "description", "text.format.description")
+    strict = boolean(given, "strict", "text.format.strict")
+    return {
+        "type": kind,
+        "name": name,
+        "description": description or "",
+        "schema": schema,
+        "strict": strict,
+    }
+
+
+def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    value = body.get("tools")
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise wrong_type("tools", "an array", value)
+    return [_tool(tool, f"tools[{n}]") for n, tool in enumerate(value)]
+
+
+def _tool(tool: Any, param: str) -> dict[str, Any]:
+    """A tool as it came; a function with all keys that Open Responses wants, null or not."""
+    if not isinstance(tool, dict):
+        raise wrong_type(param, "an object", tool)
+    if string(tool, "type", f"{param}.type") != "function":
+        return tool
+    string(tool, "name", f"{param}.name")
+    kinds = {"description": str, "parameters": dict, "strict": bool}
+    words = {"description": "a string", "parameters": "an object", "strict": "a boolean"}
+    for name, kind in kinds.items():
+        if tool.get(name) is not None and not isinstance(tool[name], kind):
+            raise wrong_type(f"{param}.{name}", words[name], tool[name])
+    return {**dict.fromkeys(kinds), **tool}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if choice is None:
+        return "auto"
+    if isinstance(choice, str):
+        if choice not in ("none", "auto", "required"):
+            raise wrong_value("tool_choice", f"'{choice[:40]}' is none of none, auto, required")
+        return choice
+    if not isinstance(choice, dict):
+        raise wrong_type("tool_choice", "a string or an object", choice)
+    kind = string(choice, "type", "tool_choice.type")
+    if kind == "function":
+        string(choice, "name", "tool_choice.name")
+    if kind == "allowed_tools":
+        _check_allowed(choice)
+    return choice
+
+
+def _check_allowed(choice: Mapping[str, Any]) -> None:
+    mode, tools = string(choice, "mode", "tool_choice.mode"), choice.get("tools")
+    if mode not in ("none", "auto", "required"):
+        raise wrong_value("tool_choice.mode", f"'{mode[:40]}' is none of none, auto, required")
+    if tools is None:
+        raise missing("tool_choice.tools")
+    if not isinstance(tools, list):
+        raise wrong_type("tool_choice.tools", "an array", tools)
+
+
+def check_alone(body: Mapping[str, Any]) -> None:
+    """A response goes on from another one or in a conversation; what runs on unseen must be stored."""
+    if body.get("background") and body.get("store") is False:
+        raise BadRequest(
+            "A background response must be stored: 'store' cannot be false.",
+            param="background",
+            code="invalid_value",
+        )
+    if body.get("previous_response_id") and body.get("conversation"):
+        raise BadRequest(
+            "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.",
+            param="previous_response_id",
+            code="mutually_exclusive_parameters",
+        )

@@ -1,0 +1,137 @@
+"""A request of the Responses API, parsed into turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.lenient_json import json_text
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.fields import boolean, identifiers, missing, passed_through, string, wrong_value
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.response_format import parse_format
+from flowise_gateway.openai.schema import new_id
+from flowise_gateway.openai.tools import read_tools
+from flowise_gateway.responses.fields import (
+    LONGEST_VALUE,
+    check_alone,
+    conversation_id,
+    echoed,
+    generates,
+    included,
+    parameters,
+)
+from flowise_gateway.responses.input_items import (
+    Entry,
+    Item,
+    Resolver,
+    check_calls,
+    check_demands,
+    foreign_types,
+    kept_entries,
+    read_input,
+    told,
+    unfolded,
+)
+
+Earlier = Callable[[str], Sequence[Item] | None]
+
+
+def nothing_kept(_id: str) -> None:
+    """Nothing is kept."""
+
+
+def parse_response(
+    body: Mapping[str, Any],
+    deployment: str | None = None,
+    *,
+    resolve: Resolver = nothing_kept,
+    earlier: Earlier = nothing_kept,
+    make_id: Callable[[str], str] = new_id,
+) -> ParsedRequest:
+    """A request for a response. Raises BadRequest.
+
+    `resolve` gives the item that a reference names, `earlier` the input and output of the response that
+    `previous_response_id` names, with all that it went on from; both give None for what is unknown.
+    """
+    model, stream = deployment or string(body, "model"), boolean(body, "stream")
+    echo, include, conversation = echoed(body), included(body), conversation_id(body)
+    check_alone(body)
+    before = entries_before(echo["previous_response_id"], earlier, make_id)
+    is_wanted, passed = generates(body), passed_through(body)
+    is_form = bool(passed.get("form"))
+    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
+    whole = unfolded([*before, *entries], make_id)
+    check_demands(whole)
+    if not conversation:
+        check_calls(whole)
+    chat = told(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
+    ids = identifiers(body)
+    return ParsedRequest(
+        model,
+        (Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream),),
+        stream,
+        said=chat.question,
+        attachments=chat.attachments,
+        left_out=chat.left_out,
+        conversation=conversation or ids.conversation,
+        user=ids.user,
+        resends=ids.resends and not conversation,
+        parameters={**parameters(body, echo), **dict.fromkeys(foreign_types(entries), True)},
+        passed=passed,
+        is_conversation=True,
+        tools=read_tools(body),
+        format=parse_format(body),
+        previous_response_id=echo["previous_response_id"] or "",
+        conversation_id=conversation,
+        store=echo["store"],
+        background=echo["background"],
+        input_items=tuple(entry.item for entry in entries),
+        include=include,
+        echo=echo,
+        generates=is_wanted,
+    )
+
+
+def entries_before(
+    response_id: str | None, earlier: Earlier, make_id: Callable[[str], str] = new_id
+) -> list[Entry]:
+    """The items that a request goes on from. Raises BadRequest for an unknown response."""
+    if not response_id:
+        return []
+    items = earlier(response_id)
+    if items is None:
+        raise BadRequest(
+            f"Previous response with id '{response_id[:100]}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return kept_entries(items, "previous_response_id", make_id)
+
+
+def entries_asked(
+    body: Mapping[str, Any],
+    resolve: Resolver,
+    make_id: Callable[[str], str] = new_id,
+    *,
+    may_be_empty: bool,
+) -> list[Entry]:
+    """The items of the request's own input. Raises BadRequest."""
+    value = body.get("input")
+    if value is None and not may_be_empty:
+        raise missing("input")
+    entries = read_input([] if value is None else value, resolve, make_id)
+    if not (entries or may_be_empty):
+        raise wrong_value("input", "it must hold an item at least")
+    return entries
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:LONGEST_VALUE]
+    kept = value
+    while isinstance(kept, list) and len(json_text(kept)) > LONGEST_VALUE:
+        kept = kept[:-1]
+    text = json_text(kept)
+    return text if kept and len(text) <= LONGEST_VALUE else ""

@@ -1,0 +1,226 @@
+"""The routes of the Responses API: answers that are kept, gone on from, run unseen. Composition."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from flask import Flask, Response, g, request
+
+from flowise_gateway.flow.errors import BadRequest, ResponseNotFound, StoreUnavailable
+from flowise_gateway.openai.renderer import Renderer
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.schema import new_id
+from flowise_gateway.openai.sse import json_bytes
+from flowise_gateway.openai.usage import count_tokens
+from flowise_gateway.responses.background import BackgroundRun, cancelled, replayed
+from flowise_gateway.responses.compaction import compacted, input_tokens
+from flowise_gateway.responses.renderer import ResponsesRenderer
+from flowise_gateway.responses.request import parse_response
+from flowise_gateway.responses.stored import Context, Item, Record, StoredResponse, page
+from flowise_gateway.responses.websocket import WebSocket
+from flowise_gateway.responses.websocket_session import Host, ResponseSocket, scope, stored_renderer
+from flowise_gateway.web.streaming import EVENT_STREAM, Pace
+
+BACKGROUND_PACE_SECONDS = 0.25
+MOST_LISTED = 100
+_LARGEST_NUMBER = 10**9
+
+
+class ResponseRoutes:
+    """The views, over what the server does for all."""
+
+    def __init__(self, host: Host) -> None:
+        """Take the server."""
+        self._host = host
+
+    def install(self, app: Flask) -> None:
+        """Add the routes under every prefix."""
+        for prefix in ("", "/v1", "/openai/v1", "/openai"):
+            one = f"{prefix}/responses/<response_id>"
+            for rule, view, method in (
+                (f"{prefix}/responses", self.create, "POST"),
+                (f"{prefix}/responses/input_tokens", self.input_tokens, "POST"),
+                (f"{prefix}/responses/compact", self.compact, "POST"),
+                (one, self.retrieve, "GET"),
+                (one, self.delete, "DELETE"),
+                (f"{one}/cancel", self.cancel, "POST"),
+                (f"{one}/input_items", self.input_items, "GET"),
+            ):
+                self._route(app, rule, view, method)
+            self._route(app, f"{prefix}/responses", self.socket, "GET", websocket=True)
+
+    @staticmethod
+    def _route(app: Flask, rule: str, view: Callable[..., Response], method: str, **more: Any) -> None:
+        name = f"{method} {rule}"
+        app.add_url_rule(rule, name, view, methods=[method], provide_automatic_options=False, **more)
+
+    def create(self) -> Response:
+        """Answer a response."""
+        body = self._host.json_body()
+        context = self._context()
+        parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
+        parsed = storable(parsed, context)
+        if parsed.background:
+            return self._in_background(parsed, body, context)
+        renderer_of: Callable[..., Renderer] = ResponsesRenderer
+        if parsed.store:
+            parsed = replace(parsed, response_id=new_id("resp_"))
+            place = self._place(parsed.response_id)
+            keep = partial(_keep, place, parsed.input_items, context.before)
+            renderer_of = partial(stored_renderer, keep)
+        return self._host.answer(parsed, self._host.begin(parsed, body, renderer_of))
+
+    def retrieve(self, response_id: str) -> Response:
+        """Give a response, or with `stream=true` its events."""
+        place, record = self._found(response_id)
+        if request.args.get("stream", "false").lower() != "true":
+            return _json(record.response)
+        if not record.response["background"]:
+            raise BadRequest(
+                "Only the events of a background response are kept: it was not created with background=true.",
+                param="stream",
+            )
+        after = _number("starting_after", -1, low=0, high=_LARGEST_NUMBER)
+        # Waiting for more must end with the client.
+        request.environ.get("proxy.watch_client", lambda: None)()
+        return Response(replayed(place, after), headers=EVENT_STREAM)
+
+    def delete(self, response_id: str) -> Response:
+        """Delete a response; if it is still run, that ends."""
+        if not self._place(response_id).forget():
+            raise _not_found(response_id)
+        self._host.forget_answer(response_id)
+        return _json({"id": response_id, "object": "response", "deleted": True})
+
+    def cancel(self, response_id: str) -> Response:
+        """End the run of a background response; one that is over stays as it is."""
+        place, record = self._found(response_id)
+        if not record.response["background"]:
+            raise BadRequest("Only a response created with background=true can be cancelled.")
+        if not record.is_over:
+            record = cancelled(place) or record
+        return _json(record.response)
+
+    def input_items(self, response_id: str) -> Response:
+        """List what a response was asked with."""
+        _, record = self._found(response_id)
+        order = request.args.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise BadRequest("Invalid 'order': it is none of asc, desc.", param="order", code="invalid_value")
+        limit = _number("limit", 20, low=1, high=MOST_LISTED)
+        return _json(page(record.input_items, order=order, limit=limit, after=request.args.get("after")))
+
+    def input_tokens(self) -> Response:
+        """Count what a request would bring to its flow."""
+        context = self._context()
+        body = self._host.json_body()
+        return _json(input_tokens(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
+
+    def compact(self) -> Response:
+        """Pack a conversation into one item."""
+        context = self._context()
+        body = self._host.json_body()
+        return _json(compacted(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
+
+    def socket(self) -> Response:
+        """Answer responses over one connection that stays."""
+        connection = request.environ.get("gunicorn.socket")
+        if connection is None:
+            raise BadRequest("This server cannot take WebSockets.")
+        settings = self._host.settings
+        socket = WebSocket(connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
+        socket.accept(request.headers.items(), {"x-request-id": g.request_id})
+        line = request.environ["proxy.log"]
+        line["status"] = 101
+        is_ending = request.environ.get("proxy.is_ending", lambda: False)
+        with request.environ.get("proxy.ended_with_runs", nullcontext)():
+            ResponseSocket(self._host, socket, is_ending).serve()
+        line["outcome"] = "ok"
+        return _Upgraded()
+
+    def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
+        parsed = replace(parsed, response_id=new_id("resp_"))
+        place = self._place(parsed.response_id)
+        begun = self._host.begin(parsed, body, ResponsesRenderer, pace=Pace(BACKGROUND_PACE_SECONDS))
+        renderer = cast("ResponsesRenderer", begun.renderer)
+        record = Record({}, parsed.input_items, context.before)
+        run = BackgroundRun(place, begun, record, renderer)
+        if not run.queue():
+            begun.batches.close()
+            raise StoreUnavailable("Background responses need the store, which cannot be used just now.")
+        # The request ends here, but its place in flight is held as long as its run.
+        releases = list(request.environ["proxy.on_close"])
+        request.environ["proxy.on_close"].clear()
+        threading.Thread(target=_run_and_release, args=(run, releases), daemon=True).start()
+        if parsed.stream:
+            request.environ.get("proxy.watch_client", lambda: None)()
+            return Response(replayed(place, -1), headers={**EVENT_STREAM, **begun.headers})
+        return _json(renderer.begun("queued"), begun.headers)
+
+    def _found(self, response_id: str) -> tuple[StoredResponse, Record]:
+        place = self._place(response_id)
+        record = place.record()
+        if record is None:
+            raise _not_found(response_id)
+        return place, record
+
+    def _place(self, response_id: str) -> StoredResponse:
+        return self._host.stored().of(scope(), response_id)
+
+    def _context(self) -> Context:
+        return Context(self._host.stored(), scope())
+
+
+class _Upgraded(Response):
+    """The end of a connection that was no plain request any more: nothing is left to answer."""
+
+    def __call__(self, *_: Any) -> Any:
+        """End the connection, in the way that gunicorn wants it."""
+        raise StopIteration
+
+
+def _run_and_release(run: BackgroundRun, releases: Sequence[Callable[[], None]]) -> None:
+    try:
+        run.run()
+    finally:
+        for release in releases:
+            release()
+
+
+def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
+    """The request, not to be stored if it is too large; it is answered all the same, and told so."""
+    if not parsed.store or context.fits(parsed.input_items):
+        return parsed
+    if parsed.background:
+        raise BadRequest("The conversation is too large to be stored.", param="background")
+    named = {**parsed.parameters, "store": True}
+    return replace(parsed, store=False, echo={**parsed.echo, "store": False}, parameters=named)
+
+
+def _keep(
+    place: StoredResponse, items: Sequence[Item], before: Sequence[Item], response: Mapping[str, Any]
+) -> None:
+    place.keep(Record(response, items, before))
+
+
+def _number(name: str, default: int, *, low: int, high: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    with suppress(ValueError):
+        if low <= (number := int(text)) <= high:
+            return number
+    raise BadRequest(f"Invalid '{name}': it must be {low} to {high}.", param=name, code="invalid_value")
+
+
+def _not_found(response_id: str) -> ResponseNotFound:
+    return ResponseNotFound(f"Response with id '{response_id[:100]}' not found.")
+
+
+def _json(body: Any, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json_bytes(body), headers=headers, mimetype="application/json")

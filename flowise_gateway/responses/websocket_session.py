@@ -1,0 +1,270 @@
+"""The Responses API over a WebSocket: one response at a time, chains that need no store. Composition.
+
+The contract is open-responses.md §7: the events of a stream as messages, errors as `error` events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import orjson
+from flask import Response, g
+from wsproto.frame_protocol import CloseReason
+
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError, ServerFault, error_body
+from flowise_gateway.openai.fields import json_object, missing, string, wrong_type
+from flowise_gateway.openai.renderer import Renderer
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.schema import new_id
+from flowise_gateway.openai.sse import DONE, Frame, json_bytes, on_one_line
+from flowise_gateway.responses.fields import text_or_null
+from flowise_gateway.responses.renderer import ResponsesRenderer
+from flowise_gateway.responses.request import parse_response
+from flowise_gateway.responses.stored import Context, Item, Record, StoredRenderer, StoredResponses
+from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
+from flowise_gateway.web.streaming import Begun, Pace
+
+log = logging.getLogger(__name__)
+
+CONNECTION_SECONDS = 3600.0
+LOOK_SECONDS = 0.5
+"""How soon a client that leaves in the middle of an answer is noticed."""
+MOST_OWN = 8
+"""So many conversations that are not to be stored are known to a connection, the latest."""
+END_LOOK_SECONDS = 5.0
+MAX_LANE = 256
+"""Characters of a `stream_id`, which each event repeats."""
+MAX_STEERABLE = 64
+"""Of so many responses, the latest, a connection knows what became of them."""
+_STEERING = {
+    "steering_not_supported": "A running flow cannot be steered. Send this with the next response.create.",
+    "response_already_completed": "The response is complete. Go on from it with response.create.",
+    "response_not_found": "No response of this connection has this id.",
+}
+
+
+class Host(Protocol):
+    """What the server does for these routes as for all others."""
+
+    settings: Settings
+
+    def json_body(self) -> dict[str, Any]:
+        """The request's body."""
+
+    def begin(
+        self,
+        parsed: ParsedRequest,
+        body: Mapping[str, Any],
+        renderer_of: Callable[..., Renderer],
+        *,
+        pace: Pace | None = None,
+    ) -> Begun:
+        """Decide what to run for a request."""
+
+    def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
+        """Run what has begun, and answer."""
+
+    def stored(self) -> StoredResponses:
+        """The responses that are kept."""
+
+    def forget_answer(self, response_id: str) -> None:
+        """Delete what the caller's conversation keeps of an answer."""
+
+    def admit_message(self) -> contextlib.ExitStack:
+        """Let in one more request on a connection that stays."""
+
+    def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
+        """An error as its caller is to see it, and its status."""
+
+
+class ResponseSocket:
+    """One connection; `serve` returns when it is over."""
+
+    def __init__(self, host: Host, socket: WebSocket, is_ending: Callable[[], bool]) -> None:
+        """Serve an accepted connection; `is_ending` tells that the server wants to end."""
+        self._host, self._socket, self._is_ending = host, socket, is_ending
+        self._own: OrderedDict[str, Sequence[Item]] = OrderedDict()
+        self._lane: str | None = None
+        self._lanes: OrderedDict[str, str | None] = OrderedDict()
+        self._active = ""
+        socket.takes_at_once = self._refuses_steering
+
+    def serve(self) -> None:
+        """Answer one message after the other."""
+        until = time.monotonic() + CONNECTION_SECONDS
+        try:
+            while not self._is_ending() and (left := until - time.monotonic()) > 0:
+                message = self._socket.receive(min(left, END_LOOK_SECONDS))
+                if message is not None:
+                    self._answer(message)
+            if not self._is_ending():
+                self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
+        except (WebSocketClosed, ProxyError):  # the latter while nothing was answered: the server ends
+            pass
+        finally:
+            self._socket.close(CloseReason.GOING_AWAY)
+
+    def _answer(self, message: str) -> None:
+        body: dict[str, Any] = {}
+        self._lane = None
+        try:
+            body = json_object(message.encode())
+            self._lane = text_or_null(body, "stream_id", MAX_LANE)
+            _check_message(body)
+            with self._host.admit_message():
+                self._respond({**body, "stream": True})
+        except ProxyError as error:
+            self._refuse(error, body.get("previous_response_id"), self._lane)
+        except WebSocketClosed:
+            raise
+        except Exception:
+            log.exception("a message failed")
+            fault = ServerFault("The server had an error.")
+            self._refuse(fault, body.get("previous_response_id"), self._lane)
+        finally:
+            self._active = ""
+
+    def _refuses_steering(self, message: str) -> bool:
+        """Tell that a response cannot be steered, even while it runs; whether that is what a message wanted.
+
+        A flow takes no more input once it runs, and has no safe point at which to end it: it acts.
+        """
+        if '"response.steer"' not in message:
+            return False
+        try:
+            body = json_object(message.encode())
+            if body.get("type") != "response.steer":
+                return False
+            self._socket.send(json_bytes(self._steering_failed(body)).decode())
+        except BadRequest as error:
+            self._refuse(error)
+        return True
+
+    def _steering_failed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The event that gives a client its input back, for a later request."""
+        response_id, given = string(body, "previous_response_id"), body.get("input")
+        if not isinstance(given, (str, list)):
+            raise missing("input") if given is None else wrong_type("input", "a string or an array", given)
+        code = "steering_not_supported" if response_id == self._active else "response_already_completed"
+        code = code if response_id in self._lanes else "response_not_found"
+        event: dict[str, Any] = {
+            "type": "response.steer.failed",
+            "sequence_number": 0,
+            "steer": {"previous_response_id": response_id, "input": given},
+            "error": {"type": "invalid_request_error", "code": code, "message": _STEERING[code]},
+        }
+        lane = self._lanes.get(response_id)
+        return event if lane is None else {**event, "stream_id": lane}
+
+    def _refuse(self, error: ProxyError, previous: Any = None, lane: str | None = None) -> None:
+        """Tell of an error; what could not be gone on from is forgotten, the connection stays."""
+        if isinstance(previous, str):
+            self._own.pop(previous, None)
+        error, status = self._host.refused(error)
+        event = {"type": "error", "status": status, **error_body(error)}
+        if lane is not None:
+            event["stream_id"] = lane
+        self._socket.send(json_bytes(event).decode())
+        if isinstance(error, NotAuthenticated):
+            self._socket.close(CloseReason.POLICY_VIOLATION, "the key is no longer valid")
+            raise WebSocketClosed
+
+    def _respond(self, body: Mapping[str, Any]) -> None:
+        context = Context(self._host.stored(), scope(), self._own)
+        parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
+        if parsed.store and not context.fits(parsed.input_items):
+            parsed = replace(parsed, store=False, echo={**parsed.echo, "store": False})
+        parsed = replace(parsed, response_id=new_id("resp_"))
+        place = self._host.stored().of(scope(), parsed.response_id)
+
+        def keep(response: Mapping[str, Any]) -> None:
+            record = Record(response, parsed.input_items, context.before)
+            if parsed.store:
+                place.keep(record)
+            else:
+                self._remember(parsed.response_id, record.context)
+
+        renderer_of = partial(stored_renderer, keep)
+        begun = self._host.begin(parsed, body, renderer_of, pace=Pace(LOOK_SECONDS))
+        self._active = parsed.response_id
+        self._lanes[parsed.response_id] = self._lane
+        while len(self._lanes) > MAX_STEERABLE:
+            self._lanes.popitem(last=False)
+        with contextlib.closing(begun.batches):
+            self._send_all(begun)
+
+    def _remember(self, response_id: str, items: Sequence[Item]) -> None:
+        self._own[response_id] = items
+        while len(self._own) > MOST_OWN:
+            self._own.popitem(last=False)
+
+    def _send_all(self, begun: Begun) -> None:
+        """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
+        opening = begun.renderer.opening()
+        try:
+            for number, batch in begun.batches:
+                self._socket.look()
+                begun.pace.written()
+                frames: list[Frame] = []
+                for event in batch:
+                    begun.transcripts[number].add(event)
+                    frames += begun.renderer.chunks(event, number)
+                if frames:
+                    self._send([*opening, *frames])
+                    opening = []
+            begun.ended()
+            self._send([*opening, *begun.renderer.closing(begun.transcripts)])
+        except ProxyError as error:
+            if opening:
+                raise
+            log.info("a response over a socket ended with an error: %s", error.code)
+            self._send(begun.renderer.failure(error))
+
+    def _send(self, frames: Sequence[Frame]) -> None:
+        end = b"}" if self._lane is None else b',"stream_id":%b}' % orjson.dumps(self._lane)
+        for frame in frames:
+            if frame is not DONE:
+                self._socket.send(on_one_line(frame.data[:-1] + end).decode())
+
+
+class _OutOfTime(BadRequest):
+    """The connection has lasted as long as one may."""
+
+    code = "websocket_connection_limit_reached"
+
+
+def _check_message(body: Mapping[str, Any]) -> None:
+    """Refuse what is no request for a response over a socket."""
+    if body.get("type") != "response.create":
+        raise BadRequest(
+            "Invalid 'type': it is none of response.create, response.steer.",
+            param="type",
+            code="invalid_value",
+        )
+    if body.get("background"):
+        raise BadRequest(
+            "A response over a WebSocket cannot be a background one.",
+            param="background",
+            code="invalid_value",
+        )
+
+
+def scope() -> str:
+    """Whose responses this request may see."""
+    name: str = g.caller.scope or g.caller.name
+    return name
+
+
+def stored_renderer(
+    keep: Callable[[Mapping[str, Any]], object], shown: ParsedRequest, **more: Any
+) -> StoredRenderer:
+    """The renderer of a response that is kept."""
+    return StoredRenderer(ResponsesRenderer(shown, **more), keep)

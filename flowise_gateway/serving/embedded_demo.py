@@ -1,0 +1,39 @@
+"""The embedded demo Flowise, started where no Flowise is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flowise_gateway.config.settings import Settings
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def embedded_demo(settings: Settings) -> Iterator[Settings]:
+    """The settings, with the demo Flowise running behind them when no Flowise is named."""
+    if settings.flowise_base_url:
+        yield settings
+        return
+    # -P: no module of the folder in which we were started takes the place of the demo's or of Python's own.
+    command = [sys.executable, "-P", "-m", "flowise_demo.keeper", "--port", "0", "--exit-with-stdin"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    # The demo ends when its standard input does, so that it never outlives us, not even after a kill. A key
+    # that interrupts us is none of its business: what still runs then must be ended, not break.
+    with subprocess.Popen(  # noqa: S603
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as demo:
+        try:
+            line = next(iter(demo.stdout or ()), b"")
+            if not line:
+                raise OSError("the embedded demo flows did not start")
+            yield replace(settings, flowise_base_url=json.loads(line)["base_url"])
+        finally:
+            demo.terminate()

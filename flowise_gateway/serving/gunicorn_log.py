@@ -1,0 +1,70 @@
+"""Gunicorn's log and error pages in our forms."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+from flowise_gateway.flow.errors import BadRequest, ProxyError, error_body
+from flowise_gateway.telemetry.log import request_id
+
+
+class GunicornLog:
+    """Gunicorn's log through ours; its start-up lines only when asked for."""
+
+    def __init__(self, cfg: Any) -> None:
+        """Take gunicorn's configuration, which it expects to be kept."""
+        self.cfg = cfg
+        self._log = logging.getLogger("gunicorn")
+        self.info = self.debug
+        self.error = self._log.error
+        self.critical = self._log.critical
+
+    def exception(self, message: object, *_: Any, **__: Any) -> None:
+        """Write a failure; of a client that left or took nothing, and of a run ended with us, only that."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (OSError, ProxyError)):
+            self._log.warning("an answer was cut off: %s", type(error).__name__)
+        else:  # without the address that gunicorn names: it may hold a key
+            self._log.exception("%s", str(message).partition(" %s")[0])
+
+    def debug(self, message: object, *arguments: Any, **named: Any) -> None:
+        """Write gunicorn's own steps, but no request line: it may hold a key."""
+        if not str(message).startswith(("%s %s", "Ignored", "Invalid")):
+            self._log.debug(message, *arguments, **named)
+
+    def warning(self, message: object, *arguments: Any, **named: Any) -> None:
+        """Write a warning; of what could not be parsed only that it was so."""
+        if str(message).startswith("Invalid request"):
+            message, arguments = "something that is no HTTP request was refused", ()
+        self._log.warning(message, *arguments, **named)
+
+    def setup(self, cfg: Any) -> None:
+        """Take a new configuration."""
+        self.cfg = cfg
+
+    def access(self, *_: Any) -> None:
+        """Write nothing: the request line is ours."""
+
+    def reopen_files(self) -> None:
+        """Nothing to reopen."""
+
+    def close_on_exec(self) -> None:
+        """Nothing to close."""
+
+
+def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
+    """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
+    _ = message  # it repeats what was sent, a key perhaps
+    body = json.dumps(error_body(BadRequest(f"The request could not be read: {reason}."))).encode()
+    lines = [
+        f"HTTP/1.1 {status} {reason}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"x-request-id: {request_id(None)}",
+        f"Content-Length: {len(body)}",
+    ]
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+    client.linger()  # what it was still sending would take the answer back

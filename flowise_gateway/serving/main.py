@@ -1,0 +1,194 @@
+"""Serving from the first setting read to the last worker ended."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.config.yaml_document import ConfigError
+from flowise_gateway.flow.errors import SettingsError
+from flowise_gateway.serving.embedded_demo import embedded_demo
+from flowise_gateway.serving.gunicorn_log import write_parse_error
+from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
+from flowise_gateway.storage.protocol import Run
+from flowise_gateway.telemetry.log import configure_logging
+from flowise_gateway.telemetry.shared_counts import Board
+
+if TYPE_CHECKING:
+    from flowise_gateway.flowise.transport.base import Transport
+
+log = logging.getLogger(__name__)
+APPLICATION = "openai_compatible_server"
+DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
+DRAIN_MARGIN_SECONDS = 5
+
+
+def main() -> int:
+    """Read the settings and serve until a signal ends it; the exit status."""
+    try:
+        settings = Settings.from_env()
+        settings.check_admission(has_keys=bool(config_file(settings).current.keys))
+        listeners = open_sockets(settings.host, settings.port)
+    except (SettingsError, ConfigError, OSError) as error:
+        print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        return 2
+    configure_logging(settings.log_level, as_json=settings.log_as_json)
+    raise_descriptor_limit()
+    with embedded_demo(settings) as served:
+        try:
+            return serve(served, listeners, is_demo=served is not settings)
+        except SettingsError as error:
+            print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
+            return 2
+
+
+def store_thread() -> Run:
+    """One native thread of a worker for the store: a slow disk must not hold up the streams."""
+    from gevent.threadpool import ThreadPool  # noqa: PLC0415
+
+    pool = ThreadPool(1)
+
+    def run(function: Callable[[], Any]) -> Any:
+        # gevent prints a traceback for whatever a thread of its pool raises, also if the caller expects it.
+        result, error = pool.apply(_outcome, (function,))
+        if error is not None:
+            raise error
+        return result
+
+    return run
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:  # noqa: BLE001 - raised again where the caller waits
+        return None, error
+
+
+def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> int:
+    """Run gunicorn in this process until a signal ends it; the exit status."""
+    from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
+
+    monkey.patch_all()
+    from gunicorn import util  # type: ignore[import-untyped]  # noqa: PLC0415
+    from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
+    from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    serving_transport(settings).close()  # what it cannot be made of stops the start, not each worker
+    from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
+    from flowise_gateway.serving.request_body import BoundedHead, guard_body  # noqa: PLC0415
+    from flowise_gateway.telemetry.metrics import Metrics  # noqa: PLC0415
+
+    # By its name, as gunicorn itself loads one: this room knows no application. Loaded before the workers are
+    # forked, it is shared by all of them, and no stream waits for the vocabulary of tokens.
+    application = importlib.import_module(APPLICATION)
+    application.load()
+    # What gunicorn cannot parse never reaches the application; clients want JSON there too.
+    util.write_error = write_parse_error
+    RequestParser.mesg_class = BoundedHead
+    port = listeners[0].getsockname()[1]
+    options = gunicorn_options(settings, listeners)
+    options["pre_request"] = guard_body
+    board = share_board(options, settings.workers)
+    options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
+
+    class Server(BaseApplication):  # type: ignore[misc]
+        """Gunicorn, told what to do by our settings alone."""
+
+        body_timeout_seconds = settings.proxy_body_timeout
+        drain_seconds = settings.proxy_drain_seconds
+
+        def load_config(self) -> None:
+            for name, value in options.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:
+            transport, metrics = serving_transport(settings), Metrics(board)
+            app = application.create_app(settings, transport=transport, run=store_thread(), metrics=metrics)
+            return ServingEdge(app, metrics)
+
+    master = os.getpid()
+    try:
+        Server().run()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+        if os.getpid() != master:
+            # A worker: nothing of what the master began is its to end, and its status tells the master why.
+            os._exit(status)
+        return status
+    return 0
+
+
+def share_board(options: dict[str, Any], workers: int) -> Board:
+    """A board for what workers count; gunicorn's master gives each its slot before the fork."""
+    board = Board(2 * workers + 2)  # a reload starts the new workers before it ends the old ones
+
+    def pre_fork(arbiter: Any, worker: Any) -> None:
+        worker.slot = board.take({other.slot for other in arbiter.WORKERS.values()})
+
+    def child_exit(_arbiter: Any, worker: Any) -> None:
+        board.leave(worker.slot)
+
+    options["pre_fork"], options["child_exit"] = pre_fork, child_exit
+    return board
+
+
+def serving_transport(settings: Settings) -> Transport:
+    """The calls to Flowise, waiting in gevent's loop unless an outgoing proxy of the environment is asked."""
+    # Late, after patching: both import sockets and TLS.
+    from flowise_gateway.flowise.transport.base import environment_settings  # noqa: PLC0415
+    from flowise_gateway.flowise.transport.gevent_transport import GeventTransport  # noqa: PLC0415
+    from flowise_gateway.flowise.transport.requests_transport import RequestsTransport  # noqa: PLC0415
+
+    base_url, seconds = settings.flowise_base_url, settings.flowise_connect_timeout
+    ca_file = settings.flowise_ca_file
+    if environment_settings(base_url, ca_file).proxy(base_url):
+        return RequestsTransport(base_url, connect_timeout_seconds=seconds, ca_file=ca_file)
+    return GeventTransport(base_url, connect_timeout_seconds=seconds, ca_file=ca_file)
+
+
+def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:
+    """What gunicorn is told; admission and time limits are ours, so its own are out of the way."""
+    options: dict[str, Any] = {
+        "bind": [f"fd://{listener.detach()}" for listener in listeners],
+        "workers": settings.workers,
+        "worker_class": "flowise_gateway.serving.worker.Worker",
+        "worker_connections": 20_000,  # past it connections would hang instead of being refused
+        "keepalive": 5,
+        "timeout": 60,
+        # Past it the worker is killed; its own end comes before.
+        "graceful_timeout": math.ceil(settings.proxy_drain_seconds) + DRAIN_MARGIN_SECONDS,
+        "accesslog": None,
+        "control_socket_disable": True,
+        "forwarder_headers": "",
+        "logger_class": "flowise_gateway.serving.gunicorn_log.GunicornLog",
+        "loglevel": settings.log_level,
+    }
+    if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn's heartbeat file, kept off slow disks
+        options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
+    return options
+
+
+def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
+    """Say where the server listens, which Flowise it asks and who may call."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("Listening on http://%s:%s/v1 (%s worker(s))", host, port, settings.workers)
+    if is_demo:
+        log.info("No FLOWISE_BASE_URL is set: serving the embedded demo flows, such as %s", DEMO_FLOW)
+    else:
+        log.info("Flowise: %s", settings.flowise_base_url)
+    if settings.is_anonymous and not config_file(settings).current.keys:
+        whom = "this machine's programs" if settings.is_loopback else "ANYBODY WHO REACHES THIS PORT"
+        log.info("No client key is set (PROXY_API_KEYS): %s may run every flow", whom)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log.info("Open connections allowed: %s, two for each stream (ulimit -n)", soft)

@@ -1,0 +1,132 @@
+"""A request's body as it comes: slow ones are refused, refused ones are read no further."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from gunicorn.http.errors import LimitRequestHeaders, ParseException  # type: ignore[import-untyped]
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
+
+from flowise_gateway.flow.cooperative import LOOP_TURN, TURN_SECONDS, take_turn
+from flowise_gateway.flow.errors import BadRequest, BodyTooSlow
+
+MAX_HEAD_BYTES = 65_536
+HEAD_STEP_BYTES = 8_192
+"""What gunicorn reads at once while it looks for the head's end: so much may be of what follows."""
+
+BODY_STEP_BYTES = 16_384
+MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
+"""A body may come in so many pieces, and in one more for so many bytes: each costs as much as a large one."""
+
+MOST_LEFT_BYTES = 131_072
+"""Of a body that nobody wants, what is read so that its connection can be used again."""
+
+
+class BoundedHead(Request):  # type: ignore[misc]
+    """A request whose head is small in all: gunicorn bounds a line and their number, which makes 800 KB.
+
+    It looks through all that has come after each read, so that such a head keeps the worker for 0.2 s.
+    """
+
+    def parse(self, unreader: Any) -> bytes:
+        """Read the head. Raises LimitRequestHeaders, which is answered with 431."""
+        self.max_buffer_headers = MAX_HEAD_BYTES  # of the trailers, too
+        self._read = 0
+        rest: bytes = super().parse(unreader)
+        self._check(self._read - len(rest))
+        return rest
+
+    def read_into(self, unreader: Any, buf: bytearray, stop: bool = False) -> None:
+        """Read once more, as gunicorn's own method does."""
+        before = len(buf)
+        super().read_into(unreader, buf, stop)
+        self._read += len(buf) - before
+        self._check(self._read - HEAD_STEP_BYTES)
+        if self._read > HEAD_STEP_BYTES:  # hardly any client's head
+            take_turn()
+
+    def _check(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            raise LimitRequestHeaders(f"a head of more than {MAX_HEAD_BYTES} bytes")
+
+
+def guard_body(worker: Any, request: Any) -> None:
+    """Put limits on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    reader = request.body.reader
+    if hasattr(reader, "parser"):
+        reader.parser = _paced(reader.parser)
+    request.body = _TimedBody(request.body, worker.app.body_timeout_seconds)
+
+
+def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a body in chunks, a turn of others in between. Raises BadRequest for tiny ones."""
+    size, turn_ends = 0, time.monotonic() + TURN_SECONDS
+    for count, piece in enumerate(chunks):
+        size += len(piece)
+        if count > MAX_SMALL_CHUNKS + size // SMALL_CHUNK_BYTES:
+            raise BadRequest("The body comes in too many small chunks; send it in larger ones.")
+        if time.monotonic() > turn_ends:
+            take_turn()
+            turn_ends = time.monotonic() + TURN_SECONDS
+        yield piece
+
+
+class _TimedBody:
+    """A request's body, read in small steps that let others run, within a time from its first read on."""
+
+    def __init__(self, body: Any, seconds: float) -> None:
+        self._body = body
+        self._seconds = seconds
+        # In chunks nobody knows before the end.
+        self.left: float = getattr(body.reader, "length", math.inf)
+        self._deadline: float | None = None
+        self._is_finished = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
+        if self._is_finished:
+            data: bytes = self._body.read(size)
+            return data
+        pieces: list[bytes] = []
+        left = size if size >= 0 else sys.maxsize
+        while left > 0 and (piece := self._step(min(left, BODY_STEP_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """Answered: what is read now is gunicorn's, on its way to the connection's next request."""
+        self._is_finished = True
+
+    def let_go(self) -> None:
+        """Free what was read ahead: gunicorn's reader of chunks and its generator hold each other."""
+        if chunks := getattr(self._body.reader, "parser", None):
+            chunks.close()
+
+    def _step(self, size: int) -> bytes:
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._seconds
+        else:
+            # A body that has arrived already is read without ever waiting: others must get their turn.
+            gevent.sleep(LOOP_TURN)
+        left, self.left = self.left, math.inf  # of a body that breaks off nobody knows either
+        try:
+            with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
+                piece: bytes = self._body.read(size)
+            self.left = left - len(piece) if piece else 0
+        except _TooSlow:
+            limit = f"{self._seconds:g} s (PROXY_BODY_TIMEOUT)"
+            raise BodyTooSlow(f"The body did not arrive within {limit}.") from None
+        except (OSError, ParseException):
+            raise BadRequest("The body broke off, or its chunks are malformed.") from None
+        return piece
+
+
+class _TooSlow(Exception):
+    """The time for a body is up."""

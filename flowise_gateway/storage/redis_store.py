@@ -1,0 +1,94 @@
+"""A store in Redis, shared by many machines."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flowise_gateway.storage.protocol import StoreError
+
+REDIS_SECONDS = 2.0
+REDIS_RETRY_SECONDS = 1.0
+"""How often a Redis that cannot be reached is asked again; all others do without it meanwhile."""
+
+
+class RedisStore:
+    """A Redis shared by many machines; how much it may hold is its own `maxmemory` setting.
+
+    What it evicts then is its own choice, too. What is kept for good has no expiry, so that the policies
+    `volatile-…` leave it alone. One that cannot be reached delays one request a second, not all.
+    """
+
+    def __init__(
+        self, url: str, prefix: str = "flowise-proxy:", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Connect lazily; all keys begin with `prefix`."""
+        import redis  # noqa: PLC0415 - a start without it must not pay for it
+
+        self._prefix = prefix
+        self._clock = clock
+        self._redis: Any = redis.Redis.from_url(
+            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        )
+        self._failure: type[Exception] = redis.RedisError
+        self._unreachable = (redis.ConnectionError, redis.TimeoutError)
+        self._refused: type[Exception] = redis.ResponseError
+        self._is_lost = False
+        self._retry_at = -math.inf
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value."""
+        return self._one(lambda: self._redis.get(self._prefix + key))
+
+    def take(self, key: str) -> bytes | None:
+        """Return the value and delete it."""
+        return self._one(lambda: self._redis.getdel(self._prefix + key))
+
+    def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:  # noqa: ARG002
+        """Put a value where there is none."""
+        with self._translated():
+            return bool(self._redis.set(self._prefix + key, value, nx=True, px=_milliseconds(seconds)))
+
+    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:  # noqa: ARG002
+        """Put values."""
+        with self._translated(), self._redis.pipeline(transaction=True) as pipeline:
+            for key, value in entries.items():
+                pipeline.set(self._prefix + key, value, px=_milliseconds(seconds))
+            pipeline.execute()
+
+    def delete(self, *keys: str) -> bool:
+        """Delete values."""
+        with self._translated():
+            return bool(self._redis.delete(*(self._prefix + key for key in keys)))
+
+    def _one(self, read: Callable[[], Any]) -> bytes | None:
+        with self._translated():
+            try:
+                value = read()
+            except self._refused as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                return None  # a list or a set that somebody else keeps under this name
+        return value if isinstance(value, bytes) else None
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        now = self._clock()
+        if self._is_lost:
+            if now < self._retry_at:
+                raise StoreError("the Redis of PROXY_STORE cannot be reached")
+            self._retry_at = now + REDIS_RETRY_SECONDS
+        try:
+            yield
+        except (self._failure, ValueError) as error:  # a ValueError is text that is none
+            if isinstance(error, self._unreachable):
+                self._is_lost, self._retry_at = True, self._clock() + REDIS_RETRY_SECONDS
+            raise StoreError(f"the Redis of PROXY_STORE cannot be used ({type(error).__name__})") from error
+        self._is_lost = False
+
+
+def _milliseconds(seconds: float) -> int | None:
+    return None if seconds == math.inf else max(1, int(seconds * 1000))

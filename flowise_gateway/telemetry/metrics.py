@@ -1,0 +1,290 @@
+"""What is counted for Prometheus, and the text of `/metrics`. Policy.
+
+Recording is a look-up in a dict and an addition; all else is done when somebody asks. No label holds what a
+client made up: routes are templates, models are flows that exist, outcomes are our own error codes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.events import (
+    ActionAsked,
+    ArtifactMade,
+    FlowEvent,
+    FunctionCalled,
+    ReasoningDelta,
+    TextDelta,
+)
+from flowise_gateway.flow.model import FLOW_ID, Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.telemetry.shared_counts import Board, Key, Rows, add_up
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+ROUTE = "/metrics"
+UNCOUNTED = ("/health", "/ready", ROUTE)
+"""Who asks these asks for ever, and is not served."""
+
+MOST_MODELS = 200
+MOST_ROWS = 4000
+"""What a worker tells apart; beyond either, models are `other`."""
+
+OTHER = "other"
+SHOW_SECONDS = 1.0
+"""How old what other workers have counted may be."""
+
+_PREFIX = "flowise_proxy_"
+_CHARACTERS_A_TOKEN = 4
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_METHODS = {"GET", "POST", "DELETE", "OPTIONS", "HEAD"}
+_ROUTE_PREFIX = re.compile(
+    r"/(?:v1|openai/v1|openai/deployments/<path:deployment>|openai(?!/deployments))(?=/)"
+)
+_SAID = (TextDelta, ReasoningDelta, FunctionCalled, ActionAsked, ArtifactMade)
+
+Batches = Generator[list[FlowEvent], None, None]
+
+
+class Kind(NamedTuple):
+    """A metric: what it says, its labels, and the buckets of a histogram."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+KINDS: Mapping[str, Kind] = {
+    "requests_total": Kind(
+        "Requests answered; outcome is ok, client_gone or an error's code. Not counted: "
+        + " ".join(UNCOUNTED),
+        ("model", "route", "method", "status", "outcome"),
+    ),
+    "request_duration_seconds": Kind(
+        "Time from a request's head to the end of its answer.", ("route", "stream"), _SECONDS
+    ),
+    "runs_total": Kind(
+        "Runs of flows; result is ok, an error's code, or aborted where nobody wanted more.",
+        ("model", "result"),
+    ),
+    "run_duration_seconds": Kind(
+        "Time from a call of Flowise to the end of its answer.", ("model",), _SECONDS
+    ),
+    "first_token_seconds": Kind(
+        "Time from a call of Flowise to the first piece of a streamed answer.", ("model",), _SECONDS
+    ),
+    "tokens_total": Kind(
+        "Tokens of whole answers: reported by Flowise, or estimated as a quarter of the characters.",
+        ("model", "direction", "source"),
+    ),
+    "retries_total": Kind("Calls of Flowise that were tried again."),
+    "limit_refusals_total": Kind("Requests refused by a limit.", ("limit",)),
+    "store_errors_total": Kind("Failures of the store that keeps conversations."),
+    "event_loop_lag_seconds": Kind("How late a worker's loop gets its turn.", (), _LAG_SECONDS),
+    "requests_in_flight": Kind("Requests in hand, as PROXY_MAX_IN_FLIGHT counts them."),
+    "streams_open": Kind("Event streams being written to clients."),
+    "runs_open": Kind("Runs of flows under way."),
+    "breakers_open": Kind("Workers that do not call Flowise because it cannot be reached."),
+    "workers": Kind("Worker processes that serve."),
+}
+_GAUGES = {name for name, kind in KINDS.items() if not kind.buckets and not name.endswith("_total")}
+
+
+class Metrics:
+    """What one worker counts, and with a board the sum over all of them."""
+
+    def __init__(self, board: Board | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count on from the worker that had this one's place on the board."""
+        self._board, self._clock = board, clock
+        self._rows: Rows = board.own() if board else {}
+        self._models = {key[1] for key in self._rows if _has_model(key)}
+        self._routes: dict[str, str] = {}
+        self._watched: list[tuple[Key, Callable[[], float]]] = []
+        self._seen: dict[Key, float] = {}
+        self._streams = self._runs = 0
+        self._due = 0.0
+        self.watch("workers", lambda: 1)
+        self.watch("streams_open", lambda: self._streams)
+        self.watch("runs_open", lambda: self._runs)
+
+    def watch(self, name: str, read: Callable[[], float], *labels: str) -> None:
+        """Read a number that somebody else keeps whenever metrics are asked for; totals begin at 0."""
+        self._watched.append(((name, *labels), read))
+
+    def admit(self, model: Model) -> None:
+        """Give a model a name of its own here, if it was found: anybody can make up a flow's id."""
+        if model.id not in self._models and (model.type or not FLOW_ID.fullmatch(model.id)):
+            self._name(model.id)
+
+    def _name(self, model: str) -> None:
+        if len(self._models) < MOST_MODELS:
+            self._models.add(model)
+
+    def request(self, line: Mapping[str, Any], rule: str, seconds: float) -> None:
+        """Count a request by what its log line says, and the rule of its route."""
+        route = self._routes.get(rule) or self._route(rule)
+        if route in UNCOUNTED:
+            return
+        method, status = line["method"], line.get("status", "none")
+        model = self._label(line["model"]) if "model" in line else ""
+        method = method if method in _METHODS else OTHER
+        self._row(("requests_total", model, route, method, str(status), line["outcome"]))[0] += 1
+        if status != 101:  # a connection that stays is no request that takes long
+            stream = "true" if line.get("stream") else "false"
+            self._observe(("request_duration_seconds", route, stream), seconds)
+
+    def _route(self, rule: str) -> str:
+        """The template of a route, the same for all its prefixes; rules are as many as there are routes."""
+        route = re.sub(r"<(?:path:)?(\w+)>", r"{\1}", _ROUTE_PREFIX.sub("", rule)) or "none"
+        if route.startswith("/") and route not in UNCOUNTED and not route.startswith("/openai"):
+            route = f"/v1{route}"
+        self._routes[rule] = route
+        return route
+
+    def run(self, batches: Batches, model: str, line: dict[str, Any], *, streams: bool) -> Batches:
+        """Pass on the batches of a run and count it; why it failed is noted in the request's line, too."""
+        result = "aborted"
+        started = self._clock()
+        self._runs += 1
+        try:
+            for batch in batches:
+                if streams and any(isinstance(event, _SAID) for event in batch):
+                    self._observe(("first_token_seconds", self._label(model)), self._clock() - started)
+                    yield batch
+                    break
+                yield batch
+            yield from batches
+            result = "ok"
+            self._name(model)
+        except ProxyError as error:
+            result = line["outcome"] = error.code or error.type
+            raise
+        finally:
+            batches.close()
+            self._runs -= 1
+            label = self._label(model)
+            self._row(("runs_total", label, result))[0] += 1
+            self._observe(("run_duration_seconds", label), self._clock() - started)
+
+    def stream(self) -> Callable[[], None]:
+        """Count an open stream; what is returned counts it no more."""
+        self._streams += 1
+        return self._stream_ended
+
+    def _stream_ended(self) -> None:
+        self._streams -= 1
+
+    def tokens(self, model: str, turns: Sequence[Turn], transcripts: Sequence[Transcript]) -> None:
+        """Count the tokens of a whole answer. Exact counting would take longer than all else."""
+        label = self._label(model)
+        for turn, transcript in zip(turns, transcripts, strict=True):
+            used = transcript.usage
+            if used is not None:
+                source, asked, said = "reported", used.input_tokens, used.output_tokens
+            else:
+                source, said = "estimated", _estimated(map(len, transcript.texts))
+                history = (len(message.content) for message in turn.history)
+                asked = _estimated((len(turn.system_text), len(turn.question), *history))
+            self._row(("tokens_total", label, "input", source))[0] += asked
+            self._row(("tokens_total", label, "output", source))[0] += said
+
+    def beat(self, late_seconds: float) -> None:
+        """Note how late the loop was, and show the other workers what was counted, once a second."""
+        self._observe(("event_loop_lag_seconds",), late_seconds)
+        if self._clock() >= self._due:
+            self.show()
+
+    def show(self) -> None:
+        """Show the other workers what was counted."""
+        self._due = self._clock() + SHOW_SECONDS
+        for key, read in self._watched:
+            value = read()
+            if key[0] in _GAUGES:
+                self._row(key)[0] = value
+            else:
+                self._row(key)[0] += value - self._seen.get(key, 0)
+                self._seen[key] = value
+        if self._board:
+            self._board.show(self._rows)
+
+    def text(self, may_see: Callable[[str], bool] = lambda _model: True) -> bytes:
+        """All that was counted, in Prometheus' text format; a model that may not be seen is `other`."""
+        # Shown before it is told: should this worker be killed, its successor must not count from less.
+        self.show()
+        rows: Rows = {}
+        add_up(rows, _as_seen(self._rows, may_see))
+        for others, lives in self._board.others() if self._board else ():
+            seen = _as_seen(others, may_see)
+            add_up(rows, ((key, values) for key, values in seen if lives or key[0] not in _GAUGES))
+        pieces = []
+        for name in KINDS:
+            pieces.append(generate_latest(_Family(name, rows)))
+            time.sleep(1e-6)  # others get their turn; after 0 the loop would not look at its sockets
+        return b"".join(pieces)
+
+    def _label(self, model: str) -> str:
+        return model if model in self._models else OTHER
+
+    def _row(self, key: Key) -> list[float]:
+        row = self._rows.get(key)
+        return row if row is not None else self._new_row(key)
+
+    def _new_row(self, key: Key) -> list[float]:
+        if len(self._rows) >= MOST_ROWS and _has_model(key):
+            key = (key[0], OTHER, *key[2:])
+        buckets = KINDS[key[0]].buckets
+        return self._rows.setdefault(key, [0] * (len(buckets) + 2 if buckets else 1))
+
+    def _observe(self, key: Key, seconds: float) -> None:
+        row = self._row(key)
+        row[bisect_left(KINDS[key[0]].buckets, seconds)] += 1
+        row[-1] += seconds
+
+
+def _estimated(characters: Iterable[int]) -> int:
+    return -(-sum(characters) // _CHARACTERS_A_TOKEN)
+
+
+def _has_model(key: Key) -> bool:
+    return KINDS[key[0]].labels[:1] == ("model",) and key[1] not in ("", OTHER)
+
+
+def _as_seen(rows: Rows, may_see: Callable[[str], bool]) -> Iterator[tuple[Key, list[float]]]:
+    for key, values in rows.items():
+        hidden = _has_model(key) and not may_see(key[1])
+        yield (key[0], OTHER, *key[2:]) if hidden else key, values
+
+
+class _Family(Collector):
+    """One metric with all its rows, as the library writes it."""
+
+    def __init__(self, name: str, rows: Rows) -> None:
+        self._name = name
+        self._rows = {key[1:]: values for key, values in rows.items() if key[0] == name}
+
+    def collect(self) -> Iterator[Metric]:
+        kind, name = KINDS[self._name], _PREFIX + self._name
+        if kind.buckets:
+            histogram = HistogramMetricFamily(name, kind.help, labels=kind.labels)
+            bounds = [*(str(float(bound)) for bound in kind.buckets), "+Inf"]
+            for labels, values in self._rows.items():
+                counts = accumulate(values[:-1])
+                histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), values[-1])
+            yield histogram
+            return
+        family = GaugeMetricFamily if self._name in _GAUGES else CounterMetricFamily
+        single = family(name, kind.help, labels=kind.labels)
+        for labels, values in self._rows.items():
+            single.add_metric(labels, values[0])
+        yield single

@@ -1,0 +1,1 @@
+"""All that knows Flask: from its request to an answer."""

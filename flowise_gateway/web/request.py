@@ -1,0 +1,147 @@
+"""What Flask's request tells, as the server needs it, and the answers it gives back. Composition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from flask import Request, Response, g, request
+
+from flowise_gateway.access.file_links import FileLinks, StoredFile
+from flowise_gateway.conversation.planner import Plan
+from flowise_gateway.flow.errors import BadRequest, BodyTooLarge, EncodingNotSupported
+from flowise_gateway.flow.events import ActionAsked, ArtifactMade, FlowEvent
+from flowise_gateway.openai.artifacts import FILES_PATH
+from flowise_gateway.openai.sse import json_bytes
+from flowise_gateway.web.runs import Amending
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_HEADER_TEXT = re.compile(r"[!-~]{1,256}")
+_NO_NAME = re.compile(r"[^!-+\--~]")
+MAX_NAME_CHARACTERS = 64
+MAX_NAMES = 50
+_OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class PlainPaths:
+    """Takes doubled and trailing slashes out of paths: a redirect would turn a client's POST into a GET."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        """Wrap an application."""
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Pass a request on."""
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"]).rstrip("/") or "/"
+        return self._application(environ, start_response)
+
+
+def current_request() -> Request:
+    """The request itself: each use of Flask's stand-in for it costs a look-up."""
+    return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+def header(name: str) -> str | None:
+    """A header of the request; Flask's own look-up takes several times as long."""
+    value: str | None = request.environ.get(_key_of(name))
+    return value
+
+
+@cache
+def _key_of(name: str) -> str:
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+def raw_body(limit: int) -> bytes:
+    """The request's body. Raises BodyTooLarge, EncodingNotSupported, BadRequest for one that broke off."""
+    encoding = (header("Content-Encoding") or "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise EncodingNotSupported(
+            f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
+        )
+    asked = current_request()
+    stream, length = asked.environ["wsgi.input"], asked.content_length
+    if length is None and not asked.environ.get("wsgi.input_terminated"):
+        return b""
+    if length is not None and length > limit:
+        raise _too_large(limit)
+    wanted = limit + 1 if length is None else length
+    pieces: list[bytes] = []
+    while wanted and (piece := stream.read(wanted)):
+        pieces.append(piece)
+        wanted -= len(piece)
+    if length is None and not wanted:
+        raise _too_large(limit)
+    if length is not None and wanted:
+        raise BadRequest("The body is shorter than its Content-Length.")
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    # Not made where the body is read: a name for it there would keep all that until a garbage collection.
+    return BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
+
+
+def onward_headers() -> dict[str, str]:
+    """What Flowise is told of the request beside its body."""
+    headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
+    trace = header("traceparent") or ""
+    if _TRACEPARENT.fullmatch(trace):
+        headers["traceparent"] = trace
+    return headers
+
+
+def amending(reference: str, public_url: str, links: Callable[[], FileLinks]) -> Amending:
+    """What completes the events of a flow's run: a decision's reference, a file's address with us.
+
+    Without a `public_url` the address is the one by which the caller reached us.
+    """
+    asked = current_request()  # outlives its context
+
+    def of_run(flow: str, chat_id: str) -> Callable[[ActionAsked | ArtifactMade], FlowEvent]:
+        def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
+            if isinstance(event, ActionAsked):
+                return replace(event, reference=reference)
+            if not event.stored:
+                return event
+            token = links().token(StoredFile(flow, chat_id, event.stored))
+            return replace(event, url=f"{public_url or _own_address(asked)}{FILES_PATH}{token}")
+
+        return amend
+
+    return of_run
+
+
+def _own_address(asked: Request) -> str:
+    """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
+    return asked.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(asked.host_url) else ""
+
+
+def answer_headers(plan: Plan) -> dict[str, str]:
+    """What a caller is told of its run beside the answer."""
+    # Without an exchange, what stands instead of a run leaves nothing in Flowise to be found by its chat.
+    has_chat = plan.exchange is not None or not plan.instead
+    headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
+    if plan.ignored:
+        headers["x-flowise-ignored-params"] = ignored_names(plan.ignored)
+    if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
+        headers["x-conversation-id"] = plan.exchange.conversation
+    return headers
+
+
+def ignored_names(names: Sequence[str]) -> str:
+    """Names as a header can hold them: some are a client's own words."""
+    shown = [_NO_NAME.sub("?", name[:MAX_NAME_CHARACTERS]) for name in names[:MAX_NAMES]]
+    more = len(names) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A value as the answer."""
+    return Response(json_bytes(body), status, headers, mimetype="application/json")

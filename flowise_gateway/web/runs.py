@@ -1,0 +1,113 @@
+"""The runs of one request: a choice's batches, what stands in for them, what completes them. Composition.
+
+Knows neither Flask nor the wire.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+from uuid import uuid4
+
+from flowise_gateway.access.models import Models
+from flowise_gateway.conversation.attachments import UploadClient
+from flowise_gateway.conversation.planner import Plan, Planner
+from flowise_gateway.flow.events import ActionAsked, ArtifactMade, Batches, FlowEvent, Warned
+from flowise_gateway.flow.filters import amended, numbered, with_fallback, with_undo
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.parallel import side_by_side, while_wanted
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.output_rules import kept_to
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.telemetry.metrics import Metrics
+from flowise_gateway.web.pump import Pump
+from flowise_gateway.web.streaming import NumberedBatches, Pace
+
+Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent]]
+"""Gives what completes the events of a run, by its flow and its chat id."""
+
+
+class FlowClient(UploadClient, Protocol):
+    """What is asked of a flow's client; `FlowiseClient` has it."""
+
+    def batches(
+        self,
+        turn: Turn,
+        *,
+        wake: Callable[[], float],
+        headers: Mapping[str, str] | None = None,
+        request_timeout: float | None = None,
+        pump: Callable[[str], bool] | None = None,
+    ) -> Batches:
+        """Run the flow and give its events as they arrive."""
+
+
+class FlowClients(Protocol):
+    """The clients of all flows, by a flow's id and the caller's own key for Flowise."""
+
+    def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
+        """Return the client of a flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What it takes to run a request; `key` is the caller's own for Flowise, `line` the one to be logged.
+
+    `pump`, if there is one, is offered the tokens of the only turn.
+    """
+
+    parsed: ParsedRequest
+    plan: Plan
+    clients: FlowClients
+    planner: Planner
+    models: Models
+    metrics: Metrics
+    headers: Mapping[str, str]
+    key: str
+    line: dict[str, Any]
+    amending: Amending
+    pump: Pump | None = None
+
+    def batches(self, model: Model, pace: Pace) -> NumberedBatches:
+        """The batches of all choices, as they come; nothing runs before they are read."""
+        turns = self.plan.turns
+        if self.plan.instead:
+            return numbered(batch for batch in [list(self.plan.instead)])
+        if len(turns) == 1:
+            return numbered(self._run(turns[0], model, pace.remaining))
+        left = threading.Event()
+        wake = while_wanted(left, pace.remaining)
+        return side_by_side([self._run(turn, model, wake) for turn in turns], left)
+
+    def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        batches = self._of_model(turn, model, wake)
+        if self.plan.exchange and self.plan.exchange.taken:
+            batches = with_undo(batches, lambda: self.planner.not_begun(self.plan))
+        return kept_to(batches, self.parsed)
+
+    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        batches = self.clients.client(model.flow, self.key).batches(
+            replace(turn, flow=model.flow),
+            wake=wake,
+            headers=self.headers,
+            request_timeout=model.request_timeout,
+            pump=self.pump.take if self.pump else None,
+        )
+        batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
+        batches = amended(batches, self.amending(model.flow, turn.chat_id))
+        if not model.fallback:
+            return batches
+        return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
+
+    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        self.line["fallback"] = model.fallback
+        self.line.pop("outcome", None)
+        other = self.models.resolve(model.fallback or "")
+        client = self.clients.client(other.flow, self.key)
+        turn = replace(turn, chat_id=str(uuid4()))
+        anew, warning = self.planner.anew(self.plan, turn, other, self.parsed, client)
+        if warning:
+            yield [Warned(warning)]
+        yield from self._of_model(anew, other, wake)

@@ -1,0 +1,78 @@
+"""The documents say what is true: settings, routes, samples."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import orjson
+import pytest
+from dotenv import dotenv_values
+
+from flowise_gateway.config.config_file import load_config
+from flowise_gateway.config.settings import Settings
+from openai_adapter import SAMPLES, convert_sample, main
+from openai_compatible_server import create_app
+
+PROJECT = Path(__file__).resolve().parents[2]
+README = (PROJECT / "readme.md").read_text()
+NAMES = {field.name.upper() for field in fields(Settings)}
+
+
+def test_the_example_names_every_setting_and_no_other() -> None:
+    assert set(dotenv_values(PROJECT / ".env.example")) == NAMES
+
+
+def test_the_example_can_be_used_as_it_is() -> None:
+    values = {k: v or "" for k, v in dotenv_values(PROJECT / ".env.example").items()}
+    settings = Settings.from_env(values, dotenv=None)
+    defaults = Settings.from_env({}, dotenv=None)
+    changed = {f.name for f in fields(Settings) if getattr(settings, f.name) != getattr(defaults, f.name)}
+    assert changed == {"flowise_request_timeout"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_the_readme_names_every_setting(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+def test_the_readme_names_every_route() -> None:
+    app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
+    rules = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
+    plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
+    for rule in plain:
+        named = rule if rule.startswith(("/openai", "/health", "/ready", "/metrics")) else f"/v1{rule}"
+        assert re.sub(r"\{(name|response_id)\}", "{id}", named) in README, named
+
+
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.name)
+def test_every_sample_can_be_converted(path: Path) -> None:
+    title, converted = convert_sample(orjson.loads(path.read_bytes()))
+    assert title
+    assert orjson.dumps(converted)
+
+
+def test_the_samples_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    printed = capsys.readouterr().out
+    assert all(path.name in printed for path in SAMPLES.glob("*.json"))
+    assert '"object": "chat.completion"' in printed
+    assert '"question": ' in printed
+
+
+def test_the_readmes_file_is_a_right_one(tmp_path: Path) -> None:
+    example = next(
+        block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "sha256" in block
+    )
+    path = tmp_path / "proxy.yaml"
+    path.write_text(example)
+    config = load_config(path)
+    assert [model.id for model in config.models] == ["support"]
+    assert [key.name for key in config.keys] == ["librechat"]
+
+
+def test_versions_are_pinned_exactly() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (PROJECT / name).read_text().splitlines():
+            assert not line or line.startswith(("#", "-r ")) or re.fullmatch(r"[\w-]+==[\w.]+", line), line

@@ -1,0 +1,674 @@
+"""What a key may use: exact rates, places in flight that always come back, and bounded memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from threading import Barrier, Lock, Thread
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowise_gateway.access.limits import Admission, InFlight, KeyLimits, MemoryWindows, duration_text
+from flowise_gateway.flow.errors import (
+    BadRequest,
+    FlowiseUnavailable,
+    RateLimited,
+    SettingsError,
+    error_headers,
+)
+
+START = 1_700_000_000.0
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CommonWindows(MemoryWindows):
+    """A store in place of Redis: one for all that name it, and it can fail."""
+
+    STORAGE_SCHEME = ["common", "rediscommon"]  # noqa: RUF012, so typed by the library
+    clock = Clock()
+    common: OrderedDict[str, deque[float]] = OrderedDict()  # noqa: RUF012
+    failure: BaseException | None = None
+    asked = 0
+
+    def __init__(self, uri: str, wrap_exceptions: bool, **options: float) -> None:
+        super().__init__(self.clock)
+        assert options == {"socket_timeout": 1, "socket_connect_timeout": 1, "max_connections": 1000}
+        self.wrap_exceptions = wrap_exceptions
+        self._windows = self.common
+
+    @property
+    def base_exceptions(self) -> tuple[type[Exception], ...]:
+        return (OSError,)
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        CommonWindows.asked += 1
+        if self.failure is not None:
+            raise self.failure
+        return super().acquire_entry(key, limit, expiry, amount)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of the test's own."""
+    return Clock()
+
+
+@pytest.fixture
+def common(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> type[CommonWindows]:
+    """An empty shared store on the test's clock."""
+    monkeypatch.setattr(CommonWindows, "clock", clock)
+    monkeypatch.setattr(CommonWindows, "common", OrderedDict())
+    monkeypatch.setattr(CommonWindows, "failure", None)
+    monkeypatch.setattr(CommonWindows, "asked", 0)
+    return CommonWindows
+
+
+def refused(limits: KeyLimits, *limit: int | None, name: str = "key") -> RateLimited:
+    """The refusal of a request that must be refused."""
+    with pytest.raises(RateLimited) as caught:
+        limits.admit(name, *limit)
+    return caught.value
+
+
+def admitted(limits: KeyLimits, *limit: int | None, name: str = "key") -> int:
+    """How many requests are let in before one is refused; all places stay held until then."""
+    held = []
+    try:
+        while True:
+            held.append(limits.admit(name, *limit))
+    except RateLimited:
+        return len(held)
+
+
+def rate_headers(limit: int, remaining: int, reset: str) -> dict[str, str]:
+    """The headers as OpenAI names them."""
+    return {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(remaining),
+        "x-ratelimit-reset-requests": reset,
+    }
+
+
+# Requests per minute
+
+
+def test_sixty_a_minute_are_let_in_and_the_next_is_told_exactly_when_to_come(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    for _ in range(60):
+        limits.admit("key", 60, None)
+        clock.now += 0.5
+    error = refused(limits, 60, None)
+    assert error.retry_after_seconds == 30
+    assert (error.status, error.code) == (429, "rate_limit_exceeded")
+    assert error.message == (
+        "Rate limit reached: this key may send 60 requests per minute; try again in 30s."
+    )
+    clock.now += 30 - 1 / 1024
+    assert refused(limits, 60, None).retry_after_seconds == 1 / 1024
+    clock.now += 1 / 1024
+    limits.admit("key", 60, None)
+    assert refused(limits, 60, None).retry_after_seconds == 0.5
+
+
+def test_refused_requests_do_not_count(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    assert admitted(limits, 3, None) == 3
+    for _ in range(100):
+        clock.now += 0.5
+        assert refused(limits, 3, None).retry_after_seconds == START + 60 - clock.now
+    clock.now = START + 60
+    assert admitted(limits, 3, None) == 3
+
+
+@given(
+    limit=st.integers(1, 5),
+    gaps=st.lists(st.sampled_from([0, 1 / 1024, 7.25, 20, 59.5, 60, 200]), max_size=40),
+)
+def test_the_window_is_exact(limit: int, gaps: list[float]) -> None:
+    clock = Clock()
+    limits = KeyLimits(1, clock=clock)
+    let_in: list[float] = []
+    for gap in gaps:
+        clock.now += gap
+        recent = [moment for moment in let_in if moment > clock.now - 60]
+        if len(recent) < limit:
+            headers = limits.admit("key", limit, None).headers
+            assert headers["x-ratelimit-remaining-requests"] == str(limit - len(recent) - 1)
+            let_in.append(clock.now)
+        else:
+            assert refused(limits, limit, None).retry_after_seconds == recent[0] + 60 - clock.now
+
+
+def test_keys_do_not_share_a_limit(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    assert [admitted(limits, 2, None, name=name) for name in "ab"] == [2, 2]
+
+
+def test_a_clock_set_back_locks_nobody_out(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    assert admitted(limits, 2, None) == 2
+    clock.now -= 3600
+    assert admitted(limits, 2, None) == 2
+
+
+def test_the_default_clock_is_the_time() -> None:
+    limits = KeyLimits(1)
+    assert admitted(limits, 2, None) == 2
+    wait = refused(limits, 2, None).retry_after_seconds
+    assert wait is not None
+    assert 50 < wait <= 60
+
+
+# Headers
+
+
+def test_headers_tell_limit_rest_and_when_the_next_place_comes(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    assert limits.admit("key", 3, None).headers == rate_headers(3, 2, "1m0s")
+    clock.now += 0.25
+    assert limits.admit("key", 3, None).headers == rate_headers(3, 1, "59.75s")
+    clock.now += 59
+    assert limits.admit("key", 3, None).headers == rate_headers(3, 0, "750ms")
+    error = refused(limits, 3, None)
+    assert error.headers == rate_headers(3, 0, "750ms")
+    assert error_headers(error) == {
+        **rate_headers(3, 0, "750ms"),
+        "Retry-After": "1",
+        "retry-after-ms": "750",
+    }
+
+
+def test_a_caller_without_a_limit_gets_no_headers(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    assert limits.admit("key", None, None).headers == {}
+    held = limits.admit("key", None, 1)
+    assert held.headers == {}
+    assert refused(limits, None, 1).headers == {}
+
+
+def test_an_error_has_no_headers_of_its_own_unless_given() -> None:
+    assert error_headers(BadRequest("x")) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.000_000_1, "0s"),
+        (0.0002, "1ms"),
+        (0.017, "17ms"),
+        (0.9991, "1s"),
+        (1, "1s"),
+        (1.5, "1.5s"),
+        (8.64, "8.64s"),
+        (10, "10s"),
+        (59.9991, "1m0s"),
+        (60.000_000_2, "1m0s"),
+        (61.05, "1m1.05s"),
+        (360, "6m0s"),
+        (600, "10m0s"),
+    ],
+)
+def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+# Shares
+
+
+@pytest.mark.parametrize(("workers", "share"), [(1, 10), (2, 5), (3, 3), (4, 2), (5, 2)])
+def test_each_worker_takes_its_share(workers: int, share: int, clock: Clock) -> None:
+    for limits in [KeyLimits(workers, clock=clock) for _ in range(workers)]:
+        assert admitted(limits, 10, None) == share
+        assert admitted(limits, None, 10) == share
+    assert share * workers <= 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5])
+def test_each_worker_lets_one_in_at_least(workers: int, clock: Clock) -> None:
+    limits = KeyLimits(workers, clock=clock)
+    assert admitted(limits, 1, None) == 1
+    assert admitted(limits, None, 1) == 1
+
+
+def test_a_refusal_names_the_share(clock: Clock) -> None:
+    limits = KeyLimits(4, clock=clock)
+    admitted(limits, 120, None)
+    error = refused(limits, 120, None)
+    assert error.headers == rate_headers(30, 0, "1m0s")
+    assert "120 requests per minute (30 in each of 4 workers); try again in 1m0s." in error.message
+    held = [limits.admit("key", None, 8) for _ in range(2)]
+    assert (
+        "8 requests in flight (2 in each of 4 workers); try again in 1s." in refused(limits, None, 8).message
+    )
+    del held
+
+
+# In flight
+
+
+def test_a_key_has_only_so_many_requests_in_flight(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    first, _second = limits.admit("key", None, 2), limits.admit("key", None, 2)
+    error = refused(limits, None, 2)
+    assert error.retry_after_seconds == 1
+    assert error.message == "Rate limit reached: this key may have 2 requests in flight; try again in 1s."
+    limits.admit("other", None, 2)
+    first.release()
+    _third = limits.admit("key", None, 2)
+    refused(limits, None, 2)
+
+
+def test_a_second_release_does_nothing(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    held = [limits.admit("key", None, 2) for _ in range(2)]
+    for _ in range(3):
+        held[0].release()
+    assert admitted(limits, None, 2) == 1
+
+
+def with_block(limits: KeyLimits) -> None:
+    with limits.admit("key", 60, 1):
+        refused(limits, None, 1)
+
+
+def failing_block(limits: KeyLimits) -> None:
+    with pytest.raises(ZeroDivisionError), limits.admit("key", 60, 1):
+        _ = 1 / 0
+
+
+def answer(admission: Admission) -> Generator[bytes, None, None]:
+    with admission:
+        yield b"data"
+        yield b"more"
+
+
+def closed_answer(limits: KeyLimits) -> None:
+    with closing(answer(limits.admit("key", 60, 1))) as chunks:
+        assert next(chunks) == b"data"
+        refused(limits, None, 1)
+
+
+def answer_never_begun(limits: KeyLimits) -> None:
+    answer(limits.admit("key", 60, 1)).close()
+
+
+def killed_greenlet(limits: KeyLimits) -> None:
+    def hold() -> None:
+        with limits.admit("key", 60, 1):
+            gevent.sleep(60)
+
+    greenlet = gevent.spawn(hold)
+    gevent.sleep(0)
+    refused(limits, None, 1)
+    greenlet.kill()
+
+
+def greenlet_killed_before_it_began(limits: KeyLimits) -> None:
+    greenlet = gevent.spawn(answer, limits.admit("key", 60, 1))
+    refused(limits, None, 1)
+    greenlet.kill()
+
+
+def garbage_collected_during_an_admission(limits: KeyLimits) -> None:
+    circle: list[object] = [limits.admit("key", 60, 1)]
+    circle.append(circle)
+    del circle
+    with limits._lock:
+        gc.collect()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        with_block,
+        failing_block,
+        closed_answer,
+        answer_never_begun,
+        killed_greenlet,
+        greenlet_killed_before_it_began,
+        garbage_collected_during_an_admission,
+    ],
+)
+def test_a_place_comes_back(use: Callable[[KeyLimits], None], clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    use(limits)
+    assert admitted(limits, None, 1) == 1
+
+
+def test_a_request_refused_for_its_rate_takes_no_place(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    limits.admit("key", 1, 1)
+    refused(limits, 1, 1)
+    assert admitted(limits, None, 1) == 1
+
+
+def test_a_request_refused_for_its_place_does_not_count_in_the_rate(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    with limits.admit("key", 2, 1):
+        for _ in range(10):
+            assert refused(limits, 2, 1).headers == rate_headers(2, 1, "1m0s")
+        clock.now += 61
+        assert refused(limits, 2, 1).headers == rate_headers(2, 2, "0s")
+    assert admitted(limits, 2, None) == 2
+
+
+# Threads
+
+
+@pytest.fixture
+def hurried_threads() -> Iterator[None]:
+    """Threads that are switched as often as possible."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def hammer(act: Callable[[], None]) -> None:
+    """Let sixteen threads do the same at once."""
+    barrier = Barrier(16)
+
+    def run() -> None:
+        barrier.wait()
+        act()
+
+    threads = [Thread(target=run) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.usefixtures("hurried_threads")
+def test_threads_never_get_more_than_the_rate(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    let_in: list[str] = []
+
+    def act() -> None:
+        for _ in range(50):
+            try:
+                admission = limits.admit("key", 100, None)
+            except RateLimited:
+                continue
+            let_in.append(admission.headers["x-ratelimit-limit-requests"])
+
+    hammer(act)
+    assert let_in == ["100"] * 100
+
+
+@pytest.mark.usefixtures("hurried_threads")
+def test_threads_never_hold_more_than_the_places(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    lock = Lock()
+    holding = most = 0
+
+    def act() -> None:
+        nonlocal holding, most
+        for _ in range(100):
+            try:
+                admission = limits.admit("key", None, 5)
+            except RateLimited:
+                continue
+            with lock:
+                holding += 1
+                most = max(most, holding)
+            time.sleep(0)
+            with lock:
+                holding -= 1
+            admission.release()
+
+    hammer(act)
+    assert 1 <= most <= 5
+    assert admitted(limits, None, 5) == 5
+
+
+# Memory
+
+
+def kept(limits: KeyLimits) -> int:
+    """How many names the limits remember, in either way, one of them the one that asks."""
+    limits.admit("last", None, 1)
+    return len(limits._own_rates.storage._windows) + len(limits._in_flight)  # type: ignore[attr-defined]
+
+
+def test_a_hundred_thousand_names_at_once_take_bounded_memory(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    for number in range(100_000):
+        limits.admit(f"key-{number}", 60, 5).release()
+    assert kept(limits) == 10_000 + 1
+    assert limits.admit("key-99999", 60, None).headers["x-ratelimit-remaining-requests"] == "58"
+
+
+def test_only_the_names_of_the_last_minute_are_kept(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    for number in range(1000):
+        clock.now += 1
+        limits.admit(f"key-{number}", 60, 5).release()
+        limits.admit("always", 60, None)
+        assert kept(limits) <= 61 + 1
+    clock.now += 60
+    limits.admit("key-0", 60, None)
+    assert kept(limits) == 1 + 1
+
+
+def test_a_flood_of_refused_requests_keeps_nothing(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    held = [limits.admit("key", 2, 2), limits.admit("other", 1, None)]
+    for _ in range(1000):
+        refused(limits, 2, 1)
+        refused(limits, 1, 1, name="other")
+    assert kept(limits) == 3 + 1
+    assert len(limits._freed) <= 1
+    del held
+
+
+# A shared store
+
+
+def test_a_shared_rate_is_exact_over_all_workers(common: type[CommonWindows], clock: Clock) -> None:
+    workers = [KeyLimits(4, "common://", clock=clock) for _ in range(4)]
+    for turn in range(10):
+        assert workers[turn % 4].admit("key", 10, None).headers == rate_headers(10, 9 - turn, "1m0s")
+    for limits in workers:
+        error = refused(limits, 10, None)
+        assert error.headers == rate_headers(10, 0, "1m0s")
+        assert "10 requests per minute; try again in 1m0s." in error.message
+
+
+def test_places_are_shared_out_also_with_a_shared_store(common: type[CommonWindows], clock: Clock) -> None:
+    limits = KeyLimits(4, "common://", clock=clock)
+    assert admitted(limits, None, 8) == 2
+
+
+def test_when_the_shared_store_fails_each_worker_takes_its_share(
+    common: type[CommonWindows],
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = KeyLimits(2, "common://:secret@host", clock=clock)
+    monkeypatch.setattr(common, "failure", OSError("secret"))
+    with caplog.at_level(logging.WARNING):
+        assert admitted(limits, 10, 100) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "the shared store of the limits failed (OSError): each worker takes its share"
+    ]
+    assert common.asked == 1
+    clock.now += 5
+    monkeypatch.setattr(common, "failure", None)
+    assert admitted(limits, 10, None) == 10
+
+
+def test_a_greenlet_killed_while_it_waits_for_the_store_keeps_no_place(
+    common: type[CommonWindows], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = KeyLimits(1, "common://", clock=clock)
+    monkeypatch.setattr(common, "failure", gevent.GreenletExit())
+    with pytest.raises(gevent.GreenletExit):
+        limits.admit("key", 10, 1)
+    assert admitted(limits, None, 1) == 1
+
+
+def test_a_window_that_frees_while_it_is_read_lets_the_client_come_at_once(
+    common: type[CommonWindows], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = KeyLimits(1, "common://", clock=clock)
+    assert admitted(limits, 1, None) == 1
+
+    def late(*_: object, **__: object) -> bool:
+        clock.now += 60
+        return False
+
+    monkeypatch.setattr(common, "acquire_entry", late)
+    assert refused(limits, 1, None).retry_after_seconds == 0
+
+
+@pytest.mark.parametrize(
+    "uri", ["redis://:secret@localhost:6379/0", "nosuch://secret", "memcached://secret:1", "redis://secret:x"]
+)
+def test_a_store_that_cannot_be_used_is_named_without_its_password(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setitem(sys.modules, "pymemcache", None)
+    with pytest.raises(SettingsError) as caught:
+        KeyLimits(1, uri)
+    assert "pip install redis" in str(caught.value)
+    assert str(caught.value).startswith(f"PROXY_STORE={uri.partition(':')[0]}:(hidden) ")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+# What the library asks of a storage
+
+
+def test_windows_can_be_forgotten(clock: Clock) -> None:
+    windows = MemoryWindows(clock)
+    assert windows.check()
+    for key in "abc":
+        assert windows.acquire_entry(key, 1, 60)
+    windows.clear("a")
+    windows.clear("unknown")
+    assert windows.acquire_entry("a", 1, 60)
+    assert windows.reset() == 3
+    assert windows.get_moving_window("a", 1, 60) == (START, 0)
+
+
+def test_several_requests_are_counted_together_or_not_at_all(clock: Clock) -> None:
+    windows = MemoryWindows(clock)
+    assert windows.acquire_entry("a", 3, 60, amount=2)
+    assert not windows.acquire_entry("a", 3, 60, amount=2)
+    assert windows.get_moving_window("a", 3, 60) == (START, 2)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda windows: windows.incr("a", 60),
+        lambda windows: windows.get("a"),
+        lambda windows: windows.get_expiry("a"),
+    ],
+)
+def test_there_are_no_fixed_windows(ask: Callable[[MemoryWindows], object], clock: Clock) -> None:
+    with pytest.raises(NotImplementedError):
+        ask(MemoryWindows(clock))
+
+
+def test_beyond_what_may_be_in_flight_requests_are_refused_at_once_and_let_in_once_one_has_left() -> None:
+    in_flight = InFlight(2)
+    first, _second = in_flight.enter(), in_flight.enter()
+    with pytest.raises(FlowiseUnavailable, match="PROXY_MAX_IN_FLIGHT") as refused:
+        in_flight.enter()
+    assert error_headers(refused.value)["Retry-After"] == "1"
+    first()
+    first()  # again does nothing
+    in_flight.enter()
+    with pytest.raises(FlowiseUnavailable):
+        in_flight.enter()
+
+
+def test_a_request_of_several_choices_counts_as_a_run_for_each(clock: Clock) -> None:
+    limits = KeyLimits(1, clock=clock)
+    with limits.admit("key", 10, 5, runs=3) as admission:
+        assert admission.headers["x-ratelimit-remaining-requests"] == "7"
+        refused_runs(limits, 3, 10, 5)
+        limits.admit("key", 10, 5, runs=2).release()
+        limits.admit("key", 10, 5, runs=2).release()
+    limits.admit("key", 10, 5, runs=3).release()
+    error = refused_runs(limits, 1, 10, 5)
+    assert error.retry_after_seconds == 60
+
+
+def test_a_refusal_of_several_choices_counts_for_nothing_and_waits_until_the_oldest_is_gone(
+    clock: Clock,
+) -> None:
+    limits = KeyLimits(1, clock=clock)
+    limits.admit("key", 8, None, runs=6).release()
+    clock.now += 10
+    error = refused_runs(limits, 4, 8, None)
+    assert error.retry_after_seconds == 50, "although there is room for two"
+    assert error.headers["x-ratelimit-remaining-requests"] == "2"
+    limits.admit("key", 8, None, runs=2).release()
+
+
+def refused_runs(limits: KeyLimits, runs: int, per_minute: int, in_flight: int | None) -> RateLimited:
+    """The refusal of a request of several choices."""
+    with pytest.raises(RateLimited) as caught:
+        limits.admit("key", per_minute, in_flight, runs=runs)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit", "runs", "allowed"),
+    [
+        (1, (None, None), 8, None),
+        (4, (None, None), 8, None),
+        (1, (8, 8), 8, None),
+        (1, (8, 7), 8, 7),
+        (1, (7, None), 8, 7),
+        (2, (None, 8), 5, 4),
+        (2, (8, None), 5, 4),
+    ],
+)
+def test_what_could_never_be_let_in_is_no_matter_of_waiting(
+    workers: int, limit: tuple[int | None, int | None], runs: int, allowed: int | None
+) -> None:
+    limits = KeyLimits(workers)
+    if allowed is None:
+        limits.check_runs(runs, *limit)
+        return
+    with pytest.raises(BadRequest, match=f"allow {allowed} of"):
+        limits.check_runs(runs, *limit)
+
+
+def test_a_rate_that_is_shared_is_not_divided(common: type[CommonWindows]) -> None:
+    KeyLimits(4, "common://").check_runs(8, 8, None)
+
+
+def test_a_worker_counts_runs() -> None:
+    places = InFlight(8)
+    leave = places.enter(7)
+    with pytest.raises(FlowiseUnavailable):
+        places.enter(2)
+    assert (places.count, places.refusals) == (7, 1)
+    leave()
+    leave()
+    assert places.count == 0

@@ -1,0 +1,316 @@
+"""Kept responses and runs in the background, over a store in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+import pytest
+
+from flowise_gateway.flow.errors import BadRequest, ProxyError, RunFailed
+from flowise_gateway.flow.events import Batch, FlowEvent, KeepAlive, TextDelta, TurnEnded
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.responses.background import BackgroundRun, cancelled, replayed
+from flowise_gateway.responses.renderer import ResponsesRenderer
+from flowise_gateway.responses.request import parse_response
+from flowise_gateway.responses.stored import (
+    MOST_BYTES,
+    MOST_REFERENCES,
+    Context,
+    Record,
+    StoredRenderer,
+    StoredResponse,
+    StoredResponses,
+    page,
+)
+from flowise_gateway.storage.memory_store import MemoryStore
+from flowise_gateway.storage.protocol import StoreError
+from flowise_gateway.storage.store import WatchedStore
+from flowise_gateway.web.streaming import Begun, NumberedBatches, Pace
+from tests.support.openai_check import valid
+
+ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+DONE: dict[str, Any] = {"id": "resp_1", "status": "completed", "background": True, "output": [ITEM]}
+
+
+def responses(store: MemoryStore | None = None) -> StoredResponses:
+    """Responses over a store of their own."""
+    secret = b"s" * 32
+    return StoredResponses(WatchedStore(store or MemoryStore(), secret=secret), secret, 3600)
+
+
+def test_a_record_is_read_as_it_was_kept() -> None:
+    stored = responses()
+    record = Record(DONE, [{"id": "a"}], [{"id": "b"}], 3)
+    assert stored.of("ann", "resp_1").keep(record)
+    found = stored.of("ann", "resp_1").record()
+    assert found is not None
+    assert (found.response, found.input_items, found.before, found.blocks) == (
+        DONE,
+        [{"id": "a"}],
+        [{"id": "b"}],
+        3,
+    )
+    assert [item["id"] for item in found.context] == ["b", "a", "msg_1"]
+    assert stored.item("ann", "msg_1") == ITEM
+
+
+@pytest.mark.parametrize(("scope", "name"), [("bob", "resp_1"), ("ann", "resp_2"), ("ann", "\ud800")])
+def test_only_its_caller_finds_a_response(scope: str, name: str) -> None:
+    stored = responses()
+    stored.of("ann", "resp_1").keep(Record(DONE))
+    assert stored.of(scope, name).record() is None
+    assert stored.item("bob", "msg_1") is None
+    assert stored.item(scope, "\ud800") is None
+    assert not stored.of(scope, name).forget()
+    assert stored.of("ann", "resp_1").record() is not None
+
+
+def test_numbers_that_only_python_reads_are_kept() -> None:
+    stored = responses()
+    stored.of("ann", "resp_1").keep(Record(DONE, [{"id": "a", "n": 2**70}]))
+    found = stored.of("ann", "resp_1").record()
+    assert found is not None
+    assert found.input_items[0]["n"] == pytest.approx(2**70)
+
+
+def test_what_is_forgotten_leaves_nothing() -> None:
+    store = MemoryStore()
+    place = responses(store).of("ann", "resp_1")
+    place.keep(Record(DONE, blocks=2), {0: b"x", 1: b"y"})
+    assert place.forget()
+    assert not store._values
+
+
+def test_the_store_holds_no_text_and_no_id_in_its_keys() -> None:
+    store = MemoryStore()
+    responses(store).of("ann", "resp_1").keep(Record(DONE))
+    assert not [key for key in store._values if "resp_1" in key or "msg_1" in key or "ann" in key]
+
+
+def test_a_run_without_a_sign_of_life_reads_as_failed() -> None:
+    stored = responses()
+    place = stored.of("ann", "resp_1")
+    place.keep(Record({**DONE, "status": "in_progress", "output": []}))
+    found = place.record()
+    assert found is not None
+    assert (found.response["status"], found.response["error"]["code"]) == ("failed", "server_error")
+    place.show_life()
+    found = place.record()
+    assert found is not None
+    assert found.response["status"] == "in_progress"
+    with pytest.raises(BadRequest) as caught:
+        Context(stored, "ann").earlier("resp_1")
+    assert caught.value.code == "previous_response_not_completed"
+
+
+class Lost(MemoryStore):
+    """A store that is gone."""
+
+    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
+        """Fail."""
+        raise StoreError("gone")
+
+
+def test_it_is_told_whether_a_record_could_be_kept() -> None:
+    assert not responses(Lost()).of("ann", "resp_1").keep(Record(DONE))
+
+
+def test_only_so_many_references_are_looked_up() -> None:
+    stored = responses()
+    stored.of("ann", "resp_1").keep(Record(DONE))
+    context = Context(stored, "ann")
+    assert [context.resolve("msg_1") for _ in range(MOST_REFERENCES + 1)][-2:] == [ITEM, None]
+
+
+def test_a_conversation_is_kept_up_to_a_size() -> None:
+    stored = responses()
+    large = {"id": "a", "text": "x" * (MOST_BYTES - 1000)}
+    stored.of("ann", "resp_1").keep(Record(DONE, [large]))
+    context = Context(stored, "ann")
+    assert context.fits([large])
+    assert not context.fits([large, large])
+    context.earlier("resp_1")
+    assert context.fits([])
+    assert not context.fits([large])
+    assert Context(stored, "ann", {"resp_9": [ITEM]}).earlier("resp_9") == [ITEM]
+
+
+def test_a_page_tells_what_comes_before_and_after() -> None:
+    items = [{"id": str(number)} for number in range(5)]
+    assert page(items, limit=2) == {
+        "object": "list",
+        "data": [{"id": "4"}, {"id": "3"}],
+        "first_id": "4",
+        "last_id": "3",
+        "has_more": True,
+    }
+    assert [item["id"] for item in page(items, order="asc", after="2")["data"]] == ["3", "4"]
+    assert page(items, after="0") == {
+        "object": "list",
+        "data": [],
+        "first_id": None,
+        "last_id": None,
+        "has_more": False,
+    }
+
+
+# --- in the background ---
+
+
+def running(place: StoredResponse, batches: NumberedBatches) -> BackgroundRun:
+    """A run that is ready to begin."""
+    request = parse_response({"model": "m", "input": "Hi", "background": True})
+    renderer = ResponsesRenderer(request, count_tokens=len)
+    begun = Begun(batches, renderer, Pace(0), [Transcript("chat")], lambda: None, {})
+    return BackgroundRun(place, begun, Record({}), renderer)
+
+
+def batches_of(*events: FlowEvent | Exception) -> NumberedBatches:
+    """A run that reports these, one after the other."""
+
+    def told() -> Iterator[tuple[int, Batch]]:
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            yield 0, [event]
+
+    return (batch for batch in told())
+
+
+def never(_seconds: float) -> None:
+    """For readers that must not wait."""
+    raise AssertionError("nothing to wait for")
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([TextDelta("Hel"), KeepAlive(), TextDelta("lo"), TurnEnded()], "completed"),
+        ([TextDelta("Hel"), RunFailed("It broke.")], "failed"),
+        ([RunFailed("It broke.")], "failed"),
+        ([TextDelta("Hel"), ValueError("ours")], "failed"),
+    ],
+)
+def test_a_run_is_kept_with_its_events(events: Sequence[Any], status: str) -> None:
+    place = responses().of("ann", "resp_1")
+    run = running(place, batches_of(*events))
+    assert run.queue()
+    queued = place.record()
+    assert queued is not None
+    assert queued.response["status"] == "queued"
+    run.run()
+    record = place.record()
+    assert record is not None
+    assert record.response["status"] == status
+    valid("response", record.response)
+    stream = b"".join(replayed(place, -1, never))
+    valid("response.stream", stream)
+    frames = stream.split(b"\n\n")
+    for after in (0, 1, len(frames) - 3):
+        assert b"".join(replayed(place, after, never)) == b"\n\n".join(frames[after + 1 :])
+
+
+@pytest.mark.parametrize("why", ["cancel", "forget"])
+def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "forget"]) -> None:
+    store = MemoryStore()
+    place = responses(store).of("ann", "resp_1")
+    closed = []
+
+    def told() -> NumberedBatches:
+        try:
+            yield 0, [TextDelta("Hel")]
+            place.ask_to_end("cancel") if why == "cancel" else place.forget()
+            yield 0, [KeepAlive()]
+            yield 0, [TextDelta("never")]
+        finally:
+            closed.append(True)
+
+    run = running(place, told())
+    run.queue()
+    run.run()
+    assert closed
+    record = place.record()
+    if why == "forget":
+        assert record is None
+        assert {key.partition(":")[0] for key in store._values} == {"alive", "end"}
+        return
+    assert record is not None
+    assert record.response["status"] == "cancelled"
+    valid("response.stream", b"".join(replayed(place, -1, never)))
+
+
+def test_who_cancels_waits_for_the_end_but_not_for_ever() -> None:
+    place = responses().of("ann", "resp_1")
+    run = running(place, batches_of(TextDelta("Hel"), TurnEnded()))
+    run.queue()
+    waits: list[float] = []
+    record = cancelled(place, waits.append)
+    assert record is not None
+    assert record.response["status"] == "queued"
+    assert sum(waits) >= 5
+    record = cancelled(place, lambda _: run.run())
+    assert record is not None
+    assert record.response["status"] == "cancelled"
+
+
+def _consume(_: object) -> None:
+    """Give nothing."""
+
+
+def test_a_reader_of_a_dead_run_is_told_that_it_failed() -> None:
+    store = MemoryStore()
+    place = responses(store).of("ann", "resp_1")
+
+    def dies() -> NumberedBatches:
+        yield 0, [TextDelta("Hel")]
+        raise SystemExit
+
+    run = running(place, dies())
+    run.queue()
+    with pytest.raises(SystemExit):
+        run.run()
+    alive = next(key for key in store._values if key.startswith("alive:"))
+    pieces = list(replayed(place, -1, lambda _: _consume(store.delete(alive))))
+    last = [orjson.loads(data) for data in re.findall(rb"(?m)^data: (\{.*)$", pieces[-1])]
+    assert [event["type"] for event in last] == ["error", "response.failed"]
+    assert last[0]["message"] == last[0]["error"]["message"] == last[1]["response"]["error"]["message"]
+    numbers = [
+        orjson.loads(data)["sequence_number"] for data in re.findall(rb"data: (\{.*)", b"".join(pieces))
+    ]
+    assert numbers == [*range(len(numbers))]
+    valid("response", last[1]["response"])
+    assert pieces[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_a_reader_is_kept_awake_and_told_when_the_response_is_deleted() -> None:
+    place = responses().of("ann", "resp_1")
+    running(place, batches_of()).queue()
+    pieces = replayed(place, -1, lambda _: None)
+    assert next(pieces) == b": keep-alive\n"
+    place.forget()
+    assert list(pieces) == [b"data: [DONE]\n\n"]
+
+
+class Broken(ProxyError):
+    """Any failure."""
+
+
+def test_what_is_kept_is_what_the_client_gets() -> None:
+    request = parse_response({"model": "m", "input": "Hi"})
+    kept: list[Mapping[str, Any]] = []
+    transcript = Transcript("chat")
+    for event in (TextDelta("Hello"), TurnEnded()):
+        transcript.add(event)
+    whole = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    assert whole.body([transcript]) is kept.pop()
+    streamed = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    assert streamed.opening()
+    assert streamed.chunks(TextDelta("Hello"))
+    assert b"completed" in streamed.closing([transcript])[-2].data
+    assert kept.pop()["status"] == "completed"
+    broken = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    assert b"failed" in broken.failure(Broken("x"))[-2].data
+    assert kept.pop()["status"] == "failed"

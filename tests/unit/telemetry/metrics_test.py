@@ -1,0 +1,336 @@
+"""What is counted, under which labels, and how it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flowise_gateway.flow.errors import RateLimited, RunFailed
+from flowise_gateway.flow.events import FlowEvent, KeepAlive, StepStarted, TextDelta, TurnEnded, UsageReported
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import HistoryMessage, Turn
+from flowise_gateway.telemetry.metrics import KINDS, MOST_MODELS, MOST_ROWS, Metrics
+from flowise_gateway.telemetry.shared_counts import Board
+from tests.support.metrics_text import Scrape
+
+MODEL = Model("support", "5518949f-3ebc-4082-af01-fa2a18623da6", "Support", type="CHATFLOW")
+TURN = Turn("f", "What is it?", (HistoryMessage("userMessage", "Hello"),), "Be kind.", rules="No.")
+LINE = {"method": "POST", "path": "/secret/path", "status": 200, "outcome": "ok", "request_id": "req_1"}
+CHAT = "/v1/chat/completions"
+
+
+class Clock:
+    """A clock that stands."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def run_of(
+    *batches: list[FlowEvent], error: Exception | None = None
+) -> Generator[list[FlowEvent], None, None]:
+    """A run that gives these batches, and then fails if told so."""
+    yield from batches
+    if error:
+        raise error
+
+
+def scrape(metrics: Metrics, **more: Any) -> Scrape:
+    """What is told now."""
+    return Scrape(metrics.text(**more).decode())
+
+
+def asked(metrics: Metrics, rule: str = CHAT, **line: Any) -> None:
+    """Count a request."""
+    metrics.request({**LINE, **line}, rule, 0.3)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics that know one model."""
+    metrics = Metrics(clock=Clock())
+    metrics.admit(MODEL)
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("rule", "route"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/openai/v1/chat/completions", "/v1/chat/completions"),
+        ("/openai/deployments/<path:deployment>/chat/completions", "/v1/chat/completions"),
+        ("/openai/responses/<response_id>", "/v1/responses/{response_id}"),
+        ("/openai/deployments", "/openai/deployments"),
+        ("/models/<path:name>", "/v1/models/{name}"),
+        ("/v1/flowise/files/<path:token>", "/v1/flowise/files/{token}"),
+        ("", "none"),
+    ],
+)
+def test_a_route_is_counted_under_one_template_for_all_its_prefixes(
+    metrics: Metrics, rule: str, route: str
+) -> None:
+    asked(metrics, rule)
+    assert scrape(metrics).sum("requests_total", route=route) == 1
+
+
+@pytest.mark.parametrize("rule", ["/health", "/ready", "/metrics"])
+def test_who_asks_for_ever_is_not_counted(metrics: Metrics, rule: str) -> None:
+    asked(metrics, rule)
+    assert scrape(metrics).sum("requests_total") == 0
+
+
+def test_a_request_is_counted_with_what_its_line_says(metrics: Metrics) -> None:
+    asked(metrics, model="support", stream=True)
+    asked(metrics, model="unknown", status=404, outcome="model_not_found")
+    asked(metrics, method="BREW")
+    metrics.request({"method": "POST", "outcome": "client_gone"}, CHAT, 0.1)
+    found = scrape(metrics)
+    names = {"route": CHAT, "method": "POST"}
+    assert found.sum("requests_total", model="support", status="200", outcome="ok", **names) == 1
+    assert found.sum("requests_total", model="other", status="404", outcome="model_not_found") == 1
+    assert found.sum("requests_total", model="", method="other") == 1
+    assert found.sum("requests_total", status="none", outcome="client_gone") == 1
+    assert found.sum("request_duration_seconds_count", stream="true", route=CHAT) == 1
+    assert found.sum("request_duration_seconds_sum", stream="true") == pytest.approx(0.3)
+
+
+def test_the_buckets_of_a_histogram_add_up(metrics: Metrics) -> None:
+    for seconds in (0.001, 0.005, 0.3, 10_000):
+        metrics.request(LINE, CHAT, seconds)
+    found = scrape(metrics)
+    buckets = {
+        has["le"]: value for name, has, value in found.samples if name == "request_duration_seconds_bucket"
+    }
+    assert (buckets["0.005"], buckets["0.25"], buckets["0.5"], buckets["600.0"], buckets["+Inf"]) == (
+        2,
+        2,
+        3,
+        3,
+        4,
+    )
+    assert found.sum("request_duration_seconds_count") == 4
+
+
+def test_a_connection_that_stays_has_no_duration(metrics: Metrics) -> None:
+    asked(metrics, status=101)
+    assert scrape(metrics).sum("requests_total", status="101") == 1
+    assert scrape(metrics).sum("request_duration_seconds_count") == 0
+
+
+def test_a_run_is_passed_on_whole_and_counted_with_its_first_token_and_its_end() -> None:
+    clock = Clock()
+    metrics = Metrics(clock=clock)
+    metrics.admit(MODEL)
+    batches: list[list[FlowEvent]] = [
+        [KeepAlive()],
+        [StepStarted("x")],
+        [TextDelta("a")],
+        [TextDelta("b")],
+        [TurnEnded()],
+    ]
+    got = []
+    for batch in metrics.run(run_of(*batches), "support", {}, streams=True):
+        clock.now += 1
+        got.append(batch)
+        assert scrape(metrics).sum("runs_open") == 1
+    assert got == batches
+    found = scrape(metrics)
+    assert found.sum("runs_total", model="support", result="ok") == found.sum("runs_total") == 1
+    assert found.sum("first_token_seconds_sum", model="support") == 2
+    assert found.sum("run_duration_seconds_sum", model="support") == 5
+    assert found.sum("runs_open") == 0
+
+
+def test_of_a_whole_answer_no_first_token_is_told(metrics: Metrics) -> None:
+    assert list(metrics.run(run_of([TextDelta("a")], [TurnEnded()]), "support", {}, streams=False))
+    assert scrape(metrics).sum("first_token_seconds_count") == 0
+
+
+def test_a_run_that_fails_is_counted_and_its_request_has_that_outcome(metrics: Metrics) -> None:
+    line: dict[str, Any] = {}
+    failing = metrics.run(run_of([TextDelta("a")], error=RunFailed("x")), "support", line, streams=True)
+    with pytest.raises(RunFailed):
+        list(failing)
+    assert line == {"outcome": "flow_failed"}
+    assert scrape(metrics).sum("runs_total", model="support", result="flow_failed") == 1
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_that_nobody_wants_any_more_is_closed_and_counted_as_aborted(
+    metrics: Metrics, after: int
+) -> None:
+    inner = run_of([KeepAlive()], [TextDelta("a")], [TextDelta("b")], [TurnEnded()])
+    run = metrics.run(inner, "support", {}, streams=True)
+    for _ in range(after):
+        next(run)
+    run.close()
+    assert next(inner, None) is None
+    assert scrape(metrics).sum("runs_total", result="aborted") == 1
+    assert scrape(metrics).sum("runs_open") == 0
+
+
+def test_a_run_that_was_never_begun_is_not_counted(metrics: Metrics) -> None:
+    metrics.run(run_of(), "support", {}, streams=True).close()
+    assert scrape(metrics).sum("runs_total") == 0
+
+
+def test_tokens_are_those_reported_else_a_quarter_of_the_characters(metrics: Metrics) -> None:
+    reported = Transcript(usage=UsageReported(7, 5))
+    metrics.tokens("support", (TURN, TURN), (reported, Transcript(texts=["12345", "678", "9"])))
+    found = scrape(metrics)
+    assert found.sum("tokens_total", direction="input", source="reported", model="support") == 7
+    assert found.sum("tokens_total", direction="output", source="reported") == 5
+    # "Be kind.", two line ends, "No.", "What is it?" and "Hello": 29 characters.
+    assert found.sum("tokens_total", direction="input", source="estimated") == 8
+    assert found.sum("tokens_total", direction="output", source="estimated") == 3
+
+
+def test_streams_are_open_until_they_end(metrics: Metrics) -> None:
+    ends = [metrics.stream(), metrics.stream()]
+    ends[0]()
+    assert scrape(metrics).sum("streams_open") == 1
+
+
+def test_what_others_keep_is_read_when_asked_for() -> None:
+    kept = {"retries": 5, "flight": 3}
+    metrics = Metrics()
+    metrics.watch("retries_total", lambda: kept["retries"])
+    metrics.watch("requests_in_flight", lambda: kept["flight"])
+    metrics.watch("limit_refusals_total", lambda: 2, "max_in_flight")
+    assert scrape(metrics).sum("retries_total") == 5
+    kept.update(retries=7, flight=1)
+    found = scrape(metrics)
+    assert (found.sum("retries_total"), found.sum("requests_in_flight")) == (7, 1)
+    assert found.sum("limit_refusals_total", limit="max_in_flight") == 2
+
+
+def test_models_that_were_made_up_are_other_and_found_ones_have_a_name(metrics: Metrics) -> None:
+    configured, listed, made_up = "gpt-4o", str(uuid4()), str(uuid4())
+    metrics.admit(replace(MODEL, id=configured, type=""))
+    metrics.admit(replace(MODEL, id=listed))
+    metrics.admit(replace(MODEL, id=made_up, type=""))
+    for model in (configured, listed, made_up):
+        asked(metrics, model=model)
+    assert scrape(metrics).labels("model") == {configured, listed, "other"}
+
+
+def test_a_flow_of_which_nothing_is_known_but_that_it_answers_has_a_name(metrics: Metrics) -> None:
+    unlisted = str(uuid4())
+    for error in (RateLimited("x"), None):
+        with contextlib.suppress(RateLimited):
+            list(metrics.run(run_of(error=error), unlisted, {}, streams=False))
+    found = scrape(metrics)
+    assert found.sum("runs_total", model="other", result="rate_limit_exceeded") == 1
+    assert found.sum("runs_total", model=unlisted, result="ok") == 1
+
+
+def test_more_models_than_the_limit_are_other(metrics: Metrics) -> None:
+    for number in range(5000):
+        metrics.admit(replace(MODEL, id=f"model-{number}"))
+        asked(metrics, model=f"model-{number}")
+    found = scrape(metrics)
+    assert len(found.labels("model") - {"other"}) == MOST_MODELS - 1, "one that was not asked has no row"
+    assert found.sum("requests_total", model="other") == 5001 - MOST_MODELS
+
+
+def test_rows_are_bounded_whatever_comes_together(metrics: Metrics) -> None:
+    for number in range(MOST_MODELS):
+        metrics.admit(replace(MODEL, id=f"model-{number}"))
+        for outcome in range(50):
+            asked(metrics, model=f"model-{number}", outcome=f"code_{outcome}")
+    found = scrape(metrics)
+    rows = [labels for name, labels, _ in found.samples if name == "requests_total"]
+    assert len(rows) <= MOST_ROWS + 50
+    assert found.sum("requests_total") == MOST_MODELS * 50
+
+
+def test_models_that_a_caller_may_not_see_are_added_up_as_other(metrics: Metrics) -> None:
+    metrics.admit(replace(MODEL, id="hidden"))
+    for model in ("support", "hidden", "unknown"):
+        asked(metrics, model=model)
+    found = scrape(metrics, may_see=lambda model: model == "support")
+    assert found.labels("model") == {"support", "other"}
+    assert found.sum("requests_total", model="other") == 2
+
+
+def test_workers_are_summed_also_when_one_has_ended() -> None:
+    board, clock = Board(2), Clock()
+    board.take({0})
+    ended = Metrics(board, clock)
+    ended.admit(MODEL)
+    asked(ended, model="support")
+    ended.stream()
+    ended.beat(0.01)
+    board.take(set())
+    metrics = Metrics(board, clock)
+    asked(metrics, model="support")
+    both = scrape(metrics)
+    assert both.sum("requests_total", model="other") + both.sum("requests_total", model="support") == 2
+    assert (both.sum("workers"), both.sum("streams_open"), both.sum("event_loop_lag_seconds_count")) == (
+        2,
+        1,
+        1,
+    )
+    board.leave(1)
+    left = scrape(metrics)
+    assert (left.sum("workers"), left.sum("streams_open"), left.sum("requests_total")) == (1, 0, 2)
+
+
+def test_the_successor_of_a_worker_counts_on_and_knows_its_models() -> None:
+    board = Board(1)
+    board.take(set())
+    first = Metrics(board)
+    first.admit(MODEL)
+    first.watch("retries_total", lambda: 4)
+    first.stream()
+    asked(first, model="support")
+    before = scrape(first)
+    board.leave(0)
+    second = Metrics(board)
+    second.watch("retries_total", lambda: 1)
+    asked(second, model="support")
+    after = scrape(second)
+    assert before.sum("requests_total", model="support") == 1
+    assert after.sum("requests_total", model="support") == 2
+    assert (before.sum("retries_total"), after.sum("retries_total")) == (4, 5)
+    assert (before.sum("streams_open"), after.sum("streams_open"), after.sum("workers")) == (1, 0, 1)
+
+
+def test_the_others_are_shown_what_was_counted_once_a_second() -> None:
+    board, clock = Board(2), Clock()
+    board.take(set())
+    metrics = Metrics(board, clock)
+    metrics.beat(0.0)
+    asked(metrics)
+    clock.now += 0.9
+    metrics.beat(0.0)
+    assert not any(key[0] == "requests_total" for key in board.own())
+    clock.now += 0.1
+    metrics.beat(0.0)
+    assert any(key[0] == "requests_total" for key in board.own())
+
+
+def test_names_and_help_keep_to_the_conventions_of_prometheus(metrics: Metrics) -> None:
+    for name, kind in KINDS.items():
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
+        assert kind.help.endswith((".", "/metrics"))
+        assert not kind.buckets or name.endswith("_seconds")
+        assert list(kind.buckets) == sorted(kind.buckets)
+        assert not set(kind.labels) & {"le", "job", "instance"}
+    told = scrape(metrics).families
+    assert all(family.documentation for family in told)
+    types = {family.name: family.type for family in told}
+    for name, kind in KINDS.items():
+        expected = "histogram" if kind.buckets else "counter" if name.endswith("_total") else "gauge"
+        assert types["flowise_proxy_" + name.removesuffix("_total")] == expected
