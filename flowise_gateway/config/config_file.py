@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from flowise_gateway.config.schema import ProxyConfig, _parsed
-from flowise_gateway.config.settings import Settings
+from flowise_gateway.config.settings import Settings, here_or_beside
 from flowise_gateway.config.yaml_document import ConfigError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def load_config(path: Path) -> ProxyConfig:
 def config_file(settings: Settings) -> ConfigFile:
     """The file that PROXY_CONFIG names, else `proxy.yaml` if and when there is one. Raises ConfigError."""
     return ConfigFile(
-        Path(settings.proxy_config or _DEFAULT_FILE),
+        Path(settings.proxy_config or here_or_beside(_DEFAULT_FILE)),
         must_exist=bool(settings.proxy_config),
         may_hold_keys=not settings.flowise_key_passthrough,
     )

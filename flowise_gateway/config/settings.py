@@ -23,6 +23,15 @@ _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
+PROGRAM = Path(__file__).resolve().parents[2]
+
+
+def here_or_beside(name: str | Path) -> Path:
+    """An operator's file: in the folder that the program was started in, else beside the program."""
+    here, beside = Path(name), PROGRAM / name
+    return beside if beside.exists() and not here.exists() else here
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, each named like its variable in lower case; see docs in `.env.example`."""
@@ -87,7 +96,8 @@ class Settings:
         """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
         values: dict[str, str] = {}
         if dotenv is not None:
-            values.update({k: v for k, v in dotenv_values(dotenv).items() if v is not None})
+            file = here_or_beside(dotenv)
+            values.update({k: v for k, v in dotenv_values(file).items() if v is not None})
         values.update(os.environ if environ is None else environ)
         read: dict[str, Any] = {}
         for field in fields(cls):

@@ -94,7 +94,7 @@ MADE_OF_OUR_OWN = {
     "flowise_demo.server": "its routes",
     "flowise_demo.scripts": "a tool's name, escaped",
     "flowise_gateway.openai.tool_calls": "compiled once, found in the module",
-    "flowise_gateway.cli": "a constant of another module",
+    "flowise_gateway.commands": "a constant of another module",
     "flowise_gateway.config.yaml_document": "constants of config.schema",
 }
 """Modules with patterns that are put together, and of what: never of anything that a client or a flow sent."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flowise_gateway.cli import _client, main
+from flowise_gateway.cli import main
+from flowise_gateway.commands import _client
 from flowise_gateway.config.config_file import load_config
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport

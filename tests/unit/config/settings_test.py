@@ -314,3 +314,19 @@ def test_localhost_is_loopback_in_any_case() -> None:
 
 def test_a_broken_origin_is_told_what_is_allowed() -> None:
     assert "*, null or origins" in complaint(PROXY_CORS_ORIGINS="https://[")
+
+
+def test_files_are_those_of_the_folder_it_is_started_in_else_those_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, folder = tmp_path / "program", tmp_path / "folder"
+    for each, port in ((program, 1111), (folder, 2222)):
+        each.mkdir()
+        (each / ".env").write_text(f"PORT={port}\n")
+    monkeypatch.setattr("flowise_gateway.config.settings.PROGRAM", program)
+    monkeypatch.chdir(folder)
+    assert Settings.from_env({}).port == 2222
+    (folder / ".env").unlink()
+    assert Settings.from_env({}).port == 1111
+    (program / ".env").unlink()
+    assert Settings.from_env({}).port == 8000

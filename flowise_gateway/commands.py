@@ -1,0 +1,216 @@
+"""The commands that ask Flowise, and the one that makes client keys. Each returns its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from flowise_client import ABORT_SECONDS, FlowiseClient, limits_of
+from flowise_gateway.access.keys import ANONYMOUS
+from flowise_gateway.access.models import Models
+from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.config.yaml_document import ConfigError
+from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flowise.profiles import FlowProfile, profiled, with_abilities
+from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
+from flowise_gateway.openai.answer_text import answer_text
+from flowise_gateway.serving.embedded_demo import embedded_demo
+
+KEY_PREFIX = "sk-flowise-"
+
+
+def _asking(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that asks Flowise: the demo flows where none is named, as in serving."""
+
+    def run(options: argparse.Namespace) -> int:
+        settings = Settings.from_env()
+        if not settings.flowise_base_url:
+            print("No FLOWISE_BASE_URL is set: asking the embedded demo flows.", file=sys.stderr)
+        with embedded_demo(settings) as served:
+            return command(options, served)
+
+    return run
+
+
+def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
+    base_url = settings.flowise_base_url
+    limits = replace(limits_of(settings), max_attempts=1)
+    if model and model.request_timeout:
+        limits = replace(limits, request_timeout=model.request_timeout)
+    return FlowiseClient(
+        base_url,
+        model.flow if model else "",
+        settings.flowise_api_key,
+        transport=RequestsTransport(
+            base_url,
+            connect_timeout_seconds=settings.flowise_connect_timeout,
+            ca_file=settings.flowise_ca_file,
+        ),
+        limits=limits,
+    )
+
+
+@_asking
+def check(options: argparse.Namespace, settings: Settings) -> int:
+    """Tell whether Flowise can be reached, which flows there are, and what to do about each problem."""
+    config = config_file(settings).current
+    report: dict[str, Any] = {
+        "flowise": settings.flowise_base_url,
+        "version": "",
+        "flows": [],
+        "problems": [],
+    }
+    client = _client(settings)
+    try:
+        report["version"] = client.version()
+        report["flows"] = [_flow_report(client, profile) for profile in profiled(client.flows())]
+    except ProxyError as error:
+        report["problems"].append(_cure(error))
+    known = {flow["flow"] for flow in report["flows"]}
+    report["problems"].extend(
+        f"proxy.yaml: the flow of model {model.id} is not in Flowise's list"
+        for model in config.models
+        if known and model.flow.lower() not in known
+    )
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_report(report)
+    return 1 if report["problems"] else 0
+
+
+def _cure(error: ProxyError) -> str:
+    cures = {
+        "flowise_unavailable": "Is Flowise running, and does FLOWISE_BASE_URL name its host and port?",
+        "flowise_auth": "Copy a key from Flowise (Settings, API Keys) into FLOWISE_API_KEY.",
+    }
+    return f"{error.message} {cures.get(error.code or '', '')}".strip()
+
+
+def _flow_report(client: FlowiseClient, profile: FlowProfile) -> dict[str, Any]:
+    try:
+        streams, uploads = client.abilities(profile.flow)
+        return asdict(with_abilities(profile, streams, uploads))
+    except ProxyError:
+        return asdict(profile)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    print(f"Flowise {report['version'] or '(version unknown)'} at {report['flowise']}")
+    if report["flows"]:
+        columns = ("slug", "type", "streams", "takes_images", "takes_files", "has_memory", "flow")
+        rows = [columns, *([_shown(flow[c]) for c in columns] for flow in report["flows"])]
+        _print_table(rows)
+    for problem in report["problems"]:
+        print(f"PROBLEM: {_visible(problem)}")
+    if not report["problems"]:
+        print(f"All well: {len(report['flows'])} flow(s).")
+
+
+def _shown(value: Any) -> str:
+    return {True: "yes", False: "no", None: "?"}.get(value, value) if not isinstance(value, str) else value
+
+
+def _visible(text: str) -> str:
+    """The text without what a terminal obeys: names are whatever somebody typed into Flowise."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _print_table(cells: Sequence[Sequence[str]]) -> None:
+    rows = [[_visible(cell) for cell in row] for row in cells]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _Listed:
+    """A catalog that asked once; what it was refused is told to whoever needs more than a flow's id."""
+
+    def __init__(self, client: FlowiseClient) -> None:
+        self._error: ProxyError | None = None
+        profiles: list[FlowProfile] = []
+        try:
+            profiles = profiled(client.flows())
+        except ProxyError as error:
+            self._error = error
+        self._profiles = {profile.flow: profile for profile in profiles}
+        self._slugs = {profile.slug: profile for profile in profiles}
+
+    def profiles(self) -> list[FlowProfile]:
+        self._check()
+        return list(self._profiles.values())
+
+    def by_slug(self, slug: str) -> FlowProfile | None:
+        self._check()
+        return self._slugs.get(slug)
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
+
+    def by_flow(self, flow: str) -> FlowProfile | None:
+        return self._profiles.get(flow)
+
+    def failure(self) -> ProxyError | None:
+        return self._error
+
+
+def _all_models(settings: Settings, config: ProxyConfig) -> Models:
+    return Models(config, _Listed(_client(settings)), ANONYMOUS)
+
+
+@_asking
+def models(options: argparse.Namespace, settings: Settings) -> int:
+    """List the models that clients see."""
+    listed = _all_models(settings, config_file(settings).current).listed()
+    if options.json:
+        print(json.dumps([{"id": m.id, "flow": m.flow, "name": m.name} for m in listed]))
+    elif listed:
+        _print_table([("id", "flow", "name"), *((m.id, m.flow, m.name) for m in listed)])
+    return 0
+
+
+def new_key(options: argparse.Namespace) -> int:
+    """Make a client key and its lines for `proxy.yaml`."""
+    if not re.fullmatch(KEY_NAME, options.name):
+        raise ConfigError(f"a key's name must be {KEY_NAME_TEXT}")
+    key = KEY_PREFIX + secrets.token_urlsafe(24)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    print(f"The key, shown this once:\n\n  {key}\n\nIts lines for proxy.yaml, under keys:\n")
+    # In quotes: to YAML a bare yes or 1 is no text, and a digest of digits is a number.
+    print(f"  - name: '{options.name}'\n    sha256: '{digest}'\n    models: ['*']")
+    return 0
+
+
+@_asking
+def ask(options: argparse.Namespace, settings: Settings) -> int:
+    """Ask a model and print its answer as it comes."""
+    config = config_file(settings).current
+    model = _all_models(settings, config).resolve(options.model)
+    client, turn = _client(settings, model), Turn(model.flow, options.question, stream=True)
+    client.mode.is_set = config.flowise_mode == "queue"
+    try:
+        with contextlib.closing(client.batches(turn)) as batches:
+            for batch in batches:
+                print("".join(map(answer_text, batch)), end="", flush=True)
+    except (KeyboardInterrupt, BrokenPipeError):
+        # The stream has asked for it too, but that ends with the program.
+        client.abort(turn.chat_id).join(ABORT_SECONDS)
+        raise
+    print()
+    return 0
