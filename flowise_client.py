@@ -63,7 +63,7 @@ PROBE_TTL_SECONDS = 60.0
 PROBE_RETRY_SECONDS = 5.0
 MAX_VERSION_CHARACTERS = 64
 PAGE_ROWS = 50
-MOST_PAGES = 1000
+MAX_PAGES = 1000
 MISSING_SECONDS = 10.0
 """How long a flow that Flowise does not know is not asked for again."""
 
@@ -71,7 +71,7 @@ ABORT_SECONDS = 5.0
 ABORT_WAITS_SECONDS = (0.0, 0.2, 1.0)
 """Before each attempt to abort a run."""
 
-MOST_CLIENTS = 1024
+MAX_CLIENTS = 1024
 
 
 def never() -> float:
@@ -233,7 +233,7 @@ class FlowiseClient:
         3.0.4 knows no pages and gives all at once.
         """
         seen = 0
-        for page in range(1, MOST_PAGES + 1):
+        for page in range(1, MAX_PAGES + 1):
             head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
             if head.status != 200:
                 raise listing_refused(head, body, has_key=bool(self._api_key))
@@ -247,7 +247,7 @@ class FlowiseClient:
             if not rows or not isinstance(total, int) or seen >= total:
                 return
 
-    def abilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+    def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
         """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
         return self._probe_streaming(flow_id), self._probed("chatflows-uploads", flow_id)
 
@@ -316,7 +316,7 @@ class FlowiseClient:
         raise AssertionError("tenacity gives up by raising")
 
     def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        head, reply = self._opened(request, seconds)
+        head, reply = self._open(request, seconds)
         with contextlib.closing(reply):
             try:
                 body = read_all(reply, seconds)
@@ -326,11 +326,11 @@ class FlowiseClient:
             raise _too_late()
         return head, body
 
-    def opened(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
+    def get_streaming(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
         """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
-        return self._opened(FlowiseRequest("GET", path, {}), seconds)
+        return self._open(FlowiseRequest("GET", path, {}), seconds)
 
-    def _opened(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
+    def _open(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
         reply = self._send(request.method, request.url, request.headers, request.body)
         try:
             head = reply.head(seconds)
@@ -416,7 +416,7 @@ def limits_of(settings: Settings) -> Limits:
 
 
 class FlowiseClients:
-    """A client for each flow, sharing one transport; the least used are forgotten past MOST_CLIENTS."""
+    """A client for each flow, sharing one transport; the least used are forgotten past MAX_CLIENTS."""
 
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         """Make clients as the settings say."""
@@ -444,7 +444,7 @@ class FlowiseClients:
             )
             client.health, client.mode = self.health, self.mode
             self._clients[flow_id, api_key] = client
-            if len(self._clients) > MOST_CLIENTS:
+            if len(self._clients) > MAX_CLIENTS:
                 self._clients.popitem(last=False)
             return client
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from flowise_gateway.flow.errors import ProxyError
-from flowise_gateway.flow.events import FlowEvent, FunctionCalled, TextDelta
+from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text, whole_reasoning, whole_text
@@ -52,7 +52,7 @@ from flowise_gateway.openai.tools import read_tools
 from flowise_gateway.openai.usage import Usage, usage_of
 
 SAMPLES = Path(__file__).resolve().parent / "sample_payload"
-MOST_CHOICES = 8
+MAX_CHOICES = 8
 """Each choice is a run of the flow of its own."""
 
 
@@ -62,9 +62,9 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
     stream = boolean(body, "stream")
     passed = passed_through(body)
     chat = conversation(body.get("messages"), may_be_silent=bool(passed.get("form")))
-    count = integer(body, "n", 1, 1, MOST_CHOICES)
+    count = integer(body, "n", 1, 1, MAX_CHOICES)
     turns = tuple(
-        Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream) for _ in range(count)
+        Turn(model, chat.question, chat.history, chat.instructions, stream=stream) for _ in range(count)
     )
     conversation_id, user, resends = identifiers(body)
     return ParsedRequest(
@@ -73,7 +73,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
         stream,
         include_usage(body) and stream,
         stop_sequences(body),
-        said=chat.question,
+        user_text=chat.user_text,
         attachments=chat.attachments,
         left_out=chat.left_out,
         conversation=conversation_id,
@@ -92,9 +92,9 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
     model = deployment or string(body, "model")
     stream = boolean(body, "stream")
     prompts = _prompts(body.get("prompt"))
-    count = integer(body, "n", 1, 1, MOST_CHOICES)
-    if len(prompts) * count > MOST_CHOICES:
-        raise wrong_value("prompt", f"prompts times n must be at most {MOST_CHOICES}")
+    count = integer(body, "n", 1, 1, MAX_CHOICES)
+    if len(prompts) * count > MAX_CHOICES:
+        raise wrong_value("prompt", f"prompts times n must be at most {MAX_CHOICES}")
     texts = [prompt for prompt in prompts for _ in range(count)]
     return ParsedRequest(
         model,
@@ -103,7 +103,7 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
         include_usage(body) and stream,
         stop_sequences(body),
         tuple(texts) if boolean(body, "echo") else (),
-        said=prompts[0],
+        user_text=prompts[0],
         user=identifiers(body).user,
         parameters=parameters(body),
         passed=passed_through(body),
@@ -116,8 +116,8 @@ def _prompts(prompt: Any) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list):
         raise wrong_type("prompt", "a string or an array of strings", prompt)
-    if not 1 <= len(prompts) <= MOST_CHOICES:
-        raise wrong_value("prompt", f"1 to {MOST_CHOICES} prompts are allowed")
+    if not 1 <= len(prompts) <= MAX_CHOICES:
+        raise wrong_value("prompt", f"1 to {MAX_CHOICES} prompts are allowed")
     for n, text in enumerate(prompts):
         if not isinstance(text, str):
             raise wrong_type(f"prompt[{n}]", "a string (token lists cannot be read here)", text)
@@ -242,7 +242,7 @@ class ChatRenderer:
         """Give a content chunk for text, a reasoning chunk for thoughts and steps, two chunks for a call."""
         if text := self._answer.text(event, index):
             return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
-        if isinstance(event, FunctionCalled):
+        if isinstance(event, ClientToolCalled):
             return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
         before = self._thoughts[index]
         if thought := reasoning_text(event, steps=self._answer.style.steps, before=before):
@@ -251,7 +251,7 @@ class ChatRenderer:
             return [self._answer.chunk(index, delta)]
         return []
 
-    def _call(self, event: FunctionCalled, index: int) -> list[bytes]:
+    def _call(self, event: ClientToolCalled, index: int) -> list[bytes]:
         """The id and the name first, then the arguments, as OpenAI streams them."""
         empty, arguments = orjson.dumps(_function(event, "")), orjson.dumps(event.arguments)
         if self._answer.is_legacy:
@@ -323,11 +323,11 @@ class ChatRenderer:
         return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
 
 
-def _tool_call(call: FunctionCalled) -> ToolCall:
+def _tool_call(call: ClientToolCalled) -> ToolCall:
     return {"id": call.call_id, "type": "function", "function": _function(call, call.arguments)}
 
 
-def _function(call: FunctionCalled, arguments: str) -> CalledFunction:
+def _function(call: ClientToolCalled, arguments: str) -> CalledFunction:
     return {"name": call.name, "arguments": arguments}
 
 
@@ -397,7 +397,7 @@ def convert_sample(sample: Mapping[str, Any]) -> tuple[str, Any]:
     # Here alone the adapter knows Flowise's side: as a program it is composition.
     from flowise_gateway.flowise.answer import answer_events  # noqa: PLC0415
     from flowise_gateway.flowise.prediction import prediction_body  # noqa: PLC0415
-    from flowise_gateway.openai.output_rules import ruled  # noqa: PLC0415
+    from flowise_gateway.openai.output_rules import with_output_rules  # noqa: PLC0415
     from flowise_gateway.openai.usage import count_tokens  # noqa: PLC0415
     from flowise_gateway.responses.request import parse_response  # noqa: PLC0415
 
@@ -407,7 +407,7 @@ def convert_sample(sample: Mapping[str, Any]) -> tuple[str, Any]:
         ("input", "response", parse_response),
     ):
         if field in sample:
-            turns = ruled(parse(sample), "prompt").turns
+            turns = with_output_rules(parse(sample), "prompt").turns
             bodies = [{"flow": turn.flow, "body": prediction_body(turn)} for turn in turns]
             return f"a {kind}'s request, as Flowise gets it", bodies
     transcript = Transcript(str(sample.get("chatId", "")))

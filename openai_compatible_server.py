@@ -51,7 +51,7 @@ from flowise_gateway.flow.errors import (
     error_status,
 )
 from flowise_gateway.flow.events import TextDelta, TurnEnded
-from flowise_gateway.flow.filters import folded
+from flowise_gateway.flow.filters import collect
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flowise.catalog import Catalog
@@ -59,14 +59,14 @@ from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.client_quirks import style_of
 from flowise_gateway.openai.fields import json_object
 from flowise_gateway.openai.model_list import deployment_body, model_body
-from flowise_gateway.openai.output_rules import is_plain, ruled
+from flowise_gateway.openai.output_rules import is_plain, with_output_rules
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.routes import ResponseRoutes
 from flowise_gateway.responses.stored import StoredResponses
-from flowise_gateway.storage.protocol import Run, run_here
+from flowise_gateway.storage.protocol import Executor, run_inline
 from flowise_gateway.storage.store import WatchedStore, open_store, shared_limits
 from flowise_gateway.telemetry.log import RequestLog, request_id
 from flowise_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -75,22 +75,22 @@ from flowise_gateway.web.files import check_is_file, file_headers, first_piece, 
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.request import (
     PlainPaths,
-    amending,
     answer_headers,
     current_request,
     header,
     json_response,
+    link_resolver,
     onward_headers,
     raw_body,
 )
 from flowise_gateway.web.runs import Runs
-from flowise_gateway.web.streaming import EVENT_STREAM, Begun, Pace, StreamedAnswer, refuse_empty
+from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat, PendingAnswer, StreamedAnswer, refuse_empty
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 
 log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
-MOST_CATALOGS = 256
+MAX_CATALOGS = 256
 LISTING_SECONDS = 90 * 86400.0
 _FILE_RULE = "/flowise/files/<path:token>"
 
@@ -107,7 +107,7 @@ def create_app(
     settings: Settings,
     *,
     transport: Transport | None = None,
-    run: Run = run_here,
+    run: Executor = run_inline,
     metrics: Metrics | None = None,
 ) -> Flask:
     """The application over the Flowise that the settings name; `run` runs what may wait for a disk."""
@@ -121,7 +121,9 @@ def create_app(
 class _Server:
     """What the views share."""
 
-    def __init__(self, settings: Settings, transport: Transport | None, run: Run, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, transport: Transport | None, run: Executor, metrics: Metrics
+    ) -> None:
         self.settings = settings
         self._metrics = metrics
         self._public = _PUBLIC | ({METRICS} if settings.proxy_metrics == "open" else set())
@@ -179,7 +181,7 @@ class _Server:
             catalog = self._catalogs.get(key) or self._new_catalog(key)
             self._catalogs[key] = catalog
             self._catalogs.move_to_end(key)
-            if len(self._catalogs) > MOST_CATALOGS:
+            if len(self._catalogs) > MAX_CATALOGS:
                 self._catalogs.popitem(last=False)
         return catalog
 
@@ -350,7 +352,7 @@ class _Server:
     def file(self, token: str) -> Response:
         """Give a file that a flow made to whoever holds its link."""
         file = self._files().opened(token)
-        head, reply = self._clients.client(file.flow).opened(file.path)
+        head, reply = self._clients.client(file.flow).get_streaming(file.path)
         try:
             check_is_file(head.status, head.headers.get("content-type", ""))
             first = first_piece(reply)
@@ -379,9 +381,9 @@ class _Server:
         body: Mapping[str, Any],
         renderer_of: RendererOf,
         *,
-        pace: Pace | None = None,
+        pace: Heartbeat | None = None,
         is_deployment: bool = False,
-    ) -> Begun:
+    ) -> PendingAnswer:
         """Decide what to run for a request; nothing runs before its batches are read. Raises ProxyError."""
         line = request.environ["proxy.log"]
         line["stream"] = parsed.stream
@@ -392,7 +394,7 @@ class _Server:
         plan = self._plan(parsed, model, task)
         pump = None
         if pace is None:  # else this request's answer is not the stream
-            pace = Pace(self.settings.proxy_heartbeat_seconds)
+            pace = Heartbeat(self.settings.proxy_heartbeat_seconds)
             pump = self._pump(pace) if parsed.stream and is_plain(parsed) else None
         batches = self._runs(parsed, plan, models, pump).batches(model, pace)
         warnings = [plan.warning] if plan.warning else []
@@ -412,22 +414,22 @@ class _Server:
         planner = self._planner_now()
 
         def ended() -> None:
-            if parsed.stream and not plan.instead:
+            if parsed.stream and not plan.canned_events:
                 _refuse_empty(transcripts, line, may_be_cut=bool(parsed.stop))
-            if not plan.instead:
+            if not plan.canned_events:
                 self._metrics.tokens(model.id, plan.turns, transcripts)
-            planner.ended(plan, transcripts, *named, stood_in="fallback" in line)
+            planner.record(plan, transcripts, *named, stood_in="fallback" in line)
 
-        return Begun(batches, renderer, pace, transcripts, ended, answer_headers(plan), pump)
+        return PendingAnswer(batches, renderer, pace, transcripts, ended, answer_headers(plan), pump)
 
-    def _pump(self, pace: Pace) -> Pump | None:
+    def _pump(self, pace: Heartbeat) -> Pump | None:
         write_now = request.environ.get("proxy.write_now")
         if write_now is None or not self.settings.proxy_event_pump:
             return None
         # What is left is written by the greenlet, which can wait for the client, with a heartbeat behind it.
-        return Pump(write_now, pace.written, partial(pace.hurry, 0))
+        return Pump(write_now, pace.reset, partial(pace.due_within, 0))
 
-    def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
+    def answer(self, parsed: ParsedRequest, begun: PendingAnswer) -> Response:
         """Run what has begun, and answer with a stream or a body. Raises ProxyError before the first byte."""
         # From here on the flow may run: whoever leaves must end it.
         request.environ.get("proxy.watch_client", lambda: None)()
@@ -438,33 +440,33 @@ class _Server:
             headers = {**EVENT_STREAM, **begun.headers}
             return Response(answer.begin(), headers=headers, direct_passthrough=True)
         try:
-            for _ in folded(begun.batches, begun.transcripts):
-                begun.pace.written()
+            for _ in collect(begun.batches, begun.transcripts):
+                begun.heartbeat.reset()
         finally:
             begun.batches.close()
-        begun.ended()
+        begun.record()
         return json_response(begun.renderer.body(begun.transcripts), headers=begun.headers)
 
     def _ruled(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> ParsedRequest:
         """The request with what its flow is told of tools and format; a chat UI's task never has tools."""
         if task is None:
-            return ruled(parsed, model.tools)
-        return parsed if g.config.tasks.model == "builtin" else ruled(parsed, "report")
+            return with_output_rules(parsed, model.tools)
+        return parsed if g.config.tasks.model == "builtin" else with_output_rules(parsed, "report")
 
     def _plan(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> Plan:
         planner = self._planner_now()
         if not parsed.generates:
             return planner.prepare(parsed, model, g.caller)
         if task is not None:
-            plan = planner.alone(parsed, model, g.caller)
+            plan = planner.plan_standalone(parsed, model, g.caller)
             # A run that waits for a decision has told its choices: no model need think of them.
-            is_known = task == "follow_ups" and asked_choices(parsed.said)
+            is_known = task == "follow_ups" and asked_choices(parsed.user_text)
             if g.config.tasks.model != "builtin" and not is_known:
                 return plan
-            answer = task_answer(task, parsed.said, parsed.parameters.get("response_format"))
-            return replace(plan, instead=(TextDelta(answer), TurnEnded()))
+            answer = task_answer(task, parsed.user_text, parsed.parameters.get("response_format"))
+            return replace(plan, canned_events=(TextDelta(answer), TurnEnded()))
         if not parsed.is_conversation:
-            return planner.alone(parsed, model, g.caller)
+            return planner.plan_standalone(parsed, model, g.caller)
         client = self._clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, header, client)
 
@@ -516,7 +518,7 @@ class _Server:
             onward_headers(),
             g.caller.flowise_key,
             request.environ["proxy.log"],
-            amending(reference, self.settings.proxy_public_url, self._files),
+            link_resolver(reference, self.settings.proxy_public_url, self._files),
             pump,
         )
 

@@ -23,7 +23,7 @@ from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.profiles import FlowProfile, profiled, with_abilities
+from flowise_gateway.flowise.profiles import FlowProfile, profiled, with_capabilities
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.serving.embedded_demo import embedded_demo
@@ -101,8 +101,8 @@ def _cure(error: ProxyError) -> str:
 
 def _flow_report(client: FlowiseClient, profile: FlowProfile) -> dict[str, Any]:
     try:
-        streams, uploads = client.abilities(profile.flow)
-        return asdict(with_abilities(profile, streams, uploads))
+        streams, uploads = client.capabilities(profile.flow)
+        return asdict(with_capabilities(profile, streams, uploads))
     except ProxyError:
         return asdict(profile)
 

@@ -22,7 +22,7 @@ from flowise_gateway.flow.errors import FileNotFound
 _CONTEXT = b"flowise file link 1\0"
 _SIGNATURE_BYTES = 32
 _HEAD_BYTES = 16 + 16 + 5
-LONGEST_TOKEN = 1_500
+MAX_TOKEN = 1_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class FileLinks:
 
     @staticmethod
     def _taken_apart(token: str) -> tuple[bytes, bytes]:
-        if len(token) > LONGEST_TOKEN or not token.isascii():
+        if len(token) > MAX_TOKEN or not token.isascii():
             raise _not_found()
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)

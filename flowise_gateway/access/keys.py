@@ -115,4 +115,4 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-_LONGEST_ADDRESS = 2000
+_MAX_ADDRESS = 2000

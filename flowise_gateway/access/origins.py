@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from flowise_gateway.access.keys import _LONGEST_ADDRESS
+from flowise_gateway.access.keys import _MAX_ADDRESS
 from flowise_gateway.config.settings import Settings, is_loopback_host
 from flowise_gateway.flow.errors import BadRequest, HostNotAllowed, OriginNotAllowed
 
@@ -50,7 +50,7 @@ def _is_this_machine(name: str) -> bool:
 def _name_in(address: str) -> str:
     try:
         # To split a long one takes time: letters beyond ASCII are normalised.
-        return (urlsplit(address if len(address) <= _LONGEST_ADDRESS else "").hostname or "").rstrip(".")
+        return (urlsplit(address if len(address) <= _MAX_ADDRESS else "").hostname or "").rstrip(".")
     except ValueError:
         return ""
 

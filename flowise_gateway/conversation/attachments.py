@@ -31,7 +31,7 @@ class UploadClient(Protocol):
 
     flow_id: str
 
-    def abilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+    def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
         """Tell whether a flow streams (None: not told), and which uploads it takes."""
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
@@ -146,7 +146,7 @@ def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClie
     images, audio = model.takes_images, model.takes_audio
     if ("image" in kinds and images is None) or ("audio" in kinds and audio is None):
         try:
-            found = client.abilities(model.flow)[1]
+            found = client.capabilities(model.flow)[1]
         except ProxyError:
             if not model.fallback:
                 raise

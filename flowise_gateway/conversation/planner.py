@@ -17,10 +17,17 @@ from flowise_gateway.conversation.attachments import (
     refuse,
     takes_of,
 )
-from flowise_gateway.conversation.sessions import Asked, Conversations, Exchange, Outcome, folded, way_of
-from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.conversation.sessions import (
+    ContinuedTurn,
+    ConversationRequest,
+    Conversations,
+    Outcome,
+    history_mode,
+    transcript_as_text,
+)
+from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.errors import BadRequest, ProxyError
-from flowise_gateway.flow.events import ActionAsked, FlowEvent, TextDelta, TurnEnded
+from flowise_gateway.flow.events import FlowEvent, HumanInputRequested, TextDelta, TurnEnded
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, with_attached
@@ -40,15 +47,15 @@ LATE_ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do for a request: `turns` to run, or `instead` the events of an answer without any run.
+    """What to do for a request: `turns` to run, or `canned_events` the events of an answer without any run.
 
     `ignored` names what was asked for but cannot be obeyed, `warning` what was left out of earlier messages.
     """
 
     turns: tuple[Turn, ...]
     ignored: tuple[str, ...] = ()
-    exchange: Exchange | None = None
-    instead: tuple[FlowEvent, ...] = ()
+    exchange: ContinuedTurn | None = None
+    canned_events: tuple[FlowEvent, ...] = ()
     is_recorded: bool = field(default=True)
     warning: str = ""
 
@@ -76,14 +83,14 @@ class Planner:
             parsed = replace(parsed, turns=tuple(replace(turn, instructions="") for turn in parsed.turns))
         takes = takes_of(parsed.attachments, model, client)
         refuse(parsed.attachments, takes)
-        exchange = self._conversations.begin(_asked(parsed, model, caller, header))
+        exchange = self._conversations.join(_conversation_request(parsed, model, caller, header))
         try:
             return self._planned(exchange, parsed, model, ignored, takes)
         except ProxyError:
-            self._conversations.not_begun(exchange)
+            self._conversations.rollback(exchange)
             raise
 
-    def alone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
+    def plan_standalone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
         """Decide what to run for a request that is no part of any conversation."""
         parsed, ignored = _allowed(parsed, caller)
         turns, more = _fitted(parsed.turns, parsed, model, parsed.user)
@@ -94,9 +101,9 @@ class Planner:
         if parsed.previous_response_id and parsed.response_id:
             scope = caller.scope or caller.name
             self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
-        return replace(self.alone(parsed, model, caller), instead=(TurnEnded(),))
+        return replace(self.plan_standalone(parsed, model, caller), canned_events=(TurnEnded(),))
 
-    def anew(
+    def replan_for_fallback(
         self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: UploadClient
     ) -> tuple[Turn, str]:
         """The turn for another model that stands in, and a warning: all that was said before goes along."""
@@ -109,13 +116,13 @@ class Planner:
             plan.exchange,
             asked=replace(asked, attachments=older),
             turns=(anew,),
-            is_folded=way_of(model) == "question" or model.chains_models,
+            is_folded=history_mode(model) == "question" or model.chains_models,
         )
         takes = takes_of(older, model, client)
         exchange, warning = self._with_attachments(exchange, parsed, takes)
         return _fitted(exchange.turns, parsed, model, asked.user)[0][0], warning
 
-    def ended(
+    def record(
         self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
     ) -> None:
         """Keep what the conversation's next request needs, if all runs have ended."""
@@ -126,22 +133,22 @@ class Planner:
         if stood_in or any(transcript.is_cut for transcript in transcripts):
             # What is kept is the text: no session holds just this, and another run may still hold its chat.
             exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
-        turn_before(sum(len(text) for t in transcripts for text in t.texts))
+        yield_before(sum(len(text) for t in transcripts for text in t.texts))
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
-        self._conversations.ended(exchange, outcomes, *also_under)
+        self._conversations.record(exchange, outcomes, *also_under)
 
     def forget(self, caller: Caller, answer: str) -> None:
         """Delete what the conversation keeps of an answer that its caller has deleted."""
         self._conversations.forget(caller.scope or caller.name, answer)
 
-    def not_begun(self, plan: Plan) -> None:
+    def rollback(self, plan: Plan) -> None:
         """Leave the conversation as it was before a run that did not begin."""
         if plan.exchange is not None:
-            self._conversations.not_begun(plan.exchange)
+            self._conversations.rollback(plan.exchange)
 
     def _planned(
         self,
-        exchange: Exchange,
+        exchange: ContinuedTurn,
         parsed: ParsedRequest,
         model: Model,
         ignored: tuple[str, ...],
@@ -149,12 +156,12 @@ class Planner:
     ) -> Plan:
         turns, warning = exchange.turns, ""
         if exchange.pending is not None:
-            if (answers := decision(parsed.said, exchange.pending)) is None:
+            if (answers := decision(parsed.user_text, exchange.pending)) is None:
                 question = TextDelta(without_decision(exchange.history[-1].content))
                 again = replace(exchange.pending, reference=exchange.reference)
                 return Plan(turns, ignored, exchange, (question, again, TurnEnded()))
             turns = (decided(turns[0], answers, exchange.pending),)
-        elif exchange.is_late and decision(parsed.said, _ANY_QUESTION) is not None:
+        elif exchange.is_late and decision(parsed.user_text, _ANY_QUESTION) is not None:
             said = (TextDelta(LATE_ANSWER), TurnEnded())
             return Plan(turns, ignored, exchange, said, is_recorded=False)
         else:
@@ -164,8 +171,8 @@ class Planner:
         return Plan(turns, (*ignored, *more), exchange, warning=warning)
 
     def _with_attachments(
-        self, exchange: Exchange, parsed: ParsedRequest, takes: Takes
-    ) -> tuple[Exchange, str]:
+        self, exchange: ContinuedTurn, parsed: ParsedRequest, takes: Takes
+    ) -> tuple[ContinuedTurn, str]:
         """The exchange with what was attached in its turns, and a warning of what was left out."""
         first, length = exchange.turns[0], len(exchange.history)
         fit = self._attachments.fitted(
@@ -175,13 +182,13 @@ class Planner:
         for turn in exchange.turns:
             question, history = with_attached(fit.documents, turn.question), fit.history
             if exchange.is_folded:
-                question, history = folded(history, question), ()
+                question, history = transcript_as_text(history, question), ()
             turns.append(replace(turn, question=question, history=history, uploads=fit.uploads))
         warning = left_out_warning((*parsed.left_out, *fit.left_out))
         return replace(exchange, turns=tuple(turns), documents=fit.documents), warning
 
 
-_ANY_QUESTION = ActionAsked({}, ())
+_ANY_QUESTION = HumanInputRequested({}, ())
 
 
 def _fitted(
@@ -189,7 +196,7 @@ def _fitted(
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     fits = [fitted(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
     # Flowise takes a form or a question.
-    unread = ("messages",) if parsed.passed.get("form") and parsed.said else ()
+    unread = ("messages",) if parsed.passed.get("form") and parsed.user_text else ()
     return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)
 
 
@@ -199,20 +206,22 @@ def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tupl
         return parsed, ()
     # A session id names a conversation, which everybody may.
     names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
-    if "form" in names and not (parsed.said or parsed.turns[0].history):
+    if "form" in names and not (parsed.user_text or parsed.turns[0].history):
         raise BadRequest("This key may not send a form, and the messages hold no text.", param="messages")
     return replace(parsed, passed={}), tuple(names)
 
 
-def _asked(parsed: ParsedRequest, model: Model, caller: Caller, header: Callable[[str], str | None]) -> Asked:
+def _conversation_request(
+    parsed: ParsedRequest, model: Model, caller: Caller, header: Callable[[str], str | None]
+) -> ConversationRequest:
     conversation = parsed.conversation or _first(header, CONVERSATION_HEADERS)
     text = parsed.turns[0].system_text
-    return Asked(
+    return ConversationRequest(
         caller.scope or caller.name,
         model.flow,
-        way_of(model),
+        history_mode(model),
         parsed.turns,
-        parsed.said,
+        parsed.user_text,
         parsed.attachments,
         conversation,
         parsed.user or _first(header, USER_HEADERS),

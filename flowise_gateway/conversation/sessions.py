@@ -19,27 +19,27 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from flowise_gateway.flow.cooperative import in_turns, slices
-from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.cooperative import slices, yield_between
+from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn
+from flowise_gateway.openai.answer_text import DECISION
 
 History = tuple[HistoryMessage, ...]
-Way = Literal["session", "messages", "question"]
+HistoryMode = Literal["session", "messages", "question"]
 
 _FORM = "3"
 """Goes into every key: records that a version of ours wrote in another form are not found."""
 
 _SHORT_BYTES = 1024
-MOST_KEPT_BYTES = 256 * 1024
+MAX_KEPT_BYTES = 256 * 1024
 """Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
 
-_ASKS = "(Waiting for your decision: "
 _REFERENCE_CHARACTERS = len(" · 0123456789abcdef)")
 _REFERENCE = re.compile(r" · ([0-9a-f]{16})\)")
 
 
-class Links(Protocol):
+class RecordStore(Protocol):
     """What is asked of a store; nothing raises."""
 
     def get(self, key: str) -> bytes | None:
@@ -56,7 +56,7 @@ class Links(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConversationRequest:
     """A request as far as its conversation goes.
 
     `said` is the question as the client has it, empty if none. `conversation` and `user` are the client's
@@ -70,7 +70,7 @@ class Asked:
 
     caller: str
     flow: str
-    way: Way
+    way: HistoryMode
     turns: tuple[Turn, ...]
     said: str
     attachments: tuple[Attachment, ...] = ()
@@ -99,11 +99,11 @@ class Outcome(NamedTuple):
     """What a run that ended normally left: the answer as the client will send it back, and its question."""
 
     answer: str
-    action: ActionAsked | None
+    action: HumanInputRequested | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
+class SessionRecord:
     """A session and its chat, how many of the transcript's messages it holds, the decision it waits for."""
 
     session: str
@@ -115,7 +115,7 @@ class _Link:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class TranscriptRecord:
     """A conversation as it is kept for clients that send only what is new, and the link of its session.
 
     `mark` and `system` stand for all texts and for the system text. Under an answer that may be gone on from
@@ -132,7 +132,7 @@ class _Kept:
     flow: str = ""
     talk: str = ""
 
-    def of_answer(self, asked: Asked, talk: str) -> _Kept:
+    def of_answer(self, asked: ConversationRequest, talk: str) -> TranscriptRecord:
         """What is kept under the name of the answer: no text."""
         talk = "" if asked.conversation else talk
         return replace(self, history=(), instructions="", flow=asked.flow, talk=talk)
@@ -142,14 +142,14 @@ class _Kept:
         return zlib.compress(raw, 1) if len(raw) > _SHORT_BYTES else raw
 
     @classmethod
-    def read(cls, raw: bytes) -> _Kept:
+    def read(cls, raw: bytes) -> TranscriptRecord:
         value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
         messages = (HistoryMessage(**{**m, "files": tuple(m["files"])}) for m in value["history"])
         return cls(**{**value, "history": tuple(messages)})
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ContinuedTurn:
     """A request joined with its conversation.
 
     `turns` have their session and the history to send, but nothing that was attached yet; `is_folded` tells
@@ -159,12 +159,12 @@ class Exchange:
     `reference` is to be shown with a decision that this exchange asks for.
     """
 
-    asked: Asked
+    asked: ConversationRequest
     turns: tuple[Turn, ...]
     history: History
     conversation: str
     reference: str
-    pending: ActionAsked | None = None
+    pending: HumanInputRequested | None = None
     is_late: bool = False
     held: int = 0
     taken: tuple[str, bytes] | None = None
@@ -177,7 +177,7 @@ class Conversations:
 
     def __init__(
         self,
-        links: Links,
+        links: RecordStore,
         secret: bytes,
         ttl_seconds: float,
         make_id: Callable[[], str] = lambda: str(uuid4()),
@@ -188,24 +188,26 @@ class Conversations:
         self._ttl_seconds = ttl_seconds
         self._make_id = make_id
 
-    def begin(self, asked: Asked) -> Exchange:
+    def join(self, asked: ConversationRequest) -> ContinuedTurn:
         """Join a request with its conversation: which session to send it to, and what goes along."""
         kept = self._kept(asked)
         if kept is not None and not asked.previous and not asked.sends_all:
-            asked = _continued(asked, kept)
+            asked = _with_kept_turns(asked, kept)
         history = asked.turns[0].history
         key = self._key_of(asked, history, kept)
         taken = self._links.take(key) if key else None
-        link = _Link(**orjson.loads(taken)) if taken else None
+        link = SessionRecord(**orjson.loads(taken)) if taken else None
         is_folded = link is None and (asked.way == "question" or (asked.way == "session" and asked.folds))
-        conversation = asked.conversation or (kept or link or _Kept("")).conversation or self._make_id()
-        exchange = Exchange(
+        conversation = (
+            asked.conversation or (kept or link or TranscriptRecord("")).conversation or self._make_id()
+        )
+        exchange = ContinuedTurn(
             asked,
             asked.turns,
             history,
             conversation,
             "" if asked.is_known else self._mac("reference", conversation).hex()[:16],
-            ActionAsked(link.action, tuple(link.choices)) if link and link.action else None,
+            HumanInputRequested(link.action, tuple(link.choices)) if link and link.action else None,
             is_late=link is None and _reference(history) is not None,
             held=min(link.held, len(history)) if link else 0,
             taken=(key, taken) if key and taken else None,
@@ -213,20 +215,20 @@ class Conversations:
         )
         return replace(exchange, turns=self._placed(exchange, link, is_first=kept is None))
 
-    def ended(self, exchange: Exchange, outcomes: Sequence[Outcome], *also_under: str) -> None:
+    def record(self, exchange: ContinuedTurn, outcomes: Sequence[Outcome], *also_under: str) -> None:
         """Keep what the next request needs, after all runs ended normally.
 
         `also_under` are the names of the answer that later requests may give as `previous`.
         """
         asked, entries = exchange.asked, dict[str, bytes]()
-        first: _Kept | None = None
+        first: TranscriptRecord | None = None
         for turn, outcome in zip(exchange.turns, outcomes, strict=True):
             history = _with_turn(exchange, outcome.answer)
             key = ""
             if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
                 key = self._link_key(self._scope(asked, exchange.reference), history, asked)
                 entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
-            first = first or _begun(exchange, history, key)
+            first = first or _transcript_record(exchange, history, key)
         talk = self._talk_key(asked, exchange.conversation)
         if first and asked.keeps_texts and not (asked.resends and asked.conversation):
             entries[talk] = replace(first, history=_newest(first.history)).written()
@@ -239,33 +241,35 @@ class Conversations:
         """Let an answer be gone on from by another name too; deleting that one deletes no text."""
         raw = self._links.get(self._answer_key(caller, name))
         if raw is not None:
-            answer = replace(_Kept.read(raw), talk="")
+            answer = replace(TranscriptRecord.read(raw), talk="")
             self._links.put({self._answer_key(caller, other): answer.written()}, self._ttl_seconds)
 
     def forget(self, caller: str, name: str) -> None:
         """Delete what is kept under an answer's name, and its conversation's texts if they end with it."""
         raw = self._links.take(self._answer_key(caller, name))
-        answer = _Kept.read(raw) if raw else None
+        answer = TranscriptRecord.read(raw) if raw else None
         talk = self._links.get(answer.talk) if answer and answer.talk else None
-        if answer and talk and _Kept.read(talk).mark == answer.mark:
+        if answer and talk and TranscriptRecord.read(talk).mark == answer.mark:
             self._links.take(answer.talk)
 
-    def not_begun(self, exchange: Exchange) -> None:
+    def rollback(self, exchange: ContinuedTurn) -> None:
         """Put back what was taken, after a run that certainly did not begin: the session is as it was."""
         if exchange.taken:
             self._links.put(dict([exchange.taken]), self._ttl_seconds, exchange.asked.caller)
 
-    def _written_link(self, exchange: Exchange, turn: Turn, length: int, action: ActionAsked | None) -> bytes:
+    def _written_link(
+        self, exchange: ContinuedTurn, turn: Turn, length: int, action: HumanInputRequested | None
+    ) -> bytes:
         held = length if exchange.is_folded else exchange.held + length - len(exchange.history)
         asks = (action.action, action.choices) if action else (None, ())
-        link = _Link(turn.session_id or "", turn.chat_id, exchange.conversation, held, *asks)
+        link = SessionRecord(turn.session_id or "", turn.chat_id, exchange.conversation, held, *asks)
         return orjson.dumps(link)
 
-    def _kept(self, asked: Asked) -> _Kept | None:
+    def _kept(self, asked: ConversationRequest) -> TranscriptRecord | None:
         """The kept conversation that a request names in a way that lets it send only what is new."""
         if asked.previous:
             raw = self._links.get(self._answer_key(asked.caller, asked.previous))
-            kept = _Kept.read(raw) if raw else None
+            kept = TranscriptRecord.read(raw) if raw else None
             return kept if kept and kept.flow == asked.flow else None
         if not asked.conversation or asked.resends:
             return None
@@ -273,12 +277,12 @@ class Conversations:
         raw = self._links.get(key)
         if raw is None and not asked.sends_all:
             # The mark tells a second request, or one after a failure, that the first session is begun.
-            mark = _Kept(asked.conversation)
+            mark = TranscriptRecord(asked.conversation)
             is_first = self._links.add(key, mark.written(), self._ttl_seconds, asked.caller)
             return None if is_first else mark
-        return _Kept.read(raw) if raw else None
+        return TranscriptRecord.read(raw) if raw else None
 
-    def _key_of(self, asked: Asked, history: History, kept: _Kept | None) -> str:
+    def _key_of(self, asked: ConversationRequest, history: History, kept: TranscriptRecord | None) -> str:
         """The key of the link that this request may take; empty if it must begin a new session."""
         reference = _reference(history)
         if not history or len(asked.turns) > 1 or (asked.way != "session" and reference is None):
@@ -290,12 +294,14 @@ class Conversations:
         return self._link_key(self._scope(asked, reference), history, asked) if reference else ""
 
     @staticmethod
-    def _is_of(kept: _Kept, asked: Asked, history: History) -> bool:
+    def _is_of(kept: TranscriptRecord, asked: ConversationRequest, history: History) -> bool:
         """Whether the session of a kept conversation holds just what the request goes on from."""
-        told = _mark(history) == (kept.mark if asked.previous else _mark(kept.history))
+        told = _fingerprint(history) == (kept.mark if asked.previous else _fingerprint(kept.history))
         return told and _system(asked) == kept.system
 
-    def _placed(self, exchange: Exchange, link: _Link | None, *, is_first: bool) -> tuple[Turn, ...]:
+    def _placed(
+        self, exchange: ContinuedTurn, link: SessionRecord | None, *, is_first: bool
+    ) -> tuple[Turn, ...]:
         """Give every turn its session, with the chat that this has for life, and the history to send."""
         asked, history = exchange.asked, exchange.history
         before = history[: len(history) - exchange.held]
@@ -317,19 +323,19 @@ class Conversations:
             )
         return tuple(placed)
 
-    def _derived(self, asked: Asked) -> str:
+    def _derived(self, asked: ConversationRequest) -> str:
         """The first session of a conversation that the client names: found again without any record."""
         return str(UUID(bytes=self._mac("session", self._scope(asked))[:16], version=4))
 
-    def _scope(self, asked: Asked, reference: str = "") -> str:
+    def _scope(self, asked: ConversationRequest, reference: str = "") -> str:
         """Whose conversation it is; no two callers, flows, users or conversations share one."""
         conversation = asked.conversation or reference
         return self._mac("scope", asked.caller, asked.flow, conversation, asked.user).hex()
 
-    def _link_key(self, scope: str, history: History, asked: Asked) -> str:
-        return "link:" + self._mac("link", scope, _system(asked), _mark(history)).hex()
+    def _link_key(self, scope: str, history: History, asked: ConversationRequest) -> str:
+        return "link:" + self._mac("link", scope, _system(asked), _fingerprint(history)).hex()
 
-    def _talk_key(self, asked: Asked, conversation: str) -> str:
+    def _talk_key(self, asked: ConversationRequest, conversation: str) -> str:
         return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
 
     def _answer_key(self, caller: str, name: str) -> str:
@@ -339,7 +345,7 @@ class Conversations:
         return hmac.digest(self._secret, orjson.dumps((_FORM, *parts)), "sha256")
 
 
-def folded(history: History, question: str) -> str:
+def transcript_as_text(history: History, question: str) -> str:
     """Earlier turns and the question in one text, for flows that know neither history nor memory."""
     if not history:
         return question
@@ -348,7 +354,7 @@ def folded(history: History, question: str) -> str:
     return f"[Earlier conversation]\n{told}\n[End of earlier conversation]\n\n{question}"
 
 
-def way_of(model: Model) -> Way:
+def history_mode(model: Model) -> HistoryMode:
     """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it (design §6.4)."""
     if model.history in ("session", "messages", "question"):
         return model.history  # type: ignore[return-value]
@@ -358,7 +364,7 @@ def way_of(model: Model) -> Way:
     return "question" if model.has_memory is False and sees_none else "messages"
 
 
-def _continued(asked: Asked, kept: _Kept) -> Asked:
+def _with_kept_turns(asked: ConversationRequest, kept: TranscriptRecord) -> ConversationRequest:
     """The request with what was said before it; a system text goes on until another one is sent."""
     before = len(kept.history)
     turns = tuple(
@@ -371,14 +377,14 @@ def _continued(asked: Asked, kept: _Kept) -> Asked:
     return replace(asked, turns=turns, attachments=moved)
 
 
-def _begun(exchange: Exchange, history: History, link: str) -> _Kept:
+def _transcript_record(exchange: ContinuedTurn, history: History, link: str) -> TranscriptRecord:
     """The conversation after an exchange, with the key of its session's link."""
     asked = exchange.asked
     instructions, system = asked.turns[0].instructions, _system(asked)
-    return _Kept(exchange.conversation, history, instructions, link, _mark(history), system)
+    return TranscriptRecord(exchange.conversation, history, instructions, link, _fingerprint(history), system)
 
 
-def _with_turn(exchange: Exchange, answer: str) -> History:
+def _with_turn(exchange: ContinuedTurn, answer: str) -> History:
     """The transcript as the client will send it back."""
     asked, length = exchange.asked, len(exchange.history)
     files = tuple(a.digest for a in asked.attachments if a.position >= length)
@@ -393,7 +399,7 @@ def _newest(history: History) -> History:
     size = 0
     for number, message in enumerate(reversed(history)):
         size += len(message.content) + len(message.attached)
-        if size > MOST_KEPT_BYTES:
+        if size > MAX_KEPT_BYTES:
             return history[len(history) - number :]
     return history
 
@@ -403,23 +409,23 @@ def _reference(history: History) -> str | None:
     if not history or history[-1].role != "apiMessage":
         return None
     line = history[-1].content.rstrip().rpartition("\n")[2]
-    if _ASKS not in line or not line.endswith(")"):
+    if DECISION not in line or not line.endswith(")"):
         return None
     found = _REFERENCE.fullmatch(line[-_REFERENCE_CHARACTERS:])
     return found[1] if found else ""
 
 
-def _mark(history: History) -> str:
+def _fingerprint(history: History) -> str:
     """What stands for all that was said, and attached."""
     digest = hashlib.sha256()
-    for message in in_turns(history):
+    for message in yield_between(history):
         text = _trimmed(message.content)
         digest.update(orjson.dumps([message.role, len(text), *message.files]))
         _add(digest, text)
     return digest.hexdigest()
 
 
-def _system(asked: Asked) -> str:
+def _system(asked: ConversationRequest) -> str:
     """What stands for the system text."""
     digest = hashlib.sha256()
     _add(digest, _trimmed(asked.turns[0].system_text) if asked.has_preamble else "")

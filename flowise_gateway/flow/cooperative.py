@@ -12,9 +12,9 @@ from typing import TypeVar
 _T = TypeVar("_T")
 _Text = TypeVar("_Text", str, bytes)
 
-TURN_SECONDS = 0.002
+SLICE_SECONDS = 0.002
 """After so long at work the others get their turn."""
-LOOP_TURN = 1e-6
+LOOP_SLEEP_SECONDS = 1e-6
 """What to sleep so that the loop looks at its sockets: from `sleep(0)` it comes back fifty times before."""
 LONG_TEXT = 2**20
 """Before one step over more characters or bytes, some milliseconds of work, the others get their turn."""
@@ -22,10 +22,10 @@ _REST_SECONDS = 0.005
 _PACKED_AT_ONCE = 2**18
 
 
-def take_turn() -> None:
+def yield_now() -> None:
     """Let all others run; of those whose next work is there already, one goes on in each turn of the loop."""
     with _ready_ones():
-        time.sleep(LOOP_TURN)
+        time.sleep(LOOP_SLEEP_SECONDS)
 
 
 @cache
@@ -34,17 +34,17 @@ def _ready_ones() -> threading.Lock:
     return threading.Lock()
 
 
-def in_turns(items: Iterable[_T]) -> Iterator[_T]:
+def yield_between(items: Iterable[_T]) -> Iterator[_T]:
     """The items, with turns of others in between as far as the work on them takes long."""
-    turn_ends = time.monotonic() + TURN_SECONDS
+    turn_ends = time.monotonic() + SLICE_SECONDS
     for item in items:
         if time.monotonic() > turn_ends:
-            take_turn()
-            turn_ends = time.monotonic() + TURN_SECONDS
+            yield_now()
+            turn_ends = time.monotonic() + SLICE_SECONDS
         yield item
 
 
-def turn_before(size: int) -> None:
+def yield_before(size: int) -> None:
     """Let others do all that they have to before a step over a long text, which nothing can interrupt."""
     if size > LONG_TEXT:
         with _ready_ones():
@@ -55,7 +55,7 @@ def slices(text: _Text, size: int = LONG_TEXT) -> Iterator[_Text]:
     """A text or bytes in slices of this size, with turns of others in between."""
     for begin in range(0, len(text), size):
         if begin:
-            take_turn()
+            yield_now()
         yield text[begin : begin + size]
 
 
@@ -70,7 +70,7 @@ def decompressed(packed: bytes, most: int | None = None) -> bytes:
     unpacking, pieces, size = zlib.decompressobj(), list[bytes](), 0
     while not unpacking.eof:
         if pieces:
-            take_turn()
+            yield_now()
         piece = unpacking.decompress(packed, LONG_TEXT)
         packed, size = unpacking.unconsumed_tail, size + len(piece)
         if not (piece or unpacking.eof) or (most is not None and size > most):

@@ -40,7 +40,7 @@ class StepEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCalled:
+class FlowToolCalled:
     """The flow's model asked for a tool of the flow."""
 
     tool: str
@@ -58,7 +58,7 @@ class ToolUsed:
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionCalled:
+class ClientToolCalled:
     """The flow wants a function of the client's to be run; `arguments` is JSON text."""
 
     call_id: str
@@ -87,7 +87,7 @@ class ArtifactMade:
 
 
 @dataclass(frozen=True, slots=True)
-class ActionAsked:
+class HumanInputRequested:
     """The flow stopped and waits for a person's decision between `choices`.
 
     `reference` is shown with the question, to find the run again where nothing else tells whose it is.
@@ -145,12 +145,12 @@ FlowEvent = (
     | ReasoningDelta
     | StepStarted
     | StepEnded
-    | ToolCalled
+    | FlowToolCalled
     | ToolUsed
-    | FunctionCalled
+    | ClientToolCalled
     | SourcesFound
     | ArtifactMade
-    | ActionAsked
+    | HumanInputRequested
     | UsageReported
     | TurnIdentified
     | Warned
@@ -158,7 +158,7 @@ FlowEvent = (
     | TurnEnded
 )
 
-TrailEvent = ReasoningDelta | StepStarted | ToolCalled | ToolUsed
+TrailEvent = ReasoningDelta | StepStarted | FlowToolCalled | ToolUsed
 """What tells how an answer came about, in the order it happened."""
 
 Batch = list[FlowEvent]

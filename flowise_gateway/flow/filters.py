@@ -10,13 +10,13 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     Batch,
     Batches,
+    ClientToolCalled,
     FinishReason,
     FlowEvent,
-    FunctionCalled,
+    HumanInputRequested,
     KeepAlive,
     TextDelta,
     TurnEnded,
@@ -25,14 +25,14 @@ from flowise_gateway.flow.events import (
 from flowise_gateway.flow.transcript import Transcript
 
 
-def changed(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batches:
+def map_events(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batches:
     """Put in the place of each event what `change` makes of it, often nothing or the event itself."""
     with contextlib.closing(batches):
         for batch in batches:
             yield [each for event in batch for each in change(event)] or [KeepAlive()]
 
 
-def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
+def stop_at(batches: Batches, sequences: Sequence[str]) -> Batches:
     """End the answer before the first of `sequences` to be complete, however it is split over events.
 
     What is left of the run is aborted. Calls before that stay calls.
@@ -45,7 +45,7 @@ def stopped_at(batches: Batches, sequences: Sequence[str]) -> Batches:
         for batch in batches:
             passed: Batch = []
             for event in batch:
-                if isinstance(event, (FunctionCalled, TurnEnded)):
+                if isinstance(event, (ClientToolCalled, TurnEnded)):
                     passed.extend([TextDelta(held)] if held else [])
                     held, reason = "", "tool_calls"
                 if not isinstance(event, TextDelta):
@@ -77,20 +77,20 @@ def _kept_back(text: str, beginnings: Container[str], longest: int) -> int:
 
 def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:
     """Ask `other` if the run failed and it is certain that nothing has run."""
-    if (yield from _begun(batches)) is not None:
+    if (yield from _until_begun(batches)) is not None:
         with contextlib.closing(other()) as batches:
             yield from batches
 
 
 def with_undo(batches: Batches, undo: Callable[[], None]) -> Batches:
     """Call `undo` if the run failed and it is certain that nothing has run."""
-    error = yield from _begun(batches)
+    error = yield from _until_begun(batches)
     if error is not None:
         undo()
         raise error
 
 
-def _begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
+def _until_begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
     """Give the batches, and in the end the failure of a run of which it is certain that it did not begin."""
     with contextlib.closing(batches):
         try:
@@ -107,24 +107,26 @@ def _begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
     return None
 
 
-def amended(batches: Batches, amend: Callable[[ActionAsked | ArtifactMade], FlowEvent]) -> Batches:
+def with_file_links(
+    batches: Batches, amend: Callable[[HumanInputRequested | ArtifactMade], FlowEvent]
+) -> Batches:
     """Let `amend` complete what Flowise cannot know: a question's reference, a file's address."""
     with contextlib.closing(batches):
         for batch in batches:
             for place, event in enumerate(batch):
-                if isinstance(event, (ActionAsked, ArtifactMade)):
+                if isinstance(event, (HumanInputRequested, ArtifactMade)):
                     batch[place] = amend(event)
             yield batch
 
 
-def numbered(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
+def tag_choice(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
     """The batches of a request's only run, as those of choice 0."""
     with contextlib.closing(batches):
         for batch in batches:
             yield 0, batch
 
 
-def folded(batches: Iterable[tuple[int, Batch]], transcripts: Sequence[Transcript]) -> Iterator[None]:
+def collect(batches: Iterable[tuple[int, Batch]], transcripts: Sequence[Transcript]) -> Iterator[None]:
     """Add all events up in `transcripts`, one for each run; a step for each batch."""
     for number, batch in batches:
         for event in batch:

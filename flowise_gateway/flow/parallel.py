@@ -19,7 +19,7 @@ RUN_THREAD = "flowise run"
 _BATCHES_AHEAD = 64
 
 
-def side_by_side(
+def run_concurrently(
     runs: Sequence[Batches], left: threading.Event | None = None
 ) -> Generator[tuple[int, Batch], None, None]:
     """Run several at once, each in a thread, and give their batches as they come, with the run's number.
@@ -81,7 +81,7 @@ def _feed(
         put(error)
 
 
-def while_wanted(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
+def cancellable_wait(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
     """A wake-up call no later than POLL_SECONDS, which fails once nobody reads any more."""
 
     def remaining() -> float:

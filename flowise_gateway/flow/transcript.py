@@ -8,18 +8,18 @@ from itertools import islice
 from typing import Any
 
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
+    ClientToolCalled,
     FinishReason,
     FlowEvent,
-    FunctionCalled,
+    FlowToolCalled,
+    HumanInputRequested,
     KeepAlive,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TrailEvent,
     TurnEnded,
@@ -29,10 +29,10 @@ from flowise_gateway.flow.events import (
 )
 
 _LETTERS: Mapping[type[FlowEvent], bytes] = {
-    **dict.fromkeys((ReasoningDelta, StepStarted, ToolCalled, ToolUsed), b"r"),
-    FunctionCalled: b"c",
+    **dict.fromkeys((ReasoningDelta, StepStarted, FlowToolCalled, ToolUsed), b"r"),
+    ClientToolCalled: b"c",
     ArtifactMade: b"a",
-    ActionAsked: b"q",
+    HumanInputRequested: b"q",
 }
 
 
@@ -47,11 +47,11 @@ class Transcript:
     chat_id: str = ""
     texts: list[str] = field(default_factory=list)
     trail: list[TrailEvent] = field(default_factory=list)
-    calls: list[FunctionCalled] = field(default_factory=list)
+    calls: list[ClientToolCalled] = field(default_factory=list)
     steps: list[StepEnded] = field(default_factory=list)
     sources: list[Mapping[str, Any]] = field(default_factory=list)
     artifacts: list[ArtifactMade] = field(default_factory=list)
-    action: ActionAsked | None = None
+    action: HumanInputRequested | None = None
     usage: UsageReported | None = None
     identity: TurnIdentified = field(default_factory=TurnIdentified)
     warnings: list[str] = field(default_factory=list)
@@ -68,20 +68,20 @@ class Transcript:
         if letter := _LETTERS.get(type(event)):
             self.order += letter
         match event:
-            case ReasoningDelta() | ToolCalled() | ToolUsed():
+            case ReasoningDelta() | FlowToolCalled() | ToolUsed():
                 self.trail.append(event)
             case StepStarted(label):
                 self.trail.append(event)
                 self.steps.append(StepEnded(label, ""))
             case StepEnded():
                 self._end_step(event)
-            case FunctionCalled():
+            case ClientToolCalled():
                 self.calls.append(event)
             case SourcesFound(documents):
                 self.sources.extend(documents)
             case ArtifactMade():
                 self.artifacts.append(event)
-            case ActionAsked():
+            case HumanInputRequested():
                 self.action = event
             case UsageReported():
                 self.usage = event

@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     FinishReason,
     FlowEvent,
+    FlowToolCalled,
+    HumanInputRequested,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -132,7 +132,7 @@ def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list
     return executed[places[-1] if places else -1 :]
 
 
-def executed_action(executed: list[Any]) -> ActionAsked | None:
+def executed_action(executed: list[Any]) -> HumanInputRequested | None:
     """The decision that a stopped run waits for: before 3.1.2 a JSON answer has it nowhere else."""
     action = _dict(_output(_last(executed)).get("humanInputAction"))
     return action_asked(action) if action and _last(executed).get("status") == "STOPPED" else None
@@ -177,9 +177,9 @@ def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
         yield ReasoningDelta(thinking)
     tools = _dicts(output.get("usedTools"))
     for tool in tools:
-        yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+        yield FlowToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
     for call in _dicts(output.get("calledTools")):  # asked for but not run: a person decides
-        yield ToolCalled(_text(call.get("name")), call.get("args"))
+        yield FlowToolCalled(_text(call.get("name")), call.get("args"))
     for tool in tools:
         yield tool_used(tool)
     yield StepEnded(label, _text(node.get("status")), _seconds([node]))
@@ -211,10 +211,10 @@ _STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7
 """A name that is no path: Flowise itself keeps files flat beside each run."""
 
 
-def action_asked(action: Mapping[str, Any]) -> ActionAsked:
+def action_asked(action: Mapping[str, Any]) -> HumanInputRequested:
     """A human-in-the-loop stop with the labels of its buttons."""
     labels = [_text(element.get("label")) for element in _dicts(action.get("elements"))]
-    return ActionAsked(action, tuple(label for label in labels if label))
+    return HumanInputRequested(action, tuple(label for label in labels if label))
 
 
 def identified(data: Mapping[str, Any]) -> TurnIdentified:

@@ -17,8 +17,8 @@ from flowise_gateway.flowise.profiles import (
     profiled,
     public_profile,
     unpacked,
-    with_abilities,
-    with_abilities_of,
+    with_capabilities,
+    with_capabilities_of,
 )
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,9 @@ RETRY_SECONDS = 5.0
 FIRST_WAIT_SECONDS = 2.0
 """How long a first request waits for a first listing; LibreChat gives up after five."""
 
-MOST_FORMER_SLUGS = 10_000
-MOST_UNLISTED = 1000
-MOST_WAITING = 100
+MAX_FORMER_SLUGS = 10_000
+MAX_UNLISTED = 1000
+MAX_WAITING = 100
 
 
 class FlowSource(Protocol):
@@ -38,7 +38,7 @@ class FlowSource(Protocol):
     def flows(self) -> Iterable[Mapping[str, Any]]:
         """List the flows as Flowise describes them."""
 
-    def abilities(self, flow_id: str) -> tuple[bool | None, Mapping[str, Any]]:
+    def capabilities(self, flow_id: str) -> tuple[bool | None, Mapping[str, Any]]:
         """Tell whether a flow streams (None: not told), and which uploads it takes."""
 
     def public_config(self, flow_id: str) -> Mapping[str, Any]:
@@ -164,7 +164,7 @@ class Catalog:
     def _take_over(self, profiles: Iterable[FlowProfile]) -> None:
         # A changed flow keeps its abilities until it is asked anew: a flow that streams must not stop to.
         known = self._by_flow
-        by_flow = {p.flow: with_abilities_of(known[p.flow], p) if p.flow in known else p for p in profiles}
+        by_flow = {p.flow: with_capabilities_of(known[p.flow], p) if p.flow in known else p for p in profiles}
         by_slug = {profile.slug: profile.flow for profile in by_flow.values()}
         for slug, flow in self._by_slug.items():
             if flow in by_flow and slug not in by_slug:
@@ -173,7 +173,7 @@ class Catalog:
             self._former.setdefault(profile.first_slug, profile.flow)
         for slug in by_slug:
             self._former.pop(slug, None)
-        while len(self._former) > MOST_FORMER_SLUGS:
+        while len(self._former) > MAX_FORMER_SLUGS:
             self._former.popitem(last=False)
         self._asked = {flow: state for flow, state in self._asked.items() if flow in by_flow}
         self._by_flow, self._by_slug = by_flow, by_slug
@@ -183,12 +183,12 @@ class Catalog:
             if self._asked.get(flow) == profile.updated:
                 continue
             try:
-                streams, uploads = self._source.abilities(flow)
+                streams, uploads = self._source.capabilities(flow)
             except FlowiseUnavailable:
                 return  # it would be so for all; asked again with the next listing
             except ProxyError:
                 continue
-            self._by_flow[flow] = with_abilities(profile, streams, uploads)
+            self._by_flow[flow] = with_capabilities(profile, streams, uploads)
             if streams is not None and uploads:
                 self._asked[flow] = profile.updated
 
@@ -232,7 +232,7 @@ _UNKNOWN = _Known(float("-inf"), None)
 class _Unlisted:
     """Flows that stand in no listing, known by Flowise's public routes, which need no right of a key.
 
-    They are asked for one after another in the background; past MOST_UNLISTED the first ones are forgotten.
+    They are asked for one after another in the background; past MAX_UNLISTED the first ones are forgotten.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class _Unlisted:
     def profile(self, flow: str) -> FlowProfile | None:
         """What is known by now; older than a listing may be, it is asked for anew."""
         due, profile = self._known.get(flow, _UNKNOWN)
-        if self._clock() >= due and len(self._wanted) < MOST_WAITING:
+        if self._clock() >= due and len(self._wanted) < MAX_WAITING:
             # Due again soon, if no answer comes.
             self._keep(flow, _Known(self._clock() + RETRY_SECONDS, profile))
             self._wanted[flow] = None
@@ -274,14 +274,14 @@ class _Unlisted:
     def _answer(self, flow: str) -> FlowProfile | None:
         try:
             profile = public_profile(flow, self._source.public_config(flow))
-            return with_abilities(profile, *self._source.abilities(flow))
+            return with_capabilities(profile, *self._source.capabilities(flow))
         except ModelNotFound:
             return None
 
     def _keep(self, flow: str, known: _Known) -> None:
         self._known[flow] = known
         self._known.move_to_end(flow)
-        while len(self._known) > MOST_UNLISTED:
+        while len(self._known) > MAX_UNLISTED:
             self._known.popitem(last=False)
 
 

@@ -10,15 +10,15 @@ import orjson
 
 from flowise_gateway.flow.errors import RunFailed
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     FlowEvent,
+    FlowToolCalled,
+    HumanInputRequested,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     TurnEnded,
     UsageReported,
 )
@@ -78,7 +78,7 @@ class EventDecoder:
         self._files: list[ArtifactMade] = []
         self._executed: list[Any] = []
         self._usage: UsageReported | None = None
-        self._asked: ActionAsked | None = None
+        self._asked: HumanInputRequested | None = None
 
     def tokens(self, events: bytes) -> str | None:
         """The text of tokens and nothing else as Flowise writes them, None for all other events."""
@@ -137,7 +137,7 @@ class EventDecoder:
 
     def _called_tools(self, data: Any) -> Iterator[FlowEvent]:
         for tool in self._untold(self._told_of_node, "called", data):
-            yield ToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+            yield FlowToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
 
     def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
         # Told at the end: a file of an early node would stand before the text here, and a JSON answer has no

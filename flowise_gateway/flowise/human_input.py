@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.turn import Turn
 
 MAX_LABEL_CHARACTERS = 200
@@ -31,7 +31,7 @@ class Decision(NamedTuple):
     feedback: str = ""
 
 
-def decision(text: str, asked: ActionAsked) -> Decision | None:
+def decision(text: str, asked: HumanInputRequested) -> Decision | None:
     """The decision in a person's answer; None if it is no answer to the question.
 
     The first label of the question means to proceed, the second to reject.
@@ -60,7 +60,7 @@ def _after(
     return None
 
 
-def decided(turn: Turn, made: Decision, asked: ActionAsked) -> Turn:
+def decided(turn: Turn, made: Decision, asked: HumanInputRequested) -> Turn:
     """The turn that tells Flowise of a decision; the run has the system text and earlier turns already."""
     resumed = replace(turn, history=(), instructions="", rules="", uploads=())
     action = asked.action

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from flowise_gateway.flow.cooperative import LONG_TEXT, in_turns, slices, turn_before
+from flowise_gateway.flow.cooperative import LONG_TEXT, slices, yield_before, yield_between
 from flowise_gateway.flow.turn import Turn
 
 
@@ -43,11 +43,11 @@ def prediction_json(turn: Turn) -> bytes:
     for name in ("question", "overrideConfig"):
         if name in body:
             body[name] = _in_slices(body[name])
-    for part in in_turns((*body.get("history", ()), *body.get("uploads", ()))):
+    for part in yield_between((*body.get("history", ()), *body.get("uploads", ()))):
         for name in ("content", "data"):
             if len(part.get(name, "")) > LONG_TEXT:
                 part[name] = _in_slices(part[name])
-    turn_before(len(turn.question))
+    yield_before(len(turn.question))
     return orjson.dumps(body)
 
 

@@ -19,7 +19,7 @@ Nodes = list[dict[str, Any]]
 
 _STARTS_NOT_BY_CHAT = ("webhookTrigger", "scheduleInput")
 _MODEL_NODES = ("llmAgentflow", "agentAgentflow", "conditionAgentAgentflow")
-_LONGEST_NAME = 500
+_MAX_NAME = 500
 _MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnableMemory")
 
 
@@ -71,7 +71,7 @@ def _claimed(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
     return next(slug for slug in candidates if taken.setdefault(slug, profile.flow) == profile.flow)
 
 
-def with_abilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
+def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
     """The profile with what Flowise's public probes told, and for the rest with what it was."""
 
     def told(name: str, before: bool | None) -> bool | None:
@@ -86,7 +86,7 @@ def with_abilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[
     )
 
 
-def with_abilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
+def with_capabilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
     """The profile with what the probes told of it before."""
     return replace(
         profile,
@@ -256,7 +256,7 @@ def _is_hidden(nodes: Nodes | None) -> bool:
 
 def slug_of(name: str) -> str:
     """A flow's name, of any script, in lower-case ASCII letters, digits and hyphens; empty if it has none."""
-    composed = unicodedata.normalize("NFC", name[:_LONGEST_NAME])
+    composed = unicodedata.normalize("NFC", name[:_MAX_NAME])
     if composed.isascii():
         return _hyphenated(composed)
     return _hyphenated("".join(char if char.isascii() else _transliterated(char) for char in composed))
@@ -271,7 +271,7 @@ def _transliterated(char: str) -> str:
 
 
 def _ascii_slug(name: str) -> str:
-    return _hyphenated(_ascii(name[:_LONGEST_NAME]))
+    return _hyphenated(_ascii(name[:_MAX_NAME]))
 
 
 def _ascii(text: str) -> str:

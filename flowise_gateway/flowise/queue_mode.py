@@ -16,7 +16,7 @@ import orjson
 
 log = logging.getLogger(__name__)
 
-MOST_DOUBTS = 100
+MAX_DOUBTS = 100
 DOUBT_SECONDS = 10.0
 """How many answers are compared at first, and how often one is later, while the mode is not known."""
 
@@ -29,7 +29,7 @@ class QueueMode:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Know nothing; `is_set` is what `proxy.yaml` says."""
         self._clock = clock
-        self._doubts = float(MOST_DOUBTS)
+        self._doubts = float(MAX_DOUBTS)
         self._doubted_at = clock()
         self.is_set = False
         self._is_found = False
@@ -54,7 +54,7 @@ class QueueMode:
         Some at first, then one in a while: where nothing is lost, few answers cost a second request.
         """
         now = self._clock()
-        self._doubts = min(MOST_DOUBTS, self._doubts + (now - self._doubted_at) / DOUBT_SECONDS)
+        self._doubts = min(MAX_DOUBTS, self._doubts + (now - self._doubted_at) / DOUBT_SECONDS)
         self._doubted_at = now
         may = self._doubts >= 1
         self._doubts -= may

@@ -11,9 +11,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from flowise_gateway.flow.errors import FlowiseUnavailable, RateLimited
 from flowise_gateway.flowise.transport.base import NotSent
 
-LONGEST_RETRY_WAIT_SECONDS = 2.0
+MAX_RETRY_WAIT_SECONDS = 2.0
 _FIRST_BACKOFF_SECONDS = 0.1
-_backoff = wait_exponential_jitter(multiplier=0.2, max=LONGEST_RETRY_WAIT_SECONDS, jitter=0.1)
+_backoff = wait_exponential_jitter(multiplier=0.2, max=MAX_RETRY_WAIT_SECONDS, jitter=0.1)
 
 
 def attempts(
@@ -71,7 +71,7 @@ def _has_not_run(error: BaseException) -> bool:
     """Whether a call may be sent again: not connected, or Flowise's own 429 or 503 with a short wait."""
     if not isinstance(error, (FlowiseUnavailable, RateLimited)):
         return False
-    return (error.retry_after_seconds or 0) <= LONGEST_RETRY_WAIT_SECONDS
+    return (error.retry_after_seconds or 0) <= MAX_RETRY_WAIT_SECONDS
 
 
 def _wait_after(error: BaseException | None, backoff: float) -> float:

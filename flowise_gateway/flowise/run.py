@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.errors import ProxyError, RunFailed
 from flowise_gateway.flow.events import (
     Batch,
     FlowEvent,
+    FlowToolCalled,
     KeepAlive,
     StepStarted,
     TextDelta,
-    ToolCalled,
     TurnEnded,
 )
 from flowise_gateway.flow.lenient_json import lenient_json
@@ -32,7 +32,7 @@ from flowise_gateway.flowise.transport.base import NotSent, Reply, ReplyHead
 CLOSING_GRACE_SECONDS = 5.0
 """How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
 
-LARGEST_ANSWER_BYTES = 64 * 1024**2
+MAX_ANSWER_BYTES = 64 * 1024**2
 """Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
 
 Stored = Callable[[str], Mapping[str, Any] | None]
@@ -111,7 +111,7 @@ class Run:
                 raise
             self._note(batch)
             yield batch
-            if sse.open_bytes > LARGEST_ANSWER_BYTES:
+            if sse.open_bytes > MAX_ANSWER_BYTES:
                 raise _too_large("event")
         if not decoder.has_ended and not decoder.is_complete:
             raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
@@ -127,7 +127,7 @@ class Run:
         for event in batch:
             if isinstance(event, TextDelta):
                 self._said.add(event.text)
-            elif isinstance(event, (StepStarted, ToolCalled)):
+            elif isinstance(event, (StepStarted, FlowToolCalled)):
                 self._said.turn()
 
     def _missing(self, decoder: EventDecoder, mode: QueueMode, stored: Stored) -> Iterator[FlowEvent]:
@@ -206,15 +206,15 @@ class Run:
             else:
                 pieces.append(piece)
                 size += len(piece)
-                if size > LARGEST_ANSWER_BYTES:
+                if size > MAX_ANSWER_BYTES:
                     raise _too_large("answer")
         self.is_running = False
         text = b"".join(pieces)
-        turn_before(len(text))
+        yield_before(len(text))
         answer = lenient_json(text)
         if answer is None and text.strip() not in (b"", b"null"):
             raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
-        turn_before(len(text))
+        yield_before(len(text))
         yield list(answer_events(answer, self.turn.human_input))
 
     def _patience(self, deadline: float) -> float:
@@ -239,5 +239,5 @@ def _join(texts: list[str], batch: Batch) -> None:
 
 
 def _too_large(what: str) -> RunFailed:
-    size = f"{LARGEST_ANSWER_BYTES // 1024**2} MiB"
+    size = f"{MAX_ANSWER_BYTES // 1024**2} MiB"
     return RunFailed(f"Flowise sent an {what} larger than {size}.", code="flowise_bad_answer")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     FlowEvent,
+    FlowToolCalled,
+    HumanInputRequested,
     ReasoningDelta,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
 )
 from flowise_gateway.flow.lenient_json import json_text
@@ -33,7 +33,7 @@ def reasoning_text(event: FlowEvent, *, steps: bool = True, before: str = "") ->
 def _step_line(event: FlowEvent) -> str:
     if isinstance(event, StepStarted):
         return f"▸ {_one_line(event.label)}\n" if event.label else ""
-    if isinstance(event, ToolCalled):
+    if isinstance(event, FlowToolCalled):
         return f"▸ {_one_line(event.tool)}: {_one_line(event.tool_input)}\n"
     if isinstance(event, ToolUsed):
         outcome = f"failed: {_one_line(event.error)}" if event.error else _one_line(event.tool_output)
@@ -41,7 +41,8 @@ def _step_line(event: FlowEvent) -> str:
     return ""
 
 
-_DECISION = "(Waiting for your decision: "
+DECISION = "(Waiting for your decision: "
+"""Begins the line that ends a question of a stopped flow; the choices and a reference follow."""
 
 
 def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
@@ -49,9 +50,9 @@ def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
     if isinstance(event, TextDelta):
         return event.text
     paragraph = ""
-    if isinstance(event, ActionAsked) and event.choices:
+    if isinstance(event, HumanInputRequested) and event.choices:
         reference = f" · {event.reference}" if event.reference else ""
-        paragraph = f"\n\n{_DECISION}{' / '.join(event.choices)}{reference})"
+        paragraph = f"\n\n{DECISION}{' / '.join(event.choices)}{reference})"
     elif isinstance(event, ArtifactMade):
         paragraph = artifact_text(event)
     return paragraph.removeprefix("\n\n") if is_first else paragraph
@@ -59,7 +60,7 @@ def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
 
 def without_decision(text: str) -> str:
     """An answer without the line that asks for a decision at its end."""
-    return text.rpartition(_DECISION)[0].rstrip()
+    return text.rpartition(DECISION)[0].rstrip()
 
 
 def whole_text(transcript: Transcript) -> str:

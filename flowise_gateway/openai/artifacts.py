@@ -7,8 +7,8 @@ import re
 from flowise_gateway.flow.events import ArtifactMade
 from flowise_gateway.flow.lenient_json import json_text
 
-LONGEST_TEXT = 20_000
-LONGEST_IMAGE = 8_000
+MAX_TEXT = 20_000
+MAX_IMAGE = 8_000
 """Characters of an inline text and of an inline image; a client resends them with every turn."""
 
 FILES_PATH = "/v1/flowise/files/"
@@ -62,7 +62,7 @@ def _inline(made: ArtifactMade) -> str:
     kind, data = json_text(made.artifact.get("type")).lower(), made.artifact.get("data")
     if kind in _LANGUAGES and data is not None:
         return _fenced(json_text(data), _LANGUAGES[kind])
-    image = data if isinstance(data, str) and len(data) <= LONGEST_IMAGE else ""
+    image = data if isinstance(data, str) and len(data) <= MAX_IMAGE else ""
     is_address = _IMAGE_URL.fullmatch(image) and "get-upload-file" not in image
     if is_address or _IMAGE_DATA.fullmatch(image):
         return f"![artifact]({image})"
@@ -70,6 +70,6 @@ def _inline(made: ArtifactMade) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    shown = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "\n…"
+    shown = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "\n…"
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence}{language}\n{shown}\n{fence}"

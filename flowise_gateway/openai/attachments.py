@@ -15,16 +15,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-from flowise_gateway.flow.cooperative import slices, turn_before
+from flowise_gateway.flow.cooperative import slices, yield_before
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.turn import Attachment, Upload
 from flowise_gateway.openai.fields import missing, string, wrong_type, wrong_value
 
-_LONGEST_HEAD = 1000
-_LONGEST_NAME = 120
-_LONGEST_EXTENSION = 20
-_LONGEST_ADDRESS = 8192
-_LONGEST_PERCENT_ENCODED = 300_000
+_MAX_HEAD = 1000
+_MAX_NAME = 120
+_MAX_EXTENSION = 20
+_MAX_ADDRESS = 8192
+_MAX_PERCENT_ENCODED = 300_000
 _EXTENSIONS = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -175,15 +175,15 @@ def _check_plain(text: str, param: str) -> None:
 def _split(address: str) -> SplitResult:
     """The parts of an address, all empty for one that is none."""
     try:
-        return urlsplit(address if len(address) <= _LONGEST_ADDRESS else "")
+        return urlsplit(address if len(address) <= _MAX_ADDRESS else "")
     except ValueError:
         return urlsplit("")
 
 
 def _remote_image(address: str, param: str) -> Attachment:
     """An image that whoever runs the model fetches; never we."""
-    if len(address) > _LONGEST_ADDRESS:
-        raise wrong_value(param, f"an address may have at most {_LONGEST_ADDRESS} characters")
+    if len(address) > _MAX_ADDRESS:
+        raise wrong_value(param, f"an address may have at most {_MAX_ADDRESS} characters")
     _check_plain(address, param)
     parts = _split(address)
     if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -264,19 +264,19 @@ def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]
 
 def _data_uri(uri: str, param: str) -> tuple[str, str]:
     """The MIME type of a data URI, and its content as plain base64."""
-    head, comma, _ = uri[:_LONGEST_HEAD].partition(",")
+    head, comma, _ = uri[:_MAX_HEAD].partition(",")
     if not comma:
         raise wrong_value(param, "it must be a data: URI such as data:image/png;base64,…")
     _check_plain(head, param)
     mime, *options = head[len("data:") :].lower().split(";")
     mime = mime.strip() or "text/plain"
-    turn_before(len(uri))
+    yield_before(len(uri))
     content = uri[len(head) + 1 :]
     is_base64 = options[-1:] == ["base64"]
     if is_base64:
         return mime, _base64(content, param)
-    if len(content) > _LONGEST_PERCENT_ENCODED:  # reading it takes long
-        raise wrong_value(param, f"over {_LONGEST_PERCENT_ENCODED} characters must be sent as base64")
+    if len(content) > _MAX_PERCENT_ENCODED:  # reading it takes long
+        raise wrong_value(param, f"over {_MAX_PERCENT_ENCODED} characters must be sent as base64")
     return mime, base64.b64encode(unquote_to_bytes(content)).decode()
 
 
@@ -284,7 +284,7 @@ def _base64(text: str, param: str) -> str:
     """Base64 in its plain form, whatever alphabet, line breaks and padding it came with."""
     if not _is_plain(text):  # hardly any, and each step here copies all
         parts = ["".join(part.split()).replace("-", "+").replace("_", "/") for part in slices(text)]
-        turn_before(len(text))
+        yield_before(len(text))
         text = "".join(parts).rstrip("=")
         text += "=" * (-len(text) % 4)
         if not _is_plain(text):
@@ -313,7 +313,7 @@ def _decoded(text: str) -> Iterator[bytes]:
 
 def _text(data: str, param: str) -> str:
     raw = b"".join(_decoded(data))
-    turn_before(len(raw))
+    yield_before(len(raw))
     try:
         return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
@@ -321,13 +321,13 @@ def _text(data: str, param: str) -> str:
 
 
 def _type_of(name: str) -> str:
-    extension = name.rpartition(".")[2][: _LONGEST_EXTENSION + 1].lower()
+    extension = name.rpartition(".")[2][: _MAX_EXTENSION + 1].lower()
     return _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x.{extension}")[0] or ""
 
 
 def _file_name(name: str, mime: str, number: int) -> str:
     """The file's own name without any path, with an extension that Flowise accepts for the type."""
-    own = name.replace("\\", "/").rpartition("/")[2].strip(" .")[-_LONGEST_NAME:]
+    own = name.replace("\\", "/").rpartition("/")[2].strip(" .")[-_MAX_NAME:]
     plain = re.sub(r"[^\w .()\[\]-]", "_", own)
     if plain and _type_of(plain) == mime:
         return plain

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.artifacts import label, without_links
 
-MOST_CITATIONS = 100
-LONGEST_PASSAGE = 2_000
+MAX_CITATIONS = 100
+MAX_PASSAGE = 2_000
 MAX_MARKED = 200_000
 """Characters of an answer in which the markers of its sources are looked for."""
 
@@ -60,7 +60,7 @@ def citations(transcript: Transcript) -> list[UrlCitation]:
         if url not in found or (end and not found[url]["end_index"]):
             kept = found[url]["title"] if url in found else title
             found[url] = {"url": url, "title": kept, "start_index": start, "end_index": end}
-    return list(found.values())[:MOST_CITATIONS]
+    return list(found.values())[:MAX_CITATIONS]
 
 
 def url_annotations(transcript: Transcript) -> list[Annotation]:
@@ -101,7 +101,7 @@ class SourceEvent(TypedDict):
 def source_events(transcript: Transcript) -> list[SourceEvent]:
     """The sources of an answer as Open WebUI takes them beside a chunk, with or without a web address."""
     found: dict[str, SourceData] = {}
-    for number, document in enumerate(transcript.sources[:MOST_CITATIONS], 1):
+    for number, document in enumerate(transcript.sources[:MAX_CITATIONS], 1):
         metadata, text = document.get("metadata"), document.get("pageContent")
         known = metadata if isinstance(metadata, Mapping) else {}
         url = _url(known)
@@ -111,7 +111,7 @@ def source_events(transcript: Transcript) -> list[SourceEvent]:
             passage["page"] = page - 1
         source: Source = {"name": name, "url": url} if url else {"name": name}
         data = found.setdefault(url or name, {"source": source, "document": [], "metadata": []})
-        data["document"].append(text[:LONGEST_PASSAGE] if isinstance(text, str) else "")
+        data["document"].append(text[:MAX_PASSAGE] if isinstance(text, str) else "")
         data["metadata"].append(passage)
     return [{"type": "source", "data": data} for data in found.values()]
 
@@ -136,7 +136,7 @@ def sources_footer(transcript: Transcript) -> str:
     for number, url, title in _web_sources(transcript):
         escaped = url.replace("(", "%28").replace(")", "%29")
         lines.setdefault(url, f"- [{number}] [{label(title)}]({escaped})")
-    return FOOTER_HEAD + "\n".join(list(lines.values())[:MOST_CITATIONS]) if lines else ""
+    return FOOTER_HEAD + "\n".join(list(lines.values())[:MAX_CITATIONS]) if lines else ""
 
 
 def without_footer(text: str) -> str:

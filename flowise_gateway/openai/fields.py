@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from flowise_gateway.flow.cooperative import in_turns, slices, turn_before
+from flowise_gateway.flow.cooperative import slices, yield_before, yield_between
 from flowise_gateway.flow.errors import BadRequest
 
 _KINDS: Mapping[type, str] = {
@@ -22,7 +22,7 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-MOST_VALUES = 300_000
+MAX_VALUES = 300_000
 """In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
 ESCAPES_A_VALUE = 32
 """So many escaped characters take as long to read, and to write again, as a value."""
@@ -36,9 +36,9 @@ _WRITABLE_DEPTH = 254
 
 def has_too_many_values(raw: bytes) -> bool:
     """Whether a JSON text holds more values than may be read."""
-    if len(raw) <= MOST_VALUES:
+    if len(raw) <= MAX_VALUES:
         return False
-    return _marks(raw, b",", b":", b"[", b"{") + _marks(raw, b"\\") // ESCAPES_A_VALUE > MOST_VALUES
+    return _marks(raw, b",", b":", b"[", b"{") + _marks(raw, b"\\") // ESCAPES_A_VALUE > MAX_VALUES
 
 
 def _marks(raw: bytes, *marks: bytes) -> int:
@@ -49,7 +49,7 @@ def is_too_deep(raw: bytes, value: Any) -> bool:
     """Whether a value is nested too deeply to be written again; `raw` is the JSON text it was read from."""
     if _marks(raw, b"[", b"{") <= MAX_DEPTH:  # nearly all
         return False
-    turn_before(len(raw))
+    yield_before(len(raw))
     for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
         value = [value]
     try:
@@ -73,7 +73,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest."""
     if has_too_many_values(raw):
         raise BadRequest(
-            f"The JSON body holds more than {MOST_VALUES} commas, colons and brackets: "
+            f"The JSON body holds more than {MAX_VALUES} commas, colons and brackets: "
             "send long tables as files."
         )
     try:
@@ -98,25 +98,25 @@ _HALF_ESCAPE = re.compile(
     rb"(?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
 _HALF_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-_MOST_ESCAPES = 500_000
+_MAX_ESCAPES = 500_000
 """In a body with half a character: looking at more would hold up all other requests."""
 
 
 def _parsed(raw: bytes) -> Any:
     """Read JSON, with U+FFFD for half a surrogate pair: clients that cut texts by UTF-16 units send those."""
-    turn_before(len(raw))
+    yield_before(len(raw))
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if "surrogate" not in str(error) or raw.count(b"\\") + raw.count(b"\xed") > _MOST_ESCAPES:
+        if "surrogate" not in str(error) or raw.count(b"\\") + raw.count(b"\xed") > _MAX_ESCAPES:
             raise
     pieces, at = list[bytes](), 0
-    for half in in_turns(_HALF_ESCAPE.finditer(raw)):
+    for half in yield_between(_HALF_ESCAPE.finditer(raw)):
         if not half[2]:
             pieces += (raw[at : half.start()], half[1], b"ufffd")
             at = half.end()
     raw = b"".join([*pieces, raw[at:]])
-    turn_before(len(raw))
+    yield_before(len(raw))
     return orjson.loads(_HALF_BYTES.sub("\ufffd".encode(), raw))
 
 

@@ -17,8 +17,8 @@ from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 
-MOST_ENTRIES = 50
-LONGEST_VALUE = 2_000
+MAX_ENTRIES = 50
+MAX_VALUE = 2_000
 """Characters of a tool's input or output, of a source's text or metadata; each answer carries them."""
 
 
@@ -92,9 +92,9 @@ def flowise_details(
         "execution_id": identity.execution_id,
         "memory_type": identity.memory_type,
         "transcript": _cut(identity.question) if is_spoken and identity.question else None,
-        "nodes": [_node(step) for step in nodes[:MOST_ENTRIES] if step.label],
-        "used_tools": [_used_tool(tool) for tool in tools[:MOST_ENTRIES]],
-        "source_documents": [_source_document(document) for document in documents[:MOST_ENTRIES]],
+        "nodes": [_node(step) for step in nodes[:MAX_ENTRIES] if step.label],
+        "used_tools": [_used_tool(tool) for tool in tools[:MAX_ENTRIES]],
+        "source_documents": [_source_document(document) for document in documents[:MAX_ENTRIES]],
         "files": [{"name": f.stored, "url": f.url} for one in transcripts for f in one.artifacts if f.url],
         "follow_up_prompts": list(identity.follow_up_prompts),
         "action": _action(first),
@@ -112,7 +112,7 @@ def answer_metadata(transcripts: Sequence[Transcript], seconds: float) -> dict[s
     """The standard key `metadata`, whose values are strings: agents as JSON text, time, steps."""
     labels = [step.label for one in transcripts for step in one.steps if step.label]
     return {
-        "agents_used": orjson.dumps(list(dict.fromkeys(labels))[:MOST_ENTRIES]).decode(),
+        "agents_used": orjson.dumps(list(dict.fromkeys(labels))[:MAX_ENTRIES]).decode(),
         "execution_time_seconds": f"{seconds:.2f}",
         "iterations": str(len(labels)),
     }
@@ -155,9 +155,9 @@ def _action(transcript: Transcript) -> dict[str, Any] | None:
 
 def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], longest: int) -> list[str]:
     failed = dict.fromkeys(tool.tool for tool in tools if tool.error)
-    warnings = [f"The tool {name[:100]} failed." for name in failed][:MOST_ENTRIES]
-    if longest > MOST_ENTRIES:
-        warnings.append(f"Lists are cut after {MOST_ENTRIES} entries.")
+    warnings = [f"The tool {name[:100]} failed." for name in failed][:MAX_ENTRIES]
+    if longest > MAX_ENTRIES:
+        warnings.append(f"Lists are cut after {MAX_ENTRIES} entries.")
     if all(one.is_empty for one in transcripts):
         warnings.append("The flow gave an empty answer.")
     return [*warnings, *dict.fromkeys(text for one in transcripts for text in one.warnings)]
@@ -182,8 +182,8 @@ def _public(value: Any) -> Any:
 def _bounded(value: Any) -> Any:
     """A JSON value as it is if it is short, else the beginning of its text."""
     text = json_text(value)
-    return _cut(text) if len(text) > LONGEST_VALUE or text == "…" else value
+    return _cut(text) if len(text) > MAX_VALUE or text == "…" else value
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
+    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"

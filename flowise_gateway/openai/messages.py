@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flowise_gateway.flow.cooperative import in_turns
+from flowise_gateway.flow.cooperative import yield_between
 from flowise_gateway.flow.errors import BadRequest
-from flowise_gateway.flow.events import FunctionCalled
+from flowise_gateway.flow.events import ClientToolCalled
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, HistoryRole
 from flowise_gateway.openai.attachments import audio_part, file_part, image_part
@@ -29,21 +29,21 @@ _ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attache
 class Conversation:
     """A chat as Flowise takes it: all up to the last answer is history, what follows is the question.
 
-    `question` is what the users said, empty if nothing; `to_ask` is what to ask then. The attachments are in
-    order, those of the question at the position `len(history)`. `left_out` are the kinds of what could not be
-    read of earlier messages, where a note stands instead.
+    `user_text` is what the users said, empty if nothing; `question` is then what to ask. The attachments
+    are in order, those of the question at the position `len(history)`. `left_out` are the kinds of what
+    could not be read of earlier messages, where a note stands instead.
     """
 
-    question: str
+    user_text: str
     history: tuple[HistoryMessage, ...] = ()
     instructions: str = ""
     attachments: tuple[Attachment, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
-    def to_ask(self) -> str:
+    def question(self) -> str:
         """The question, never empty."""
-        return self.question or GO_ON
+        return self.user_text or GO_ON
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
         raise wrong_value("messages", f"it must hold 1 to {MAX_MESSAGES} messages")
     reading = _Reading()
     newest = newest_of([message.get("role") if isinstance(message, dict) else None for message in messages])
-    for n, message in in_turns(_without_thoughts(messages)):
+    for n, message in yield_between(_without_thoughts(messages)):
         role = message.get("role") if isinstance(message, dict) else None
         reading.is_earlier = n < newest and role not in ("system", "developer")
         reading.is_newest = n == newest and role == "user"
@@ -168,7 +168,7 @@ def _is_thought(message: Any) -> bool:
     return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>") > 0
 
 
-def answer_in_history(text: str, calls: Sequence[FunctionCalled]) -> str:
+def answer_in_history(text: str, calls: Sequence[ClientToolCalled]) -> str:
     """An answer as it stands in the history once its client sends it back."""
     if not calls:  # nearly all
         return without_footer(text)
@@ -210,7 +210,7 @@ def _tool_calls(reading: _Reading, message: Mapping[str, Any], param: str) -> It
     if calls is not None and not isinstance(calls, list):
         yield reading.leave_out("tool call", wrong_type(f"{param}.tool_calls", "an array", calls))
         calls = None
-    for n, call in enumerate(in_turns(calls or ())):
+    for n, call in enumerate(yield_between(calls or ())):
         try:
             yield _tool_call(reading, call, f"{param}.tool_calls[{n}]")
         except BadRequest as error:
@@ -264,7 +264,7 @@ def _content(reading: _Reading, content: Any, param: str, role: str) -> str:
     if not isinstance(content, list):
         error = wrong_type(f"{param}.content", "a string or an array of parts", content)
         return reading.leave_out("part", error)
-    texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(in_turns(content))]
+    texts = [_part(reading, part, f"{param}.content[{n}]") for n, part in enumerate(yield_between(content))]
     return "\n".join(text for text in texts if text is not None)
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.events import Batches
-from flowise_gateway.flow.filters import stopped_at
+from flowise_gateway.flow.filters import stop_at
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import format_instructions, json_guard
 from flowise_gateway.openai.schema import new_id
-from flowise_gateway.openai.tool_calls import called
+from flowise_gateway.openai.tool_calls import extract_tool_calls
 from flowise_gateway.openai.tools import ClientTools, tool_instructions
 
 
-def ruled(parsed: ParsedRequest, mode: str) -> ParsedRequest:
+def with_output_rules(parsed: ParsedRequest, mode: str) -> ParsedRequest:
     """The request with the rules its flow is told; its `tools` are None unless the mode is prompt.
 
     What is obeyed is a parameter no more; the rest will be named as ignored. Raises BadRequest where the
@@ -51,18 +51,20 @@ def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dic
 
 
 def is_plain(parsed: ParsedRequest) -> bool:
-    """Whether there is one answer, whose text `kept_to` passes on as it comes."""
+    """Whether there is one answer, whose text `enforce_output_rules` passes on as it comes."""
     is_kept = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
     return len(parsed.turns) == 1 and not is_kept
 
 
-def kept_to(batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id) -> Batches:
+def enforce_output_rules(
+    batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id
+) -> Batches:
     """The run's answer with its calls as calls, ended at a stop sequence, its JSON unfenced.
 
     In this order: a stop sequence cuts what is said, never a call.
     """
     if parsed.tools and parsed.tools.tools:
-        batches = called(batches, parsed.tools, make_id)
+        batches = extract_tool_calls(batches, parsed.tools, make_id)
     if parsed.stop:
-        batches = stopped_at(batches, parsed.stop)
+        batches = stop_at(batches, parsed.stop)
     return json_guard(batches, parsed.format) if parsed.format else batches

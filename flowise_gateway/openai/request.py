@@ -15,9 +15,9 @@ from flowise_gateway.openai.tools import ClientTools
 class ParsedRequest:
     """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
 
-    `said` is the question as the client has it (the turns' own is never empty), `left_out` the kinds of what
-    could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends` tells
-    that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or may not
+    `user_text` is the question as the client has it (the turns' own is never empty), `left_out` the kinds of
+    what could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends`
+    tells that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or may not
     obey, `passed` Flowise's own fields. `is_conversation` tells that another request may go on from the
     answer, `tools` and `format` what it must keep to.
 
@@ -33,7 +33,7 @@ class ParsedRequest:
     include_usage: bool = False
     stop: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
-    said: str = ""
+    user_text: str = ""
     attachments: tuple[Attachment, ...] = ()
     left_out: tuple[str, ...] = ()
     conversation: str = ""

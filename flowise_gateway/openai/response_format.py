@@ -12,13 +12,13 @@ import orjson
 from flowise_gateway.flow.events import (
     Batch,
     Batches,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
     TextDelta,
     TurnEnded,
     Warned,
 )
-from flowise_gateway.flow.filters import changed
+from flowise_gateway.flow.filters import map_events
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.openai.fields import (
     boolean,
@@ -32,12 +32,12 @@ from flowise_gateway.openai.fields import (
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KINDS = ("text", "json_object", "json_schema")
-_MOST_SPACE = 1000
+_MAX_SPACE = 1000
 _FENCE = re.compile(r"```([A-Za-z0-9]*)(?=[^A-Za-z0-9`])")
-_LONGEST_INFO = 10
+_MAX_INFO = 10
 _RUN = re.compile("`{3,}")
-_LONGEST_INDENT = 100
-_MOST_TRIES = 8
+_MAX_INDENT = 100
+_MAX_TRIES = 8
 """So many fences in the middle of a line are tried as the end of the JSON: each time all of it is read."""
 
 
@@ -99,7 +99,7 @@ def json_guard(batches: Batches, fmt: JsonFormat) -> Batches:
     Words behind fenced JSON are left out with a warning: no client could read them with it. Nothing else is
     changed. Only what may be a fence is held back.
     """
-    return changed(batches, _JsonAnswer(fmt).take)
+    return map_events(batches, _JsonAnswer(fmt).take)
 
 
 class _JsonAnswer:
@@ -116,7 +116,7 @@ class _JsonAnswer:
             return self._say(self._fence.read(event.text))
         if isinstance(event, TurnEnded):
             return [*self._say(self._fence.end()), *self._warnings(), event]
-        self._has_calls = self._has_calls or isinstance(event, FunctionCalled)
+        self._has_calls = self._has_calls or isinstance(event, ClientToolCalled)
         return [event]
 
     def _say(self, text: str) -> Batch:
@@ -157,7 +157,7 @@ class _Fence:
         self._ends_with = ends_with
         self._held = ""
         self._last = ""
-        self._tries = _MOST_TRIES
+        self._tries = _MAX_TRIES
         self._is_decided = False
         self._is_open = False
         self._is_begun = False
@@ -180,7 +180,7 @@ class _Fence:
             self._is_begun = bool(text)
         for run in _RUN.finditer(text, 0, len(text.rstrip().rstrip("`"))):
             # No text in JSON holds a bare line end, so a fence on a line of its own is none of it.
-            begun = self._last + text[max(0, run.start() - _LONGEST_INDENT) : run.start()]
+            begun = self._last + text[max(0, run.start() - _MAX_INDENT) : run.start()]
             is_line = begun.rstrip(" \t")[-1:] in ("", "\n")
             self._tries -= not is_line
             if (is_line or self._tries >= 0) and self._ends_with(text[: run.start()]):
@@ -191,15 +191,15 @@ class _Fence:
                 return text[: run.start()] + text[run.end() :]
         # White space and backticks at the end may be the closing fence.
         end = len(text.rstrip().rstrip("`").rstrip())
-        end = max(end, len(text) - _MOST_SPACE)
+        end = max(end, len(text) - _MAX_SPACE)
         self._held = text[end:]
         return text[:end]
 
     def _without_opening(self, text: str) -> str:
         begun = text.lstrip()
         info = begun[3:] or "x"
-        may_be = "```".startswith(begun[:3]) and len(text) - len(begun) <= _MOST_SPACE
-        if may_be and info.isalnum() and len(info) <= _LONGEST_INFO:
+        may_be = "```".startswith(begun[:3]) and len(text) - len(begun) <= _MAX_SPACE
+        if may_be and info.isalnum() and len(info) <= _MAX_INFO:
             self._held = text
             return ""
         self._is_decided = True

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.errors import ErrorObject, ProxyError, error_body
 
 
@@ -56,7 +56,7 @@ def on_one_line(raw: bytes) -> bytes:
 def json_bytes(value: Any) -> bytes:
     """A body of ours."""
     raw = orjson.dumps(value)
-    turn_before(len(raw))
+    yield_before(len(raw))
     return on_one_line(raw)
 
 

@@ -16,24 +16,24 @@ import orjson
 from flowise_gateway.flow.events import (
     Batch,
     Batches,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
     TextDelta,
     TurnEnded,
     Warned,
 )
-from flowise_gateway.flow.filters import changed
+from flowise_gateway.flow.filters import map_events
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import ClientTools
 
-LARGEST_CALL = 1024 * 1024
+MAX_CALL = 1024 * 1024
 """Characters of a call; a longer one is let go as text."""
 
 ONE_ONLY = "Only the first of several tool calls was passed on: the request allows one at a time."
 NONE_MADE = "The request demands a tool call, but the flow made none."
 
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
-_MOST_SPACE = 1000
+_MAX_SPACE = 1000
 _NAME = r'"name"\s*:\s*"(?P<name>[A-Za-z0-9_-]{1,64})"'
 _BEGINNING = re.compile(rf"{_OPENING}\s*(?:```(?:json)?\s*)?\{{\s*")
 _NAME_FIRST = re.compile(rf'{_NAME}\s*,\s*"arguments"\s*:')
@@ -47,12 +47,14 @@ _ENDS_PLAIN = re.compile(r'["\\\x00-\x1f]')
 _FENCES = ("```", "~~~")
 
 
-def called(batches: Batches, tools: ClientTools, make_id: Callable[[str], str] = new_id) -> Batches:
+def extract_tool_calls(
+    batches: Batches, tools: ClientTools, make_id: Callable[[str], str] = new_id
+) -> Batches:
     """Put calls in the place of the text that makes them; with one at least the run ends as tool_calls.
 
     Text is held back only while it may be a call. Of several calls where one is allowed the first counts.
     """
-    return changed(batches, _Reader(tools, make_id).take)
+    return map_events(batches, _Reader(tools, make_id).take)
 
 
 class _Reader:
@@ -119,14 +121,14 @@ class _Reader:
             return start + 1
         self._calls += 1
         if self._calls == 1 or self._tools.is_parallel:
-            self._found.append(FunctionCalled(self._make_id("call_"), *call))
+            self._found.append(ClientToolCalled(self._make_id("call_"), *call))
         self._space, self._is_blank = "", True
         return end
 
     def _say(self, text: str) -> None:
         """Pass text on; white space before, between and after calls is none of the answer."""
         self._space += text
-        if self._is_blank and len(self._space) <= _MOST_SPACE and not self._space.strip():
+        if self._is_blank and len(self._space) <= _MAX_SPACE and not self._space.strip():
             return
         text, self._space, self._is_blank = self._space, "", False
         self._code.read(text)
@@ -169,7 +171,7 @@ class _Scan:
         while self.is_open and at < len(text):
             at = self._step(text, at)
         self._size += at - begun
-        if self._size > LARGEST_CALL:
+        if self._size > MAX_CALL:
             self.is_open = self.is_whole = False
         return at
 
@@ -183,7 +185,7 @@ class _Scan:
             return at
         end = _end_of_space(text, at)
         self._before += text[at:end]
-        if len(self._before) > _MOST_SPACE or not _HEAD_SO_FAR.fullmatch(self._before):
+        if len(self._before) > _MAX_SPACE or not _HEAD_SO_FAR.fullmatch(self._before):
             return self._broken(at)
         return end
 
@@ -220,7 +222,7 @@ class _Scan:
         wanted = "```" + _CLOSING if "`" in self._before else _CLOSING
         given = "".join(self._after.split())
         self.is_whole = given == wanted
-        self.is_open = not self.is_whole and wanted.startswith(given) and len(self._after) <= _MOST_SPACE
+        self.is_open = not self.is_whole and wanted.startswith(given) and len(self._after) <= _MAX_SPACE
         return end
 
 

@@ -19,7 +19,7 @@ from flowise_gateway.openai.fields import boolean, missing, string, text_or_noth
 
 ToolChoice = Literal["none", "auto", "required"]
 
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -123,8 +123,8 @@ def _array(body: Mapping[str, Any], name: str) -> Sequence[Any]:
     value = body.get(name)
     if value is not None and not isinstance(value, list):
         raise wrong_type(name, "an array", value)
-    if value and len(value) > MOST_TOOLS:
-        raise _not_told(name, f"at most {MOST_TOOLS} are allowed")
+    if value and len(value) > MAX_TOOLS:
+        raise _not_told(name, f"at most {MAX_TOOLS} are allowed")
     return value or ()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.answer_text import DECISION
 from flowise_gateway.openai.messages import without_attached_files
 
 TaskKind = Literal["title", "tags", "follow_ups", "queries", "text", "prompt", "emoji"]
@@ -33,7 +34,6 @@ _CHAT_END = "</chat_history>"
 _KEY = re.compile(r"[{`\s]\"(title|tags|follow_ups|queries|prompt)\"\s*:")
 _USER_SAYS = re.compile(r"^(?:USER|User):[ \t]*", re.MULTILINE)
 _OTHERS_SAY = re.compile(r"^(?:(?:ASSISTANT|AI|Assistant):|</chat_history>)", re.MULTILINE)
-_ASKED = "(Waiting for your decision: "
 _REFERENCE = re.compile(r" · [0-9a-f]{16}\Z")
 
 _NOISE = re.compile(
@@ -45,7 +45,7 @@ _EMPHASIS = re.compile(r"(?<![\w*_~])[*_~]++(?=\S)|(?<=[^\s*_~])[*_~]++(?!\w)")
 """Signs around words; the one in `6*7` is a word's own."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
 _ENDS = " .,;:!-–—。！"
-_LONGEST_TITLE = 48
+_MAX_TITLE = 48
 _NOTHING_SAID = "New Chat"
 
 
@@ -105,8 +105,8 @@ def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str
 def asked_choices(prompt: str) -> list[str]:
     """The choices of the question for a decision that a prompt's chat ends with."""
     chat = prompt.rstrip().removesuffix(_CHAT_END).rstrip()
-    asked = chat.rfind(_ASKED)
-    choices = chat[asked + len(_ASKED) : -1]
+    asked = chat.rfind(DECISION)
+    choices = chat[asked + len(DECISION) : -1]
     if asked < 0 or not chat.endswith(")") or "\n" in choices:
         return []
     return _REFERENCE.sub("", choices).split(" / ")
@@ -150,8 +150,8 @@ def title_of(text: str) -> str:
     if not sentence.strip("?？"):
         return _NOTHING_SAID
     title = sentence[:1].upper() + sentence[1:]
-    if len(title) <= _LONGEST_TITLE:
+    if len(title) <= _MAX_TITLE:
         return title
-    cut = title[: _LONGEST_TITLE - 1]
+    cut = title[: _MAX_TITLE - 1]
     kept = cut if title[len(cut)] == " " else cut.rpartition(" ")[0]
     return (kept if len(kept) > len(cut) // 2 else cut).rstrip(_ENDS) + "…"

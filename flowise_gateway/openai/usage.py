@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
-from flowise_gateway.flow.cooperative import turn_before
+from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import whole_reasoning
@@ -41,7 +41,7 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
         reported = transcript.usage
         if reported is None:
             asked = (turn.system_text, *(m.content for m in turn.history), turn.question)
-            turn_before(sum(map(len, asked)))
+            yield_before(sum(map(len, asked)))
             prompt += count("\n".join(asked))
             called = [part for call in transcript.calls for part in (call.name, call.arguments)]
             completion += count("".join([transcript.text, *called]))
@@ -63,14 +63,14 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
     }
 
 
-LONGEST_COUNTED = 50_000
+MAX_COUNTED = 50_000
 """Characters, some 7 ms: the tokenizer holds up every other stream. What follows is taken to be like them."""
 
 
 def count_tokens(text: str) -> int:
     """Tokens of a text in cl100k, whose vocabulary is on disk; estimated by its beginning if very long."""
-    counted = len(_encoding().encode_ordinary(text[:LONGEST_COUNTED]))
-    return counted if len(text) <= LONGEST_COUNTED else round(counted * len(text) / LONGEST_COUNTED)
+    counted = len(_encoding().encode_ordinary(text[:MAX_COUNTED]))
+    return counted if len(text) <= MAX_COUNTED else round(counted * len(text) / MAX_COUNTED)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from flowise_gateway.flow.errors import ProxyError, RunFailed, ServerFault, erro
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame, failed_response, stream_bytes
 from flowise_gateway.responses.stored import ALIVE_SECONDS, Record, StoredResponse
-from flowise_gateway.web.streaming import Begun
+from flowise_gateway.web.streaming import PendingAnswer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class EarlyRenderer(Renderer, Protocol):
 class BackgroundRun:
     """A run whose events and end are kept as they come; `run` returns when it is over and never raises."""
 
-    def __init__(self, place: StoredResponse, begun: Begun, record: Record, renderer: EarlyRenderer) -> None:
+    def __init__(
+        self, place: StoredResponse, begun: PendingAnswer, record: Record, renderer: EarlyRenderer
+    ) -> None:
         """Run what has begun and keep it as `record`, which has no response yet."""
         self._place, self._begun, self._record, self._renderer = place, begun, record, renderer
         self._frames: list[Frame] = []
@@ -78,12 +80,12 @@ class BackgroundRun:
             for event in batch:
                 begun.transcripts[number].add(event)
                 self._frames += self._renderer.chunks(event, number)
-            if not begun.pace.remaining():
+            if not begun.heartbeat.remaining():
                 self._step()
-                begun.pace.written()
+                begun.heartbeat.reset()
         if self._place.asked_to_end():
             raise _EndAsked
-        begun.ended()
+        begun.record()
         self._frames += self._renderer.closing(begun.transcripts)
 
     def _step(self) -> None:

@@ -14,7 +14,14 @@ from flowise_gateway.openai.fields import string
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.responses.fields import echoed, parameters, text_or_null
-from flowise_gateway.responses.input_items import Item, Resolver, check_calls, sealed, told, unfolded
+from flowise_gateway.responses.input_items import (
+    Item,
+    Resolver,
+    as_chat,
+    check_calls,
+    expand_compactions,
+    pack_compaction,
+)
 from flowise_gateway.responses.renderer import ResponseUsage
 from flowise_gateway.responses.request import (
     Earlier,
@@ -81,16 +88,16 @@ def compacted(
     parameters(body, echoed(body))  # checked, although none of them changes what is packed
     before = entries_before(text_or_null(body, "previous_response_id"), earlier)
     asked = entries_asked(body, resolve, may_be_empty=bool(before))
-    whole = unfolded([*before, *asked], new_id)
+    whole = expand_compactions([*before, *asked], new_id)
     check_calls(whole)
-    chat = told(whole, None)
-    weight = count_tokens("\n".join((chat.instructions, *(m.content for m in chat.history), chat.question)))
+    chat = as_chat(whole, None)
+    weight = count_tokens("\n".join((chat.instructions, *(m.content for m in chat.history), chat.user_text)))
     items: list[Item] = [entry.item for entry in whole]
     return {
         "id": new_id("resp_"),
         "object": "response.compaction",
         "created_at": int(clock()),
-        "output": [{"id": new_id("cmp_"), "type": "compaction", "encrypted_content": sealed(items)}],
+        "output": [{"id": new_id("cmp_"), "type": "compaction", "encrypted_content": pack_compaction(items)}],
         "usage": {
             "input_tokens": weight,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -28,7 +28,7 @@ from flowise_gateway.openai.fields import (
 TOOL_CALLS = "flowise.tool_calls"
 """The entry of `include` that asks for the flow's own tools as items of the output."""
 
-MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
 """OpenAI's limits of `metadata`."""
 
 _LARGEST = 2**53
@@ -227,15 +227,15 @@ def _reasoning(body: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
     value = optional_object(body, "metadata")
-    if len(value) > MOST_PAIRS:
-        raise wrong_value("metadata", f"at most {MOST_PAIRS} pairs are allowed")
+    if len(value) > MAX_PAIRS:
+        raise wrong_value("metadata", f"at most {MAX_PAIRS} pairs are allowed")
     for key, text in value.items():
-        if len(key) > LONGEST_KEY:
-            raise wrong_value("metadata", f"a key has at most {LONGEST_KEY} characters")
+        if len(key) > MAX_KEY:
+            raise wrong_value("metadata", f"a key has at most {MAX_KEY} characters")
         if not isinstance(text, str):
             raise wrong_type(f"metadata.{key}", "a string", text)
-        if len(text) > LONGEST_VALUE:
-            raise wrong_value(f"metadata.{key}", f"at most {LONGEST_VALUE} characters are allowed")
+        if len(text) > MAX_VALUE:
+            raise wrong_value(f"metadata.{key}", f"at most {MAX_VALUE} characters are allowed")
     return value
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from flowise_gateway.flow.cooperative import compressed, decompressed, in_turns
+from flowise_gateway.flow.cooperative import compressed, decompressed, yield_between
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.attachments import is_image_address
 from flowise_gateway.openai.fields import (
@@ -48,10 +48,10 @@ OWN_CALL = "flowise_"
 _ROLES = ("user", "system", "developer", "assistant")
 _PHASES = ("commentary", "final_answer")
 _DETAILS = ("low", "high", "auto", "original")
-_LONGEST_TEXT = 10 * 2**20
-_LONGEST_IMAGE = 20 * 2**20
-_LONGEST_FILE = 32 * 2**20
-_LONGEST_CONTEXT = 32 * 2**20
+_MAX_TEXT = 10 * 2**20
+_MAX_IMAGE = 20 * 2**20
+_MAX_FILE = 32 * 2**20
+_MAX_CONTEXT = 32 * 2**20
 _SEAL = "items1."
 _ITEM_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_FOREIGN_NAMES = 16
@@ -88,7 +88,7 @@ class Place:
 def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
     """The items of `input`, a text being one user message; `resolve` looks references up."""
     if isinstance(value, str):
-        _check_length(value, _LONGEST_TEXT, "input")
+        _check_length(value, _MAX_TEXT, "input")
         return [Entry(_text_message(value, make_id), "input")]
     if not isinstance(value, list):
         raise wrong_type("input", "a string or an array of items", value)
@@ -96,7 +96,7 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
     entries = []
     if len(value) > MAX_MESSAGES:
         raise wrong_value("input", f"it must hold at most {MAX_MESSAGES} items")
-    for n, item in enumerate(in_turns(value)):
+    for n, item in enumerate(yield_between(value)):
         place = f"input[{n}]"
         if n < newest and _role(item) not in ("system", "developer"):
             entries.append(_earlier(item, place, resolve, make_id))
@@ -144,15 +144,15 @@ def _with_notes(item: Item) -> tuple[Item, tuple[str, ...]]:
 
 def kept_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[Entry]:
     """Items that were kept of an earlier response."""
-    return [Entry(_whole(item, place, make_id), place, is_earlier=True) for item in in_turns(items)]
+    return [Entry(_whole(item, place, make_id), place, is_earlier=True) for item in yield_between(items)]
 
 
-def sealed(items: Iterable[Item]) -> str:
+def pack_compaction(items: Iterable[Item]) -> str:
     """Items as the `encrypted_content` of a compaction: all of them, packed; opaque to clients."""
     return _SEAL + base64.b64encode(compressed(orjson.dumps(list(items)), 6)).decode()
 
 
-def unfolded(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
+def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
     """The entries with what was compacted in its place."""
     whole = []
     for entry in entries:
@@ -160,7 +160,7 @@ def unfolded(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
             whole.append(entry)
             continue
         items = _unsealed(entry)
-        whole += [Entry(_whole(item, entry.place, make_id), entry.place) for item in in_turns(items)]
+        whole += [Entry(_whole(item, entry.place, make_id), entry.place) for item in yield_between(items)]
     if len(whole) > MAX_MESSAGES:
         raise BadRequest(
             f"The conversation holds more than {MAX_MESSAGES} items; begin another one.",
@@ -174,7 +174,7 @@ def _unsealed(entry: Entry) -> list[Item]:
     packed = entry.item["encrypted_content"].removeprefix(_SEAL)
     try:
         # Limited, since a few bytes can unpack into as many as memory holds.
-        raw = decompressed(base64.b64decode(packed, validate=True), _LONGEST_CONTEXT)
+        raw = decompressed(base64.b64decode(packed, validate=True), _MAX_CONTEXT)
         items = None if has_too_many_values(raw) else orjson.loads(raw)
         items = None if is_too_deep(raw, items) else items
     except (ValueError, zlib.error):
@@ -221,7 +221,7 @@ def foreign_types(entries: Iterable[Entry]) -> list[str]:
     return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
 
-def told(
+def as_chat(
     entries: Sequence[Entry],
     instructions: str | None,
     *,
@@ -256,7 +256,7 @@ def chat_messages(
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     places = [Place("instructions") for _ in messages]
-    for entry in in_turns(entries):
+    for entry in yield_between(entries):
         kind = entry.item["type"]
         if kind not in _TOLD or str(entry.item.get("call_id", "")).startswith(OWN_CALL):
             continue
@@ -384,7 +384,7 @@ def _read_output(item: Item, place: str) -> dict[str, Any]:
     if output is None and "output" in item:  # as in a chat: a tool may give nothing
         output = ""
     if isinstance(output, str):
-        _check_length(output, _LONGEST_TEXT, f"{place}.output")
+        _check_length(output, _MAX_TEXT, f"{place}.output")
     else:
         output = _parts(output, f"{place}.output", "tool")
     return {**named, "output": output, "status": "completed"}
@@ -431,11 +431,11 @@ def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
     if content is None:
         raise missing(param)
     if isinstance(content, str):
-        _check_length(content, _LONGEST_TEXT, param)
+        _check_length(content, _MAX_TEXT, param)
         return [_text_part(content, role)]
     if not isinstance(content, list):
         raise wrong_type(param, "a string or an array of parts", content)
-    return [_part(part, f"{param}[{n}]", role) for n, part in enumerate(in_turns(content))]
+    return [_part(part, f"{param}[{n}]", role) for n, part in enumerate(yield_between(content))]
 
 
 def _text_part(text: str, role: str) -> dict[str, Any]:
@@ -450,7 +450,7 @@ def _part(part: Any, param: str, role: str) -> dict[str, Any]:
     kind = string(part, "type", f"{param}.type")
     if kind in ("input_text", "output_text", "text"):
         text = string(part, "text", f"{param}.text")
-        _check_length(text, _LONGEST_TEXT, f"{param}.text")
+        _check_length(text, _MAX_TEXT, f"{param}.text")
         return _text_part(text, role)
     readers = _ANSWER_PARTS if role == "assistant" else _INPUT_PARTS
     if kind not in readers:
@@ -466,7 +466,7 @@ def _refusal(part: Mapping[str, Any], param: str) -> dict[str, Any]:
 def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     _refuse_reference(part, "file_id", param, "image_url")
     image = string(part, "image_url", f"{param}.image_url")
-    _check_length(image, _LONGEST_IMAGE, f"{param}.image_url")
+    _check_length(image, _MAX_IMAGE, f"{param}.image_url")
     detail = "auto" if part.get("detail") in (None, "") else part["detail"]
     if detail not in _DETAILS:
         raise wrong_value(f"{param}.detail", f"it is none of {', '.join(_DETAILS)}")
@@ -492,7 +492,7 @@ def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:
             _refuse_reference(part, "file_url", param, "file_data")
         part = {**part, "file_data": address}
     data = string(part, "file_data", f"{param}.file_data")
-    _check_length(data, _LONGEST_FILE, f"{param}.file_data")
+    _check_length(data, _MAX_FILE, f"{param}.file_data")
     file = {"type": "input_file", "file_data": data}
     if part.get("filename") is not None:
         file["filename"] = string(part, "filename", f"{param}.filename")

@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import orjson
 
 from flowise_gateway.flow.errors import ErrorObject
-from flowise_gateway.flow.events import FunctionCalled, ToolUsed
+from flowise_gateway.flow.events import ClientToolCalled, ToolUsed
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.openai.sse import Frame, failed_response
 from flowise_gateway.responses.input_items import OWN_CALL
@@ -208,7 +208,7 @@ class Output:
         """Take a piece of how the answer came about."""
         return self._write(_THOUGHTS, text)
 
-    def call(self, event: FunctionCalled) -> list[Frame]:
+    def call(self, event: ClientToolCalled) -> list[Frame]:
         """Take a call of a function of the client's."""
         self._has_calls = True
         return [*self._close_first_thoughts(), *self._call(event.call_id, event.name, event.arguments)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from flowise_gateway.flow.errors import ProxyError, error_body
-from flowise_gateway.flow.events import FlowEvent, FunctionCalled, TextDelta, ToolUsed
+from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta, ToolUsed
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text
 from flowise_gateway.openai.citations import citations, source_events, sources_footer
@@ -17,7 +17,7 @@ from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame
 from flowise_gateway.openai.usage import Usage, usage_of
-from flowise_gateway.responses.fields import MOST_PAIRS, TOOL_CALLS, Echo
+from flowise_gateway.responses.fields import MAX_PAIRS, TOOL_CALLS, Echo
 from flowise_gateway.responses.output_items import Citation, Events, Output, OutputItem
 from flowise_gateway.responses.request import _value
 
@@ -85,7 +85,9 @@ class ResponsesRenderer:
         self._shows_tools = TOOL_CALLS in request.include
         self._events = Events()
         self._output = Output(self._events, make_id)
-        self._response = _begun(request, request.response_id or make_id("resp_"), int(self._started))
+        self._response = _response_before_output(
+            request, request.response_id or make_id("resp_"), int(self._started)
+        )
         self._is_over = False
 
     def opening(self) -> list[Frame]:
@@ -98,7 +100,7 @@ class ResponsesRenderer:
             return self._output.say(event.text) if event.text else []
         if text := answer_text(event, is_first=not self._output.has_text):
             return self._output.say(text)
-        if isinstance(event, FunctionCalled):
+        if isinstance(event, ClientToolCalled):
             return self._output.call(event)
         if isinstance(event, ToolUsed) and self._shows_tools:
             return self._output.tool(event)
@@ -189,7 +191,7 @@ class ResponsesRenderer:
         return self._events.frame(f"response.{what}", response=self._response)
 
 
-def _begun(request: ParsedRequest, response_id: str, created: int) -> Response:
+def _response_before_output(request: ParsedRequest, response_id: str, created: int) -> Response:
     whole = {
         "id": response_id,
         "object": "response",
@@ -236,6 +238,6 @@ def _metadata(details: Mapping[str, Any], given: Mapping[str, str]) -> dict[str,
     """The client's own pairs, and ours as far as OpenAI's limits leave room; a list loses its end."""
     metadata = dict(given)
     for name, value in details.items():
-        if len(metadata) < MOST_PAIRS and (text := _value(value)):
+        if len(metadata) < MAX_PAIRS and (text := _value(value)):
             metadata.setdefault(f"flowise_{name}", text)
     return metadata

@@ -14,7 +14,7 @@ from flowise_gateway.openai.response_format import parse_format
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import read_tools
 from flowise_gateway.responses.fields import (
-    LONGEST_VALUE,
+    MAX_VALUE,
     check_alone,
     conversation_id,
     echoed,
@@ -26,13 +26,13 @@ from flowise_gateway.responses.input_items import (
     Entry,
     Item,
     Resolver,
+    as_chat,
     check_calls,
     check_demands,
+    expand_compactions,
     foreign_types,
     kept_entries,
     read_input,
-    told,
-    unfolded,
 )
 
 Earlier = Callable[[str], Sequence[Item] | None]
@@ -62,17 +62,17 @@ def parse_response(
     is_wanted, passed = generates(body), passed_through(body)
     is_form = bool(passed.get("form"))
     entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
-    whole = unfolded([*before, *entries], make_id)
+    whole = expand_compactions([*before, *entries], make_id)
     check_demands(whole)
     if not conversation:
         check_calls(whole)
-    chat = told(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
+    chat = as_chat(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
     ids = identifiers(body)
     return ParsedRequest(
         model,
-        (Turn(model, chat.to_ask, chat.history, chat.instructions, stream=stream),),
+        (Turn(model, chat.question, chat.history, chat.instructions, stream=stream),),
         stream,
-        said=chat.question,
+        user_text=chat.user_text,
         attachments=chat.attachments,
         left_out=chat.left_out,
         conversation=conversation or ids.conversation,
@@ -129,9 +129,9 @@ def entries_asked(
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        return value[:LONGEST_VALUE]
+        return value[:MAX_VALUE]
     kept = value
-    while isinstance(kept, list) and len(json_text(kept)) > LONGEST_VALUE:
+    while isinstance(kept, list) and len(json_text(kept)) > MAX_VALUE:
         kept = kept[:-1]
     text = json_text(kept)
-    return text if kept and len(text) <= LONGEST_VALUE else ""
+    return text if kept and len(text) <= MAX_VALUE else ""

@@ -24,11 +24,11 @@ from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredResponse, page
 from flowise_gateway.responses.websocket import WebSocket
 from flowise_gateway.responses.websocket_session import Host, ResponseSocket, scope, stored_renderer
-from flowise_gateway.web.streaming import EVENT_STREAM, Pace
+from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat
 
 BACKGROUND_PACE_SECONDS = 0.25
-MOST_LISTED = 100
-_LARGEST_NUMBER = 10**9
+MAX_LISTED = 100
+_MAX_NUMBER = 10**9
 
 
 class ResponseRoutes:
@@ -85,7 +85,7 @@ class ResponseRoutes:
                 "Only the events of a background response are kept: it was not created with background=true.",
                 param="stream",
             )
-        after = _number("starting_after", -1, low=0, high=_LARGEST_NUMBER)
+        after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
         # Waiting for more must end with the client.
         request.environ.get("proxy.watch_client", lambda: None)()
         return Response(replayed(place, after), headers=EVENT_STREAM)
@@ -112,7 +112,7 @@ class ResponseRoutes:
         order = request.args.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadRequest("Invalid 'order': it is none of asc, desc.", param="order", code="invalid_value")
-        limit = _number("limit", 20, low=1, high=MOST_LISTED)
+        limit = _number("limit", 20, low=1, high=MAX_LISTED)
         return _json(page(record.input_items, order=order, limit=limit, after=request.args.get("after")))
 
     def input_tokens(self) -> Response:
@@ -146,7 +146,7 @@ class ResponseRoutes:
     def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
         parsed = replace(parsed, response_id=new_id("resp_"))
         place = self._place(parsed.response_id)
-        begun = self._host.begin(parsed, body, ResponsesRenderer, pace=Pace(BACKGROUND_PACE_SECONDS))
+        begun = self._host.begin(parsed, body, ResponsesRenderer, pace=Heartbeat(BACKGROUND_PACE_SECONDS))
         renderer = cast("ResponsesRenderer", begun.renderer)
         record = Record({}, parsed.input_items, context.before)
         run = BackgroundRun(place, begun, record, renderer)

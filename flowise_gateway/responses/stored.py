@@ -26,9 +26,9 @@ from flowise_gateway.storage.store import WatchedStore
 
 Item = Mapping[str, Any]
 
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 """A conversation that is larger is answered, but no longer kept."""
-MOST_REFERENCES = 1000
+MAX_REFERENCES = 1000
 ALIVE_SECONDS = 20.0
 """A run in the background whose worker has not been heard of for so long is dead."""
 
@@ -219,11 +219,11 @@ class Context:
     def resolve(self, item_id: str) -> Item | None:
         """The item that a reference names."""
         self._references += 1
-        return self._responses.item(self._scope, item_id) if self._references <= MOST_REFERENCES else None
+        return self._responses.item(self._scope, item_id) if self._references <= MAX_REFERENCES else None
 
     def fits(self, items: Sequence[Item]) -> bool:
         """Whether the conversation with these items may still be kept."""
-        return self.size + len(_raw(items)) <= MOST_BYTES
+        return self.size + len(_raw(items)) <= MAX_BYTES
 
 
 class StoredRenderer:

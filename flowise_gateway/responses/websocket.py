@@ -19,13 +19,13 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Even
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from flowise_gateway.flow.cooperative import LOOP_TURN, TURN_SECONDS
+from flowise_gateway.flow.cooperative import LOOP_SLEEP_SECONDS, SLICE_SECONDS
 from flowise_gateway.flow.errors import BadRequest
 
 PING_SECONDS = 20.0
 """A peer that says nothing is asked for life after so long, and given up after twice as long."""
 SEND_SECONDS = 30.0
-MOST_WAITING = 4
+MAX_WAITING = 4
 """So many messages may wait while one is answered."""
 MAX_FRAMES, MAX_FRAMES_A_SECOND, FRAME_BYTES = 1000, 10, 64
 """So many frames may come without a message's end, more with time, and one more for so many bytes of it."""
@@ -83,7 +83,7 @@ class WebSocket:
         """Wait for the next message; None if none has come within the time."""
         until = self._clock() + seconds
         # Answered by an error at once, messages without pause would keep all others waiting.
-        time.sleep(LOOP_TURN)
+        time.sleep(LOOP_SLEEP_SECONDS)
         while not self._messages:
             if self._parts and self._clock() - self._begun > self._message_seconds:
                 # What has come of it is held in memory.
@@ -156,8 +156,8 @@ class WebSocket:
         if self._frames > allowed:
             self._refuse(CloseReason.POLICY_VIOLATION, "too many frames without a message")
         if now > self._turn_ends:
-            time.sleep(LOOP_TURN)
-            self._turn_ends = self._clock() + TURN_SECONDS
+            time.sleep(LOOP_SLEEP_SECONDS)
+            self._turn_ends = self._clock() + SLICE_SECONDS
 
     def _heed(self, event: Event) -> None:
         if isinstance(event, (Ping, CloseConnection)):
@@ -184,7 +184,7 @@ class WebSocket:
             self._frames, self._since = 0, self._clock()
             if self.takes_at_once(text):
                 return
-            if len(self._messages) >= MOST_WAITING:
+            if len(self._messages) >= MAX_WAITING:
                 self._refuse(CloseReason.POLICY_VIOLATION, "one response at a time")
             self._messages.append(text)
 
@@ -197,7 +197,7 @@ class WebSocket:
                 self._connection.settimeout(left)
                 if not self._connection.recv(_READ_BYTES):
                     break
-                time.sleep(LOOP_TURN)
+                time.sleep(LOOP_SLEEP_SECONDS)
         raise WebSocketClosed
 
     def _send(self, event: Event) -> None:

@@ -30,14 +30,14 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredRenderer, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
-from flowise_gateway.web.streaming import Begun, Pace
+from flowise_gateway.web.streaming import Heartbeat, PendingAnswer
 
 log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 3600.0
 LOOK_SECONDS = 0.5
 """How soon a client that leaves in the middle of an answer is noticed."""
-MOST_OWN = 8
+MAX_OWN = 8
 """So many conversations that are not to be stored are known to a connection, the latest."""
 END_LOOK_SECONDS = 5.0
 MAX_LANE = 256
@@ -65,11 +65,11 @@ class Host(Protocol):
         body: Mapping[str, Any],
         renderer_of: Callable[..., Renderer],
         *,
-        pace: Pace | None = None,
-    ) -> Begun:
+        pace: Heartbeat | None = None,
+    ) -> PendingAnswer:
         """Decide what to run for a request."""
 
-    def answer(self, parsed: ParsedRequest, begun: Begun) -> Response:
+    def answer(self, parsed: ParsedRequest, begun: PendingAnswer) -> Response:
         """Run what has begun, and answer."""
 
     def stored(self) -> StoredResponses:
@@ -193,7 +193,7 @@ class ResponseSocket:
                 self._remember(parsed.response_id, record.context)
 
         renderer_of = partial(stored_renderer, keep)
-        begun = self._host.begin(parsed, body, renderer_of, pace=Pace(LOOK_SECONDS))
+        begun = self._host.begin(parsed, body, renderer_of, pace=Heartbeat(LOOK_SECONDS))
         self._active = parsed.response_id
         self._lanes[parsed.response_id] = self._lane
         while len(self._lanes) > MAX_STEERABLE:
@@ -203,16 +203,16 @@ class ResponseSocket:
 
     def _remember(self, response_id: str, items: Sequence[Item]) -> None:
         self._own[response_id] = items
-        while len(self._own) > MOST_OWN:
+        while len(self._own) > MAX_OWN:
             self._own.popitem(last=False)
 
-    def _send_all(self, begun: Begun) -> None:
+    def _send_all(self, begun: PendingAnswer) -> None:
         """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
         opening = begun.renderer.opening()
         try:
             for number, batch in begun.batches:
                 self._socket.look()
-                begun.pace.written()
+                begun.heartbeat.reset()
                 frames: list[Frame] = []
                 for event in batch:
                     begun.transcripts[number].add(event)
@@ -220,7 +220,7 @@ class ResponseSocket:
                 if frames:
                     self._send([*opening, *frames])
                     opening = []
-            begun.ended()
+            begun.record()
             self._send([*opening, *begun.renderer.closing(begun.transcripts)])
         except ProxyError as error:
             if opening:

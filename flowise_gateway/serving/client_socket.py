@@ -13,8 +13,8 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from flowise_gateway.flow.cooperative import LOOP_TURN, take_turn
-from flowise_gateway.serving.request_body import MOST_LEFT_BYTES
+from flowise_gateway.flow.cooperative import LOOP_SLEEP_SECONDS, yield_now
+from flowise_gateway.serving.request_body import MAX_LEFT_BYTES
 
 LINGER_SECONDS = 30.0
 LINGER_SILENT_SECONDS = 5.0
@@ -42,14 +42,14 @@ class _Client(socket.socket):
     def answered(self) -> None:
         """Have the connection end with its answer if too much of the request's body is left to read it."""
         self._request.body.finish()
-        if self._request.body.left > MOST_LEFT_BYTES:
+        if self._request.body.left > MAX_LEFT_BYTES:
             self._request.force_close()
 
     def rest(self) -> None:
         """Let others run before the next request: a client that asks on and on would never be waited for."""
-        gevent.sleep(LOOP_TURN)
+        gevent.sleep(LOOP_SLEEP_SECONDS)
         if self._has_sent_ahead():
-            take_turn()
+            yield_now()
 
     def _has_sent_ahead(self) -> bool:
         unread = ioctl(self.fileno(), FIONREAD, _NOTHING)
@@ -64,7 +64,7 @@ class _Client(socket.socket):
                 self.settimeout(min(left, LINGER_SILENT_SECONDS))
                 if not self.recv(WRITE_STEP_BYTES):
                     return
-                gevent.sleep(LOOP_TURN)
+                gevent.sleep(LOOP_SLEEP_SECONDS)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all, each step within the time limit, but keep a head back for what follows it."""

@@ -20,7 +20,7 @@ from flowise_gateway.flow.errors import SettingsError
 from flowise_gateway.serving.embedded_demo import embedded_demo
 from flowise_gateway.serving.gunicorn_log import write_parse_error
 from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
-from flowise_gateway.storage.protocol import Run
+from flowise_gateway.storage.protocol import Executor
 from flowise_gateway.telemetry.log import configure_logging
 from flowise_gateway.telemetry.shared_counts import Board
 
@@ -52,7 +52,7 @@ def main() -> int:
             return 2
 
 
-def store_thread() -> Run:
+def store_thread() -> Executor:
     """One native thread of a worker for the store: a slow disk must not hold up the streams."""
     from gevent.threadpool import ThreadPool  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ import gevent
 from gunicorn.http.errors import LimitRequestHeaders, ParseException  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 
-from flowise_gateway.flow.cooperative import LOOP_TURN, TURN_SECONDS, take_turn
+from flowise_gateway.flow.cooperative import LOOP_SLEEP_SECONDS, SLICE_SECONDS, yield_now
 from flowise_gateway.flow.errors import BadRequest, BodyTooSlow
 
 MAX_HEAD_BYTES = 65_536
@@ -23,7 +23,7 @@ BODY_STEP_BYTES = 16_384
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
 """A body may come in so many pieces, and in one more for so many bytes: each costs as much as a large one."""
 
-MOST_LEFT_BYTES = 131_072
+MAX_LEFT_BYTES = 131_072
 """Of a body that nobody wants, what is read so that its connection can be used again."""
 
 
@@ -48,7 +48,7 @@ class BoundedHead(Request):  # type: ignore[misc]
         self._read += len(buf) - before
         self._check(self._read - HEAD_STEP_BYTES)
         if self._read > HEAD_STEP_BYTES:  # hardly any client's head
-            take_turn()
+            yield_now()
 
     def _check(self, size: int) -> None:
         if size > MAX_HEAD_BYTES:
@@ -65,14 +65,14 @@ def guard_body(worker: Any, request: Any) -> None:
 
 def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The pieces of a body in chunks, a turn of others in between. Raises BadRequest for tiny ones."""
-    size, turn_ends = 0, time.monotonic() + TURN_SECONDS
+    size, turn_ends = 0, time.monotonic() + SLICE_SECONDS
     for count, piece in enumerate(chunks):
         size += len(piece)
         if count > MAX_SMALL_CHUNKS + size // SMALL_CHUNK_BYTES:
             raise BadRequest("The body comes in too many small chunks; send it in larger ones.")
         if time.monotonic() > turn_ends:
-            take_turn()
-            turn_ends = time.monotonic() + TURN_SECONDS
+            yield_now()
+            turn_ends = time.monotonic() + SLICE_SECONDS
         yield piece
 
 
@@ -114,7 +114,7 @@ class _TimedBody:
             self._deadline = now + self._seconds
         else:
             # A body that has arrived already is read without ever waiting: others must get their turn.
-            gevent.sleep(LOOP_TURN)
+            gevent.sleep(LOOP_SLEEP_SECONDS)
         left, self.left = self.left, math.inf  # of a body that breaks off nobody knows either
         try:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):

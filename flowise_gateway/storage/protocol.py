@@ -52,10 +52,10 @@ def _size(key: str, value: bytes) -> int:
     return len(key) + len(value) + _ENTRY_BYTES
 
 
-Run = Callable[[Callable[[], Any]], Any]
+Executor = Callable[[Callable[[], Any]], Any]
 """Runs a function that may wait for a disk and returns what it returns; the serving stack brings its own."""
 
 
-def run_here(function: Callable[[], Any]) -> Any:
+def run_inline(function: Callable[[], Any]) -> Any:
     """Run a function at once, in this thread."""
     return function()

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flowise_gateway.storage.protocol import _ROOM_SHARE, _T, Run, StoreError, _size, fair_level, run_here
+from flowise_gateway.storage.protocol import (
+    _ROOM_SHARE,
+    _T,
+    Executor,
+    StoreError,
+    _size,
+    fair_level,
+    run_inline,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +81,7 @@ class SqliteStore:
         self,
         path: Path,
         *,
-        run: Run = run_here,
+        run: Executor = run_inline,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flowise_gateway.storage.memory_store import MemoryStore
-from flowise_gateway.storage.protocol import _T, Run, Store, StoreError, run_here
+from flowise_gateway.storage.protocol import _T, Executor, Store, StoreError, run_inline
 from flowise_gateway.storage.redis_store import RedisStore
 from flowise_gateway.storage.sqlite_store import SqliteStore
 
 log = logging.getLogger(__name__)
 
 
-def open_store(address: str, run: Run = run_here) -> Store:
+def open_store(address: str, run: Executor = run_inline) -> Store:
     """The store that PROXY_STORE names: `sqlite:///path`, `memory:` or `redis://…`."""
     if address == "memory:":
         return MemoryStore()

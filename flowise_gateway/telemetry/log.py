@@ -22,7 +22,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
 _WORD = re.compile(r"[a-z]+(?:[._-][a-z]+)*")
 _OWN_ID = re.compile(r"resp_[0-9A-Za-z]+")
-_MOST_PATH, _MOST_WORD = 200, 24
+_MAX_PATH, _MAX_WORD = 200, 24
 _QUIET = ("/health", "/v1/health", "/metrics")
 
 Record = Callable[[Mapping[str, Any], str, float], object]
@@ -188,12 +188,12 @@ def _harmless(path: str, rule: str) -> str:
     known = set(rule.split("/"))
     return "/".join(
         part if part in known or _OWN_ID.fullmatch(part) or (not rule and _is_word(part)) else "…"
-        for part in path[:_MOST_PATH].split("/")
+        for part in path[:_MAX_PATH].split("/")
     )
 
 
 def _is_word(part: str) -> bool:
-    return part in ("", "v1") or (len(part) <= _MOST_WORD and _WORD.fullmatch(part) is not None)
+    return part in ("", "v1") or (len(part) <= _MAX_WORD and _WORD.fullmatch(part) is not None)
 
 
 def _end(on_close: list[Callable[[], None]]) -> None:

@@ -19,10 +19,10 @@ from prometheus_client.registry import Collector
 
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    HumanInputRequested,
     ReasoningDelta,
     TextDelta,
 )
@@ -36,8 +36,8 @@ ROUTE = "/metrics"
 UNCOUNTED = ("/health", "/ready", ROUTE)
 """Who asks these asks for ever, and is not served."""
 
-MOST_MODELS = 200
-MOST_ROWS = 4000
+MAX_MODELS = 200
+MAX_ROWS = 4000
 """What a worker tells apart; beyond either, models are `other`."""
 
 OTHER = "other"
@@ -52,7 +52,7 @@ _METHODS = {"GET", "POST", "DELETE", "OPTIONS", "HEAD"}
 _ROUTE_PREFIX = re.compile(
     r"/(?:v1|openai/v1|openai/deployments/<path:deployment>|openai(?!/deployments))(?=/)"
 )
-_SAID = (TextDelta, ReasoningDelta, FunctionCalled, ActionAsked, ArtifactMade)
+_SAID = (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, ArtifactMade)
 
 Batches = Generator[list[FlowEvent], None, None]
 
@@ -128,7 +128,7 @@ class Metrics:
             self._name(model.id)
 
     def _name(self, model: str) -> None:
-        if len(self._models) < MOST_MODELS:
+        if len(self._models) < MAX_MODELS:
             self._models.add(model)
 
     def request(self, line: Mapping[str, Any], rule: str, seconds: float) -> None:
@@ -241,7 +241,7 @@ class Metrics:
         return row if row is not None else self._new_row(key)
 
     def _new_row(self, key: Key) -> list[float]:
-        if len(self._rows) >= MOST_ROWS and _has_model(key):
+        if len(self._rows) >= MAX_ROWS and _has_model(key):
             key = (key[0], OTHER, *key[2:])
         buckets = KINDS[key[0]].buckets
         return self._rows.setdefault(key, [0] * (len(buckets) + 2 if buckets else 1))

@@ -13,10 +13,10 @@ from flask import Request, Response, g, request
 from flowise_gateway.access.file_links import FileLinks, StoredFile
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import BadRequest, BodyTooLarge, EncodingNotSupported
-from flowise_gateway.flow.events import ActionAsked, ArtifactMade, FlowEvent
+from flowise_gateway.flow.events import ArtifactMade, FlowEvent, HumanInputRequested
 from flowise_gateway.openai.artifacts import FILES_PATH
 from flowise_gateway.openai.sse import json_bytes
-from flowise_gateway.web.runs import Amending
+from flowise_gateway.web.runs import LinkResolver
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -97,16 +97,16 @@ def onward_headers() -> dict[str, str]:
     return headers
 
 
-def amending(reference: str, public_url: str, links: Callable[[], FileLinks]) -> Amending:
+def link_resolver(reference: str, public_url: str, links: Callable[[], FileLinks]) -> LinkResolver:
     """What completes the events of a flow's run: a decision's reference, a file's address with us.
 
     Without a `public_url` the address is the one by which the caller reached us.
     """
     asked = current_request()  # outlives its context
 
-    def of_run(flow: str, chat_id: str) -> Callable[[ActionAsked | ArtifactMade], FlowEvent]:
-        def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
-            if isinstance(event, ActionAsked):
+    def of_run(flow: str, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
+        def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
+            if isinstance(event, HumanInputRequested):
                 return replace(event, reference=reference)
             if not event.stored:
                 return event
@@ -126,7 +126,7 @@ def _own_address(asked: Request) -> str:
 def answer_headers(plan: Plan) -> dict[str, str]:
     """What a caller is told of its run beside the answer."""
     # Without an exchange, what stands instead of a run leaves nothing in Flowise to be found by its chat.
-    has_chat = plan.exchange is not None or not plan.instead
+    has_chat = plan.exchange is not None or not plan.canned_events
     headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
     if plan.ignored:
         headers["x-flowise-ignored-params"] = ignored_names(plan.ignored)

@@ -14,18 +14,18 @@ from uuid import uuid4
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.attachments import UploadClient
 from flowise_gateway.conversation.planner import Plan, Planner
-from flowise_gateway.flow.events import ActionAsked, ArtifactMade, Batches, FlowEvent, Warned
-from flowise_gateway.flow.filters import amended, numbered, with_fallback, with_undo
+from flowise_gateway.flow.events import ArtifactMade, Batches, FlowEvent, HumanInputRequested, Warned
+from flowise_gateway.flow.filters import tag_choice, with_fallback, with_file_links, with_undo
 from flowise_gateway.flow.model import Model
-from flowise_gateway.flow.parallel import side_by_side, while_wanted
+from flowise_gateway.flow.parallel import cancellable_wait, run_concurrently
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.openai.output_rules import kept_to
+from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.metrics import Metrics
 from flowise_gateway.web.pump import Pump
-from flowise_gateway.web.streaming import NumberedBatches, Pace
+from flowise_gateway.web.streaming import Heartbeat, NumberedBatches
 
-Amending = Callable[[str, str], Callable[[ActionAsked | ArtifactMade], FlowEvent]]
+LinkResolver = Callable[[str, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
 """Gives what completes the events of a run, by its flow and its chat id."""
 
 
@@ -67,25 +67,25 @@ class Runs:
     headers: Mapping[str, str]
     key: str
     line: dict[str, Any]
-    amending: Amending
+    link_resolver: LinkResolver
     pump: Pump | None = None
 
-    def batches(self, model: Model, pace: Pace) -> NumberedBatches:
+    def batches(self, model: Model, pace: Heartbeat) -> NumberedBatches:
         """The batches of all choices, as they come; nothing runs before they are read."""
         turns = self.plan.turns
-        if self.plan.instead:
-            return numbered(batch for batch in [list(self.plan.instead)])
+        if self.plan.canned_events:
+            return tag_choice(batch for batch in [list(self.plan.canned_events)])
         if len(turns) == 1:
-            return numbered(self._run(turns[0], model, pace.remaining))
+            return tag_choice(self._run(turns[0], model, pace.remaining))
         left = threading.Event()
-        wake = while_wanted(left, pace.remaining)
-        return side_by_side([self._run(turn, model, wake) for turn in turns], left)
+        wake = cancellable_wait(left, pace.remaining)
+        return run_concurrently([self._run(turn, model, wake) for turn in turns], left)
 
     def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         batches = self._of_model(turn, model, wake)
         if self.plan.exchange and self.plan.exchange.taken:
-            batches = with_undo(batches, lambda: self.planner.not_begun(self.plan))
-        return kept_to(batches, self.parsed)
+            batches = with_undo(batches, lambda: self.planner.rollback(self.plan))
+        return enforce_output_rules(batches, self.parsed)
 
     def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         batches = self.clients.client(model.flow, self.key).batches(
@@ -96,7 +96,7 @@ class Runs:
             pump=self.pump.take if self.pump else None,
         )
         batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
-        batches = amended(batches, self.amending(model.flow, turn.chat_id))
+        batches = with_file_links(batches, self.link_resolver(model.flow, turn.chat_id))
         if not model.fallback:
             return batches
         return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
@@ -107,7 +107,7 @@ class Runs:
         other = self.models.resolve(model.fallback or "")
         client = self.clients.client(other.flow, self.key)
         turn = replace(turn, chat_id=str(uuid4()))
-        anew, warning = self.planner.anew(self.plan, turn, other, self.parsed, client)
+        anew, warning = self.planner.replan_for_fallback(self.plan, turn, other, self.parsed, client)
         if warning:
             yield [Warned(warning)]
         yield from self._of_model(anew, other, wake)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from flowise_gateway.flow.errors import ProxyError, RunFailed, ServerFault
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     Batch,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    HumanInputRequested,
     ReasoningDelta,
     StepStarted,
     TextDelta,
@@ -37,7 +37,7 @@ STEP_HOLD_SECONDS = 1.0
 NumberedBatches = Generator[tuple[int, Batch], None, None]
 
 
-class Pace:
+class Heartbeat:
     """When a stream must be written to next; its `remaining` is what a run is asked to wake us by."""
 
     def __init__(self, heartbeat_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,11 +46,11 @@ class Pace:
         self._clock = clock
         self._due = clock() + heartbeat_seconds
 
-    def written(self) -> None:
+    def reset(self) -> None:
         """Begin the interval anew."""
         self._due = self._clock() + self._heartbeat_seconds
 
-    def hurry(self, seconds: float) -> None:
+    def due_within(self, seconds: float) -> None:
         """Be due in `seconds` at the latest."""
         self._due = min(self._due, self._clock() + seconds)
 
@@ -60,18 +60,18 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PendingAnswer:
     """A request whose runs are ready to begin, and all that it takes to answer it.
 
-    `ended` is to be called once all runs are whole, before the client is told; `headers` are the answer's.
+    `record` is to be called once all runs are whole, before the client is told; `headers` are the answer's.
     `pump`, if there is one, is where the batches offer their tokens first.
     """
 
     batches: NumberedBatches
     renderer: Renderer
-    pace: Pace
+    heartbeat: Heartbeat
     transcripts: Sequence[Transcript]
-    ended: Callable[[], None]
+    record: Callable[[], None]
     headers: Mapping[str, str]
     pump: Pump | None = None
 
@@ -79,13 +79,13 @@ class Begun:
 class StreamedAnswer:
     """One answer on its way: the status line is held until it is known that there is something to say."""
 
-    def __init__(self, begun: Begun) -> None:
-        """Answer what has begun; what its `ended` raises ends the stream."""
+    def __init__(self, begun: PendingAnswer) -> None:
+        """Answer what has begun; what its `record` raises ends the stream."""
         self._batches = begun.batches
         self._renderer = begun.renderer
-        self._pace = begun.pace
+        self._heartbeat = begun.heartbeat
         self._transcripts = begun.transcripts
-        self._ended = begun.ended
+        self._record = begun.record
         self._pump = begun.pump
 
     def begin(self) -> Iterator[bytes]:
@@ -109,8 +109,8 @@ class StreamedAnswer:
                 return stream_bytes(frames)
             if not hurried and any(isinstance(event, StepStarted) for event in batch):
                 hurried = True
-                self._pace.hurry(STEP_HOLD_SECONDS)
-            if not self._pace.remaining():
+                self._heartbeat.due_within(STEP_HOLD_SECONDS)
+            if not self._heartbeat.remaining():
                 return stream_bytes(frames) or self._renderer.heartbeat()
         return stream_bytes([*frames, *self._closing()])
 
@@ -119,7 +119,7 @@ class StreamedAnswer:
             yield opening
             if opening.endswith(b"data: [DONE]\n\n"):
                 return
-            self._pace.written()
+            self._heartbeat.reset()
             try:
                 yield from self._rest()
             except ProxyError as error:
@@ -133,11 +133,11 @@ class StreamedAnswer:
         self._open_pump()
         for number, batch in self._batches:
             piece = stream_bytes(self._rendered(number, batch))
-            if not piece and not self._pace.remaining():
+            if not piece and not self._heartbeat.remaining():
                 piece = self._renderer.heartbeat()
             if piece:
                 yield piece
-                self._pace.written()
+                self._heartbeat.reset()
                 self._open_pump()
         # An answer's end is as much work as many tokens: those of others that are there go first.
         time.sleep(0)
@@ -157,7 +157,7 @@ class StreamedAnswer:
         return frames
 
     def _closing(self) -> list[Frame]:
-        self._ended()
+        self._record()
         return self._renderer.closing(self._transcripts)
 
 
@@ -190,4 +190,4 @@ def refuse_empty(transcripts: Sequence[Transcript], *, may_be_cut: bool = False)
 
 
 def _is_substance(event: FlowEvent) -> bool:
-    return isinstance(event, (TextDelta, ReasoningDelta, FunctionCalled, ActionAsked, ArtifactMade))
+    return isinstance(event, (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, ArtifactMade))

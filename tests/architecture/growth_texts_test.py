@@ -16,14 +16,19 @@ import pytest
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.origins import check_host, cors_headers, is_origin_allowed
 from flowise_gateway.config.settings import Settings
-from flowise_gateway.conversation.sessions import Asked, Conversations, Outcome, folded
+from flowise_gateway.conversation.sessions import (
+    ConversationRequest,
+    Conversations,
+    Outcome,
+    transcript_as_text,
+)
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     Batch,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    HumanInputRequested,
     ReasoningDelta,
     SourcesFound,
     StepStarted,
@@ -31,7 +36,7 @@ from flowise_gateway.flow.events import (
     ToolUsed,
     TurnEnded,
 )
-from flowise_gateway.flow.filters import stopped_at
+from flowise_gateway.flow.filters import stop_at
 from flowise_gateway.flow.lenient_json import lenient_json
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
@@ -56,7 +61,7 @@ from flowise_gateway.openai.messages import answer_in_history, left_out_note, wi
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import JsonFormat, json_guard
 from flowise_gateway.openai.sse import Frame, on_one_line, stream_bytes
-from flowise_gateway.openai.tool_calls import called
+from flowise_gateway.openai.tool_calls import extract_tool_calls
 from flowise_gateway.openai.tools import ClientTool, ClientTools, call_text
 from flowise_gateway.openai.ui_tasks import (
     as_schema,
@@ -69,7 +74,7 @@ from flowise_gateway.openai.ui_tasks import (
 )
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.compaction import compacted
-from flowise_gateway.responses.input_items import input_place, sealed
+from flowise_gateway.responses.input_items import input_place, pack_compaction
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import entries_before, parse_response
 from flowise_gateway.storage.memory_store import MemoryStore
@@ -150,12 +155,12 @@ def rendered(renderer_of: Callable[..., Any], text: str, request: ParsedRequest 
         StepStarted(text),
         ToolUsed(text, text, {"a": text}),
         TextDelta(text),
-        FunctionCalled("c", "f", text),
+        ClientToolCalled("c", "f", text),
         SourcesFound((document, web)),
         ArtifactMade({"type": "png", "data": text}),
         ArtifactMade({"type": "markdown", "data": text}),
         ArtifactMade({"type": text, "data": None}),
-        ActionAsked({}, (text, "b")),
+        HumanInputRequested({}, (text, "b")),
         TurnEnded(),
     ]
     request = request or ParsedRequest("m", (Turn("m", text),), stream=True)
@@ -212,7 +217,7 @@ def uploaded(text: str) -> None:
 def stops(text: str) -> None:
     """An answer that goes on being like the beginning of what ends it."""
     unit = text[:MAX_STOP_CHARACTERS]
-    guarded(lambda batches: stopped_at(batches, [unit[:-1] + "\1", unit[:20] + "\1", "\1"]), text)
+    guarded(lambda batches: stop_at(batches, [unit[:-1] + "\1", unit[:20] + "\1", "\1"]), text)
 
 
 def answered(body: bytes) -> None:
@@ -226,17 +231,17 @@ def conversed(text: str) -> None:
     """A conversation whose last answer is the text, gone on from."""
     said = tuple(HistoryMessage(role, text) for role in ("userMessage", "apiMessage"))
     turn = Turn(FLOW, text, said, text)
-    asked = Asked("c", FLOW, "session", (turn,), text, conversation=text, user=text)
+    asked = ConversationRequest("c", FLOW, "session", (turn,), text, conversation=text, user=text)
     conversations = Conversations(MemoryStore(), b"s" * 32, 60)
     for told in (asked, replace(asked, conversation="", user="")):
-        conversations.ended(conversations.begin(told), [Outcome(text, None)])
+        conversations.record(conversations.join(told), [Outcome(text, None)])
 
 
 READERS: Mapping[str, Reader] = {
-    "flowise_gateway.flow.filters.stopped_at": stops,
+    "flowise_gateway.flow.filters.stop_at": stops,
     "flowise_gateway.flow.turn.with_attached": lambda text: with_attached(text, text),
     "flowise_gateway.flowise.human_input.decision": lambda text: [
-        decision(said, ActionAsked({}, (text, text[:100])))
+        decision(said, HumanInputRequested({}, (text, text[:100])))
         for said in (text, "yes" + text, "reject" + text, text[:100] + text)
     ],
     "flowise_gateway.flowise.events.EventDecoder": decoded,
@@ -279,7 +284,7 @@ READERS: Mapping[str, Reader] = {
         for begun in ("", "```json\n", "```")
     ],
     "flowise_gateway.openai.messages.answer_in_history": lambda text: answer_in_history(
-        text, [FunctionCalled("c", "f", text)]
+        text, [ClientToolCalled("c", "f", text)]
     ),
     "flowise_gateway.openai.messages.left_out_note": left_out_note,
     "flowise_gateway.responses.renderer.ResponsesRenderer": lambda text: rendered(
@@ -294,9 +299,9 @@ READERS: Mapping[str, Reader] = {
         {"model": "m", "input": items(text)}, len
     ),
     "flowise_gateway.responses.input_items.input_place": lambda text: input_place(text, []),
-    "flowise_gateway.responses.input_items.sealed": lambda text: [
+    "flowise_gateway.responses.input_items.pack_compaction": lambda text: [
         parse_response({"model": "m", "input": [{"type": "compaction", "encrypted_content": told}]})
-        for told in (sealed(items(text)), text)
+        for told in (pack_compaction(items(text)), text)
     ],
     "flowise_gateway.openai.citations.without_footer": without_footer,
     "flowise_gateway.openai.client_quirks.traits_of": lambda text: traits_of(text, text),
@@ -316,8 +321,9 @@ READERS: Mapping[str, Reader] = {
         task_kind([Turn("m", t)]) for t in (text, "### Task:\n" + text)
     ],
     "flowise_gateway.openai.ui_tasks.title_of": title_of,
-    "flowise_gateway.openai.tool_calls.called": lambda text: [
-        guarded(lambda batches: called(batches, TOOLS), begun + text) for begun in ("", '<tool_call>{"a":"')
+    "flowise_gateway.openai.tool_calls.extract_tool_calls": lambda text: [
+        guarded(lambda batches: extract_tool_calls(batches, TOOLS), begun + text)
+        for begun in ("", '<tool_call>{"a":"')
     ],
     "flowise_gateway.openai.tools.call_text": lambda text: call_text(text, text),
     "flowise_gateway.openai.attachments.audio_part": uploaded,
@@ -335,7 +341,7 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.access.file_links.FileLinks": lambda text: FileLinks(b"", 1).opened(text),
     "flowise_gateway.web.files.check_is_file": lambda text: check_is_file(200, text),
     "flowise_gateway.web.files.file_headers": lambda text: file_headers(text[:200], text.encode()),
-    "flowise_gateway.conversation.sessions.folded": lambda text: folded(
+    "flowise_gateway.conversation.sessions.transcript_as_text": lambda text: transcript_as_text(
         (HistoryMessage("userMessage", text),), text
     ),
     "flowise_gateway.conversation.sessions.Conversations": conversed,
@@ -344,14 +350,14 @@ READERS: Mapping[str, Reader] = {
 }
 """What reads foreign texts, by its name."""
 PARTS = {
-    "flowise_gateway.flow.filters.stopped_at": 4,
-    "flowise_gateway.openai.tool_calls.called": 8,
+    "flowise_gateway.flow.filters.stop_at": 4,
+    "flowise_gateway.openai.tool_calls.extract_tool_calls": 8,
     "flowise_gateway.flowise.events.EventDecoder": 16,
     "openai_adapter.ChatRenderer": 8,
     "openai_adapter.CompletionRenderer": 8,
     "flowise_gateway.responses.renderer.ResponsesRenderer": 16,
     "flowise_gateway.responses.compaction.compacted": 4,
-    "flowise_gateway.responses.input_items.sealed": 4,
+    "flowise_gateway.responses.input_items.pack_compaction": 4,
     "flowise_gateway.openai.attachments.audio_part": 8,
     "flowise_gateway.conversation.sessions.Conversations": 4,
 }
@@ -411,7 +417,7 @@ OUR_OWN = {
     ),
     *(
         "flowise_gateway.web.files.pieces",
-        "flowise_gateway.conversation.sessions.way_of",
+        "flowise_gateway.conversation.sessions.history_mode",
         "flowise_gateway.telemetry.log.configure_logging",
         "flowise_gateway.flowise.profiles.public_profile",
     ),
@@ -428,7 +434,7 @@ READ_BY = {
     "flowise_gateway.responses.compaction.input_tokens": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.chat_messages": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.kept_entries": "flowise_gateway.responses.request.parse_response",
-    "flowise_gateway.responses.input_items.told": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.input_items.as_chat": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.openai.client_quirks.style_of": "flowise_gateway.openai.client_quirks.traits_of",
     "flowise_gateway.openai.attachments.document": "flowise_gateway.openai.attachments.audio_part",
     "flowise_gateway.openai.attachments.file_part": "flowise_gateway.openai.attachments.audio_part",

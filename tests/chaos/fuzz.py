@@ -26,7 +26,7 @@ from tests.support.processes import ended_in_order
 
 SAMPLES = Path(__file__).parents[2] / "sample_payload"
 STATUSES = {200, 204, 400, 403, 404, 405, 408, 413, 415, 429}
-MOST_GROWTH_KIB = 64 * 1024
+MAX_GROWTH_KIB = 64 * 1024
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/chat/completions"),
     *("/v1/responses/input_tokens", "/v1/responses/compact"),
@@ -230,7 +230,7 @@ async def play(world: World, seconds: float, seed: int) -> list[str]:
         grown = stage.memory_kib() - before
         if stage.pids() != pids:
             faults.append("a worker has died")
-        if grown > MOST_GROWTH_KIB:
+        if grown > MAX_GROWTH_KIB:
             faults.append(f"grown by {grown / 1024:.0f} MiB")
         body = json.dumps(
             {"model": FLOW, "messages": [{"role": "user", "content": question("after")}]}

@@ -62,7 +62,7 @@ LIBRECHAT_AGENT: str = LIBRECHAT_TURN["headers"]["user-agent"]
 USERS = itertools.count()
 CLIENT_SECONDS = 120
 # A turn and a title, each with a retry.
-MOST_REQUESTS = 8
+MAX_REQUESTS = 8
 
 
 @pytest.fixture(scope="session")
@@ -222,7 +222,7 @@ def test_librechats_library_asks_as_librechat_was_recorded_to(
     refusal = http(
         "400 Bad Request", b'{"error": {"message": "no"}}', "application/json", "Connection: close"
     )
-    with ScriptedServer(*[[refusal, b""]] * MOST_REQUESTS) as server:
+    with ScriptedServer(*[[refusal, b""]] * MAX_REQUESTS) as server:
         [refused] = answers_of([*clients.command(LIBRECHAT), server.url], LIBRECHAT, [case], tmp_path)
         requests_seen = [seen(request) for request in server.requests]
     assert "400 no" in refused["error"]

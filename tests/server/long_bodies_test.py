@@ -15,19 +15,19 @@ from typing import Any
 import orjson
 import pytest
 
-from flowise_gateway.conversation.sessions import Asked, Conversations, Outcome
+from flowise_gateway.conversation.sessions import ConversationRequest, Conversations, Outcome
 from flowise_gateway.flow.cooperative import LONG_TEXT
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.events import TurnEnded
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.prediction import prediction_body, prediction_json
-from flowise_gateway.openai.fields import MOST_VALUES, json_object
+from flowise_gateway.openai.fields import MAX_VALUES, json_object
 from flowise_gateway.openai.messages import MAX_MESSAGES, conversation
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.usage import usage_of
 from flowise_gateway.responses.compaction import compacted
-from flowise_gateway.responses.input_items import sealed
+from flowise_gateway.responses.input_items import pack_compaction
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.storage.memory_store import MemoryStore
 from openai_adapter import parse_chat
@@ -122,10 +122,12 @@ CHATS: dict[str, Callable[[], bytes]] = {
 
 def passed_on(parsed: ParsedRequest) -> bytes:
     """What becomes of a request on its way to Flowise, and after its answer."""
-    asked = Asked("c", FLOW, "session", parsed.turns, parsed.said, parsed.attachments, is_single_user=True)
+    asked = ConversationRequest(
+        "c", FLOW, "session", parsed.turns, parsed.user_text, parsed.attachments, is_single_user=True
+    )
     conversations = Conversations(MemoryStore(), b"s" * 32, 60)
-    exchange = conversations.begin(asked)
-    conversations.ended(exchange, [Outcome("a", None)])
+    exchange = conversations.join(asked)
+    conversations.record(exchange, [Outcome("a", None)])
     transcript = Transcript()
     transcript.add(TurnEnded())
     usage_of(exchange.turns, [transcript], len)
@@ -142,7 +144,7 @@ RESPONSES: dict[str, Callable[[], Any]] = {
     "many items": lambda: many(MAX_MESSAGES - 1),
     "a text": lambda: "x" * 10 * MB,
     "a compaction": lambda: [
-        {"type": "compaction", "encrypted_content": sealed(items(MAX_MESSAGES // 2, "x" * 1000))},
+        {"type": "compaction", "encrypted_content": pack_compaction(items(MAX_MESSAGES // 2, "x" * 1000))},
         *user("a"),
     ],
 }
@@ -158,9 +160,9 @@ def test_the_longest_responses_hold_nobody_up(longest: Any, name: str) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        body(**{f"field{n}": n for n in range(MOST_VALUES // 2 - 10)}),
-        body(input=[[]] * (MOST_VALUES // 2 - 10)),
-        body(messages=[{}] * (MOST_VALUES // 2 - 10)),
+        body(**{f"field{n}": n for n in range(MAX_VALUES // 2 - 10)}),
+        body(input=[[]] * (MAX_VALUES // 2 - 10)),
+        body(messages=[{}] * (MAX_VALUES // 2 - 10)),
     ],
     ids=["fields", "lists", "objects"],
 )
@@ -192,7 +194,7 @@ def test_more_items_than_a_response_may_have_are_refused() -> None:
             {"model": "m", "input": "a", "previous_response_id": "resp_1"}, earlier=lambda _id: before
         )
     assert refused.value.code == "context_length_exceeded"
-    packed = {"type": "compaction", "encrypted_content": sealed(before)}
+    packed = {"type": "compaction", "encrypted_content": pack_compaction(before)}
     with pytest.raises(BadRequest) as refused:
         parse_response({"model": "m", "input": [packed, *user("a")]})
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "input")

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from flowise_gateway.flow.errors import ProxyError, error_body
-from flowise_gateway.flow.events import FlowEvent, ReasoningDelta, ToolCalled, ToolUsed
+from flowise_gateway.flow.events import FlowEvent, FlowToolCalled, ReasoningDelta, ToolUsed
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.answer import answer_events
@@ -206,7 +206,7 @@ def test_a_flow_tells_the_same_streamed_or_not(name: str) -> None:
 def test_steps_can_be_left_out_and_thoughts_stay() -> None:
     # The model behind the recordings does not think, so a thought is put in front.
     events = [ReasoningDelta("Hm, a sum."), *events_of("ok-af_agent-stream")]
-    assert any(isinstance(event, ToolCalled | ToolUsed) for event in events)
+    assert any(isinstance(event, FlowToolCalled | ToolUsed) for event in events)
     for style, lines in ((Style(), 4), (Style(steps=False), 1)):
         told = of_body(whole(chat(style), events))["message"]["reasoning_content"]
         assert fold(streamed(chat(style), events))["message"]["reasoning_content"] == told

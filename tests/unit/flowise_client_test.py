@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowise_client import MOST_CLIENTS, FlowiseClient, FlowiseClients
+from flowise_client import MAX_CLIENTS, FlowiseClient, FlowiseClients
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import (
     BadRequest,
@@ -301,7 +301,7 @@ def test_clients_are_kept_for_their_flow_and_bounded() -> None:
     clients = FlowiseClients(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
     first = clients.client(FLOW)
     assert clients.client(FLOW) is first
-    for number in range(MOST_CLIENTS):
+    for number in range(MAX_CLIENTS):
         clients.client(f"{number:08x}{FLOW[8:]}")
     assert clients.client(FLOW) is not first
 
@@ -384,7 +384,7 @@ def test_a_list_that_is_refused_says_so_in_words_about_a_list(status: str, error
 
 def test_what_is_opened_is_read_by_the_caller() -> None:
     with ScriptedServer([http("404 Not Found", b"no", "text/plain")]) as server:
-        head, reply = client_of(server).opened("/get-upload-file?fileName=x")
+        head, reply = client_of(server).get_streaming("/get-upload-file?fileName=x")
         with contextlib.closing(reply):
             assert (head.status, head.headers["content-type"]) == (404, "text/plain")
             assert read_all(reply, 5) == b"no"

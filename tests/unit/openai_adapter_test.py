@@ -17,17 +17,17 @@ import pytest
 
 from flowise_gateway.flow.errors import BadRequest, ProxyError, RunFailed
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    FlowToolCalled,
+    HumanInputRequested,
     KeepAlive,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -43,8 +43,8 @@ from flowise_gateway.openai.model_list import model_body
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, stream_bytes
-from flowise_gateway.openai.usage import LONGEST_COUNTED, count_tokens, usage_of
-from openai_adapter import MOST_CHOICES, ChatRenderer, CompletionRenderer, parse_chat, parse_completion
+from flowise_gateway.openai.usage import MAX_COUNTED, count_tokens, usage_of
+from openai_adapter import MAX_CHOICES, ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 from tests.support.openai_check import GOLDEN, Golden, valid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ AGENT: Events = [
     StepStarted("Agent"),
     ReasoningDelta("Let me "),
     ReasoningDelta("think.\n"),
-    ToolCalled("calculator", {"input": "6*7"}),
+    FlowToolCalled("calculator", {"input": "6*7"}),
     ToolUsed("calculator", {"input": "6*7"}, "42"),
     ToolUsed("search", "q", None, "it\n  broke"),
     SourcesFound(({"pageContent": "p", "metadata": {"source": "a.pdf"}},)),
@@ -72,7 +72,7 @@ AGENT: Events = [
 ]
 ACTION: Events = [
     TextDelta("Shall I go on?"),
-    ActionAsked({"id": "act-1", "data": {"secret": 1}}, ("Proceed", "Reject")),
+    HumanInputRequested({"id": "act-1", "data": {"secret": 1}}, ("Proceed", "Reject")),
     *END,
 ]
 
@@ -90,7 +90,7 @@ SOURCES: Events = [
 ]
 FILES: Events = [
     TextDelta("Here."),
-    ActionAsked({"id": "a"}, ("Yes", "No")),
+    HumanInputRequested({"id": "a"}, ("Yes", "No")),
     ArtifactMade({"type": "png"}, "chart.png", "https://ai.example.com/v1/flowise/files/" + "x" * 100),
     ArtifactMade({"type": "html", "data": "<b>hi</b>"}),
     ReasoningDelta("Thought out loud."),
@@ -99,8 +99,8 @@ FILES: Events = [
 ]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "get_time")]
 CALLS: Events = [
-    FunctionCalled("call_1", "get_weather", '{"city": "Zürich"}'),
-    FunctionCalled("call_2", "get_time", "{}"),
+    ClientToolCalled("call_1", "get_weather", '{"city": "Zürich"}'),
+    ClientToolCalled("call_2", "get_time", "{}"),
 ]
 CALLED: Events = [TurnIdentified("msg-1", "session-1"), TurnEnded("tool_calls")]
 
@@ -451,7 +451,7 @@ def test_a_deployment_in_the_path_wins_over_the_model(
         assert (parsed.model, parsed.turns[0].flow) == ("mine", "mine")
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST_CHOICES])
+@pytest.mark.parametrize("count", [1, 2, MAX_CHOICES])
 def test_each_choice_is_a_run_of_its_own(count: int) -> None:
     turns = parse_chat({**CHAT, "n": count}).turns
     assert len(turns) == len({turn.chat_id for turn in turns}) == count
@@ -466,7 +466,7 @@ def test_each_choice_is_a_run_of_its_own(count: int) -> None:
         ({"prompt": ["a", "b"], "n": 2}, ["a", "a", "b", "b"], ()),
         ({"prompt": ["a", "b"], "echo": True}, ["a", "b"], ("a", "b")),
         ({"prompt": "", "echo": False}, [""], ()),
-        ({"prompt": ["x"] * MOST_CHOICES}, ["x"] * MOST_CHOICES, ()),
+        ({"prompt": ["x"] * MAX_CHOICES}, ["x"] * MAX_CHOICES, ()),
     ],
 )
 def test_each_prompt_n_times_is_a_run(
@@ -486,7 +486,7 @@ def test_each_prompt_n_times_is_a_run(
         (parse_chat, {"model": "m"}, "messages"),
         (parse_chat, {**CHAT, "stream": "yes"}, "stream"),
         (parse_chat, {**CHAT, "n": 0}, "n"),
-        (parse_chat, {**CHAT, "n": MOST_CHOICES + 1}, "n"),
+        (parse_chat, {**CHAT, "n": MAX_CHOICES + 1}, "n"),
         (parse_chat, {**CHAT, "stop": 1}, "stop"),
         (parse_chat, {**CHAT, "stream": True, "stream_options": []}, "stream_options"),
         (
@@ -499,7 +499,7 @@ def test_each_prompt_n_times_is_a_run(
         (parse_completion, {"model": "m"}, "prompt"),
         (parse_completion, {**PROMPT, "prompt": 5}, "prompt"),
         (parse_completion, {**PROMPT, "prompt": []}, "prompt"),
-        (parse_completion, {**PROMPT, "prompt": ["x"] * (MOST_CHOICES + 1)}, "prompt"),
+        (parse_completion, {**PROMPT, "prompt": ["x"] * (MAX_CHOICES + 1)}, "prompt"),
         (parse_completion, {**PROMPT, "prompt": ["x"] * 3, "n": 3}, "prompt"),
         (parse_completion, {**PROMPT, "prompt": [1, 2]}, "prompt[0]"),
         (parse_completion, {**PROMPT, "prompt": ["a", [1]]}, "prompt[1]"),
@@ -568,8 +568,8 @@ def test_a_model_is_listed_as_openai_and_azure_list_one() -> None:
         (ReasoningDelta(" as it\n is "), " as it\n is "),
         (StepStarted("An\n Agent "), "▸ An Agent\n"),
         (StepStarted(""), ""),
-        (ToolCalled("t", {"a": [1, None]}), '▸ t: {"a":[1,null]}\n'),
-        (ToolCalled("t", "x  y"), "▸ t: x y\n"),
+        (FlowToolCalled("t", {"a": [1, None]}), '▸ t: {"a":[1,null]}\n'),
+        (FlowToolCalled("t", "x  y"), "▸ t: x y\n"),
         (ToolUsed("t", 1, "out\nput"), "▸ t → out put\n"),
         (ToolUsed("t", 1, None), "▸ t → null\n"),
         (ToolUsed("t", 1, "out", "it\nbroke"), "▸ t → failed: it broke\n"),
@@ -588,7 +588,7 @@ def test_how_an_answer_came_about_is_told_in_lines(event: FlowEvent, text: str) 
 
 @pytest.mark.parametrize("value", [json.loads("[" * 300 + "]" * 300), 2**70], ids=["nested 300 deep", "huge"])
 def test_a_tools_input_may_be_anything(value: Any) -> None:
-    assert reasoning_text(ToolCalled("t", value)).startswith("▸ t: ")
+    assert reasoning_text(FlowToolCalled("t", value)).startswith("▸ t: ")
 
 
 STEPS_AND_QUESTION: Events = [
@@ -598,7 +598,7 @@ STEPS_AND_QUESTION: Events = [
     ReasoningDelta(""),
     ToolUsed("t", 1, 2),
     StepStarted("Next"),
-    ActionAsked({"id": "1"}, ("Yes", "No")),
+    HumanInputRequested({"id": "1"}, ("Yes", "No")),
     ArtifactMade({"type": "text", "data": "a"}),
     *END,
 ]
@@ -620,7 +620,7 @@ def test_a_step_has_a_line_of_its_own_and_a_question_begins_the_text(body: dict[
 
 
 def test_an_action_without_choices_adds_nothing_to_the_text() -> None:
-    transcript = Transcript(texts=["Go on?"], action=ActionAsked({}, ()))
+    transcript = Transcript(texts=["Go on?"], action=HumanInputRequested({}, ()))
     assert whole_text(transcript) == "Go on?"
     assert whole_reasoning(transcript) == ""
 
@@ -685,8 +685,8 @@ def test_tokens_are_counted_from_a_vocabulary_on_disk(text: str, tokens: int) ->
 
 
 def test_very_long_texts_are_estimated_by_their_beginning() -> None:
-    text = "the quick brown fox " * (LONGEST_COUNTED // 20)
+    text = "the quick brown fox " * (MAX_COUNTED // 20)
     counted = count_tokens(text)
-    assert len(text) == LONGEST_COUNTED
+    assert len(text) == MAX_COUNTED
     assert count_tokens(text * 20) == counted * 20
     assert count_tokens(text + "x") == counted

@@ -32,7 +32,7 @@ from flowise_gateway.flowise.transport.base import (
 )
 from flowise_gateway.flowise.transport.connection import READ, WRITE, AnswerParser, Connection, Waits
 
-_LARGEST_HEAD_BYTES = 256 * 1024
+_MAX_HEAD_BYTES = 256 * 1024
 _ADDRESSES_SECONDS = 10.0
 
 
@@ -310,7 +310,7 @@ class _GeventReply:
             self._parser.feed(data)
             if self._head is None and not self._parser.has_head:
                 self._head_bytes += len(data)
-            if self._head_bytes > _LARGEST_HEAD_BYTES or not (data or self._parser.is_whole):
+            if self._head_bytes > _MAX_HEAD_BYTES or not (data or self._parser.is_whole):
                 raise ConnectionResetError("no whole answer")
         except (OSError, HTTPParseError) as error:
             self._failure = error

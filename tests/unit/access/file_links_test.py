@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowise_gateway.access.file_links import LONGEST_TOKEN, FileLinks, StoredFile
+from flowise_gateway.access.file_links import MAX_TOKEN, FileLinks, StoredFile
 from flowise_gateway.flow.errors import FileNotFound, FlowiseUnavailable
 from flowise_gateway.flow.events import ArtifactMade
 from flowise_gateway.flowise.transport.base import ConnectionBroken, ReplyHead
@@ -45,7 +45,7 @@ def test_a_link_opens_the_file_it_was_made_for(flow: Any, chat: Any, name: str) 
     file = StoredFile(str(flow), str(chat), name)
     token = links().token(file)
     assert links().opened(token) == file
-    assert len(token) <= LONGEST_TOKEN
+    assert len(token) <= MAX_TOKEN
     made = ArtifactMade({}, name, f"https://ai.example.com{FILES_PATH}{token}")
     assert without_links(f"Hello{artifact_text(made)}") == "Hello"
 
@@ -66,7 +66,7 @@ def test_no_text_opens_anything(token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["", "a", "A" * LONGEST_TOKEN, "A" * (LONGEST_TOKEN + 1), "é", "a/b", "A" * 92, "=" * 8]
+    "token", ["", "a", "A" * MAX_TOKEN, "A" * (MAX_TOKEN + 1), "é", "a/b", "A" * 92, "=" * 8]
 )
 def test_odd_texts_open_nothing(token: str) -> None:
     with pytest.raises(FileNotFound):

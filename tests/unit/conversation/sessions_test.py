@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.conversation.sessions import (
-    MOST_KEPT_BYTES,
-    Asked,
+    MAX_KEPT_BYTES,
+    ContinuedTurn,
+    ConversationRequest,
     Conversations,
-    Exchange,
+    HistoryMode,
     Outcome,
-    Way,
-    folded,
-    way_of,
+    history_mode,
+    transcript_as_text,
 )
-from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn, Upload
 from flowise_gateway.storage.memory_store import MemoryStore
@@ -56,22 +56,22 @@ class Client:
 
     conversations: Conversations
     flowise: Flowise
-    way: Way = "session"
+    way: HistoryMode = "session"
     more: dict[str, Any] = field(default_factory=lambda: {"is_single_user": True})
     system: str = ""
 
-    def begin(self, transcript: Sequence[Message], said: str, **more: Any) -> Exchange:
+    def begin(self, transcript: Sequence[Message], said: str, **more: Any) -> ContinuedTurn:
         """Begin a request with this transcript before its question."""
         names = {role: name for name, role in ROLES.items()}
         history = tuple(HistoryMessage(names[role], text) for role, text in transcript)  # type: ignore[arg-type]
         turn = Turn(FLOW, said or "Go on.", history, self.system)
-        asked = Asked("key", FLOW, self.way, (turn,), said)
-        return self.conversations.begin(replace(asked, **{**self.more, **more}))
+        asked = ConversationRequest("key", FLOW, self.way, (turn,), said)
+        return self.conversations.join(replace(asked, **{**self.more, **more}))
 
-    def end(self, exchange: Exchange, answer: str, action: ActionAsked | None = None) -> None:
+    def end(self, exchange: ContinuedTurn, answer: str, action: HumanInputRequested | None = None) -> None:
         """Run a begun request to its normal end."""
         self.flowise.run(exchange.turns[0], answer)
-        self.conversations.ended(exchange, [Outcome(answer.strip(), action)])
+        self.conversations.record(exchange, [Outcome(answer.strip(), action)])
 
     def ask(self, transcript: list[Message], said: str, answer: str, **more: Any) -> list[Message]:
         """Ask and be answered; the transcript after it."""
@@ -138,9 +138,9 @@ def test_what_the_model_sees_is_the_clients_transcript_whatever_the_client_does(
 def test_a_run_that_did_not_begin_leaves_its_session_as_it_was(client: Client) -> None:
     talk = client.ask([], "q", "a")
     exchange = client.begin(talk, "again")
-    client.conversations.not_begun(exchange)
+    client.conversations.rollback(exchange)
     assert client.begin(talk, "again").turns[0].session_id == exchange.turns[0].session_id
-    client.conversations.not_begun(client.begin([], "first"))  # it took nothing
+    client.conversations.rollback(client.begin([], "first"))  # it took nothing
 
 
 def test_of_two_requests_at_once_the_second_brings_its_history(client: Client) -> None:
@@ -155,11 +155,11 @@ def test_several_choices_each_begin_a_session_and_each_can_be_gone_on_with(clien
     talk = client.ask([], "q", "a")
     begun = client.begin(talk, "x")
     turns = (begun.turns[0], replace(begun.turns[0], chat_id="other"))
-    client.conversations.not_begun(begun)
+    client.conversations.rollback(begun)
     exchange = client.begin(talk, "x", turns=tuple(replace(t, history=begun.history) for t in turns))
     sessions = [turn.session_id for turn in exchange.turns]
     assert len(set(sessions)) == 2
-    client.conversations.ended(exchange, [Outcome("one", None), Outcome("two", None)])
+    client.conversations.record(exchange, [Outcome("one", None), Outcome("two", None)])
     goes_on = client.begin([*talk, ("user", "x"), ("assistant", "two")], "y")
     assert goes_on.turns[0].session_id == sessions[1]
 
@@ -216,7 +216,7 @@ def test_session_ids_can_be_neither_chosen_nor_derived_without_the_secret() -> N
 
 
 @pytest.mark.parametrize("way", ["session", "messages"])
-def test_a_client_that_sends_only_what_is_new_goes_on(client: Client, way: Way) -> None:
+def test_a_client_that_sends_only_what_is_new_goes_on(client: Client, way: HistoryMode) -> None:
     client.way, client.more = way, {"conversation": "c1"}
     whole: list[Message] = []
     for number in range(6):
@@ -279,7 +279,7 @@ def test_a_conversation_id_that_we_made_can_be_sent_back(client: Client) -> None
 
 def test_of_a_long_conversation_the_newest_turns_are_kept(client: Client) -> None:
     client.way, client.more = "messages", {"conversation": "c1"}
-    long = "x" * (MOST_KEPT_BYTES // 2)
+    long = "x" * (MAX_KEPT_BYTES // 2)
     for number in range(3):
         client.ask([], f"q{number}", long)
     client.ask([], "last", "a")
@@ -314,7 +314,7 @@ def attached(name: str, position: int) -> Attachment:
 
 
 def test_the_same_words_under_another_picture_are_another_transcript(client: Client) -> None:
-    def begin(picture: str) -> Exchange:
+    def begin(picture: str) -> ContinuedTurn:
         history = (
             HistoryMessage("userMessage", "Look", (picture,)),
             HistoryMessage("apiMessage", "A cat."),
@@ -374,12 +374,12 @@ def test_an_answer_can_be_gone_on_from_by_its_id_and_forked(client: Client) -> N
     client.more = {}
     first = client.begin([], "q0")
     client.flowise.run(first.turns[0], "a0")
-    client.conversations.ended(first, [Outcome("a0", None)], "resp_1")
+    client.conversations.record(first, [Outcome("a0", None)], "resp_1")
     talk = [("user", "q0"), ("assistant", "a0")]
     second = client.begin(talk, "q1", previous="resp_1")
     assert (second.turns[0].history, second.conversation) == ((), first.conversation)
     client.flowise.run(second.turns[0], "a1")
-    client.conversations.ended(second, [Outcome("a1", None)], "resp_2")
+    client.conversations.record(second, [Outcome("a1", None)], "resp_2")
     fork = client.begin(talk, "other", previous="resp_1")
     client.end(fork, "b")
     assert client.flowise.seen == [*talk, ("user", "other")]
@@ -393,7 +393,7 @@ def test_an_answer_can_be_gone_on_from_by_its_id_and_forked(client: Client) -> N
 def test_an_answers_session_is_only_for_what_it_holds(client: Client, changed: str) -> None:
     client.more = {}
     first = client.begin([], "q0")
-    client.conversations.ended(first, [Outcome("a0", None)], "resp_1")
+    client.conversations.record(first, [Outcome("a0", None)], "resp_1")
     client.system = "Be brief." if changed == "system" else ""
     answer = "edited" if changed == "transcript" else "a0"
     others = {"flow": "another flow", "caller": "another key"}
@@ -408,7 +408,7 @@ def test_what_is_not_to_be_kept_leaves_no_text_in_the_store() -> None:
     store = MemoryStore()
     client = Client(conversations(store), Flowise(), more={"keeps_texts": False}, system="Be brief.")
     exchange = client.begin([], "q0")
-    client.conversations.ended(exchange, [Outcome("a0", None)], "resp_1")
+    client.conversations.record(exchange, [Outcome("a0", None)], "resp_1")
     assert kinds(store) == ["link", "answer"]
     kept = next(value for key, (value, *_) in store._values.items() if key.startswith("answer:"))
     assert kept.startswith(b"{")  # as it is, so that the next line means something
@@ -423,14 +423,14 @@ def kinds(store: MemoryStore) -> list[str]:
     return [key.partition(":")[0] for key in store._values]
 
 
-def answered(client: Client, number: int, **more: Any) -> Exchange:
+def answered(client: Client, number: int, **more: Any) -> ContinuedTurn:
     """The exchange that goes on from the one before it, named `resp_<number>`."""
     talk: list[Message] = []
     for earlier in range(number):
         talk += [("user", f"q{earlier}"), ("assistant", f"a{earlier}")]
     previous = f"resp_{number - 1}" if number else ""
     exchange = client.begin(talk, f"q{number}", previous=previous, **more)
-    client.conversations.ended(exchange, [Outcome(f"a{number}", None)], f"resp_{number}")
+    client.conversations.record(exchange, [Outcome(f"a{number}", None)], f"resp_{number}")
     return exchange
 
 
@@ -494,12 +494,12 @@ def test_nobody_forgets_what_is_not_theirs(caller: str, name: str) -> None:
 # Decisions
 
 
-ACTION = ActionAsked({"id": "a1"}, ("Proceed", "Reject"))
+ACTION = HumanInputRequested({"id": "a1"}, ("Proceed", "Reject"))
 ASKS = "Shall I?\n\n(Waiting for your decision: Proceed / Reject)"
 
 
 @pytest.mark.parametrize("way", ["session", "messages", "question"])
-def test_a_decision_is_found_again_and_only_once(client: Client, way: Way) -> None:
+def test_a_decision_is_found_again_and_only_once(client: Client, way: HistoryMode) -> None:
     client.way = way
     exchange = client.begin([], "do it")
     client.end(exchange, ASKS, ACTION)
@@ -543,15 +543,15 @@ def test_for_a_key_of_many_a_reference_in_the_answer_finds_the_decision(client: 
     ],
 )
 def test_a_flow_is_told_of_earlier_turns_in_the_way_it_heeds(
-    choice: str, kind: str, has_memory: bool | None, way: Way
+    choice: str, kind: str, has_memory: bool | None, way: HistoryMode
 ) -> None:
     model = Model("m", FLOW, "m", type=kind, history=choice, has_memory=has_memory)
-    assert way_of(model) == way
+    assert history_mode(model) == way
 
 
 def test_a_flow_of_several_models_without_memory_gets_all_in_the_question() -> None:
     model = Model("m", FLOW, "m", type="AGENTFLOW", has_memory=False, chains_models=True)
-    assert (way_of(model), way_of(replace(model, history="messages"))) == ("question", "messages")
+    assert (history_mode(model), history_mode(replace(model, history="messages"))) == ("question", "messages")
 
 
 def test_a_flow_of_several_models_keeps_earlier_turns_that_began_a_session_in_its_memory(
@@ -562,9 +562,9 @@ def test_a_flow_of_several_models_keeps_earlier_turns_that_began_a_session_in_it
     edited = [("user", "e"), ("assistant", "b")]
     exchange = client.begin(edited, "q1")
     assert exchange.is_folded
-    question = folded(exchange.turns[0].history, "q1")
+    question = transcript_as_text(exchange.turns[0].history, "q1")
     client.flowise.run(replace(exchange.turns[0], history=(), question=question), "a1")
-    client.conversations.ended(exchange, [Outcome("a1", None)])
+    client.conversations.record(exchange, [Outcome("a1", None)])
     talk = [*edited, ("user", "q1"), ("assistant", "a1")]
     for number in range(2):
         later = client.begin(talk, f"q{number}")
@@ -580,11 +580,11 @@ def test_earlier_turns_are_folded_into_the_question_in_their_order(client: Clien
     talk = client.ask(client.ask([], "q0", "a0"), "q1", "a1")
     exchange = client.begin(talk, "now?")
     assert exchange.is_folded
-    question = folded(exchange.turns[0].history, exchange.turns[0].question)
+    question = transcript_as_text(exchange.turns[0].history, exchange.turns[0].question)
     places = [question.find(text) for text in ("User: q0", "Assistant: a0", "User: q1", "a1", "now?")]
     assert places == sorted(places)
     assert min(places) >= 0
-    assert folded((), "now?") == "now?"
+    assert transcript_as_text((), "now?") == "now?"
 
 
 def test_a_flow_that_drops_a_prefix_is_never_continued_with_one(client: Client) -> None:

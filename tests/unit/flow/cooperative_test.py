@@ -13,18 +13,18 @@ import pytest
 
 from flowise_gateway.flow.cooperative import (
     LONG_TEXT,
-    TURN_SECONDS,
+    SLICE_SECONDS,
     compressed,
     decompressed,
-    in_turns,
     slices,
+    yield_between,
 )
 
 IN_A_LOOP = """
 from gevent import monkey
 monkey.patch_all()
 import socket, threading
-from flowise_gateway.flow.cooperative import take_turn
+from flowise_gateway.flow.cooperative import yield_now
 
 SENT_AT = 20
 ours, theirs = socket.socketpair()
@@ -35,7 +35,7 @@ def ready_one(number):
         turns.append(number)
         if len(turns) == SENT_AT:
             theirs.send(b"x")
-        take_turn()
+        yield_now()
 
 def waiting_one():
     ours.recv(1)
@@ -82,13 +82,13 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_items_are_given_with_a_turn_of_others_after_each_few_milliseconds(turns: list[float]) -> None:
-    for _ in in_turns(range(10)):
-        end = time.monotonic() + TURN_SECONDS
+    for _ in yield_between(range(10)):
+        end = time.monotonic() + SLICE_SECONDS
         while time.monotonic() < end:
             pass
     assert len(turns) == 9
-    assert list(in_turns("abc")) == ["a", "b", "c"]
-    assert list(in_turns([])) == []
+    assert list(yield_between("abc")) == ["a", "b", "c"]
+    assert list(yield_between([])) == []
     assert len(turns) == 9
 
 

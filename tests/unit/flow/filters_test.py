@@ -13,19 +13,26 @@ from hypothesis import strategies as st
 
 from flowise_gateway.flow.errors import BadRequest, FlowiseUnavailable, ProxyError, RateLimited, RunFailed
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     Batch,
     Batches,
     FlowEvent,
+    HumanInputRequested,
     KeepAlive,
     StepStarted,
     TextDelta,
     TurnEnded,
     UsageReported,
 )
-from flowise_gateway.flow.filters import amended, folded, numbered, stopped_at, with_fallback, with_undo
-from flowise_gateway.flow.parallel import _feed, side_by_side, while_wanted
+from flowise_gateway.flow.filters import (
+    collect,
+    stop_at,
+    tag_choice,
+    with_fallback,
+    with_file_links,
+    with_undo,
+)
+from flowise_gateway.flow.parallel import _feed, cancellable_wait, run_concurrently
 from flowise_gateway.flow.transcript import Transcript
 
 PATIENCE_SECONDS = 20.0
@@ -81,7 +88,7 @@ def check_stopped(deltas: list[str], sequences: list[str]) -> None:
     """Whatever the split, the answer is the text before the first sequence, and the end says so."""
     run = Run(*texts(*deltas))
     text = "".join(deltas)
-    events = events_of(stopped_at(run(), sequences))
+    events = events_of(stop_at(run(), sequences))
     is_cut = any(sequence in text for sequence in sequences)
     assert text_of(events) == cut(text, sequences)
     assert events[-1] == (TurnEnded("stop", is_cut=True) if is_cut else TurnEnded("length"))
@@ -123,11 +130,11 @@ def test_the_first_of_several_sequences_ends_the_answer_however_it_is_split(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(LETTERS, max_size=40), st.lists(st.text("xyz", min_size=1, max_size=5), min_size=1))
 def test_a_text_without_a_stop_sequence_passes_whole(text: str, sequences: list[str]) -> None:
-    assert text_of(events_of(stopped_at(Run(*texts(*text))(), sequences))) == text
+    assert text_of(events_of(stop_at(Run(*texts(*text))(), sequences))) == text
 
 
 def test_what_may_begin_a_stop_sequence_is_held_back_until_it_is_known() -> None:
-    stopped = stopped_at(Run(*texts("one ST", "O", "RM", " STO"))(), ["STOP"])
+    stopped = stop_at(Run(*texts("one ST", "O", "RM", " STO"))(), ["STOP"])
     assert [batch for batch in stopped] == [  # noqa: C416 - batch by batch is what matters
         [TextDelta("one ")],
         [KeepAlive()],
@@ -139,7 +146,7 @@ def test_what_may_begin_a_stop_sequence_is_held_back_until_it_is_known() -> None
 
 def test_what_is_held_back_comes_before_the_end_and_after_what_stood_between() -> None:
     run = Run([TextDelta("S"), StepStarted("Agent")], [UsageReported(1, 2), TurnEnded()])
-    assert events_of(stopped_at(run(), ["STOP"])) == [
+    assert events_of(stop_at(run(), ["STOP"])) == [
         StepStarted("Agent"),
         UsageReported(1, 2),
         TextDelta("S"),
@@ -148,19 +155,19 @@ def test_what_is_held_back_comes_before_the_end_and_after_what_stood_between() -
 
 
 def test_a_stop_at_the_very_beginning_leaves_only_the_end() -> None:
-    assert events_of(stopped_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop", is_cut=True)]
+    assert events_of(stop_at(Run(*texts("STOP it"))(), ["STOP"])) == [TurnEnded("stop", is_cut=True)]
 
 
 def test_a_stop_ends_the_run_at_once() -> None:
     run = Run(*texts("one STOP", "two", "three"))
-    assert text_of(events_of(stopped_at(run(), ["STOP"]))) == "one "
+    assert text_of(events_of(stop_at(run(), ["STOP"]))) == "one "
     assert run.given == 1
     assert run.closed.is_set()
 
 
 def test_events_around_a_stop_keep_their_order() -> None:
     run = Run([StepStarted("a"), TextDelta("one STOP two"), StepStarted("never")])
-    assert events_of(stopped_at(run(), ["STOP"])) == [
+    assert events_of(stop_at(run(), ["STOP"])) == [
         StepStarted("a"),
         TextDelta("one "),
         TurnEnded("stop", is_cut=True),
@@ -170,12 +177,12 @@ def test_events_around_a_stop_keep_their_order() -> None:
 def test_a_failure_passes_through_a_stop_guard_and_closes_the_run() -> None:
     run = Run([TextDelta("a")], error=RunFailed("broken"))
     with pytest.raises(RunFailed, match="broken"):
-        events_of(stopped_at(run(), ["STOP"]))
+        events_of(stop_at(run(), ["STOP"]))
     assert run.closed.is_set()
 
 
 @pytest.mark.parametrize(
-    "guard", [lambda run: stopped_at(run, ["STOP"]), numbered], ids=["stopped_at", "numbered"]
+    "guard", [lambda run: stop_at(run, ["STOP"]), tag_choice], ids=["stopped_at", "numbered"]
 )
 def test_a_guard_that_is_closed_closes_its_run(
     guard: Callable[[Batches], Generator[object, None, None]],
@@ -191,14 +198,14 @@ def test_a_guard_that_is_closed_closes_its_run(
 
 def test_a_single_run_is_choice_zero() -> None:
     run = Run([TextDelta("a")], [TurnEnded()])
-    assert list(numbered(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
+    assert list(tag_choice(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
     assert run.closed.is_set()
 
 
 def test_runs_side_by_side_each_keep_their_order() -> None:
     runs = [Run(*texts(*(f"{number}:{n} " for n in range(200)))) for number in range(3)]
     transcripts = [Transcript() for _ in runs]
-    for _ in folded(side_by_side([run() for run in runs]), transcripts):
+    for _ in collect(run_concurrently([run() for run in runs]), transcripts):
         pass
     for number, (run, transcript) in enumerate(zip(runs, transcripts, strict=True)):
         assert transcript.text == "".join(f"{number}:{n} " for n in range(200))
@@ -213,7 +220,7 @@ def test_runs_side_by_side_do_run_at_once() -> None:
         meeting.wait()
         yield [TurnEnded()]
 
-    assert sorted(number for number, _ in side_by_side([run(), run(), run()])) == [0, 1, 2]
+    assert sorted(number for number, _ in run_concurrently([run(), run(), run()])) == [0, 1, 2]
 
 
 class Endless(Run):
@@ -239,7 +246,7 @@ class Endless(Run):
 )
 def test_the_first_failure_of_runs_side_by_side_ends_all(error: Exception) -> None:
     endless, failing = Endless(), Run([TextDelta("a")], error=error)
-    together = side_by_side([endless(), failing()])
+    together = run_concurrently([endless(), failing()])
     with pytest.raises((ProxyError, ZeroDivisionError)) as caught:
         for _ in together:
             pass
@@ -251,7 +258,7 @@ def test_the_first_failure_of_runs_side_by_side_ends_all(error: Exception) -> No
 def test_closing_runs_side_by_side_ends_their_threads() -> None:
     before = set(threading.enumerate())
     runs = [Endless(), Endless()]
-    together = side_by_side([run() for run in runs])
+    together = run_concurrently([run() for run in runs])
     next(together)
     threads = set(threading.enumerate()) - before
     assert len(threads) <= 2
@@ -265,7 +272,7 @@ def test_closing_runs_side_by_side_ends_their_threads() -> None:
 
 def test_a_reader_that_stands_still_holds_up_the_runs() -> None:
     run = Endless()
-    together = side_by_side([run()])
+    together = run_concurrently([run()])
     next(together)
     assert run.is_well_ahead.wait(PATIENCE_SECONDS)
     together.close()
@@ -276,7 +283,7 @@ def test_a_reader_that_stands_still_holds_up_the_runs() -> None:
 @pytest.mark.parametrize(("wake", "expected"), [(15.0, 0.25), (0.1, 0.1), (0.0, 0.0)])
 def test_a_wake_up_call_comes_no_later_than_asked(wake: float, expected: float) -> None:
     left = threading.Event()
-    remaining = while_wanted(left, lambda: wake)
+    remaining = cancellable_wait(left, lambda: wake)
     assert remaining() == expected
     left.set()
     with pytest.raises(RunFailed):
@@ -296,19 +303,19 @@ def test_a_failure_of_one_among_several_gives_no_leave_to_try_again(
     error: Exception, expected: type[Exception]
 ) -> None:
     with pytest.raises(expected):
-        list(side_by_side([failing(error)]))
+        list(run_concurrently([failing(error)]))
 
 
 def test_several_runs_that_nobody_ever_reads_do_not_begin() -> None:
     run = Run([TurnEnded()])
-    together = side_by_side([run()])
+    together = run_concurrently([run()])
     together.close()
     assert run.given == 0
 
 
 def test_the_fold_takes_a_step_for_each_batch() -> None:
     transcripts = [Transcript(), Transcript()]
-    steps = folded([(1, [TextDelta("b")]), (0, [TextDelta("a"), TextDelta("A")]), (1, [])], transcripts)
+    steps = collect([(1, [TextDelta("b")]), (0, [TextDelta("a"), TextDelta("A")]), (1, [])], transcripts)
     assert sum(1 for _ in steps) == 3
     assert [transcript.text for transcript in transcripts] == ["aA", "b"]
 
@@ -364,16 +371,20 @@ def test_a_run_that_gives_only_signs_of_life_is_passed_on() -> None:
 
 
 def test_questions_and_files_of_a_run_are_completed_and_the_run_is_closed() -> None:
-    question, file = ActionAsked({}, ("Yes", "No")), ArtifactMade({}, "b.png")
+    question, file = HumanInputRequested({}, ("Yes", "No")), ArtifactMade({}, "b.png")
     run = Run([TextDelta("a"), question, file, TurnEnded()])
 
-    def amend(event: ActionAsked | ArtifactMade) -> FlowEvent:
-        return replace(event, reference="r") if isinstance(event, ActionAsked) else replace(event, url="u")
+    def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
+        return (
+            replace(event, reference="r")
+            if isinstance(event, HumanInputRequested)
+            else replace(event, url="u")
+        )
 
-    events = events_of(amended(run(), amend))
+    events = events_of(with_file_links(run(), amend))
     assert events == [TextDelta("a"), replace(question, reference="r"), replace(file, url="u"), TurnEnded()]
     left = Run([TextDelta("a")], [TurnEnded()])
-    batches = amended(left(), amend)
+    batches = with_file_links(left(), amend)
     next(batches)
     batches.close()
     assert left.closed.is_set()

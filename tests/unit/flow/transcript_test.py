@@ -8,17 +8,17 @@ from typing import get_args
 import pytest
 
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    FlowToolCalled,
+    HumanInputRequested,
     KeepAlive,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -29,15 +29,15 @@ from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 
-ACTION = ActionAsked({"id": "a1"}, ("Proceed", "Reject"))
+ACTION = HumanInputRequested({"id": "a1"}, ("Proceed", "Reject"))
 ONE_OF_EACH: list[FlowEvent] = [
     TextDelta("Hello"),
     ReasoningDelta("hm"),
     StepStarted("Agent"),
     StepEnded("Agent", "FINISHED"),
-    ToolCalled("calculator", {"input": "6*7"}),
+    FlowToolCalled("calculator", {"input": "6*7"}),
     ToolUsed("calculator", {"input": "6*7"}, "42"),
-    FunctionCalled("call_1", "look_up", '{"sku":"7"}'),
+    ClientToolCalled("call_1", "look_up", '{"sku":"7"}'),
     SourcesFound(({"pageContent": "a"}, {"pageContent": "b"})),
     ArtifactMade({"type": "png", "data": "x"}),
     ACTION,
@@ -125,7 +125,7 @@ def test_a_run_without_its_end_has_no_finish_reason() -> None:
         (ToolUsed("t", None, "42"), True),
         (SourcesFound(({"pageContent": "a"},)), True),
         (ArtifactMade({"type": "png"}), False),
-        (ActionAsked({}, ()), False),
+        (HumanInputRequested({}, ()), False),
         (TurnEnded(), True),
     ],
 )

@@ -23,7 +23,7 @@ from tests.support.processes import wait_for
 
 
 class Flowise:
-    """A source whose rows and abilities the test changes."""
+    """A source whose rows and capabilities the test changes."""
 
     def __init__(self, *rows: dict[str, Any]) -> None:
         self.rows: list[dict[str, Any]] = list(rows)
@@ -46,7 +46,7 @@ class Flowise:
             raise self.error
         return list(self.rows)
 
-    def abilities(self, flow: str) -> tuple[bool | None, Mapping[str, Any]]:
+    def capabilities(self, flow: str) -> tuple[bool | None, Mapping[str, Any]]:
         """Tell what a flow can do."""
         self.probed.append(flow)
         if self.probe_error:
@@ -213,7 +213,7 @@ def test_a_name_of_another_script_is_found_by_what_it_was_before_scripts_were_re
 
 
 def test_former_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowise_gateway.flowise.catalog.MOST_FORMER_SLUGS", 2)
+    monkeypatch.setattr("flowise_gateway.flowise.catalog.MAX_FORMER_SLUGS", 2)
     clock, flowise = Clock(), Flowise(row(1, "name 0"))
     catalog = Catalog(flowise, 60, clock)
     for n in range(1, 6):
@@ -323,8 +323,8 @@ def test_a_bug_in_reading_a_flow_is_logged_and_survived(caplog: pytest.LogCaptur
 
 
 def test_unlisted_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowise_gateway.flowise.catalog.MOST_UNLISTED", 2)
-    monkeypatch.setattr("flowise_gateway.flowise.catalog.MOST_WAITING", 3)
+    monkeypatch.setattr("flowise_gateway.flowise.catalog.MAX_UNLISTED", 2)
+    monkeypatch.setattr("flowise_gateway.flowise.catalog.MAX_WAITING", 3)
     flowise = Flowise()
     catalog = Catalog(flowise, 60, Clock())
     settled(catalog, flowise, 1)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from flowise_gateway.flow.errors import FlowiseRefused, ProviderRefused, ProxyError, RunFailed
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     FlowEvent,
+    FlowToolCalled,
+    HumanInputRequested,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -395,7 +395,7 @@ def test_tools_that_are_told_again_in_a_growing_list_are_told_once() -> None:
         ("calledTools", [tool("c")]),
         closed=False,
     )
-    assert events == [used("a", "1"), used("b", "2"), ToolCalled("c", {"q": "c"})]
+    assert events == [used("a", "1"), used("b", "2"), FlowToolCalled("c", {"q": "c"})]
 
 
 def test_the_same_tool_with_the_same_input_twice_in_one_list_is_two_calls() -> None:
@@ -421,7 +421,7 @@ def test_a_tool_asked_for_again_in_a_later_node_is_told_again() -> None:
         ("calledTools", [tool("a")]),
         closed=False,
     )
-    called = ToolCalled("a", {"q": "a"})
+    called = FlowToolCalled("a", {"q": "a"})
     assert events == [
         StepStarted("One"),
         called,
@@ -517,7 +517,7 @@ def test_sources_and_thoughts_are_told_as_they_come_and_files_at_the_end() -> No
         SourcesFound((two,)),
         StepStarted("Writer"),
         TextDelta("Hello"),
-        ActionAsked({"id": "1"}, ()),
+        HumanInputRequested({"id": "1"}, ()),
         ArtifactMade({"type": "png", "data": "x"}),
         ArtifactMade(file, "b"),
         TurnEnded(),
@@ -603,9 +603,9 @@ ACTION = {
 
 
 def test_an_action_is_told_once_with_the_labels_of_its_buttons() -> None:
-    asked = ActionAsked(ACTION, ("Proceed", "Reject"))
+    asked = HumanInputRequested(ACTION, ("Proceed", "Reject"))
     assert told(("action", ACTION), ("action", ACTION)) == [asked, TurnEnded("stop")]
-    assert told(("action", {"id": "a1"})) == [ActionAsked({"id": "a1"}, ()), TurnEnded("stop")]
+    assert told(("action", {"id": "a1"})) == [HumanInputRequested({"id": "a1"}, ()), TurnEnded("stop")]
     assert asked in list(answer_events({"text": "Go on?", "action": ACTION}))
 
 
@@ -785,9 +785,9 @@ def test_the_joined_stream_is_the_whole_text_when_an_action_is_asked_without_tok
         ("action", ACTION),
         ("metadata", {}),
     )
-    kinds = [type(event) for event in events if isinstance(event, (TextDelta, ActionAsked))]
+    kinds = [type(event) for event in events if isinstance(event, (TextDelta, HumanInputRequested))]
     assert whole_text(folded(events)).startswith("Shall I go on?")
-    assert kinds == [TextDelta, ActionAsked]
+    assert kinds == [TextDelta, HumanInputRequested]
 
 
 @pytest.mark.parametrize("text", ["\n\nShall I go on?", "\nShall I go on?", "Shall I go on?"])
@@ -1086,8 +1086,8 @@ def test_a_json_answer_tells_its_steps_before_its_text() -> None:
     assert list(answer_events(answer)) == [
         StepStarted("Agent"),
         ReasoningDelta("hm"),
-        ToolCalled("a", {"q": "a"}),
-        ToolCalled("b", {"q": "b"}),
+        FlowToolCalled("a", {"q": "a"}),
+        FlowToolCalled("b", {"q": "b"}),
         used("a", "1"),
         used("b", "2"),
         StepEnded("Agent", "FINISHED"),
@@ -1115,7 +1115,7 @@ def test_a_json_answer_of_a_chatflow_or_of_agents_tells_tools_and_sources() -> N
         used("a", "1"),
         SourcesFound(({"pageContent": "p"},)),
         TextDelta("Hello"),
-        ActionAsked({"id": "1"}, ()),
+        HumanInputRequested({"id": "1"}, ()),
         ArtifactMade({"type": "png"}),
         TurnIdentified(),
         TurnEnded("stop"),

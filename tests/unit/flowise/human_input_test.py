@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.turn import HistoryMessage, Turn, Upload
 from flowise_gateway.flowise.human_input import Decision, decided, decision
 
@@ -21,7 +21,7 @@ V1: dict[str, Any] = {
     "mapping": {"approve": "Yes", "reject": "No", "toolCalls": [{"id": "c1"}]},
     "elements": [{"type": "approve-button", "label": "Ja"}, {"type": "reject-button", "label": "Nein danke"}],
 }
-ASKED = ActionAsked(V2, ("Ja, bitte", "Nein danke"))
+ASKED = HumanInputRequested(V2, ("Ja, bitte", "Nein danke"))
 TURN = Turn(
     "flow", "yes", (HistoryMessage("userMessage", "a"),), "Be brief.",
     (Upload("file", "a.png", "image/png", "data:"),), "s1", chat_id="c1",
@@ -70,13 +70,13 @@ def test_what_follows_an_approval_is_feedback() -> None:
     ],
 )
 def test_any_other_text_decides_nothing(text: str) -> None:
-    assert decision(text, ActionAsked(V2, ())) is None
+    assert decision(text, HumanInputRequested(V2, ())) is None
 
 
 def test_a_label_that_nobody_types_is_not_looked_for() -> None:
     long = "l" * 201
-    assert decision(long, ActionAsked(V2, (long, long))) is None
-    assert decision(long[1:], ActionAsked(V2, (long[1:], "b"))) == Decision("proceed")
+    assert decision(long, HumanInputRequested(V2, (long, long))) is None
+    assert decision(long[1:], HumanInputRequested(V2, (long[1:], "b"))) == Decision("proceed")
 
 
 def test_an_agentflow_is_told_as_human_input() -> None:
@@ -92,21 +92,23 @@ def test_an_agentflow_is_told_as_human_input() -> None:
 
 @pytest.mark.parametrize("data", [None, {}, {"nodeId": 5}, "x"])
 def test_without_a_node_flowise_finds_it_itself(data: Any) -> None:
-    turn = decided(TURN, Decision("proceed"), ActionAsked({**V2, "data": data}, ()))
+    turn = decided(TURN, Decision("proceed"), HumanInputRequested({**V2, "data": data}, ()))
     assert turn.human_input == {"type": "proceed"}
 
 
 @pytest.mark.parametrize(("kind", "answer"), [("proceed", "Yes"), ("reject", "No")])
 def test_a_sequential_agent_is_told_by_its_own_action(kind: Any, answer: str) -> None:
-    turn = decided(TURN, Decision(kind), ActionAsked(V1, ("Ja", "Nein danke")))
+    turn = decided(TURN, Decision(kind), HumanInputRequested(V1, ("Ja", "Nein danke")))
     assert (turn.question, turn.extra, turn.human_input) == (answer, {"action": V1}, None)
 
 
 @pytest.mark.parametrize("mapping", ["x", {"approve": 5}, {"approve": ""}])
 def test_an_action_without_words_of_its_own_is_told_ours(mapping: Any) -> None:
-    turn = decided(TURN, Decision("proceed"), ActionAsked({**V1, "mapping": mapping, "elements": None}, ()))
+    turn = decided(
+        TURN, Decision("proceed"), HumanInputRequested({**V1, "mapping": mapping, "elements": None}, ())
+    )
     assert turn.question == "proceed"
 
 
 def test_an_action_without_mapping_is_an_agentflows() -> None:
-    assert decided(TURN, Decision("proceed"), ActionAsked({"elements": ["x"]}, ())).human_input
+    assert decided(TURN, Decision("proceed"), HumanInputRequested({"elements": ["x"]}, ())).human_input

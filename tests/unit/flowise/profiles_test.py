@@ -17,7 +17,7 @@ from flowise_gateway.flowise.profiles import (
     public_profile,
     slug_of,
     unpacked,
-    with_abilities,
+    with_capabilities,
 )
 from tests.support.flow_rows import enabled, flow_id, overridable, row
 
@@ -273,13 +273,13 @@ def test_profiles_that_are_kept_come_back() -> None:
 
 def test_abilities_are_those_that_the_probes_tell() -> None:
     bare = FlowProfile(flow_id(1), "a")
-    untold = with_abilities(bare, None, {})
+    untold = with_capabilities(bare, None, {})
     assert untold == bare
     told = {"isImageUploadAllowed": True, "isSpeechToTextEnabled": True, "fileUploadSizeAndTypes": [{}]}
-    yes = with_abilities(bare, True, told)
+    yes = with_capabilities(bare, True, told)
     assert (yes.streams, yes.takes_images, yes.takes_files, yes.takes_audio) == (True, True, True, True)
-    assert with_abilities(yes, None, {}) == yes
-    no = with_abilities(yes, False, dict.fromkeys(told))
+    assert with_capabilities(yes, None, {}) == yes
+    no = with_capabilities(yes, False, dict.fromkeys(told))
     assert (no.streams, no.takes_images, no.takes_files, no.takes_audio) == (False, False, False, False)
 
 

@@ -14,9 +14,9 @@ import requests
 from flowise_client import FlowiseClient, FlowiseClients
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import RunFailed
-from flowise_gateway.flow.events import ActionAsked, TextDelta, UsageReported
+from flowise_gateway.flow.events import HumanInputRequested, TextDelta, UsageReported
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.queue_mode import DOUBT_SECONDS, MOST_DOUBTS, QueueMode, Said
+from flowise_gateway.flowise.queue_mode import DOUBT_SECONDS, MAX_DOUBTS, QueueMode, Said
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise, Step, event, token
 
@@ -176,7 +176,7 @@ def test_few_answers_are_compared_where_nothing_is_lost(flowise: SayingFlowise) 
     flowise.stores([row("Hello, ")])
     client = client_of(flowise)
     client.mode = QueueMode(lambda: 0.0)
-    for _ in range(MOST_DOUBTS - 5):
+    for _ in range(MAX_DOUBTS - 5):
         client.mode.may_doubt()
     for _ in range(10):
         assert client.predict(TURN).text == "Hello, "
@@ -256,7 +256,7 @@ def test_a_question_is_asked_although_its_event_was_lost(flowise: SayingFlowise)
     action = {"id": "1", "elements": [{"label": "Proceed"}, {"label": "Reject"}]}
     flowise.streams(state("INPROGRESS"), token("Go on?"), state("STOPPED") + ids(action=action))
     told = list(client_of(flowise).stream(TURN))
-    assert [each.choices for each in told if isinstance(each, ActionAsked)] == [("Proceed", "Reject")]
+    assert [each.choices for each in told if isinstance(each, HumanInputRequested)] == [("Proceed", "Reject")]
 
 
 def test_half_a_character_is_completed_too(flowise: SayingFlowise) -> None:
@@ -327,13 +327,13 @@ def test_what_is_missing_is_told_only_where_it_is_certain(
 def test_doubts_come_back_slowly() -> None:
     now = [0.0]
     mode = QueueMode(lambda: now[0])
-    assert [mode.may_doubt() for _ in range(MOST_DOUBTS + 1)] == [True] * MOST_DOUBTS + [False]
+    assert [mode.may_doubt() for _ in range(MAX_DOUBTS + 1)] == [True] * MAX_DOUBTS + [False]
     now[0] += DOUBT_SECONDS - 1
     assert not mode.may_doubt()
     now[0] += 1
     assert [mode.may_doubt(), mode.may_doubt()] == [True, False]
-    now[0] += DOUBT_SECONDS * MOST_DOUBTS * 5
-    assert [mode.may_doubt() for _ in range(MOST_DOUBTS + 1)].count(True) == MOST_DOUBTS
+    now[0] += DOUBT_SECONDS * MAX_DOUBTS * 5
+    assert [mode.may_doubt() for _ in range(MAX_DOUBTS + 1)].count(True) == MAX_DOUBTS
 
 
 # As a client sees it

@@ -19,7 +19,7 @@ from flowise_gateway.flowise.retries import (
     RETRYING_LEAST,
     FlowiseHealth,
 )
-from flowise_gateway.flowise.run import LARGEST_ANSWER_BYTES, Limits
+from flowise_gateway.flowise.run import MAX_ANSWER_BYTES, Limits
 from tests.support.processes import wait_for
 from tests.support.scripted_server import ScriptedServer, Step, http
 
@@ -166,7 +166,7 @@ def test_a_compressed_answer_is_a_clear_failure() -> None:
 )
 def test_an_answer_that_never_ends_is_cut_at_a_limit(kind: str, begin: bytes) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode()
-    pieces = [b"x" * 1024**2] * (LARGEST_ANSWER_BYTES // 1024**2 + 8)
+    pieces = [b"x" * 1024**2] * (MAX_ANSWER_BYTES // 1024**2 + 8)
     streams = http("200 OK", b'{"isStreaming":true}', "application/json", "Connection: close")
     scripts = (
         [[head + begin, *pieces], []] if kind.endswith("json") else [[streams], [head + begin, *pieces], []]

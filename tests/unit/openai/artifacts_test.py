@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.flow.events import ArtifactMade
-from flowise_gateway.openai.artifacts import LONGEST_IMAGE, LONGEST_TEXT, artifact_text, label, without_links
+from flowise_gateway.openai.artifacts import MAX_IMAGE, MAX_TEXT, artifact_text, label, without_links
 
 URL = "https://ai.example.com/v1/flowise/files/" + "aB3_-" * 30
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -57,13 +57,13 @@ def test_a_file_is_a_paragraph(made: ArtifactMade, text: str) -> None:
 
 
 def test_a_long_text_is_cut() -> None:
-    shown = artifact_text(ArtifactMade({"type": "text", "data": "x" * (LONGEST_TEXT + 1)}))
-    assert shown == f"\n\n```text\n{'x' * LONGEST_TEXT}\n…\n```"
+    shown = artifact_text(ArtifactMade({"type": "text", "data": "x" * (MAX_TEXT + 1)}))
+    assert shown == f"\n\n```text\n{'x' * MAX_TEXT}\n…\n```"
 
 
 def test_a_large_image_is_only_named() -> None:
     start = "data:image/png;base64,"
-    fits = start + "A" * (LONGEST_IMAGE - len(start))
+    fits = start + "A" * (MAX_IMAGE - len(start))
     assert fits in artifact_text(ArtifactMade({"type": "png", "data": fits}))
     assert artifact_text(ArtifactMade({"type": "png", "data": fits + "A"})) == UNSHOWN
 

@@ -167,7 +167,7 @@ def test_an_attachment_knows_the_message_it_came_with() -> None:
         (2, "2.png", True),
         (2, "3.png", True),
     ]
-    assert (chat.question, chat.to_ask) == (LOOK, LOOK)
+    assert (chat.user_text, chat.question) == (LOOK, LOOK)
 
 
 CHATS = [path for path in sorted(LIBRECHAT.glob("*.json")) if '"messages"' in path.read_text()]

@@ -13,7 +13,7 @@ from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.artifacts import artifact_text
 from flowise_gateway.openai.citations import (
     FOOTER_HEAD,
-    MOST_CITATIONS,
+    MAX_CITATIONS,
     citations,
     source_events,
     sources_footer,
@@ -127,8 +127,8 @@ def test_a_citation_has_a_title(metadata: dict[str, Any], title: str) -> None:
 
 def test_a_flood_of_sources_is_bounded() -> None:
     flood = answer("", *({"source": f"{A}/{n}"} for n in range(500)))
-    assert len(citations(flood)) == MOST_CITATIONS
-    assert sources_footer(flood).count("\n- ") == MOST_CITATIONS
+    assert len(citations(flood)) == MAX_CITATIONS
+    assert sources_footer(flood).count("\n- ") == MAX_CITATIONS
 
 
 def test_annotations_have_the_form_of_chat_completions() -> None:
@@ -259,5 +259,5 @@ def test_open_webui_gets_the_texts_of_a_source_together() -> None:
 def test_what_open_webui_gets_is_bounded_and_text() -> None:
     assert told({}, "x" * 5000)["document"] == ["x" * 2000]
     assert told({}, None)["document"] == [""]
-    assert len(source_events(answer("", *[{"fileName": f"{n}"} for n in range(500)]))) == MOST_CITATIONS
+    assert len(source_events(answer("", *[{"fileName": f"{n}"} for n in range(500)]))) == MAX_CITATIONS
     assert source_events(answer("")) == []

@@ -9,18 +9,18 @@ import pytest
 from flowise_gateway.flow.events import (
     ArtifactMade,
     FlowEvent,
+    FlowToolCalled,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     UsageReported,
 )
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.flowise_details import (
-    LONGEST_VALUE,
-    MOST_ENTRIES,
+    MAX_ENTRIES,
+    MAX_VALUE,
     answer_metadata,
     flowise_details,
 )
@@ -59,7 +59,7 @@ def test_nodes_are_told_with_state_and_time_as_far_as_known() -> None:
 
 
 def test_tools_that_ran_are_told_for_all_choices() -> None:
-    one = run(ToolCalled("a", 1), ToolUsed("a", {"q": 1}, "out"))
+    one = run(FlowToolCalled("a", 1), ToolUsed("a", {"q": 1}, "out"))
     two = run(ToolUsed("b", None, None, "boom"), ToolUsed("b", None, None, "again"))
     told = flowise_details([one, two])
     assert told["used_tools"] == [
@@ -72,13 +72,13 @@ def test_tools_that_ran_are_told_for_all_choices() -> None:
 
 def test_large_values_are_cut_and_long_lists_too() -> None:
     big = {"rows": ["x" * 100] * 1000}
-    tool = ToolUsed("a", big, "y" * (LONGEST_VALUE + 1))
-    told = flowise_details([run(*[tool] * (MOST_ENTRIES + 1))])
-    assert len(told["used_tools"]) == MOST_ENTRIES
+    tool = ToolUsed("a", big, "y" * (MAX_VALUE + 1))
+    told = flowise_details([run(*[tool] * (MAX_ENTRIES + 1))])
+    assert len(told["used_tools"]) == MAX_ENTRIES
     assert told["used_tools"][0]["input"].startswith('{"rows":["xxx')
-    assert len(told["used_tools"][0]["input"]) == LONGEST_VALUE + 1
-    assert told["used_tools"][0]["output"] == "y" * LONGEST_VALUE + "…"
-    assert told["warnings"] == [f"Lists are cut after {MOST_ENTRIES} entries."]
+    assert len(told["used_tools"][0]["input"]) == MAX_VALUE + 1
+    assert told["used_tools"][0]["output"] == "y" * MAX_VALUE + "…"
+    assert told["warnings"] == [f"Lists are cut after {MAX_ENTRIES} entries."]
 
 
 def test_a_value_that_no_json_can_hold_is_left_out() -> None:
@@ -109,7 +109,7 @@ def test_sources_are_told_without_what_is_flowises_own() -> None:
     told = flowise_details([run(SourcesFound(documents))])
     assert told["source_documents"] == [
         {
-            "pageContent": "p" * LONGEST_VALUE + "…",
+            "pageContent": "p" * MAX_VALUE + "…",
             "metadata": {
                 "source": "report.pdf",
                 "title": "Report",

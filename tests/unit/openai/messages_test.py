@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowise_gateway.flow.errors import BadRequest
-from flowise_gateway.flow.events import FunctionCalled
+from flowise_gateway.flow.events import ClientToolCalled
 from flowise_gateway.flow.turn import HistoryMessage
 from flowise_gateway.openai.messages import LOOK, ROLES, Conversation, answer_in_history, conversation
 
@@ -182,7 +182,7 @@ def test_tool_results_before_a_later_answer_are_history() -> None:
     read = conversation(
         [user("q"), assistant(tool_calls=[call("t")]), TOOL, assistant("It is 42"), user("ok")]
     )
-    assert read.question == "ok"
+    assert read.user_text == "ok"
     assert read.history == (
         asked("q"),
         answered('<tool_call>{"name":"t","arguments":{}}</tool_call>'),
@@ -194,7 +194,7 @@ def test_tool_results_before_a_later_answer_are_history() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_of_openai_is_taken(role: str) -> None:
     read = conversation([{"role": role, "content": "text", "tool_call_id": "c1", "name": "n"}])
-    assert "text" in read.question + "".join(message.content for message in read.history)
+    assert "text" in read.user_text + "".join(message.content for message in read.history)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_what_cannot_be_read_of_an_earlier_message_is_a_note(part: Any, kind: st
     # Refused before, it is sent again with every later message, with or without an answer between.
     for later in ([user("Go on without it")], [user("And?"), assistant("Hm."), user("Go on without it")]):
         read = conversation([user(["Look:", part]), *later])
-        said = "\n\n".join([*(message.content for message in read.history), read.question])
+        said = "\n\n".join([*(message.content for message in read.history), read.user_text])
         assert said.startswith(note)
         assert said.endswith("Go on without it")
         assert read.left_out == (kind,)
@@ -360,18 +360,18 @@ def test_what_cannot_be_read_of_an_earlier_message_is_a_note(part: Any, kind: st
 )
 def test_an_earlier_message_that_is_none_is_left_out(message: Any) -> None:
     read = conversation([message, assistant("a"), OK])
-    assert (read.history, read.question, read.left_out) == ((answered("a"),), "Hi", ("message",))
+    assert (read.history, read.user_text, read.left_out) == ((answered("a"),), "Hi", ("message",))
 
 
 @pytest.mark.parametrize("message", [user(None), user([]), {"role": "user"}, {**TOOL, "content": None}])
 def test_nothing_in_an_earlier_message_is_nothing(message: Any) -> None:
     read = conversation([user("a"), message, assistant("b"), OK])
-    assert (read.question, read.left_out) == ("Hi", ())
+    assert (read.user_text, read.left_out) == ("Hi", ())
 
 
 def test_a_tool_may_give_nothing() -> None:
     read = conversation([user("q"), assistant(tool_calls=[call("t")]), {**TOOL, "content": None}])
-    assert read.question == "Tool result of t: "
+    assert read.user_text == "Tool result of t: "
 
 
 def test_an_earlier_tool_result_need_not_name_its_call() -> None:
@@ -407,7 +407,7 @@ def test_the_same_words_with_another_file_are_another_message() -> None:
 def test_a_file_alone_is_a_message_too() -> None:
     read = conversation([user([IMAGE]), assistant("A cat."), user([IMAGE])])
     assert [message.content for message in read.history] == [LOOK, "A cat."]
-    assert read.question == read.to_ask == LOOK
+    assert read.user_text == read.question == LOOK
     assert [(each.position, each.is_newest) for each in read.attachments] == [(0, False), (2, True)]
     assert read.history[0].files == (read.attachments[0].digest,)
 
@@ -432,11 +432,13 @@ def test_a_refusal_without_content_is_an_answer() -> None:
     )
 
 
-@pytest.mark.parametrize("calls", [(), (FunctionCalled("call_1", "weather", '{"city":"Rome"}'),)])
+@pytest.mark.parametrize("calls", [(), (ClientToolCalled("call_1", "weather", '{"city":"Rome"}'),)])
 @pytest.mark.parametrize(
     "text", ["", " ", "\n", "An answer.", "An answer.\n\n---\n**Sources**\n1. a.txt", "[a](b)\r\n\r\n* x"]
 )
-def test_an_answer_is_kept_as_its_client_sends_it_back(text: str, calls: tuple[FunctionCalled, ...]) -> None:
+def test_an_answer_is_kept_as_its_client_sends_it_back(
+    text: str, calls: tuple[ClientToolCalled, ...]
+) -> None:
     told = [{"id": c.call_id, "function": {"name": c.name, "arguments": c.arguments}} for c in calls]
     sent_back = conversation([user("a"), assistant(text, tool_calls=told), user("b")]).history[1:]
     kept = answer_in_history(text, calls)
@@ -465,7 +467,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
     ],
 )
 def test_the_list_of_attached_files_is_no_part_of_a_question(content: Any, expected: str) -> None:
-    assert conversation([user(content)]).question == expected
+    assert conversation([user(content)]).user_text == expected
     assert conversation([user(content), assistant("b"), user("c")]).history[0].content == expected
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flowise_gateway.flow.errors import BadRequest
-from flowise_gateway.flow.events import Batches, FlowEvent, FunctionCalled, TextDelta, TurnEnded
-from flowise_gateway.openai.output_rules import kept_to, ruled
+from flowise_gateway.flow.events import Batches, ClientToolCalled, FlowEvent, TextDelta, TurnEnded
+from flowise_gateway.openai.output_rules import enforce_output_rules, with_output_rules
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import format_instructions
 from flowise_gateway.openai.tools import tool_instructions
@@ -26,12 +26,12 @@ CALL = '<tool_call>{"name":"look_up","arguments":{}}</tool_call>'
 
 def chat(mode: str, **more: Any) -> ParsedRequest:
     """A chat's request, ruled."""
-    return ruled(parse_chat({**CHAT, **more}), mode)
+    return with_output_rules(parse_chat({**CHAT, **more}), mode)
 
 
 def response(mode: str, **more: Any) -> ParsedRequest:
     """A request for a response, ruled."""
-    return ruled(parse_response({"model": "m", "input": "q", **more}), mode)
+    return with_output_rules(parse_response({"model": "m", "input": "q", **more}), mode)
 
 
 def test_tools_are_told_beside_the_system_text() -> None:
@@ -127,12 +127,12 @@ def kept(parsed: ParsedRequest, *pieces: str) -> list[FlowEvent]:
             yield [TextDelta(piece)]
         yield [TurnEnded()]
 
-    batches = kept_to(run(), parsed, lambda prefix: prefix)
+    batches = enforce_output_rules(run(), parsed, lambda prefix: prefix)
     return [event for batch in batches for event in batch if event != TextDelta("")]
 
 
 def test_calls_are_found_where_tools_were_told() -> None:
-    called = [FunctionCalled("call_", "look_up", "{}"), TurnEnded("tool_calls")]
+    called = [ClientToolCalled("call_", "look_up", "{}"), TurnEnded("tool_calls")]
     assert kept(chat("prompt", tools=[TOOL]), CALL) == called
 
 
@@ -148,7 +148,7 @@ def test_a_call_is_text_where_none_may_be_made(parsed: ParsedRequest) -> None:
 def test_calls_stop_sequences_and_json_go_together() -> None:
     parsed = chat("prompt", tools=[TOOL], stop="STOP", **JSON)
     assert kept(parsed, f"{CALL}STOP no") == [
-        FunctionCalled("call_", "look_up", "{}"),
+        ClientToolCalled("call_", "look_up", "{}"),
         TurnEnded("tool_calls", is_cut=True),
     ]
     assert kept(parsed, "```json\n{}\n```STOP no") == [TextDelta("{}"), TurnEnded("stop", is_cut=True)]

@@ -12,8 +12,8 @@ import pytest
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.events import (
     Batches,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
     KeepAlive,
     StepStarted,
     TextDelta,
@@ -224,14 +224,14 @@ def test_where_no_schema_says_otherwise_json_is_an_object(fmt: JsonFormat, warne
 
 def test_an_answer_that_is_a_call_or_nothing_is_no_bad_json() -> None:
     def events() -> Batches:
-        yield [StepStarted("Agent"), TextDelta("Let me see."), FunctionCalled("c", "f", "{}")]
+        yield [StepStarted("Agent"), TextDelta("Let me see."), ClientToolCalled("c", "f", "{}")]
         yield [TurnEnded("tool_calls")]
 
     got = [event for batch in json_guard(events(), ANY) for event in batch]
     assert got == [
         StepStarted("Agent"),
         TextDelta("Let me see."),
-        FunctionCalled("c", "f", "{}"),
+        ClientToolCalled("c", "f", "{}"),
         TurnEnded("tool_calls"),
     ]
     assert answer("") == ("", False)

@@ -11,17 +11,17 @@ import pytest
 from flowise_gateway.flow.events import (
     Batch,
     Batches,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
     KeepAlive,
     ReasoningDelta,
     StepStarted,
     TextDelta,
     TurnEnded,
 )
-from flowise_gateway.flow.filters import stopped_at
+from flowise_gateway.flow.filters import stop_at
 from flowise_gateway.flow.transcript import Transcript
-from flowise_gateway.openai.tool_calls import LARGEST_CALL, NONE_MADE, ONE_ONLY, called
+from flowise_gateway.openai.tool_calls import MAX_CALL, NONE_MADE, ONE_ONLY, extract_tool_calls
 from flowise_gateway.openai.tools import ClientTool, ClientTools
 
 TOOLS = ClientTools((ClientTool("look_up"), ClientTool("get-time")))
@@ -59,7 +59,7 @@ def events_of(batches: Batches) -> list[FlowEvent]:
 def answer(*pieces: str, tools: ClientTools = TOOLS) -> Answer:
     """The answer of a run that says these pieces."""
     transcript = Transcript()
-    for event in events_of(called(run(pieces), tools)):
+    for event in events_of(extract_tool_calls(run(pieces), tools)):
         transcript.add(event)
     calls = [(call.name, call.arguments) for call in transcript.calls]
     assert transcript.finish_reason is not None
@@ -203,18 +203,22 @@ def test_random_noise_around_calls_is_never_lost() -> None:
 
 
 def test_each_call_has_an_id_of_its_own() -> None:
-    found = [e for e in events_of(called(run([LOOK_UP, TIME]), TOOLS)) if isinstance(e, FunctionCalled)]
+    found = [
+        e
+        for e in events_of(extract_tool_calls(run([LOOK_UP, TIME]), TOOLS))
+        if isinstance(e, ClientToolCalled)
+    ]
     assert all(call.call_id.startswith("call_") and len(call.call_id) == 29 for call in found)
     assert found[0].call_id != found[1].call_id
-    numbered = called(run([TIME]), TOOLS, lambda prefix: prefix + "1")
-    assert FunctionCalled("call_1", "get-time", "{}") in events_of(numbered)
+    numbered = extract_tool_calls(run([TIME]), TOOLS, lambda prefix: prefix + "1")
+    assert ClientToolCalled("call_1", "get-time", "{}") in events_of(numbered)
 
 
 def test_text_is_held_back_only_while_it_may_be_a_call() -> None:
     pieces = ["Well, ", "a <", "b <tool", "_box> <tool_call>", "{", '"name": ', "oops"]
     got = [
         "".join(event.text for event in batch if isinstance(event, TextDelta))
-        for batch in called(run(pieces), TOOLS)
+        for batch in extract_tool_calls(run(pieces), TOOLS)
     ]
     assert got == ["Well, ", "a ", "<b ", "<tool_box> ", "", "", '<tool_call>{"name": oops', ""]
 
@@ -226,7 +230,7 @@ def test_other_events_pass_while_text_is_held_back() -> None:
         yield [TextDelta("x"), KeepAlive()]
         yield [TurnEnded("length", is_cut=True)]
 
-    got: list[Batch] = list(called(events(), TOOLS))
+    got: list[Batch] = list(extract_tool_calls(events(), TOOLS))
     assert got == [
         [StepStarted("Agent")],
         [ReasoningDelta("Hm.")],
@@ -236,12 +240,14 @@ def test_other_events_pass_while_text_is_held_back() -> None:
 
 
 def test_a_batch_that_says_nothing_yet_is_a_sign_of_life() -> None:
-    assert next(called(run(["<tool_call>"]), TOOLS)) == [KeepAlive()]
+    assert next(extract_tool_calls(run(["<tool_call>"]), TOOLS)) == [KeepAlive()]
 
 
 def test_a_run_with_calls_ends_as_such_however_it_ended() -> None:
     ended = TurnEnded("length", is_cut=True)
-    assert events_of(called(run([TIME], ended), TOOLS))[-1] == TurnEnded("tool_calls", is_cut=True)
+    assert events_of(extract_tool_calls(run([TIME], ended), TOOLS))[-1] == TurnEnded(
+        "tool_calls", is_cut=True
+    )
 
 
 def test_of_several_calls_the_first_counts_where_one_is_allowed() -> None:
@@ -258,16 +264,16 @@ def test_a_demanded_call_that_does_not_come_is_warned_of() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_call_that_is_too_large_is_let_go_as_text(whole: bool) -> None:
     begin, end = '<tool_call>{"name":"look_up","arguments":{"a":"', '"}}</tool_call>' if whole else ""
-    text = begin + "x" * LARGEST_CALL + end
+    text = begin + "x" * MAX_CALL + end
     pieces = [text[at : at + 1000] for at in range(0, len(text), 1000)]
     assert answer(*pieces) == answer(text) == Answer(text, [], "stop", [])
-    fitting = begin + "x" * (LARGEST_CALL - 100) + '"}}</tool_call>'
+    fitting = begin + "x" * (MAX_CALL - 100) + '"}}</tool_call>'
     assert len(answer(fitting).calls) == 1
 
 
 def test_a_call_that_never_ends_is_let_go_before_the_run_ends() -> None:
-    letters = '<tool_call>{"name":"' + "x" * LARGEST_CALL
-    batches = called(run([letters, "y"]), TOOLS)
+    letters = '<tool_call>{"name":"' + "x" * MAX_CALL
+    batches = extract_tool_calls(run([letters, "y"]), TOOLS)
     assert next(batches) == [TextDelta(letters)]
     batches.close()
 
@@ -281,7 +287,7 @@ def test_very_many_tags_are_read_in_one_go(piece: str) -> None:
 
 def test_closing_the_guard_closes_the_run() -> None:
     source = run(["a", "b"])
-    batches = called(source, TOOLS)
+    batches = extract_tool_calls(source, TOOLS)
     next(batches)
     batches.close()
     assert list(source) == []
@@ -291,8 +297,8 @@ def test_closing_the_guard_closes_the_run() -> None:
 def test_a_stop_sequence_cuts_what_is_said_and_never_a_call(stop: str) -> None:
     text = f"See:{LOOK_UP}\nObservation: 7"
     for pieces in ([text], list(text)):
-        events = events_of(stopped_at(called(run(pieces), TOOLS), [stop]))
-        assert [event.name for event in events if isinstance(event, FunctionCalled)] == ["look_up"]
+        events = events_of(stop_at(extract_tool_calls(run(pieces), TOOLS), [stop]))
+        assert [event.name for event in events if isinstance(event, ClientToolCalled)] == ["look_up"]
         assert isinstance(events[-1], TurnEnded)
         assert events[-1].reason == "tool_calls"
         said = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -300,15 +306,17 @@ def test_a_stop_sequence_cuts_what_is_said_and_never_a_call(stop: str) -> None:
 
 
 def test_a_stop_sequence_before_a_call_ends_the_answer() -> None:
-    events = events_of(stopped_at(called(run([f"a STOP {LOOK_UP}"]), TOOLS), ["STOP"]))
+    events = events_of(stop_at(extract_tool_calls(run([f"a STOP {LOOK_UP}"]), TOOLS), ["STOP"]))
     assert events == [TextDelta("a "), TurnEnded("stop", is_cut=True)]
 
 
 def test_what_a_stop_sequence_held_back_is_said_before_the_call() -> None:
-    events = events_of(stopped_at(called(run(["a ST", LOOK_UP]), TOOLS, lambda prefix: prefix), ["STOP"]))
+    events = events_of(
+        stop_at(extract_tool_calls(run(["a ST", LOOK_UP]), TOOLS, lambda prefix: prefix), ["STOP"])
+    )
     assert events == [
         TextDelta("a "),
         TextDelta("ST"),
-        FunctionCalled("call_", *LOOKED_UP),
+        ClientToolCalled("call_", *LOOKED_UP),
         TurnEnded("tool_calls"),
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.tools import (
-    MOST_TOOLS,
+    MAX_TOOLS,
     ClientTool,
     ClientTools,
     call_text,
@@ -118,7 +118,7 @@ def test_functions_are_the_older_form(call: Any, tools: Any, choice: Any) -> Non
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": "x"}, "tools", "invalid_type"),
     ({"tools": {"type": "function"}}, "tools", "invalid_type"),
-    ({"tools": [nested(f"f{n}") for n in range(MOST_TOOLS + 1)]}, "tools", "invalid_value"),
+    ({"tools": [nested(f"f{n}") for n in range(MAX_TOOLS + 1)]}, "tools", "invalid_value"),
     ({"tools": [5]}, "tools[0]", "invalid_type"),
     ({"tools": [{}]}, "tools[0].type", "missing_required_parameter"),
     ({"tools": [nested("a"), {"type": 5}]}, "tools[1].type", "invalid_type"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowise_gateway.flow.events import ActionAsked
+from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.ui_tasks import (
@@ -213,7 +213,7 @@ def asked(chat: str) -> Any:
 def test_what_may_follow_a_question_for_a_decision_are_its_choices() -> None:
     answer = task_answer("follow_ups", prompt_of("15-approval-follow-ups"))
     assert json.loads(answer) == {"follow_ups": ["Proceed", "Reject"]}
-    said = answer_text(ActionAsked({}, ("Ja, los", "Nein", "Später"), "0123456789abcdef"))
+    said = answer_text(HumanInputRequested({}, ("Ja, los", "Nein", "Später"), "0123456789abcdef"))
     assert asked(f"USER: a\nASSISTANT: Soll ich?{said}") == ["Ja, los", "Nein", "Später"]
     assert asked(f"USER: a\nASSISTANT: Soll ich?{said}\nUSER: b\nASSISTANT: c") == []
     assert asked("ASSISTANT: (Waiting for your decision: a\nb)") == []

@@ -11,7 +11,7 @@ import pytest
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.responses.compaction import compacted, input_tokens
-from flowise_gateway.responses.input_items import sealed
+from flowise_gateway.responses.input_items import pack_compaction
 from flowise_gateway.responses.request import parse_response
 
 TALK: list[Any] = [
@@ -38,7 +38,7 @@ def test_what_was_compacted_is_read_as_if_it_had_been_sent() -> None:
     assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] > 20
     whole = parse_response({"model": "m", "input": [*TALK, RESULT]})
     short = parse_response({"model": "m", "input": [*body["output"], RESULT]})
-    assert (short.turns[0].history, short.said) == (whole.turns[0].history, whole.said)
+    assert (short.turns[0].history, short.user_text) == (whole.turns[0].history, whole.user_text)
     assert [item["type"] for item in short.input_items] == ["compaction", "function_call_output"]
 
 
@@ -46,7 +46,7 @@ def test_a_compaction_can_be_compacted_with_what_came_after() -> None:
     once = compacted({"model": "m", "input": TALK}, len)["output"]
     twice = compacted({"model": "m", "input": [*once, RESULT]}, len)["output"]
     assert len(twice) == 1
-    assert parse_response({"model": "m", "input": twice}).said == "Tool result of weather: Sunny"
+    assert parse_response({"model": "m", "input": twice}).user_text == "Tool result of weather: Sunny"
 
 
 def test_what_went_before_is_compacted_too() -> None:
@@ -107,7 +107,10 @@ def test_what_this_server_did_not_pack_is_refused(content: str) -> None:
 
 
 def test_a_packed_item_that_is_wrong_is_refused() -> None:
-    item = {"type": "compaction", "encrypted_content": sealed([{"type": "message", "role": "nobody"}])}
+    item = {
+        "type": "compaction",
+        "encrypted_content": pack_compaction([{"type": "message", "role": "nobody"}]),
+    }
     with pytest.raises(BadRequest) as caught:
         parse_response({"model": "m", "input": [item]})
     assert caught.value.param == "input[0].role"

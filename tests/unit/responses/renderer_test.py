@@ -26,17 +26,17 @@ from flowise_gateway.flow.errors import (
     error_body,
 )
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
+    ClientToolCalled,
     FlowEvent,
-    FunctionCalled,
+    FlowToolCalled,
+    HumanInputRequested,
     KeepAlive,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -71,7 +71,7 @@ AGENT: Events = [
     StepStarted("Agent"),
     ReasoningDelta("Let me "),
     ReasoningDelta("think.\n"),
-    ToolCalled("calculator", {"input": "6*7"}),
+    FlowToolCalled("calculator", {"input": "6*7"}),
     USED,
     ToolUsed("wéb search!", "q", None, "it\n  broke"),
     TextDelta("It is "),
@@ -85,10 +85,10 @@ AGENT: Events = [
 ]
 ACTION: Events = [
     TextDelta("Shall I go on?"),
-    ActionAsked({"id": "act-1", "data": {"secret": 1}}, ("Proceed", "Reject")),
+    HumanInputRequested({"id": "act-1", "data": {"secret": 1}}, ("Proceed", "Reject")),
     *END,
 ]
-CALL = FunctionCalled("call_1", "weather", '{"city":"Bonn"}')
+CALL = ClientToolCalled("call_1", "weather", '{"city":"Bonn"}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ CASES = [
     Case("response-tools", AGENT, TOOLS),
     Case("response-asked", [*TEXT, *END], ASKED),
     Case("response-action", ACTION),
-    Case("response-calls", [ReasoningDelta("Hm."), CALL, FunctionCalled("call_2", "time", ""), *END]),
+    Case("response-calls", [ReasoningDelta("Hm."), CALL, ClientToolCalled("call_2", "time", ""), *END]),
     Case("response-text-and-call", [TextDelta("Let me see."), CALL, TurnEnded("tool_calls")]),
     Case("response-length", [*TEXT, StepStarted("Late"), TurnEnded("length")]),
     Case("response-filtered", [*TEXT, TurnEnded("content_filter")]),
@@ -275,8 +275,12 @@ def one_event(random_: random.Random) -> FlowEvent:
             StepStarted(word),
             StepEnded(word, "FINISHED"),
         ),
-        *(ToolCalled(word, {"a": word}), ToolUsed(word, word, {"b": 1}), ToolUsed(word, {}, None, word)),
-        *(FunctionCalled(f"call_{random_.random()}", "f", word), KeepAlive(), ArtifactMade({"type": "png"})),
+        *(FlowToolCalled(word, {"a": word}), ToolUsed(word, word, {"b": 1}), ToolUsed(word, {}, None, word)),
+        *(
+            ClientToolCalled(f"call_{random_.random()}", "f", word),
+            KeepAlive(),
+            ArtifactMade({"type": "png"}),
+        ),
         *(SourcesFound(({"pageContent": word},)), UsageReported(random_.randrange(9), random_.randrange(9))),
     ]
     return random_.choice(choices)
@@ -286,7 +290,9 @@ def one_event(random_: random.Random) -> FlowEvent:
 def test_whatever_a_run_reports_the_stream_is_in_order_and_ends_with_the_body(seed: int) -> None:
     random_ = random.Random(seed)  # noqa: S311 - the same each time
     events = [one_event(random_) for _ in range(random_.randrange(12))]
-    events += random_.choice([[], [ActionAsked({"id": "1"}, ("Yes", "No"))], [ActionAsked({}, ())]])
+    events += random_.choice(
+        [[], [HumanInputRequested({"id": "1"}, ("Yes", "No"))], [HumanInputRequested({}, ())]]
+    )
     events += [one_event(random_) for _ in range(random_.randrange(3))]
     events += random_.choice([[], [TurnEnded()], [TurnEnded("length")], [TurnEnded("content_filter")]])
     case = Case("any", events, random_.choice([{}, TOOLS, ASKED]))
@@ -350,7 +356,7 @@ def test_thoughts_end_when_the_text_begins_and_later_ones_stand_beside_it() -> N
 
 def test_a_step_has_a_line_of_its_own_and_a_question_begins_the_text() -> None:
     events: Events = [ReasoningDelta("I think"), StepStarted("Agent"), ReasoningDelta("so.")]
-    asked = ActionAsked({"id": "1"}, ("Yes", "No"))
+    asked = HumanInputRequested({"id": "1"}, ("Yes", "No"))
     output = Case("s", [*events, asked, StepStarted("Late"), *END]).whole()["output"]
     texts = [part["text"] for item in output for part in item.get("summary", item.get("content"))]
     assert texts == ["I think\n▸ Agent\nso.", "(Waiting for your decision: Yes / No)", "▸ Late\n"]
@@ -471,7 +477,8 @@ def test_metadata_stays_within_openais_limits() -> None:
     assert json.loads(metadata["flowise_follow_up_prompts"]) == list(prompts[:2])
     assert len(metadata["flowise_chat_message_id"]) == 512
     endless = Case(
-        "m", [ActionAsked({"id": "x" * 600}, ("Yes",)), TurnIdentified(follow_up_prompts=("x" * 600,))]
+        "m",
+        [HumanInputRequested({"id": "x" * 600}, ("Yes",)), TurnIdentified(follow_up_prompts=("x" * 600,))],
     )
     assert not {"flowise_action", "flowise_follow_up_prompts"} & set(endless.whole()["metadata"])
 
@@ -1143,16 +1150,16 @@ def test_what_cannot_be_read_of_an_earlier_item_is_a_note(item: Any, said: str, 
     for between in ([item_of("assistant", "b")], []):
         asked = parse_response({**HELLO, "input": [item, *between, item_of("user", "c")]})
         history = asked.turns[0].history
-        assert (history[0].content if between else asked.said.removesuffix("\n\nc")) == said
+        assert (history[0].content if between else asked.user_text.removesuffix("\n\nc")) == said
         assert asked.left_out == (left_out,)
         # The item is whole: it can be kept, listed and gone on from.
         again = parse_response({**HELLO, "input": list(asked.input_items)})
-        assert again.said == asked.said
+        assert again.user_text == asked.user_text
 
 
 def test_a_tool_may_give_nothing() -> None:
     asked = parse_response({**HELLO, "input": [CALLED, {**OUTPUT, "output": None}]})
-    assert asked.said == f"Tool result of {CALLED['name']}: "
+    assert asked.user_text == f"Tool result of {CALLED['name']}: "
 
 
 def test_no_limit_is_none_that_is_ignored() -> None:
@@ -1175,4 +1182,4 @@ def test_no_limit_is_none_that_is_ignored() -> None:
 )
 def test_no_earlier_item_is_a_reason_to_refuse(item: Any) -> None:
     asked = parse_response({**HELLO, "input": [item, item_of("assistant", "b"), item_of("user", "c")]})
-    assert (asked.said, asked.turns[0].history[-1].content) == ("c", "b")
+    assert (asked.user_text, asked.turns[0].history[-1].content) == ("c", "b")

@@ -16,8 +16,8 @@ from flowise_gateway.responses.background import BackgroundRun, cancelled, repla
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import (
-    MOST_BYTES,
-    MOST_REFERENCES,
+    MAX_BYTES,
+    MAX_REFERENCES,
     Context,
     Record,
     StoredRenderer,
@@ -28,7 +28,7 @@ from flowise_gateway.responses.stored import (
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import WatchedStore
-from flowise_gateway.web.streaming import Begun, NumberedBatches, Pace
+from flowise_gateway.web.streaming import Heartbeat, NumberedBatches, PendingAnswer
 from tests.support.openai_check import valid
 
 ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
@@ -122,12 +122,12 @@ def test_only_so_many_references_are_looked_up() -> None:
     stored = responses()
     stored.of("ann", "resp_1").keep(Record(DONE))
     context = Context(stored, "ann")
-    assert [context.resolve("msg_1") for _ in range(MOST_REFERENCES + 1)][-2:] == [ITEM, None]
+    assert [context.resolve("msg_1") for _ in range(MAX_REFERENCES + 1)][-2:] == [ITEM, None]
 
 
 def test_a_conversation_is_kept_up_to_a_size() -> None:
     stored = responses()
-    large = {"id": "a", "text": "x" * (MOST_BYTES - 1000)}
+    large = {"id": "a", "text": "x" * (MAX_BYTES - 1000)}
     stored.of("ann", "resp_1").keep(Record(DONE, [large]))
     context = Context(stored, "ann")
     assert context.fits([large])
@@ -164,7 +164,7 @@ def running(place: StoredResponse, batches: NumberedBatches) -> BackgroundRun:
     """A run that is ready to begin."""
     request = parse_response({"model": "m", "input": "Hi", "background": True})
     renderer = ResponsesRenderer(request, count_tokens=len)
-    begun = Begun(batches, renderer, Pace(0), [Transcript("chat")], lambda: None, {})
+    begun = PendingAnswer(batches, renderer, Heartbeat(0), [Transcript("chat")], lambda: None, {})
     return BackgroundRun(place, begun, Record({}), renderer)
 
 

@@ -16,7 +16,7 @@ from flowise_gateway.flow.events import FlowEvent, KeepAlive, StepStarted, TextD
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import HistoryMessage, Turn
-from flowise_gateway.telemetry.metrics import KINDS, MOST_MODELS, MOST_ROWS, Metrics
+from flowise_gateway.telemetry.metrics import KINDS, MAX_MODELS, MAX_ROWS, Metrics
 from flowise_gateway.telemetry.shared_counts import Board
 from tests.support.metrics_text import Scrape
 
@@ -240,19 +240,19 @@ def test_more_models_than_the_limit_are_other(metrics: Metrics) -> None:
         metrics.admit(replace(MODEL, id=f"model-{number}"))
         asked(metrics, model=f"model-{number}")
     found = scrape(metrics)
-    assert len(found.labels("model") - {"other"}) == MOST_MODELS - 1, "one that was not asked has no row"
-    assert found.sum("requests_total", model="other") == 5001 - MOST_MODELS
+    assert len(found.labels("model") - {"other"}) == MAX_MODELS - 1, "one that was not asked has no row"
+    assert found.sum("requests_total", model="other") == 5001 - MAX_MODELS
 
 
 def test_rows_are_bounded_whatever_comes_together(metrics: Metrics) -> None:
-    for number in range(MOST_MODELS):
+    for number in range(MAX_MODELS):
         metrics.admit(replace(MODEL, id=f"model-{number}"))
         for outcome in range(50):
             asked(metrics, model=f"model-{number}", outcome=f"code_{outcome}")
     found = scrape(metrics)
     rows = [labels for name, labels, _ in found.samples if name == "requests_total"]
-    assert len(rows) <= MOST_ROWS + 50
-    assert found.sum("requests_total") == MOST_MODELS * 50
+    assert len(rows) <= MAX_ROWS + 50
+    assert found.sum("requests_total") == MAX_MODELS * 50
 
 
 def test_models_that_a_caller_may_not_see_are_added_up_as_other(metrics: Metrics) -> None:

@@ -11,17 +11,17 @@ import pytest
 
 from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, RunFailed
 from flowise_gateway.flow.events import (
-    ActionAsked,
     ArtifactMade,
     Batch,
     FlowEvent,
+    FlowToolCalled,
+    HumanInputRequested,
     KeepAlive,
     ReasoningDelta,
     SourcesFound,
     StepEnded,
     StepStarted,
     TextDelta,
-    ToolCalled,
     ToolUsed,
     TurnEnded,
     TurnIdentified,
@@ -30,7 +30,13 @@ from flowise_gateway.flow.events import (
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.web.streaming import STEP_HOLD_SECONDS, Begun, Pace, StreamedAnswer, refuse_empty
+from flowise_gateway.web.streaming import (
+    STEP_HOLD_SECONDS,
+    Heartbeat,
+    PendingAnswer,
+    StreamedAnswer,
+    refuse_empty,
+)
 from openai_adapter import ChatRenderer
 
 DONE = b"data: [DONE]\n\n"
@@ -52,7 +58,7 @@ class Stage:
 
     def __init__(self, *script: Step, error: BaseException | None = None, choices: int = 1) -> None:
         self.clock = Clock()
-        self.pace = Pace(15, self.clock)
+        self.pace = Heartbeat(15, self.clock)
         self.script = script
         self.error = error
         self.taken = 0
@@ -67,7 +73,7 @@ class Stage:
         )
         self.transcripts = [Transcript(turn.chat_id) for turn in turns]
         self.answer = StreamedAnswer(
-            Begun(self.batches, renderer, self.pace, self.transcripts, self._ended, {})
+            PendingAnswer(self.batches, renderer, self.pace, self.transcripts, self._ended, {})
         )
 
     def _ended(self) -> None:
@@ -122,7 +128,7 @@ STEP: Batch = [StepStarted("Agent")]
 
 @pytest.mark.parametrize(
     "event",
-    [TextDelta("a"), ReasoningDelta("a"), ActionAsked({}, ("a",)), ArtifactMade({})],
+    [TextDelta("a"), ReasoningDelta("a"), HumanInputRequested({}, ("a",)), ArtifactMade({})],
     ids=lambda event: type(event).__name__,
 )
 def test_the_first_substance_lets_the_status_out_at_once(event: FlowEvent) -> None:
@@ -136,7 +142,7 @@ def test_the_first_substance_lets_the_status_out_at_once(event: FlowEvent) -> No
     [
         StepStarted("a"),
         StepEnded("a", "FINISHED"),
-        ToolCalled("a", 1),
+        FlowToolCalled("a", 1),
         ToolUsed("a", 1, 2),
         SourcesFound(({},)),
         UsageReported(1, 2),
@@ -153,7 +159,7 @@ def test_anything_else_holds_the_status_back_so_that_a_failure_becomes_one(event
 
 
 def test_what_was_held_back_comes_before_the_first_text() -> None:
-    stage = Stage((0.1, STEP), (0.1, [ToolCalled("t", 1)]), (0.1, TEXT), (0.1, END))
+    stage = Stage((0.1, STEP), (0.1, [FlowToolCalled("t", 1)]), (0.1, TEXT), (0.1, END))
     stream = stage.answer.begin()
     assert kinds(next(stream)) == ["role", "(▸ Agent)", "(▸ t: 1)", "Hello"]
     assert kinds(b"".join(stream)) == ["finish stop", "DONE"]
@@ -335,22 +341,22 @@ def test_whoever_waits_for_the_first_byte_and_is_stopped_ends_the_run() -> None:
 
 def test_the_pace_counts_from_the_last_write() -> None:
     clock = Clock()
-    pace = Pace(15, clock)
+    pace = Heartbeat(15, clock)
     assert pace.remaining() == 15
     clock.now += 10
     assert pace.remaining() == 5
     clock.now += 10
     assert pace.remaining() == 0
-    pace.written()
+    pace.reset()
     assert pace.remaining() == 15
 
 
 def test_hurry_only_ever_shortens_the_wait() -> None:
     clock = Clock()
-    pace = Pace(15, clock)
-    pace.hurry(20)
+    pace = Heartbeat(15, clock)
+    pace.due_within(20)
     assert pace.remaining() == 15
-    pace.hurry(1)
+    pace.due_within(1)
     assert pace.remaining() == 1
-    pace.hurry(3)
+    pace.due_within(3)
     assert pace.remaining() == 1
