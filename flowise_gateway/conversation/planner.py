@@ -231,7 +231,8 @@ def _conversation_request(
         # Of a response that is not to be stored no text is kept, unless in a named conversation.
         keeps_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
         has_preamble=not takes_system_text(model, text, parsed.passed),
-        # Sequential agents drop a history whose length is not that of their memory (flowise-api.md §6.3).
+        # Sequential agents drop a history whose length is not that of their memory
+        # (docs/reference/flowise.md, Memory).
         holds_prefix=model.type != "MULTIAGENT",
         folds=model.chains_models,
     )

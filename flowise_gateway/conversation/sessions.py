@@ -355,7 +355,7 @@ def transcript_as_text(history: History, question: str) -> str:
 
 
 def history_mode(model: Model) -> HistoryMode:
-    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it (design §6.4)."""
+    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it."""
     if model.history in ("session", "messages", "question"):
         return model.history  # type: ignore[return-value]
     if model.has_memory:

@@ -1,7 +1,7 @@
 """A person's decision about a stopped run: which words decide it, and how Flowise is told. Upstream, pure.
 
 Agentflows v2 take `humanInput`, sequential agents the `action` they sent with the answer's text as question
-(flowise-api.md §1.2).
+(docs/reference/flowise.md, Decisions).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Images, audio and files in a message's content into Flowise's uploads. Wire layer, pure.
 
-Flowise's rules (flowise-api.md §1.4): data is a data URI, `name` has an extension that fits the MIME type, a
-text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file` that is no image.
+Flowise's rules (docs/reference/flowise.md, Uploads): data is a data URI, `name` has an extension that fits
+the MIME type, a text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file`
+that is no image.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ class ParsedRequest:
 
     `user_text` is the question as the client has it (the turns' own is never empty), `left_out` the kinds of
     what could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends`
-    tells that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or may not
-    obey, `passed` Flowise's own fields. `is_conversation` tells that another request may go on from the
-    answer, `tools` and `format` what it must keep to.
+    tells that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or
+    may not obey, `passed` Flowise's own fields. `is_conversation` tells that another request may go on from
+    the answer, `tools` and `format` what it must keep to.
 
     The last nine are of Responses alone: `input_items` is the input made whole, `echo` what the answer
     repeats of the request, `conversation_id` its field `conversation`, `response_id` the answer's own id, if

@@ -25,7 +25,7 @@ without data, and ends the stream."""
 
 
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
-    """The bytes of frames: LF only, an event never split over two writes (open-responses.md §4)."""
+    """The bytes of frames: LF only, an event never split over two writes (docs/reference/responses.md)."""
     return on_one_line(
         b"".join(
             [

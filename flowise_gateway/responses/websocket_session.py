@@ -1,6 +1,7 @@
 """The Responses API over a WebSocket: one response at a time, chains that need no store. Composition.
 
-The contract is open-responses.md §7: the events of a stream as messages, errors as `error` events.
+The contract is docs/reference/responses.md (WebSocket): the events of a stream as messages, errors as
+`error` events.
 """
 
 from __future__ import annotations

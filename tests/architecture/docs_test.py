@@ -76,3 +76,55 @@ def test_versions_are_pinned_exactly() -> None:
     for name in ("requirements.txt", "requirements-dev.txt"):
         for line in (PROJECT / name).read_text().splitlines():
             assert not line or line.startswith(("#", "-r ")) or re.fullmatch(r"[\w-]+==[\w.]+", line), line
+
+
+DOCUMENTS = re.compile(r"[\w./-]*\b[\w-]+\.md\b")
+NOT_OURS = {"obsidian.md", "a.md"}
+"""An address of a program, and a file that a test uploads."""
+
+
+def test_every_document_that_is_named_exists() -> None:
+    skipped = {".venv", ".cache", ".git", "data", "build"}
+    roots = [entry for entry in PROJECT.iterdir() if entry.name not in skipped]
+    endings = {".py", ".md", ".txt", ".js", ".example"}
+    files = [
+        path
+        for root in roots
+        for path in (root.rglob("*") if root.is_dir() else [root])
+        if path.is_file()
+        and (path.suffix in endings or path.name in {"Makefile", "run"})
+        and not {"wire", "openai_schemas"} & set(path.parts)
+    ]
+    missing = {
+        f"{file.relative_to(PROJECT)}: {name}"
+        for file in files
+        for name in DOCUMENTS.findall(file.read_text())
+        if name.rpartition("/")[2] not in NOT_OURS
+        and not any((place / name).exists() for place in (PROJECT, PROJECT / "docs", file.parent))
+    }
+    assert missing == set()
+    assert len(files) > 200
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    names = sorted(path.name for path in (PROJECT / "docs/decisions").glob("*.md"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+    for name in names:
+        lines = (PROJECT / "docs/decisions" / name).read_text().splitlines()
+        assert lines[0].startswith(f"# {int(name[:4])}. "), name
+        assert len(lines) <= 55, f"{name}: a note is at most a page"
+
+
+def test_a_decision_that_is_named_exists() -> None:
+    last = len(list((PROJECT / "docs/decisions").glob("*.md")))
+    named = {
+        int(number)
+        for path in [
+            *PROJECT.glob("*.*"),
+            *PROJECT.glob("docs/**/*.md"),
+            *PROJECT.glob("flowise_gateway/**/*.py"),
+        ]
+        if path.suffix in {".py", ".md", ".txt"}
+        for number in re.findall(r"\b(?:decision|note) (\d+)\b", path.read_text())
+    }
+    assert {number for number in named if not 1 <= number <= last} == set()

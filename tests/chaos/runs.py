@@ -171,7 +171,7 @@ async def breaker(world: World) -> Row:
 
 
 async def limits(world: World) -> Row:
-    """R10: each wait ends at its limit, with the status that the design gives it."""
+    """R10: each wait ends at its limit, with its own status."""
     row = Row("R10 every wait ends at its limit", "each within +10 % and 0.3 s")
     settings: dict[str, Any] = {
         "FLOWISE_REQUEST_TIMEOUT": "2",

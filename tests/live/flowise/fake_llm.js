@@ -5,7 +5,7 @@
 //   flood           2,000 tokens (18 kB), as fast as they can be written
 //   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer;
 //                   a forced tool_choice is always obeyed
-// Tools that the prompt tells of in words (openai_tools.py) are obeyed as well: the first is called in words,
+// Tools that the prompt tells of in words (openai/tools.py) are obeyed as well: the first is called in words,
 // unless the last user message brings the result of one.
 //   unicode         multi-byte text                    markdown   text with newlines, quotes, code
 //   fail500 fail401 fail429 failctx                    HTTP error before any token
