@@ -13,7 +13,6 @@ import contextlib
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -29,6 +28,7 @@ from flowise_gateway.flow.cooperative import slices
 from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent
 from flowise_gateway.flow.lenient_json import lenient_json
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import FLOW_ID
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.flow.transcript import Transcript
@@ -429,13 +429,13 @@ class FlowiseClients:
         )
         self.health = FlowiseHealth()
         self.mode = QueueMode()
-        self._clients: OrderedDict[tuple[str, str], FlowiseClient] = OrderedDict()
+        self._clients: LRU[tuple[str, str], FlowiseClient] = LRU(MAX_CLIENTS)
         self._lock = threading.Lock()
 
     def client(self, flow_id: str = "", api_key: str = "") -> FlowiseClient:
         """The client of a flow with a caller's own key, else ours; without a flow, for calls on none."""
         with self._lock:
-            client = self._clients.pop((flow_id, api_key), None) or FlowiseClient(
+            client = self._clients.get((flow_id, api_key)) or FlowiseClient(
                 self._settings.flowise_base_url,
                 flow_id,
                 api_key or self._settings.flowise_api_key,
@@ -444,8 +444,6 @@ class FlowiseClients:
             )
             client.health, client.mode = self.health, self.mode
             self._clients[flow_id, api_key] = client
-            if len(self._clients) > MAX_CLIENTS:
-                self._clients.popitem(last=False)
             return client
 
 

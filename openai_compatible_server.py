@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,6 +51,7 @@ from flowise_gateway.flow.errors import (
 )
 from flowise_gateway.flow.events import TextDelta, TurnEnded
 from flowise_gateway.flow.filters import collect
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flowise.catalog import Catalog
@@ -136,7 +136,7 @@ class _Server:
         store = open_store(settings.proxy_store, run)
         self._store = WatchedStore(store, _store_lost, settings.proxy_secret.encode())
         self._secret_users: _SecretUsers | None = None
-        self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._catalogs: LRU[str, Catalog] = LRU(MAX_CATALOGS)
         self._catalogs_lock = threading.Lock()
         self._follow_config()
         self._watch()
@@ -180,9 +180,6 @@ class _Server:
         with self._catalogs_lock:
             catalog = self._catalogs.get(key) or self._new_catalog(key)
             self._catalogs[key] = catalog
-            self._catalogs.move_to_end(key)
-            if len(self._catalogs) > MAX_CATALOGS:
-                self._catalogs.popitem(last=False)
         return catalog
 
     def _new_catalog(self, key: str) -> Catalog:

@@ -6,12 +6,13 @@ A document goes into the text of its message, so that Flowise's memory holds it:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from flowise_gateway.flow.errors import BadRequest, ProxyError
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Upload, with_attached
 from flowise_gateway.openai.messages import left_out_note
@@ -66,7 +67,7 @@ class Attachments:
 
     def __init__(self) -> None:
         """Begin without any text."""
-        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._texts: LRU[tuple[str, str], str] = LRU(_MAX_CACHED_TEXTS)
 
     def fitted(
         self,
@@ -124,8 +125,6 @@ class Attachments:
                 raise
             if len(text) <= _MAX_CACHED_CHARACTERS:
                 self._texts[key] = text
-            if len(self._texts) > _MAX_CACHED_TEXTS:
-                self._texts.popitem(last=False)
         return _doc(upload.name, text)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from flowise_gateway.flow.errors import FlowiseRefused, FlowiseUnavailable, ModelNotFound, ProxyError
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flowise.profiles import (
     FlowProfile,
     packed,
@@ -82,7 +83,7 @@ class Catalog:
         self._was_listed = False
         self._by_flow: dict[str, FlowProfile] = {}
         self._by_slug: dict[str, str] = {}
-        self._former: OrderedDict[str, str] = OrderedDict()
+        self._former: LRU[str, str] = LRU(MAX_FORMER_SLUGS)
         self._asked: dict[str, str] = {}
         self._unlisted = _Unlisted(source, lambda: self.refresh_seconds, clock)
         self._last_saved = self._load(saved)
@@ -166,15 +167,14 @@ class Catalog:
         known = self._by_flow
         by_flow = {p.flow: with_capabilities_of(known[p.flow], p) if p.flow in known else p for p in profiles}
         by_slug = {profile.slug: profile.flow for profile in by_flow.values()}
+        for slug in by_slug:
+            self._former.pop(slug, None)
         for slug, flow in self._by_slug.items():
             if flow in by_flow and slug not in by_slug:
                 self._former[slug] = flow
         for profile in by_flow.values():
-            self._former.setdefault(profile.first_slug, profile.flow)
-        for slug in by_slug:
-            self._former.pop(slug, None)
-        while len(self._former) > MAX_FORMER_SLUGS:
-            self._former.popitem(last=False)
+            if profile.first_slug not in by_slug:
+                self._former.setdefault(profile.first_slug, profile.flow)
         self._asked = {flow: state for flow, state in self._asked.items() if flow in by_flow}
         self._by_flow, self._by_slug = by_flow, by_slug
 
@@ -201,7 +201,7 @@ class Catalog:
             return None
         self._by_flow = {profile.flow: profile for profile in profiles}
         self._by_slug = {profile.slug: profile.flow for profile in profiles}
-        self._former = OrderedDict(former)
+        self._former.update(former)
         self._asked = {profile.flow: profile.updated for profile in profiles if profile.updated}
         return content
 
@@ -232,7 +232,7 @@ _UNKNOWN = _Known(float("-inf"), None)
 class _Unlisted:
     """Flows that stand in no listing, known by Flowise's public routes, which need no right of a key.
 
-    They are asked for one after another in the background; past MAX_UNLISTED the first ones are forgotten.
+    They are asked for one after another in the background, and those asked for longest ago are dropped.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class _Unlisted:
         self._source = source
         self._refresh_seconds = refresh_seconds
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: LRU[str, _Known] = LRU(MAX_UNLISTED)
         self._wanted: OrderedDict[str, None] = OrderedDict()
         self._is_asking = False
 
@@ -250,7 +250,7 @@ class _Unlisted:
         due, profile = self._known.get(flow, _UNKNOWN)
         if self._clock() >= due and len(self._wanted) < MAX_WAITING:
             # Due again soon, if no answer comes.
-            self._keep(flow, _Known(self._clock() + RETRY_SECONDS, profile))
+            self._known[flow] = _Known(self._clock() + RETRY_SECONDS, profile)
             self._wanted[flow] = None
         if self._wanted and not self._is_asking:
             self._is_asking = True
@@ -263,7 +263,7 @@ class _Unlisted:
             while self._wanted:
                 flow, _ = self._wanted.popitem(last=False)
                 profile = self._answer(flow)
-                self._keep(flow, _Known(self._clock() + self._refresh_seconds(), profile))
+                self._known[flow] = _Known(self._clock() + self._refresh_seconds(), profile)
         except ProxyError:
             self._wanted.clear()  # it would be so for all, and is tried again soon
         except Exception:
@@ -277,12 +277,6 @@ class _Unlisted:
             return with_capabilities(profile, *self._source.capabilities(flow))
         except ModelNotFound:
             return None
-
-    def _keep(self, flow: str, known: _Known) -> None:
-        self._known[flow] = known
-        self._known.move_to_end(flow)
-        while len(self._known) > MAX_UNLISTED:
-            self._known.popitem(last=False)
 
 
 def _in_background(work: Callable[[], None]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from wsproto.frame_protocol import CloseReason
 
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError, ServerFault, error_body
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.openai.fields import json_object, missing, string, wrong_type
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
@@ -92,9 +92,9 @@ class ResponseSocket:
     def __init__(self, host: Host, socket: WebSocket, is_ending: Callable[[], bool]) -> None:
         """Serve an accepted connection; `is_ending` tells that the server wants to end."""
         self._host, self._socket, self._is_ending = host, socket, is_ending
-        self._own: OrderedDict[str, Sequence[Item]] = OrderedDict()
+        self._own: LRU[str, Sequence[Item]] = LRU(MAX_OWN)
         self._lane: str | None = None
-        self._lanes: OrderedDict[str, str | None] = OrderedDict()
+        self._lanes: LRU[str, str | None] = LRU(MAX_STEERABLE)
         self._active = ""
         socket.takes_at_once = self._refuses_steering
 
@@ -191,21 +191,14 @@ class ResponseSocket:
             if parsed.store:
                 place.keep(record)
             else:
-                self._remember(parsed.response_id, record.context)
+                self._own[parsed.response_id] = record.context
 
         renderer_of = partial(stored_renderer, keep)
         begun = self._host.begin(parsed, body, renderer_of, pace=Heartbeat(LOOK_SECONDS))
         self._active = parsed.response_id
         self._lanes[parsed.response_id] = self._lane
-        while len(self._lanes) > MAX_STEERABLE:
-            self._lanes.popitem(last=False)
         with contextlib.closing(begun.batches):
             self._send_all(begun)
-
-    def _remember(self, response_id: str, items: Sequence[Item]) -> None:
-        self._own[response_id] = items
-        while len(self._own) > MAX_OWN:
-            self._own.popitem(last=False)
 
     def _send_all(self, begun: PendingAnswer) -> None:
         """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
