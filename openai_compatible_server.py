@@ -57,7 +57,7 @@ from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flowise.catalog import Catalog
 from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.client_quirks import style_of
-from flowise_gateway.openai.fields import json_object
+from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.output_rules import is_plain, with_output_rules
 from flowise_gateway.openai.renderer import Renderer

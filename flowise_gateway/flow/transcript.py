@@ -59,7 +59,7 @@ class Transcript:
     is_cut: bool = False
     order: bytearray = field(default_factory=bytearray)
 
-    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - a case for each event
+    def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Take one event in."""
         if isinstance(event, TextDelta):  # nearly all are
             self.order += b"t"

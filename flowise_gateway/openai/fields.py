@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
-from flowise_gateway.flow.cooperative import slices, yield_before, yield_between
 from flowise_gateway.flow.errors import BadRequest
 
 _KINDS: Mapping[type, str] = {
@@ -21,103 +17,11 @@ _KINDS: Mapping[type, str] = {
     type(None): "null",
 }
 
-
-MAX_VALUES = 300_000
-"""In a body: reading more would hold up all others. Counted are the marks between them, in texts too."""
-ESCAPES_A_VALUE = 32
-"""So many escaped characters take as long to read, and to write again, as a value."""
-
-
-MAX_DEPTH = 200
-"""Of values in values: what is read must be written again, in answers and to Flowise, within others."""
-
-_WRITABLE_DEPTH = 254
-
-
-def has_too_many_values(raw: bytes) -> bool:
-    """Whether a JSON text holds more values than may be read."""
-    if len(raw) <= MAX_VALUES:
-        return False
-    return _marks(raw, b",", b":", b"[", b"{") + _marks(raw, b"\\") // ESCAPES_A_VALUE > MAX_VALUES
-
-
-def _marks(raw: bytes, *marks: bytes) -> int:
-    return sum(part.count(mark) for part in slices(raw) for mark in marks)
-
-
-def is_too_deep(raw: bytes, value: Any) -> bool:
-    """Whether a value is nested too deeply to be written again; `raw` is the JSON text it was read from."""
-    if _marks(raw, b"[", b"{") <= MAX_DEPTH:  # nearly all
-        return False
-    yield_before(len(raw))
-    for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
-        value = [value]
-    try:
-        orjson.dumps(value)  # which tells of depth in the least time
-    except orjson.JSONEncodeError:
-        return True
-    return False
-
-
 MAX_STOPS = 64
 """Each costs every token a search."""
 
 NO_LIMIT = -1
 """What some programs send as a number of tokens that they do not want to limit."""
-
-_BOM = b"\xef\xbb\xbf"
-"""Which some programs write before UTF-8."""
-
-
-def json_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises BadRequest."""
-    if has_too_many_values(raw):
-        raise BadRequest(
-            f"The JSON body holds more than {MAX_VALUES} commas, colons and brackets: "
-            "send long tables as files."
-        )
-    try:
-        body = _parsed(raw.removeprefix(_BOM))
-    except orjson.JSONDecodeError as error:
-        if "depth" in str(error) or "recursion" in str(error).lower():
-            raise BadRequest("The JSON body is nested too deeply.") from None
-        raise BadRequest(
-            "We could not parse the JSON body of your request: it must be UTF-8 encoded JSON "
-            f"({str(error).split(':')[0]})."
-        ) from None
-    if is_too_deep(raw, body):
-        raise BadRequest("The JSON body is nested too deeply.")
-    if not isinstance(body, dict):
-        raise BadRequest(f"The body must be a JSON object, but is {kind_of(body)}.")
-    return body
-
-
-_HALF_ESCAPE = re.compile(
-    # A run of backslashes is read once, from its first: the last of an odd number begins the escape.
-    rb"(\\(?<!\\\\)(?:\\\\)*+)u[dD]"
-    rb"(?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
-)
-_HALF_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-_MAX_ESCAPES = 500_000
-"""In a body with half a character: looking at more would hold up all other requests."""
-
-
-def _parsed(raw: bytes) -> Any:
-    """Read JSON, with U+FFFD for half a surrogate pair: clients that cut texts by UTF-16 units send those."""
-    yield_before(len(raw))
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        if "surrogate" not in str(error) or raw.count(b"\\") + raw.count(b"\xed") > _MAX_ESCAPES:
-            raise
-    pieces, at = list[bytes](), 0
-    for half in yield_between(_HALF_ESCAPE.finditer(raw)):
-        if not half[2]:
-            pieces += (raw[at : half.start()], half[1], b"ufffd")
-            at = half.end()
-    raw = b"".join([*pieces, raw[at:]])
-    yield_before(len(raw))
-    return orjson.loads(_HALF_BYTES.sub("\ufffd".encode(), raw))
 
 
 def kind_of(value: Any) -> str:

@@ -15,16 +15,16 @@ from flowise_gateway.openai.tools import ClientTools
 class ParsedRequest:
     """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
 
-    `user_text` is the question as the client has it (the turns' own is never empty), `left_out` the kinds of
-    what could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends`
-    tells that it always sends the whole conversation. `parameters` are OpenAI's fields that a flow may or
-    may not obey, `passed` Flowise's own fields. `is_conversation` tells that another request may go on from
-    the answer, `tools` and `format` what it must keep to.
+    `user_text` is the question as the client sent it (a turn's question is never empty), `left_out` the kinds
+    of what could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends`
+    means that this client always sends the whole conversation. `parameters` are OpenAI's fields that a flow
+    may or may not obey, `passed` Flowise's own fields. `is_conversation` means that another request may
+    continue from the answer; `tools` and `format` are rules for the answer.
 
-    The last nine are of Responses alone: `input_items` is the input made whole, `echo` what the answer
-    repeats of the request, `conversation_id` its field `conversation`, `response_id` the answer's own id, if
-    it is to be known before. Where `generates` is false, the request is kept to be gone on from, and nothing
-    runs.
+    The last nine fields are for Responses alone: `input_items` are the input's items with all their fields,
+    `echo` is what the answer repeats of the request, `conversation_id` the field `conversation`,
+    `response_id` the answer's own id where it must be known before the answer. If `generates` is false, the
+    request is stored for later requests to continue from, and no flow runs.
     """
 
     model: str

@@ -76,11 +76,6 @@ def _framed_kind(text: str) -> TaskKind | None:
     return next((kind for kind in get_args(TaskKind) if key and kind == key[1]), None)
 
 
-def is_task(turns: Sequence[Turn]) -> bool:
-    """Whether a request is a chat UI's own."""
-    return task_kind(turns) is not None
-
-
 def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str:
     """The answer to a task from its own text, in the form that its prompt asks for.
 
@@ -121,14 +116,6 @@ def as_schema(title: str, response_format: Any) -> str | None:
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     names = list(properties) if isinstance(properties, Mapping) and "title" in properties else ["title"]
     return orjson.dumps({name: title if name == "title" else "" for name in names}).decode()
-
-
-def is_whole_json(text: str) -> bool:
-    """Whether a text is a JSON object and nothing else."""
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False
 
 
 def prompt_text(prompt: str, *, is_newest: bool = False) -> str:

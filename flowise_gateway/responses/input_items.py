@@ -22,13 +22,12 @@ from flowise_gateway.flow.cooperative import compressed, decompressed, yield_bet
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.attachments import is_image_address
 from flowise_gateway.openai.fields import (
-    has_too_many_values,
-    is_too_deep,
     missing,
     string,
     wrong_type,
     wrong_value,
 )
+from flowise_gateway.openai.json_body import has_too_many_values, is_too_deep
 from flowise_gateway.openai.messages import (
     MAX_MESSAGES,
     Conversation,

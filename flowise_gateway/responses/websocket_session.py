@@ -21,7 +21,8 @@ from wsproto.frame_protocol import CloseReason
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError, ServerFault, error_body
 from flowise_gateway.flow.lru import LRU
-from flowise_gateway.openai.fields import json_object, missing, string, wrong_type
+from flowise_gateway.openai.fields import missing, string, wrong_type
+from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id

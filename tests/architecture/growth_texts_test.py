@@ -55,8 +55,9 @@ from flowise_gateway.openai.answer_text import without_decision
 from flowise_gateway.openai.artifacts import label, without_links
 from flowise_gateway.openai.citations import without_footer
 from flowise_gateway.openai.client_quirks import traits_of
-from flowise_gateway.openai.fields import MAX_STOP_CHARACTERS, json_object
+from flowise_gateway.openai.fields import MAX_STOP_CHARACTERS
 from flowise_gateway.openai.flowise_details import flowise_details
+from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.messages import answer_in_history, left_out_note, without_attached_files
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import JsonFormat, json_guard
@@ -66,7 +67,6 @@ from flowise_gateway.openai.tools import ClientTool, ClientTools, call_text
 from flowise_gateway.openai.ui_tasks import (
     as_schema,
     asked_choices,
-    is_whole_json,
     prompt_text,
     task_answer,
     task_kind,
@@ -272,7 +272,7 @@ READERS: Mapping[str, Reader] = {
     "openai_adapter.parse_completion": lambda text: parse_completion({"model": text, "prompt": [text]}),
     "openai_adapter.ChatRenderer": lambda text: rendered(ChatRenderer, text),
     "openai_adapter.CompletionRenderer": lambda text: rendered(CompletionRenderer, text),
-    "flowise_gateway.openai.fields.json_object": lambda text: (
+    "flowise_gateway.openai.json_body.json_object": lambda text: (
         json_object(orjson.dumps({"a": text})),
         json_object(b'{"a":"%b\\ud800"}' % orjson.dumps(text)[1:-1]),
         json_object(text.encode()),
@@ -312,7 +312,6 @@ READERS: Mapping[str, Reader] = {
         f"(Waiting for your decision: {text})"
     ),
     "flowise_gateway.openai.ui_tasks.as_schema": lambda text: as_schema(text, {"type": "json_schema"}),
-    "flowise_gateway.openai.ui_tasks.is_whole_json": is_whole_json,
     "flowise_gateway.openai.ui_tasks.prompt_text": prompt_text,
     "flowise_gateway.openai.ui_tasks.task_answer": lambda text: [
         task_answer(kind, text) for kind in ("title", "prompt")
@@ -429,8 +428,8 @@ READ_BY = {
     "flowise_gateway.flowise.failures.listing_refused": "flowise_gateway.flowise.failures.refused",
     "flowise_gateway.flowise.overrides.fitted": "flowise_gateway.conversation.planner",
     "flowise_gateway.flowise.prediction.question_with_instructions": "flowise_gateway.flowise.prediction.prediction_body",
-    "flowise_gateway.openai.fields.has_too_many_values": "flowise_gateway.openai.fields.json_object",
-    "flowise_gateway.openai.fields.is_too_deep": "flowise_gateway.openai.fields.json_object",
+    "flowise_gateway.openai.json_body.has_too_many_values": "flowise_gateway.openai.json_body.json_object",
+    "flowise_gateway.openai.json_body.is_too_deep": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.responses.compaction.input_tokens": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.chat_messages": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.kept_entries": "flowise_gateway.responses.request.parse_response",

@@ -22,7 +22,7 @@ from flowise_gateway.flow.events import TurnEnded
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.prediction import prediction_body, prediction_json
-from flowise_gateway.openai.fields import MAX_VALUES, json_object
+from flowise_gateway.openai.json_body import MAX_VALUES, json_object
 from flowise_gateway.openai.messages import MAX_MESSAGES, conversation
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.usage import usage_of
