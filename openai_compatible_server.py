@@ -53,6 +53,7 @@ from flowise_gateway.flow.events import TextDelta, TurnEnded
 from flowise_gateway.flow.filters import collect
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.request_scope import request_scope
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flowise.catalog import Catalog
 from flowise_gateway.flowise.transport.base import Transport
@@ -77,6 +78,7 @@ from flowise_gateway.web.request import (
     PlainPaths,
     answer_headers,
     current_request,
+    current_scope,
     header,
     json_response,
     link_resolver,
@@ -227,7 +229,7 @@ class _Server:
         asked = current_request()
         rule = asked.url_rule.rule if asked.url_rule else ""
         g.request_id = request_id(header("X-Request-Id"))
-        line = asked.environ["proxy.log"]
+        line = request_scope(asked.environ).log_fields
         line["request_id"] = g.request_id
         line["rule"] = rule
         protocol = asked.environ["SERVER_PROTOCOL"]
@@ -247,7 +249,7 @@ class _Server:
         return None
 
     def _let_in(self, *, takes_place: bool = True, runs: int = 1) -> None:
-        releases = request.environ["proxy.on_close"]
+        releases = current_scope().on_close
         if takes_place:
             releases.append(self._in_flight.enter(runs))
         admission = self._admission(takes_place=takes_place, runs=runs)
@@ -382,7 +384,7 @@ class _Server:
         is_deployment: bool = False,
     ) -> PendingAnswer:
         """Decide what to run for a request; nothing runs before its batches are read. Raises ProxyError."""
-        line = request.environ["proxy.log"]
+        line = current_scope().log_fields
         line["stream"] = parsed.stream
         models = self._models()
         task = task_kind(parsed.turns)
@@ -420,7 +422,7 @@ class _Server:
         return PendingAnswer(batches, renderer, pace, transcripts, ended, answer_headers(plan), pump)
 
     def _pump(self, pace: Heartbeat) -> Pump | None:
-        write_now = request.environ.get("proxy.write_now")
+        write_now = current_scope().write_now
         if write_now is None or not self.settings.proxy_event_pump:
             return None
         # What is left is written by the greenlet, which can wait for the client, with a heartbeat behind it.
@@ -429,9 +431,9 @@ class _Server:
     def answer(self, parsed: ParsedRequest, begun: PendingAnswer) -> Response:
         """Run what has begun, and answer with a stream or a body. Raises ProxyError before the first byte."""
         # From here on the flow may run: whoever leaves must end it.
-        request.environ.get("proxy.watch_client", lambda: None)()
+        current_scope().watch_client()
         if parsed.stream:
-            request.environ["proxy.on_close"].append(self._metrics.stream())
+            current_scope().on_close.append(self._metrics.stream())
             answer = StreamedAnswer(begun)
             # As it is: werkzeug's own iterators around it would cost each token a step.
             headers = {**EVENT_STREAM, **begun.headers}
@@ -499,7 +501,7 @@ class _Server:
             if is_deployment:
                 error.code = "DeploymentNotFound"
             raise
-        request.environ["proxy.log"]["model"] = model.id
+        current_scope().log_fields["model"] = model.id
         self._metrics.admit(model)
         return model
 
@@ -514,7 +516,7 @@ class _Server:
             self._metrics,
             onward_headers(),
             g.caller.flowise_key,
-            request.environ["proxy.log"],
+            current_scope().log_fields,
             link_resolver(reference, self.settings.proxy_public_url, self._files),
             pump,
         )
@@ -527,7 +529,7 @@ class _Server:
         """An error as its caller is to see it, and its status."""
         if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
             error = NotAuthenticated("Flowise refuses this API key.")
-        request.environ["proxy.log"]["outcome"] = error.code or error.type
+        current_scope().log_fields["outcome"] = error.code or error.type
         return error, error_status(error, self.settings.proxy_run_error_status)
 
     def _refuse_http(self, error: HTTPException) -> Response:

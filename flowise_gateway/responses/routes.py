@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -24,6 +24,7 @@ from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredResponse, page
 from flowise_gateway.responses.websocket import WebSocket
 from flowise_gateway.responses.websocket_session import Host, ResponseSocket, scope, stored_renderer
+from flowise_gateway.web.request import current_scope
 from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat
 
 BACKGROUND_PACE_SECONDS = 0.25
@@ -87,7 +88,7 @@ class ResponseRoutes:
             )
         after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
         # Waiting for more must end with the client.
-        request.environ.get("proxy.watch_client", lambda: None)()
+        current_scope().watch_client()
         return Response(replayed(place, after), headers=EVENT_STREAM)
 
     def delete(self, response_id: str) -> Response:
@@ -129,18 +130,16 @@ class ResponseRoutes:
 
     def socket(self) -> Response:
         """Answer responses over one connection that stays."""
-        connection = request.environ.get("gunicorn.socket")
-        if connection is None:
+        shared = current_scope()
+        if shared.connection is None:
             raise BadRequest("This server cannot take WebSockets.")
         settings = self._host.settings
-        socket = WebSocket(connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
+        socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})
-        line = request.environ["proxy.log"]
-        line["status"] = 101
-        is_ending = request.environ.get("proxy.is_ending", lambda: False)
-        with request.environ.get("proxy.ended_with_runs", nullcontext)():
-            ResponseSocket(self._host, socket, is_ending).serve()
-        line["outcome"] = "ok"
+        shared.log_fields["status"] = 101
+        with shared.ended_with_runs():
+            ResponseSocket(self._host, socket, shared.is_draining).serve()
+        shared.log_fields["outcome"] = "ok"
         return _Upgraded()
 
     def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
@@ -154,11 +153,12 @@ class ResponseRoutes:
             begun.batches.close()
             raise StoreUnavailable("Background responses need the store, which cannot be used just now.")
         # The request ends here, but its place in flight is held as long as its run.
-        releases = list(request.environ["proxy.on_close"])
-        request.environ["proxy.on_close"].clear()
+        on_close = current_scope().on_close
+        releases = list(on_close)
+        on_close.clear()
         threading.Thread(target=_run_and_release, args=(run, releases), daemon=True).start()
         if parsed.stream:
-            request.environ.get("proxy.watch_client", lambda: None)()
+            current_scope().watch_client()
             return Response(replayed(place, -1), headers={**EVENT_STREAM, **begun.headers})
         return _json(renderer.begun("queued"), begun.headers)
 

@@ -10,6 +10,7 @@ import gevent
 import orjson
 
 from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, RunFailed, error_body, error_headers
+from flowise_gateway.flow.request_scope import request_scope
 from flowise_gateway.serving.client_watcher import _ClientWatcher
 from flowise_gateway.telemetry.metrics import Metrics
 
@@ -23,7 +24,7 @@ class ServingEdge:
     """Around the application: a client that leaves ends its run, and what it did not read is not read."""
 
     def __init__(self, application: WSGIApplication, metrics: Metrics) -> None:
-        """Wrap an application; it calls `environ["proxy.watch_client"]` once its run may begin."""
+        """Wrap an application, which calls its request's `watch_client` once a run may begin."""
         self._application = application
         self.metrics = metrics
         self._runs: set[Any] = set()
@@ -35,11 +36,13 @@ class ServingEdge:
             return _refusal(start_response)
         client = environ.get("gunicorn.socket")
         watcher = _ClientWatcher(client, self._runs)
-        environ["proxy.watch_client"] = watcher.start
-        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # before it there are no chunks
-            environ["proxy.write_now"] = getattr(client, "write_chunk_now", None)
-        environ["proxy.is_ending"] = lambda: self.is_draining
-        environ["proxy.ended_with_runs"] = self._ended_with_runs
+        scope = request_scope(environ)
+        scope.connection = client
+        scope.watch_client = watcher.start
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # HTTP/1.0 knows no chunks
+            scope.write_now = getattr(client, "write_chunk_now", None)
+        scope.is_draining = lambda: self.is_draining
+        scope.ended_with_runs = self._ended_with_runs
         try:
             body = self._application(environ, start_response)
         except BaseException:

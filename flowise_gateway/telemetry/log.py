@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from flowise_gateway.flow.request_scope import RequestScope, request_scope
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -100,16 +102,15 @@ class RequestLog:
     """WSGI middleware that writes the line of a request when its answer has ended, however it ended."""
 
     def __init__(self, application: WSGIApplication, record: Record = lambda *_: None) -> None:
-        """Wrap an application; it adds to the line by `environ["proxy.log"]`, `record` gets it whole."""
+        """Wrap an application, which adds to its request's `log_fields`; `record` gets them whole."""
         self._application = application
         self._record = record
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request and note what becomes of it."""
-        fields: dict[str, Any] = {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"]}
-        environ["proxy.log"] = fields
-        on_close: list[Callable[[], None]] = []
-        environ["proxy.on_close"] = on_close
+        scope = request_scope(environ)
+        fields = scope.log_fields
+        fields["method"], fields["path"] = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         line = _Line(fields, time.monotonic(), self._record)
 
         def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -119,10 +120,10 @@ class RequestLog:
         try:
             body = self._application(environ, noted)
         except BaseException:
-            _end(on_close)
+            scope.close()
             line.write("client_gone")
             raise
-        return _Closing(body, line, on_close)
+        return _Closing(body, line, scope)
 
 
 class _Line:
@@ -152,10 +153,10 @@ class _Line:
 class _Closing:
     """An answer's body that tells when it is closed, and whether it was read to its end."""
 
-    def __init__(self, body: Iterable[bytes], line: _Line, on_close: list[Callable[[], None]]) -> None:
+    def __init__(self, body: Iterable[bytes], line: _Line, scope: RequestScope) -> None:
         self._body, self._pieces = body, iter(body)
         self._line = line
-        self._on_close = on_close
+        self._scope = scope
         self._is_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -176,7 +177,7 @@ class _Closing:
             if close is not None:
                 close()
         finally:
-            _end(self._on_close)
+            self._scope.close()
             self._line.write("ok" if self._is_whole else "client_gone")
 
 
@@ -194,8 +195,3 @@ def _harmless(path: str, rule: str) -> str:
 
 def _is_word(part: str) -> bool:
     return part in ("", "v1") or (len(part) <= _MAX_WORD and _WORD.fullmatch(part) is not None)
-
-
-def _end(on_close: list[Callable[[], None]]) -> None:
-    while on_close:
-        on_close.pop()()

@@ -14,6 +14,7 @@ from flowise_gateway.access.file_links import FileLinks, StoredFile
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import BadRequest, BodyTooLarge, EncodingNotSupported
 from flowise_gateway.flow.events import ArtifactMade, FlowEvent, HumanInputRequested
+from flowise_gateway.flow.request_scope import RequestScope, request_scope
 from flowise_gateway.openai.artifacts import FILES_PATH
 from flowise_gateway.openai.sse import json_bytes
 from flowise_gateway.web.runs import LinkResolver
@@ -45,6 +46,11 @@ class PlainPaths:
 def current_request() -> Request:
     """The request itself: each use of Flask's stand-in for it costs a look-up."""
     return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+def current_scope() -> RequestScope:
+    """What the request shares with the server around the application."""
+    return request_scope(request.environ)
 
 
 def header(name: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowise_gateway.flow.request_scope import request_scope
 from flowise_gateway.serving.gunicorn_log import GunicornLog
 from flowise_gateway.telemetry.log import (
     JsonFormatter,
@@ -206,8 +207,8 @@ def served(
     started: list[tuple[Any, ...]] = []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["proxy.log"]["rule"] = path if rule is None else rule
-        before(environ["proxy.log"])
+        request_scope(environ).log_fields["rule"] = path if rule is None else rule
+        before(request_scope(environ).log_fields)
         start_response("204 No Content", [("x-a", "b")])
         return body
 
