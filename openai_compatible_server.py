@@ -28,7 +28,7 @@ from werkzeug.exceptions import HTTPException
 from flowise_client import FlowiseClients
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Keys, check_known
-from flowise_gateway.access.limits import Admission, InFlight, KeyLimits
+from flowise_gateway.access.limits import Admission, InFlight, KeyLimits, shared_rates
 from flowise_gateway.access.models import Models
 from flowise_gateway.access.origins import check_host, check_origin, cors_headers
 from flowise_gateway.config.config_file import config_file
@@ -68,7 +68,7 @@ from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.routes import ResponseRoutes
 from flowise_gateway.responses.stored import StoredResponses
 from flowise_gateway.storage.protocol import Executor, run_inline
-from flowise_gateway.storage.store import WatchedStore, open_store, shared_limits
+from flowise_gateway.storage.store import WatchedStore, open_store
 from flowise_gateway.telemetry.log import RequestLog, request_id
 from flowise_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
@@ -132,7 +132,7 @@ class _Server:
         self._config_file = config_file(settings)
         self._config = ProxyConfig()
         self._keys = Keys()
-        self._limits = KeyLimits(settings.workers, shared_limits(settings.proxy_store))
+        self._limits = KeyLimits(settings.workers, shared_rates(settings.proxy_store))
         self._in_flight = InFlight(settings.proxy_max_in_flight)
         self._clients = FlowiseClients(settings, transport)
         store = open_store(settings.proxy_store, run)
@@ -280,7 +280,7 @@ class _Server:
         g.caller = self._keys.caller(header)
         with contextlib.ExitStack() as places:
             places.callback(self._in_flight.enter())
-            places.enter_context(self._admission())
+            places.callback(self._admission().release)
             return places.pop_all()
 
     def _finish(self, response: Response) -> Response:

@@ -27,11 +27,6 @@ def open_store(address: str, run: Executor = run_inline) -> Store:
     return RedisStore(address)
 
 
-def shared_limits(address: str) -> str:
-    """Where keys' limits are counted, in the words of the library `limits`: the same Redis, if any."""
-    return address if address.startswith(("redis://", "rediss://")) else "memory://"
-
-
 class WatchedStore:
     """A store whose failures are told in `error` and cost what was stored, not the request.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -327,3 +328,24 @@ def test_a_secret_in_a_path_is_not_written_down(path: str, rule: str, shown: str
     answer, _ = served(Body(), path=path, rule=rule)
     answer.close()
     assert lines()[0][1]["path"] == shown
+
+
+@pytest.mark.parametrize("end", ["never read", "half read", "failed"])
+def test_what_a_request_holds_is_given_back_however_it_ends(end: str) -> None:
+    given_back: list[str] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["proxy.on_close"].append(lambda: given_back.append(end))
+        if end == "failed":
+            raise GeneratorExit
+        start_response("200 OK", [])
+        return [b"a", b"b"]
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    with contextlib.suppress(GeneratorExit):
+        answer: Any = RequestLog(application)(environ, lambda *_: lambda _: None)
+        if end == "half read":
+            next(answer)
+        assert not given_back
+        answer.close()
+    assert given_back == [end]
