@@ -53,8 +53,8 @@ fix: setup ## repair formatting and what ruff can repair
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it; FLOWISE=2.2.8 for others
 	FLOWISE=$(FLOWISE) FLOWISE_MODE=$(FLOWISE_MODE) $(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
-clients: setup ## install client libraries, LibreChat's too, into .cache (minutes, once), then try them
-	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients
+clients: setup ## install client libraries into .cache (minutes, once), try them and what stands in deploy/
+	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients tests/deploy
 
 bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
 	$(BIN)/python -m benchmarks.serving $(or $(SHORT),--write docs)
