@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from flowise_gateway.config.schema import ProxyConfig, _parsed
+from flowise_gateway.config.schema import ProxyConfig, parse_config
 from flowise_gateway.config.settings import Settings, here_or_beside
 from flowise_gateway.config.yaml_document import ConfigError
 
@@ -25,7 +25,7 @@ _SETTLE_SECONDS = 1.0
 
 def load_config(path: Path) -> ProxyConfig:
     """Read the file. Raises ConfigError."""
-    return _parsed(path.name, _content(path))
+    return parse_config(path.name, _content(path))
 
 
 def config_file(settings: Settings) -> ConfigFile:
@@ -105,7 +105,7 @@ class ConfigFile:
             self._refuse(str(outcome), content)
 
     def _read(self, path: Path, content: bytes) -> ProxyConfig:
-        config = _parsed(path.name, content)
+        config = parse_config(path.name, content)
         if config.keys and not self._may_hold_keys:
             raise ConfigError(
                 f"{path.name}: keys: must be left out with FLOWISE_KEY_PASSTHROUGH: "

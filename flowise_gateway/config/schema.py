@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 from flowise_gateway.config.yaml_document import (
-    Field,
+    BOOLEAN,
     Spot,
-    Table,
-    boolean,
     document,
     list_of,
-    lowered,
     mapping,
     number,
     one_of,
@@ -25,69 +23,96 @@ from flowise_gateway.flow.model import FLOW_ID, MODEL_ID
 
 KEY_NAME = r"[^\W_][\w .@:/-]{0,63}"
 KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
+_PLAIN_KEY = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
+_MODEL_ID = text_like(
+    MODEL_ID.pattern, "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (a mere number in quotes)"
+)
+_MODEL_PATTERN = text_like(r"[A-Za-z0-9._:/@*?-]{1,128}", "a model id, or a pattern of one with * and ?")
+# A digest of digits alone, or of digits around one e, is a number to YAML.
+_DIGEST = text_like(
+    "[0-9a-fA-F]{64}",
+    "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys new)",
+    types=("str", "int", "float"),
+    lower=True,
+)
+_FLOW_TYPES = ("CHATFLOW", "AGENTFLOW", "MULTIAGENT", "ASSISTANT")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A flow under a name of its own; the flow's id is in lower case."""
 
-    id: str
-    flow: str
-    name: str = ""
-    description: str = ""
-    aliases: tuple[str, ...] = ()
-    request_timeout: float | None = None
-    fallback: str | None = None
-    history: str = "auto"
-    system: str = "auto"
-    steps: str = "reasoning"
-    sources: str = "auto"
-    usage: str = "auto"
-    tools: str = "report"
+    id: Annotated[str, _MODEL_ID]
+    flow: Annotated[str, text_like(FLOW_ID.pattern, "a flow id (a UUID)", lower=True)]
+    name: Annotated[str, prose(256)] = ""
+    description: Annotated[str, prose(4096)] = ""
+    aliases: Annotated[tuple[str, ...], list_of(_MODEL_ID, "a list of model ids")] = ()
+    history: Annotated[str, one_of("auto", "session", "messages", "question")] = "auto"
+    system: Annotated[str, one_of("auto", "override", "question", "drop")] = "auto"
+    steps: Annotated[str, one_of("reasoning", "off")] = "reasoning"
+    sources: Annotated[str, one_of("auto", "annotations", "footer", "off")] = "auto"
+    usage: Annotated[str, one_of("auto", "asked", "always")] = "auto"
+    tools: Annotated[str, one_of("report", "prompt", "reject")] = "report"
+    request_timeout: Annotated[float | None, number(0.1, 86400)] = None
+    fallback: Annotated[str | None, _MODEL_ID] = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyConfig:
     """A client key, known by its digest in lower case, and what it may use."""
 
-    name: str
-    sha256: str
-    models: tuple[str, ...] = ("*",)
-    requests_per_minute: int | None = None
-    max_in_flight: int | None = None
-    single_user: bool = False
-    overrides: bool = False
+    name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)")]
+    sha256: Annotated[str, _DIGEST]
+    models: Annotated[tuple[str, ...], list_of(_MODEL_PATTERN, "a list of model ids and patterns")] = ("*",)
+    requests_per_minute: Annotated[int | None, whole_number(1, 1_000_000)] = None
+    max_in_flight: Annotated[int | None, whole_number(1, 100_000)] = None
+    single_user: Annotated[bool, BOOLEAN] = False
+    overrides: Annotated[bool, BOOLEAN] = False
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryConfig:
     """Which flows become models without being configured."""
 
-    enabled: bool = True
-    types: tuple[str, ...] = ("CHATFLOW", "AGENTFLOW", "MULTIAGENT", "ASSISTANT")
-    refresh_seconds: float = 60.0
-    ids: str = "name"
+    enabled: Annotated[bool, BOOLEAN] = True
+    types: Annotated[
+        tuple[str, ...], list_of(one_of(*_FLOW_TYPES), f"a list of {', '.join(_FLOW_TYPES)}")
+    ] = _FLOW_TYPES
+    refresh_seconds: Annotated[float, number(1, 86400)] = 60.0
+    ids: Annotated[str, one_of("name", "uuid")] = "name"
 
 
 @dataclass(frozen=True, slots=True)
 class TasksConfig:
     """Who answers chat UIs' titles and tags: `builtin` (no flow is run), `flow` (the one asked), a model."""
 
-    model: str = "builtin"
+    model: Annotated[str, text_like(MODEL_ID.pattern, "builtin, flow or a model id")] = "builtin"
+
+
+_MODELS = list_of(mapping(ModelConfig), "a list of models", may_be_empty=True)
+_KEY = mapping(
+    KeyConfig,
+    refused=dict.fromkeys(("key", "secret", "token", "api_key", "password"), _PLAIN_KEY),
+    may_hold_secrets=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """All that the file says; as it stands here, what an empty file says."""
 
-    models: tuple[ModelConfig, ...] = ()
-    keys: tuple[KeyConfig, ...] = ()
-    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
-    flowise_mode: str = "auto"
+    models: Annotated[tuple[ModelConfig, ...], _MODELS] = ()
+    keys: Annotated[tuple[KeyConfig, ...], list_of(_KEY, "a list of keys", may_be_empty=True)] = ()
+    discovery: Annotated[DiscoveryConfig, mapping(DiscoveryConfig, may_be_empty=True)] = DiscoveryConfig()
+    tasks: Annotated[TasksConfig, mapping(TasksConfig, may_be_empty=True)] = TasksConfig()
+    flowise_mode: Annotated[str, one_of("auto", "queue")] = "auto"
 
 
-def _parsed(file: str, content: bytes) -> ProxyConfig:
+_ROOT = mapping(ProxyConfig)
+
+
+def parse_config(file: str, content: bytes) -> ProxyConfig:
+    """Read the content of a file. Raises ConfigError."""
     root = document(file, content)
     if root is None:
         return ProxyConfig()
@@ -132,74 +157,3 @@ def _check_fallbacks(root: Spot, models: tuple[ModelConfig, ...]) -> None:
             at = next_ones[at]
         if at is not None and walk_of[at] == start:
             raise root.entries("models")[at]["fallback"].error("must not lead back to the model itself")
-
-
-_MODEL_ID_TEXT = "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (a mere number in quotes)"
-_PLAIN_KEY = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
-_MODEL = Table(
-    ModelConfig,
-    {
-        "id": text_like(MODEL_ID.pattern, _MODEL_ID_TEXT, is_required=True),
-        "flow": lowered(text_like(FLOW_ID.pattern, "a flow id (a UUID)", is_required=True)),
-        "name": prose(256),
-        "description": prose(4096),
-        "aliases": list_of(text_like(MODEL_ID.pattern, _MODEL_ID_TEXT), "a list of model ids"),
-        "history": one_of("auto", "session", "messages", "question"),
-        "system": one_of("auto", "override", "question", "drop"),
-        "steps": one_of("reasoning", "off"),
-        "sources": one_of("auto", "annotations", "footer", "off"),
-        "usage": one_of("auto", "asked", "always"),
-        "tools": one_of("report", "prompt", "reject"),
-        "request_timeout": number(0.1, 86400),
-        "fallback": text_like(MODEL_ID.pattern, _MODEL_ID_TEXT),
-    },
-)
-_KEY = Table(
-    KeyConfig,
-    {
-        "name": text_like(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)", is_required=True),
-        # A digest of digits alone, or of digits around one e, is a number to YAML.
-        "sha256": lowered(
-            text_like(
-                "[0-9a-fA-F]{64}",
-                "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys new)",
-                types=("str", "int", "float"),
-                is_required=True,
-            )
-        ),
-        "models": list_of(
-            text_like(r"[A-Za-z0-9._:/@*?-]{1,128}", "a model id, or a pattern of one with * and ?"),
-            "a list of model ids and patterns",
-        ),
-        "requests_per_minute": whole_number(1, 1_000_000),
-        "max_in_flight": whole_number(1, 100_000),
-        "single_user": Field("true or false", boolean),
-        "overrides": Field("true or false", boolean),
-    },
-    refused=dict.fromkeys(("key", "secret", "token", "api_key", "password"), _PLAIN_KEY),
-    may_hold_secrets=True,
-)
-_DISCOVERY = Table(
-    DiscoveryConfig,
-    {
-        "enabled": Field("true or false", boolean),
-        "types": list_of(
-            one_of(*DiscoveryConfig().types), "a list of CHATFLOW, AGENTFLOW, MULTIAGENT, ASSISTANT"
-        ),
-        "refresh_seconds": number(1, 86400),
-        "ids": one_of("name", "uuid"),
-    },
-)
-_TASKS = Table(TasksConfig, {"model": text_like(MODEL_ID.pattern, "builtin, flow or a model id")})
-_ROOT = mapping(
-    Table(
-        ProxyConfig,
-        {
-            "models": list_of(mapping(_MODEL), "a list of models", may_be_empty=True),
-            "keys": list_of(mapping(_KEY), "a list of keys", may_be_empty=True),
-            "discovery": mapping(_DISCOVERY, may_be_empty=True),
-            "tasks": mapping(_TASKS, may_be_empty=True),
-            "flowise_mode": one_of("auto", "queue"),
-        },
-    )
-)

@@ -1,4 +1,4 @@
-"""YAML for settings: a document's values with their places, and tables of what each may be. Leaf.
+"""YAML with places: the values of a document, where each stands, and dataclasses read from them. Leaf.
 
 Every fault is one line with the file, the line, the field and what is allowed, never a value.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 import yaml
 
-_T = TypeVar("_T")
 _MAX_NODES = 200_000
 _MAX_DEPTH = 16
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -175,28 +175,31 @@ class Field:
 
     allowed: str
     parse: Callable[[Spot], Any]
-    is_required: bool = False
     may_be_empty: bool = False
 
 
-def value_of(spot: Spot, field_: Field) -> Any:
+def value_of(spot: Spot, field: Field) -> Any:
     """What a field holds. Raises ConfigError."""
     try:
-        return field_.parse(spot)
+        return field.parse(spot)
     except ValueError:
-        raise spot.error(f"must be {field_.allowed}") from None
+        raise spot.error(f"must be {field.allowed}") from None
 
 
 @dataclass(frozen=True, slots=True)
-class Table(Generic[_T]):
-    """The fields of a mapping; where somebody may put a key in the wrong place, no error quotes names."""
+class _Table:
+    """How a mapping becomes a dataclass.
 
-    build: Callable[..., _T]
+    With `may_hold_secrets` no error quotes an unknown name: it may be a key in the wrong place.
+    """
+
+    build: type
     fields: Mapping[str, Field]
-    refused: Mapping[str, str] = field(default_factory=dict)
-    may_hold_secrets: bool = False
+    required: tuple[str, ...]
+    refused: Mapping[str, str]
+    may_hold_secrets: bool
 
-    def read(self, spot: Spot) -> _T:
+    def read(self, spot: Spot) -> Any:
         """The mapping as a value. Raises ConfigError, and ValueError where there is no mapping."""
         found: dict[str, Spot] = {}
         for key, value in spot.pairs():
@@ -206,9 +209,10 @@ class Table(Generic[_T]):
                     f"is given twice (first on line {found[name].line})"
                 )
             found[name] = value
-        for name, known in self.fields.items():
-            if known.is_required and name not in found:
-                raise replace(spot, path=spot.below(name)).error(f"is missing; it must be {known.allowed}")
+        for name in self.required:
+            if name not in found:
+                text = f"is missing; it must be {self.fields[name].allowed}"
+                raise replace(spot, path=spot.below(name)).error(text)
         return self.build(
             **{
                 name: value_of(value, self.fields[name])
@@ -235,24 +239,17 @@ class Table(Generic[_T]):
         return name
 
 
-def text_like(
-    pattern: str, allowed: str, *, types: tuple[str, ...] = ("str",), is_required: bool = False
-) -> Field:
-    """A text that a pattern fits as a whole."""
+def text_like(pattern: str, allowed: str, *, types: tuple[str, ...] = ("str",), lower: bool = False) -> Field:
+    """A text that a pattern fits as a whole; with `lower` its letters are made small."""
     matches = re.compile(pattern).fullmatch
 
     def parse(spot: Spot) -> str:
         text = spot.scalar(*types)
         if not matches(text):
             raise ValueError
-        return text
+        return text.lower() if lower else text
 
-    return Field(allowed, parse, is_required)
-
-
-def lowered(known: Field) -> Field:
-    """The same in lower case."""
-    return Field(known.allowed, lambda spot: str(known.parse(spot)).lower(), known.is_required)
+    return Field(allowed, parse)
 
 
 def prose(max_length: int) -> Field:
@@ -292,12 +289,14 @@ def number(low: float, high: float) -> Field:
     return Field(f"a number from {low:g} to {high:g}", parse)
 
 
-def boolean(spot: Spot) -> bool:
-    """Whether true or false stands there. Raises ValueError for anything else."""
+def _boolean(spot: Spot) -> bool:
     text = spot.scalar("bool").lower()
     if text not in {"true", "false"}:  # YAML takes yes and on as well
         raise ValueError
     return text == "true"
+
+
+BOOLEAN = Field("true or false", _boolean)
 
 
 def one_of(*allowed: str) -> Field:
@@ -308,13 +307,23 @@ def one_of(*allowed: str) -> Field:
 
 def list_of(item: Field, allowed: str, *, may_be_empty: bool = False) -> Field:
     """A list."""
+    return Field(
+        allowed,
+        lambda spot: tuple(value_of(child, item) for child in spot.items()),
+        may_be_empty=may_be_empty,
+    )
 
-    def parse(spot: Spot) -> tuple[Any, ...]:
-        return tuple(value_of(child, item) for child in spot.items())
 
-    return Field(allowed, parse, may_be_empty=may_be_empty)
-
-
-def mapping(table: Table[Any], *, may_be_empty: bool = False) -> Field:
-    """A mapping as its table has it."""
-    return Field(f"a mapping with {', '.join(table.fields)}", table.read, may_be_empty=may_be_empty)
+def mapping(
+    build: type,
+    *,
+    may_be_empty: bool = False,
+    refused: Mapping[str, str] = MappingProxyType({}),
+    may_hold_secrets: bool = False,
+) -> Field:
+    """A mapping as a dataclass: each of its types is annotated with the Field that reads it."""
+    hints = get_type_hints(build, include_extras=True)
+    known = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    required = [each.name for each in fields(build) if each.default is each.default_factory is MISSING]
+    table = _Table(build, known, tuple(required), refused, may_hold_secrets)
+    return Field(f"a mapping with {', '.join(known)}", table.read, may_be_empty=may_be_empty)

@@ -44,7 +44,9 @@ FLOWS = Listed(
     FlowProfile(A, "Sales A", "sales-a", created=5, streams=True, takes_audio=True, inputs={"x": "y"}),
     FlowProfile(B, "Bot", "bot", type="AGENTFLOW"),
 )
-SUPPORT = ModelConfig("support", A.upper(), "Support", "Helps", ("gpt-4o",), 7.0, "bot")
+SUPPORT = ModelConfig(
+    "support", A.upper(), "Support", "Helps", ("gpt-4o",), request_timeout=7.0, fallback="bot"
+)
 
 
 def models(config: ProxyConfig | None = None, caller: Caller = ANONYMOUS) -> Models:
