@@ -15,7 +15,7 @@ from flowise_gateway.flow.errors import BadRequest, ProxyError
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Upload, with_attached
-from flowise_gateway.openai.messages import left_out_note
+from flowise_gateway.openai.conversation_builder import left_out_note
 
 Kind = Literal["image", "audio", "file"]
 

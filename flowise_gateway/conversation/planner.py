@@ -34,7 +34,7 @@ from flowise_gateway.flow.turn import Turn, with_attached
 from flowise_gateway.flowise.human_input import decided, decision
 from flowise_gateway.flowise.overrides import fitted, takes_system_text
 from flowise_gateway.openai.answer_text import whole_text, without_decision
-from flowise_gateway.openai.messages import answer_in_history
+from flowise_gateway.openai.conversation_builder import answer_in_history
 from flowise_gateway.openai.request import ParsedRequest
 
 CONVERSATION_HEADERS = ("X-Conversation-Id", "X-Session-Id", "X-OpenWebUI-Chat-Id")

@@ -123,10 +123,15 @@ def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
         param = f"{param}.image_url"
     else:
         raise wrong_type(f"{param}.image_url", "an object or a string", image)
-    if image[:5].lower() == "data:":
-        mime, data = _data_uri(image, param)
+    return image_at(image, param)
+
+
+def image_at(address: str, param: str) -> Attachment:
+    """An image by its address, which is a data URI or one that whoever runs the model fetches."""
+    if address[:5].lower() == "data:":
+        mime, data = _data_uri(address, param)
         return _image(mime, data, param)
-    return _remote_image(image, param)
+    return _remote_image(address, param)
 
 
 def _image(mime: str, data: str, param: str) -> Attachment:

@@ -16,7 +16,7 @@ import orjson
 
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import DECISION
-from flowise_gateway.openai.messages import without_attached_files
+from flowise_gateway.openai.conversation_builder import without_attached_files
 
 TaskKind = Literal["title", "tags", "follow_ups", "queries", "text", "prompt", "emoji"]
 

@@ -15,19 +15,19 @@ from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.responses.fields import echoed, parameters, text_or_null
 from flowise_gateway.responses.input_items import (
-    Item,
     Resolver,
-    as_chat,
     check_calls,
     expand_compactions,
     pack_compaction,
+    read_conversation,
 )
+from flowise_gateway.responses.items import Item
 from flowise_gateway.responses.renderer import ResponseUsage
 from flowise_gateway.responses.request import (
     Earlier,
-    entries_asked,
-    entries_before,
-    nothing_kept,
+    earlier_entries,
+    input_entries,
+    nothing_stored,
     parse_response,
 )
 
@@ -61,8 +61,8 @@ def input_tokens(
     body: Mapping[str, Any],
     count_tokens: Callable[[str], int],
     *,
-    resolve: Resolver = nothing_kept,
-    earlier: Earlier = nothing_kept,
+    resolve: Resolver = nothing_stored,
+    earlier: Earlier = nothing_stored,
 ) -> InputTokens:
     """Count what a request would bring to its flow; the model may be missing. Raises BadRequest."""
     model = string(body, "model") if body.get("model") is not None else "any"
@@ -79,18 +79,18 @@ def compacted(
     body: Mapping[str, Any],
     count_tokens: Callable[[str], int],
     *,
-    resolve: Resolver = nothing_kept,
-    earlier: Earlier = nothing_kept,
+    resolve: Resolver = nothing_stored,
+    earlier: Earlier = nothing_stored,
     clock: Callable[[], float] = time.time,
 ) -> CompactedResponse:
     """Pack what a request brings along into one item. Raises BadRequest for what no response would take."""
     string(body, "model")
     parameters(body, echoed(body))  # checked, although none of them changes what is packed
-    before = entries_before(text_or_null(body, "previous_response_id"), earlier)
-    asked = entries_asked(body, resolve, may_be_empty=bool(before))
+    before = earlier_entries(text_or_null(body, "previous_response_id"), earlier)
+    asked = input_entries(body, resolve, may_be_empty=bool(before))
     whole = expand_compactions([*before, *asked], new_id)
     check_calls(whole)
-    chat = as_chat(whole, None)
+    chat = read_conversation(whole, None)
     weight = count_tokens("\n".join((chat.instructions, *(m.content for m in chat.history), chat.user_text)))
     items: list[Item] = [entry.item for entry in whole]
     return {

@@ -8,6 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from flowise_gateway.flow.errors import ProxyError, error_body
 from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta, ToolUsed
+from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text
 from flowise_gateway.openai.citations import citations, source_events, sources_footer
@@ -17,9 +18,8 @@ from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame
 from flowise_gateway.openai.usage import Usage, usage_of
-from flowise_gateway.responses.fields import MAX_PAIRS, TOOL_CALLS, Echo
+from flowise_gateway.responses.fields import MAX_PAIRS, MAX_VALUE, TOOL_CALLS, Echo
 from flowise_gateway.responses.output_items import Citation, Events, Output, OutputItem
-from flowise_gateway.responses.request import _value
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -238,6 +238,16 @@ def _metadata(details: Mapping[str, Any], given: Mapping[str, str]) -> dict[str,
     """The client's own pairs, and ours as far as OpenAI's limits leave room; a list loses its end."""
     metadata = dict(given)
     for name, value in details.items():
-        if len(metadata) < MAX_PAIRS and (text := _value(value)):
+        if len(metadata) < MAX_PAIRS and (text := _metadata_value(value)):
             metadata.setdefault(f"flowise_{name}", text)
     return metadata
+
+
+def _metadata_value(value: Any) -> str:
+    """A value as text within OpenAI's limit: a string is cut, a list loses its end; else empty."""
+    if isinstance(value, str):
+        return value[:MAX_VALUE]
+    while isinstance(value, list) and len(json_text(value)) > MAX_VALUE:
+        value = value[:-1]
+    text = json_text(value)
+    return text if value and len(text) <= MAX_VALUE else ""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowise_gateway.flow.errors import BadRequest
-from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.fields import boolean, identifiers, missing, passed_through, string, wrong_value
 from flowise_gateway.openai.request import ParsedRequest
@@ -14,7 +13,6 @@ from flowise_gateway.openai.response_format import parse_format
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import read_tools
 from flowise_gateway.responses.fields import (
-    MAX_VALUE,
     check_alone,
     conversation_id,
     echoed,
@@ -24,30 +22,30 @@ from flowise_gateway.responses.fields import (
 )
 from flowise_gateway.responses.input_items import (
     Entry,
-    Item,
     Resolver,
-    as_chat,
+    check_actions,
     check_calls,
-    check_demands,
     expand_compactions,
     foreign_types,
-    kept_entries,
+    read_conversation,
     read_input,
+    stored_entries,
 )
+from flowise_gateway.responses.items import Item
 
 Earlier = Callable[[str], Sequence[Item] | None]
 
 
-def nothing_kept(_id: str) -> None:
-    """Nothing is kept."""
+def nothing_stored(_id: str) -> None:
+    """Find nothing, for a caller without a store."""
 
 
 def parse_response(
     body: Mapping[str, Any],
     deployment: str | None = None,
     *,
-    resolve: Resolver = nothing_kept,
-    earlier: Earlier = nothing_kept,
+    resolve: Resolver = nothing_stored,
+    earlier: Earlier = nothing_stored,
     make_id: Callable[[str], str] = new_id,
 ) -> ParsedRequest:
     """A request for a response. Raises BadRequest.
@@ -58,15 +56,15 @@ def parse_response(
     model, stream = deployment or string(body, "model"), boolean(body, "stream")
     echo, include, conversation = echoed(body), included(body), conversation_id(body)
     check_alone(body)
-    before = entries_before(echo["previous_response_id"], earlier, make_id)
+    before = earlier_entries(echo["previous_response_id"], earlier, make_id)
     is_wanted, passed = generates(body), passed_through(body)
     is_form = bool(passed.get("form"))
-    entries = entries_asked(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
+    entries = input_entries(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
     whole = expand_compactions([*before, *entries], make_id)
-    check_demands(whole)
+    check_actions(whole)
     if not conversation:
         check_calls(whole)
-    chat = as_chat(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
+    chat = read_conversation(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
     ids = identifiers(body)
     return ParsedRequest(
         model,
@@ -94,7 +92,7 @@ def parse_response(
     )
 
 
-def entries_before(
+def earlier_entries(
     response_id: str | None, earlier: Earlier, make_id: Callable[[str], str] = new_id
 ) -> list[Entry]:
     """The items that a request goes on from. Raises BadRequest for an unknown response."""
@@ -107,10 +105,10 @@ def entries_before(
             param="previous_response_id",
             code="previous_response_not_found",
         )
-    return kept_entries(items, "previous_response_id", make_id)
+    return stored_entries(items, "previous_response_id", make_id)
 
 
-def entries_asked(
+def input_entries(
     body: Mapping[str, Any],
     resolve: Resolver,
     make_id: Callable[[str], str] = new_id,
@@ -125,13 +123,3 @@ def entries_asked(
     if not (entries or may_be_empty):
         raise wrong_value("input", "it must hold an item at least")
     return entries
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return value[:MAX_VALUE]
-    kept = value
-    while isinstance(kept, list) and len(json_text(kept)) > MAX_VALUE:
-        kept = kept[:-1]
-    text = json_text(kept)
-    return text if kept and len(text) <= MAX_VALUE else ""

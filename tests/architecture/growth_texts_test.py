@@ -55,10 +55,15 @@ from flowise_gateway.openai.answer_text import without_decision
 from flowise_gateway.openai.artifacts import label, without_links
 from flowise_gateway.openai.citations import without_footer
 from flowise_gateway.openai.client_quirks import traits_of
+from flowise_gateway.openai.conversation_builder import (
+    answer_in_history,
+    is_thought,
+    left_out_note,
+    without_attached_files,
+)
 from flowise_gateway.openai.fields import MAX_STOP_CHARACTERS
 from flowise_gateway.openai.flowise_details import flowise_details
 from flowise_gateway.openai.json_body import json_object
-from flowise_gateway.openai.messages import answer_in_history, left_out_note, without_attached_files
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import JsonFormat, json_guard
 from flowise_gateway.openai.sse import Frame, on_one_line, stream_bytes
@@ -74,9 +79,9 @@ from flowise_gateway.openai.ui_tasks import (
 )
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.compaction import compacted
-from flowise_gateway.responses.input_items import input_place, pack_compaction
+from flowise_gateway.responses.input_items import pack_compaction
 from flowise_gateway.responses.renderer import ResponsesRenderer
-from flowise_gateway.responses.request import entries_before, parse_response
+from flowise_gateway.responses.request import earlier_entries, parse_response
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.telemetry.log import request_id
 from flowise_gateway.web.files import check_is_file, file_headers
@@ -283,14 +288,17 @@ READERS: Mapping[str, Reader] = {
         guarded(lambda batches: json_guard(batches, JsonFormat()), begun + text)
         for begun in ("", "```json\n", "```")
     ],
-    "flowise_gateway.openai.messages.answer_in_history": lambda text: answer_in_history(
+    "flowise_gateway.openai.conversation_builder.answer_in_history": lambda text: answer_in_history(
         text, [ClientToolCalled("c", "f", text)]
     ),
-    "flowise_gateway.openai.messages.left_out_note": left_out_note,
+    "flowise_gateway.openai.conversation_builder.left_out_note": left_out_note,
+    "flowise_gateway.openai.conversation_builder.is_thought": lambda text: [
+        is_thought(begun + text) for begun in ("", "<think>")
+    ],
     "flowise_gateway.responses.renderer.ResponsesRenderer": lambda text: rendered(
         ResponsesRenderer, text, parse_response({"model": "m", "input": "a"})
     ),
-    "flowise_gateway.responses.request.entries_before": lambda text: entries_before(text, lambda _id: None),
+    "flowise_gateway.responses.request.earlier_entries": lambda text: earlier_entries(text, lambda _id: None),
     "flowise_gateway.responses.request.parse_response": lambda text: (
         parse_response({"model": "m", "input": text, "instructions": text, "tools": [{"type": text}]}),
         parse_response({"model": "m", "input": items(text)}),
@@ -298,14 +306,13 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.responses.compaction.compacted": lambda text: compacted(
         {"model": "m", "input": items(text)}, len
     ),
-    "flowise_gateway.responses.input_items.input_place": lambda text: input_place(text, []),
     "flowise_gateway.responses.input_items.pack_compaction": lambda text: [
         parse_response({"model": "m", "input": [{"type": "compaction", "encrypted_content": told}]})
         for told in (pack_compaction(items(text)), text)
     ],
     "flowise_gateway.openai.citations.without_footer": without_footer,
     "flowise_gateway.openai.client_quirks.traits_of": lambda text: traits_of(text, text),
-    "flowise_gateway.openai.messages.without_attached_files": lambda text: [
+    "flowise_gateway.openai.conversation_builder.without_attached_files": lambda text: [
         without_attached_files(begun + text) for begun in ("", "<attached_files>", "<attached_files>\n")
     ],
     "flowise_gateway.openai.ui_tasks.asked_choices": lambda text: asked_choices(
@@ -412,7 +419,7 @@ OUR_OWN = {
     *(
         "flowise_gateway.responses.fields.text_or_null",
         "flowise_gateway.openai.schema.new_id",
-        "flowise_gateway.responses.request.nothing_kept",
+        "flowise_gateway.responses.request.nothing_stored",
     ),
     *(
         "flowise_gateway.web.files.pieces",
@@ -431,10 +438,13 @@ READ_BY = {
     "flowise_gateway.openai.json_body.has_too_many_values": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.openai.json_body.is_too_deep": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.responses.compaction.input_tokens": "flowise_gateway.responses.request.parse_response",
-    "flowise_gateway.responses.input_items.chat_messages": "flowise_gateway.responses.request.parse_response",
-    "flowise_gateway.responses.input_items.kept_entries": "flowise_gateway.responses.request.parse_response",
-    "flowise_gateway.responses.input_items.as_chat": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.input_items.stored_entries": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.items.complete": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.items.complete_part": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.items.check_length": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.responses.input_items.read_conversation": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.openai.client_quirks.style_of": "flowise_gateway.openai.client_quirks.traits_of",
+    "flowise_gateway.openai.attachments.image_at": "flowise_gateway.openai.attachments.audio_part",
     "flowise_gateway.openai.attachments.document": "flowise_gateway.openai.attachments.audio_part",
     "flowise_gateway.openai.attachments.file_part": "flowise_gateway.openai.attachments.audio_part",
     "flowise_gateway.openai.attachments.image_part": "flowise_gateway.openai.attachments.audio_part",

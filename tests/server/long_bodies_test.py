@@ -22,8 +22,9 @@ from flowise_gateway.flow.events import TurnEnded
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.prediction import prediction_body, prediction_json
+from flowise_gateway.openai.conversation_builder import MAX_MESSAGES
 from flowise_gateway.openai.json_body import MAX_VALUES, json_object
-from flowise_gateway.openai.messages import MAX_MESSAGES, conversation
+from flowise_gateway.openai.messages import conversation
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.usage import usage_of
 from flowise_gateway.responses.compaction import compacted

@@ -12,7 +12,8 @@ import pytest
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.turn import Attachment, Upload
-from flowise_gateway.openai.messages import LOOK, conversation
+from flowise_gateway.openai.conversation_builder import LOOK
+from flowise_gateway.openai.messages import conversation
 from openai_adapter import parse_chat
 
 LIBRECHAT = Path(__file__).parents[2] / "wire/librechat"

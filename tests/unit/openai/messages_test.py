@@ -9,7 +9,8 @@ import pytest
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.events import ClientToolCalled
 from flowise_gateway.flow.turn import HistoryMessage
-from flowise_gateway.openai.messages import LOOK, ROLES, Conversation, answer_in_history, conversation
+from flowise_gateway.openai.conversation_builder import LOOK, Conversation, answer_in_history
+from flowise_gateway.openai.messages import ROLES, conversation
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -46,9 +46,7 @@ from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text
 from flowise_gateway.openai.client_quirks import Style
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import stream_bytes
-from flowise_gateway.responses.input_items import chat_messages, input_place, kept_entries, read_input
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from tests.support.openai_check import GOLDEN, Golden, valid
@@ -1072,13 +1070,42 @@ def test_images_and_files_become_parts_of_a_chat() -> None:
         [attached] = parse_response({"model": "m", "input": items}).attachments
         assert attached.position == 0
         assert attached.param.startswith("input[1].content[1]")
-        entries = read_input(items, lambda _: None, numbered_ids())
-        assert entries[1].item["content"][1] == part
-        messages, places = chat_messages(entries)
-        assert messages[1]["content"][1]["type"] in ("image_url", "file")
-        assert input_place("messages[1].content[1].image_url.url", places) == "input[1].content[1].image_url"
-        assert input_place("messages[1].content[1].file.file_data", places) == "input[1].content[1].file_data"
-        assert input_place("messages[1].content[1].type", places) == "input[1].content[1].type"
+        assert parse_response({"model": "m", "input": items}).input_items[1]["content"][1] == part
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"type": "input_image", "image_url": "file:///a.png"}, "image_url"),
+        ({"type": "input_file", "file_data": "?"}, "file_data"),
+        (
+            {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,/w=="},
+            "file_data",
+        ),
+        ({"type": "input_file", "file_url": "data:image/heic;base64,AAAA"}, "file_data"),
+    ],
+)
+def test_a_part_that_cannot_be_read_is_named_by_its_place_in_the_input(
+    part: dict[str, Any], field: str
+) -> None:
+    question = {"role": "user", "content": [{"type": "input_text", "text": "b"}, part]}
+    output = {"type": "function_call_output", "call_id": "c", "output": [part]}
+    for items, place in (
+        ([CALLED, question], "input[1].content[1]"),
+        ([CALLED, output], "input[1].output[0]"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            parse_response({"model": "m", "input": items, "instructions": "Be brief"})
+        assert caught.value.param == f"{place}.{field}"
+        assert "messages" not in caught.value.message
+
+
+def test_an_attachment_of_an_earlier_response_is_named_by_the_field_that_names_the_response() -> None:
+    image = {"type": "input_image", "image_url": "https://a.example/b.png"}
+    stored = [{"type": "message", "role": "user", "content": [image]}]
+    body = {"model": "m", "previous_response_id": "r", "instructions": "Be brief"}
+    [attached] = parse_response(body, earlier={"r": stored}.get).attachments
+    assert (attached.param, attached.is_newest) == ("previous_response_id", True)
 
 
 def test_audio_and_addresses_are_taken_as_the_chat_takes_them() -> None:
@@ -1099,19 +1126,6 @@ def test_audio_and_addresses_are_taken_as_the_chat_takes_them() -> None:
     assert attached(image) == ("url", "image/png", image["file_url"], f"{place}.image_url")
     text = {"type": "input_file", "filename": "a.txt", "file_url": "data:text/plain;base64,SGk="}
     assert attached(text)[:3] == ("file:full", "text/plain", "Hi")
-
-
-def test_a_place_that_has_no_parts_is_named_as_it_is() -> None:
-    kept = {"type": "message", "role": "user", "content": "a"}
-    entries = [
-        *kept_entries([kept], "previous_response_id", new_id),
-        *read_input("b", lambda _: None, new_id),
-    ]
-    messages, places = chat_messages(entries, "Be brief")
-    assert [message["role"] for message in messages] == ["system", "user", "user"]
-    named = [input_place(f"messages[{n}].content[0].text", places) for n in range(3)]
-    assert named == ["instructions", "previous_response_id", "input"]
-    assert input_place("messages", places) == "input"
 
 
 def test_without_sources_nothing_is_cited() -> None:

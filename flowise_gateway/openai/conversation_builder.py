@@ -1,0 +1,181 @@
+"""Builds question, history and system text, as Flowise takes them, from the messages of a client. Pure.
+
+Chat messages (`messages.py`) and Responses items (`responses/input_items.py`) are read by their own modules
+and added here one after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.events import ClientToolCalled
+from flowise_gateway.flow.turn import Attachment, HistoryMessage, HistoryRole
+from flowise_gateway.openai.citations import without_footer
+from flowise_gateway.openai.tools import call_text
+
+GO_ON = "Go on."
+LOOK = "See the attachment."
+MAX_MESSAGES = 10_000
+"""Messages of a chat, or items of a response together with all items before it."""
+_ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attached_files>\n*", re.MULTILINE)
+_KINDS = {
+    **dict.fromkeys(("image_url", "input_image", "image"), "image"),
+    **dict.fromkeys(("input_audio", "audio"), "audio"),
+    **dict.fromkeys(("file", "input_file", "document"), "file"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A chat as Flowise takes it: everything up to the last answer is history, what follows is the question.
+
+    `user_text` is what the user wrote, empty if nothing. The attachments are in order; those of the question
+    have the position `len(history)`. `left_out` are the kinds of what could not be read of earlier messages,
+    where a note stands instead.
+    """
+
+    user_text: str
+    history: tuple[HistoryMessage, ...] = ()
+    instructions: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """What the flow is asked, never empty: Flowise refuses an empty question."""
+        return self.user_text or GO_ON
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing that a flow could be asked."""
+        return not (self.user_text or self.history)
+
+
+class ConversationBuilder:
+    """Collects messages in their order: `begin` announces a message, an `add_` method takes its text.
+
+    A chat UI resends every earlier message with each request, so one that cannot be read must not make the
+    chat unusable: `leave_out` puts a note in its place, and raises the error only for the newest message.
+    """
+
+    def __init__(self, roles: Sequence[Any]) -> None:
+        """Take the roles of all messages to come, None for a message that has none."""
+        self._newest = newest_of(roles)
+        self._instructions: list[str] = []
+        self._history: list[HistoryMessage] = []
+        self._question: list[str] = []
+        self._tool_names: dict[str, str] = {}
+        self._attachments: list[Attachment] = []
+        self._files: list[str] = []
+        self._is_newest_of_user = False
+        self.is_earlier = False
+        self.left_out: list[str] = []
+
+    def begin(self, number: int, role: Any) -> None:
+        """Begin a message; an answer ends the question before it, which so becomes history."""
+        self.is_earlier = number < self._newest and role not in ("system", "developer")
+        self._is_newest_of_user = number == self._newest and role == "user"
+        if role == "assistant":
+            self._add_to_history("userMessage", "\n\n".join(self._question))
+            self._question.clear()
+
+    def add_system(self, text: str) -> None:
+        """Take a system text."""
+        self._instructions += [text] if text else []
+
+    def add_user(self, text: str) -> None:
+        """Take a user's text."""
+        text = without_attached_files(text) or ("" if self._attachments else text)
+        self._question += [text] if text else []
+
+    def add_answer(self, text: str, calls: Iterable[str]) -> None:
+        """Take an answer's text and its calls, each as the text that `tool_call` gives."""
+        self._add_to_history("apiMessage", _text_and_calls(text, calls))
+
+    def tool_call(self, call_id: Any, name: str, arguments: str) -> str:
+        """The text of a call; its result is labelled with the tool's name, which only the call has."""
+        if isinstance(call_id, str):
+            self._tool_names[call_id] = name
+        return call_text(name, arguments)
+
+    def add_tool_result(self, call_id: Any, name: Any, text: str) -> None:
+        """Take a tool's result, which is part of the question."""
+        name = self._tool_names.get(call_id, name) if isinstance(call_id, str) else name
+        self._question.append(f"Tool result of {name if isinstance(name, str) else 'the tool'}: {text}")
+
+    @property
+    def next_file_number(self) -> int:
+        """The number of the next attachment, which names a file that has no name."""
+        return len(self._attachments) + 1
+
+    def attach(self, attachment: Attachment) -> None:
+        """Take an image, a file or audio of the message that began last."""
+        self._files.append(attachment.digest)
+        position, is_newest = len(self._history), self._is_newest_of_user
+        self._attachments.append(replace(attachment, position=position, is_newest=is_newest))
+
+    def leave_out(self, kind: str, error: BadRequest) -> str:
+        """The note for what cannot be read of an earlier message; raises the error for the newest one."""
+        if not self.is_earlier:
+            raise error
+        self.left_out.append(kind)
+        return left_out_note(kind)
+
+    def build(self) -> Conversation:
+        """Give the conversation."""
+        question = "\n\n".join(self._question) or (LOOK if self._files else "")
+        instructions = "\n\n".join(self._instructions)
+        if not (question or self._history):  # a system text alone is the question
+            question, instructions = instructions, ""
+        attachments, left_out = tuple(self._attachments), tuple(self.left_out)
+        return Conversation(question, tuple(self._history), instructions, attachments, left_out)
+
+    def _add_to_history(self, role: HistoryRole, text: str) -> None:
+        if text or self._files:
+            self._history.append(HistoryMessage(role, text or LOOK, tuple(self._files)))
+            self._files.clear()
+
+
+def newest_of(roles: Sequence[Any]) -> int:
+    """The index of the user's last message, or of what follows the last answer if that comes after it."""
+    last = len(roles) - 1
+    for n in range(last, -1, -1):
+        if roles[n] in ("user", "assistant"):
+            return n if roles[n] == "user" else min(n + 1, last)
+    return 0
+
+
+def part_kind(part: Any) -> str:
+    """What a part of a message is, in a word."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return _KINDS.get(kind, "part") if isinstance(kind, str) else "part"
+
+
+def left_out_note(kind: str) -> str:
+    """The text in place of something of an earlier message that the flow cannot be given."""
+    return f"[{kind} left out]"
+
+
+def is_thought(text: str) -> bool:
+    """Whether an answer only repeats our reasoning, which pydantic-ai resends as an answer of its own."""
+    text = text.strip()
+    return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>") > 0
+
+
+def without_attached_files(text: str) -> str:
+    """A user's text without Open WebUI's list of attached files: their contents are parts of the message."""
+    return _ATTACHED_FILES.sub("", text) if "<attached_files>" in text else text
+
+
+def answer_in_history(text: str, calls: Sequence[ClientToolCalled]) -> str:
+    """An answer as it stands in the history once its client sends it back."""
+    return _text_and_calls(text, [call_text(call.name, call.arguments) for call in calls])
+
+
+def _text_and_calls(text: str, calls: Iterable[str]) -> str:
+    text = without_footer(text)
+    return "\n".join([text, *calls] if text else calls)
