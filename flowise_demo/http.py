@@ -22,8 +22,6 @@ from typing import Any
 
 import h11
 
-from flowise_demo.scripts import Response
-
 KEEP_ALIVE_SECONDS = 5.0  # Node closes an idle connection after this
 MAX_BODY_BYTES = 50 * 1024 * 1024
 RESET_AFTER_SECONDS = 0.05  # a reset throws away what the client has not read yet
@@ -44,6 +42,16 @@ class HttpFailed(Exception):
         """Keep what the answer is made of."""
         super().__init__(message)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One whole HTTP answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

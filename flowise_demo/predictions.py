@@ -10,9 +10,17 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowise_demo.http import Connection, compact
-from flowise_demo.runs import Answer, RunFailed, without_credentials
-from flowise_demo.scripts import INVALID_HISTORY, Flow, Json, Message, Script
+from flowise_demo.agent_events import without_credentials
+from flowise_demo.flows import Flow, Json
+from flowise_demo.http import Connection, compact, encoded
+from flowise_demo.model import Message
+from flowise_demo.scripts import Script
+from flowise_demo.steps import Answer, Event, RunFailed
+
+_INVALID_HISTORY = (
+    "Invalid history format. Each history item must have: "
+    '{ role: "apiMessage" | "userMessage", content: string }'
+)
 
 
 @dataclass(slots=True)
@@ -62,7 +70,7 @@ def _check_agent_body(body: Json) -> None:
         raise RunFailed(f"Invalid human input type. Expected 'proceed' or 'reject', but got '{kind}'")
     history = body.get("history") or []
     if not isinstance(history, list) or not all(map(_is_valid_history, history)):
-        raise RunFailed(INVALID_HISTORY)
+        raise RunFailed(_INVALID_HISTORY)
 
 
 def _is_valid_history(item: Any) -> bool:
@@ -211,3 +219,12 @@ def _message_row(run: Run, message_id: str, role: str, content: str) -> Json:
         "followUpPrompts": None,
         "execution": None,
     }
+
+
+def frame(event: Event, connection: Connection) -> bytes:
+    """One SSE message; up to 3.1.1 three of them began with a line that lacks its colon."""
+    body = {"event": event.name, "data": event.data}
+    if event.duration is not None:
+        body["duration"] = event.duration
+    colon = "" if connection.old_framing and event.name in ("end", "error", "abort") else ":"
+    return b"message%b\ndata:%b\n\n" % (colon.encode(), encoded(body))

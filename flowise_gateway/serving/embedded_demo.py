@@ -22,8 +22,10 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
     if settings.flowise_base_url:
         yield settings
         return
+    # --restart: the process that starts the demo again when it was killed is the demo's own, since gunicorn's
+    # master, patched by gevent, cannot start any.
     # -P: no module of the folder in which we were started takes the place of the demo's or of Python's own.
-    command = [sys.executable, "-P", "-m", "flowise_demo.keeper", "--port", "0", "--exit-with-stdin"]
+    command = [sys.executable, "-P", "-m", "flowise_demo", "--restart", "--port", "0", "--exit-with-stdin"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     # The demo ends when its standard input does, so that it never outlives us, not even after a kill. A key
     # that interrupts us is none of its business: what still runs then must be ended, not break.

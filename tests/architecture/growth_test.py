@@ -92,7 +92,7 @@ def test_a_pattern_reads_a_megabyte_in_proportion(use: Use) -> None:
 
 MADE_OF_OUR_OWN = {
     "flowise_demo.server": "its routes",
-    "flowise_demo.scripts": "a tool's name, escaped",
+    "flowise_demo.model": "a tool's name, escaped",
     "flowise_gateway.openai.tool_calls": "compiled once, found in the module",
     "flowise_gateway.commands": "a constant of another module",
     "flowise_gateway.config.yaml_document": "constants of config.schema",

@@ -19,10 +19,10 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field
 
-from flowise_demo import server as flowise_demo
+from flowise_demo.__main__ import main
 from flowise_demo.http import MAX_BODY_BYTES
 from flowise_demo.scripts import SCRIPTS
-from flowise_demo.server import DEMO_FLOWS, DemoOptions, main
+from flowise_demo.server import DEMO_FLOWS, DemoOptions
 from tests.support.demo_client import (
     Client,
     is_silent,
@@ -335,7 +335,7 @@ def test_a_run_goes_on_when_its_client_leaves_and_is_stored(demo: Client) -> Non
 
 
 def test_the_oldest_sessions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowise_demo, "MAX_SESSIONS", 1)
+    monkeypatch.setattr("flowise_demo.memory.MAX_SESSIONS", 1)
     with running(DemoOptions(record=True, token_seconds=0.0)) as client:
         for chat, question in (("old", "one"), ("old", "two"), ("new", "three"), ("old", "four")):
             client.ask("demo-assistant", question, chatId=chat)

@@ -145,7 +145,7 @@ def test_an_embedded_demo_that_is_killed_is_started_again(tmp_path: Path) -> Non
     with RunningProxy(tmp_path) as server:
         model = "5518949f-3ebc-4082-af01-fa2a18623da6"
         assert chat(server, model).status_code == 200
-        demo = child_of(child_of(server.pid, "flowise_demo.keeper"), "flowise_demo")
+        demo = child_of(child_of(server.pid, "flowise_demo"), "flowise_demo")
         os.kill(demo, signal.SIGKILL)
         assert wait_for(lambda: chat(server, model).status_code == 200, 20)
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowise_demo.scripts import DEMO_FLOWS
+from flowise_demo.flows import DEMO_FLOWS
 from tests.support.demo_server import DemoServer
 from tests.support.open_responses_cases import (
     HTTP_CASES,
