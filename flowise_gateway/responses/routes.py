@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from flask import Flask, Response, g, request
+from flask import Response, g, request
 
 from flowise_gateway.flow.errors import BadRequest, ResponseNotFound, StoreUnavailable
 from flowise_gateway.openai.renderer import Renderer
@@ -23,46 +23,32 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredResponse, page
 from flowise_gateway.responses.websocket import WebSocket
-from flowise_gateway.responses.websocket_session import Host, ResponseSocket, scope, stored_renderer
-from flowise_gateway.web.request import current_scope
+from flowise_gateway.responses.websocket_session import (
+    ResponseSocket,
+    scope,
+    stored_renderer,
+    stored_responses,
+)
+from flowise_gateway.web.answering import Answering
+from flowise_gateway.web.hooks import Hooks
+from flowise_gateway.web.request import current_scope, json_body
+from flowise_gateway.web.services import Services
 from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat
 
-BACKGROUND_PACE_SECONDS = 0.25
+BACKGROUND_STEP_SECONDS = 0.25
 MAX_LISTED = 100
 _MAX_NUMBER = 10**9
 
 
 class ResponseRoutes:
-    """The views, over what the server does for all."""
+    """The views of the Responses API."""
 
-    def __init__(self, host: Host) -> None:
-        """Take the server."""
-        self._host = host
-
-    def install(self, app: Flask) -> None:
-        """Add the routes under every prefix."""
-        for prefix in ("", "/v1", "/openai/v1", "/openai"):
-            one = f"{prefix}/responses/<response_id>"
-            for rule, view, method in (
-                (f"{prefix}/responses", self.create, "POST"),
-                (f"{prefix}/responses/input_tokens", self.input_tokens, "POST"),
-                (f"{prefix}/responses/compact", self.compact, "POST"),
-                (one, self.retrieve, "GET"),
-                (one, self.delete, "DELETE"),
-                (f"{one}/cancel", self.cancel, "POST"),
-                (f"{one}/input_items", self.input_items, "GET"),
-            ):
-                self._route(app, rule, view, method)
-            self._route(app, f"{prefix}/responses", self.socket, "GET", websocket=True)
-
-    @staticmethod
-    def _route(app: Flask, rule: str, view: Callable[..., Response], method: str, **more: Any) -> None:
-        name = f"{method} {rule}"
-        app.add_url_rule(rule, name, view, methods=[method], provide_automatic_options=False, **more)
+    def __init__(self, services: Services, hooks: Hooks, answering: Answering) -> None:
+        self._services, self._hooks, self._answering = services, hooks, answering
 
     def create(self) -> Response:
         """Answer a response."""
-        body = self._host.json_body()
+        body = json_body(self._services.settings)
         context = self._context()
         parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
         parsed = storable(parsed, context)
@@ -74,7 +60,7 @@ class ResponseRoutes:
             place = self._place(parsed.response_id)
             keep = partial(_keep, place, parsed.input_items, context.before)
             renderer_of = partial(stored_renderer, keep)
-        return self._host.answer(parsed, self._host.begin(parsed, body, renderer_of))
+        return self._answering.answer(parsed, self._answering.prepare(parsed, body, renderer_of))
 
     def retrieve(self, response_id: str) -> Response:
         """Give a response, or with `stream=true` its events."""
@@ -95,7 +81,7 @@ class ResponseRoutes:
         """Delete a response; if it is still run, that ends."""
         if not self._place(response_id).forget():
             raise _not_found(response_id)
-        self._host.forget_answer(response_id)
+        self._services.planner.forget(g.caller, response_id)
         return _json({"id": response_id, "object": "response", "deleted": True})
 
     def cancel(self, response_id: str) -> Response:
@@ -119,13 +105,13 @@ class ResponseRoutes:
     def input_tokens(self) -> Response:
         """Count what a request would bring to its flow."""
         context = self._context()
-        body = self._host.json_body()
+        body = json_body(self._services.settings)
         return _json(input_tokens(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
 
     def compact(self) -> Response:
         """Pack a conversation into one item."""
         context = self._context()
-        body = self._host.json_body()
+        body = json_body(self._services.settings)
         return _json(compacted(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
 
     def socket(self) -> Response:
@@ -133,19 +119,21 @@ class ResponseRoutes:
         shared = current_scope()
         if shared.connection is None:
             raise BadRequest("This server cannot take WebSockets.")
-        settings = self._host.settings
+        settings = self._services.settings
         socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})
         shared.log_fields["status"] = 101
         with shared.ended_with_runs():
-            ResponseSocket(self._host, socket, shared.is_draining).serve()
+            ResponseSocket(self._services, self._hooks, self._answering, socket, shared.is_draining).serve()
         shared.log_fields["outcome"] = "ok"
         return _Upgraded()
 
     def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
         parsed = replace(parsed, response_id=new_id("resp_"))
         place = self._place(parsed.response_id)
-        begun = self._host.begin(parsed, body, ResponsesRenderer, pace=Heartbeat(BACKGROUND_PACE_SECONDS))
+        begun = self._answering.prepare(
+            parsed, body, ResponsesRenderer, heartbeat=Heartbeat(BACKGROUND_STEP_SECONDS)
+        )
         renderer = cast("ResponsesRenderer", begun.renderer)
         record = Record({}, parsed.input_items, context.before)
         run = BackgroundRun(place, begun, record, renderer)
@@ -170,10 +158,10 @@ class ResponseRoutes:
         return place, record
 
     def _place(self, response_id: str) -> StoredResponse:
-        return self._host.stored().of(scope(), response_id)
+        return stored_responses(self._services).of(scope(), response_id)
 
     def _context(self) -> Context:
-        return Context(self._host.stored(), scope())
+        return Context(stored_responses(self._services), scope())
 
 
 class _Upgraded(Response):

@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
-from flask import Response, g
+from flask import g
 from wsproto.frame_protocol import CloseReason
 
-from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError, ServerFault, error_body
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.openai.fields import missing, string, wrong_type
 from flowise_gateway.openai.json_body import json_object
-from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, json_bytes, on_one_line
@@ -32,6 +30,9 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredRenderer, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
+from flowise_gateway.web.answering import Answering
+from flowise_gateway.web.hooks import Hooks
+from flowise_gateway.web.services import Services
 from flowise_gateway.web.streaming import Heartbeat, PendingAnswer
 
 log = logging.getLogger(__name__)
@@ -53,46 +54,20 @@ _STEERING = {
 }
 
 
-class Host(Protocol):
-    """What the server does for these routes as for all others."""
-
-    settings: Settings
-
-    def json_body(self) -> dict[str, Any]:
-        """The request's body."""
-
-    def begin(
-        self,
-        parsed: ParsedRequest,
-        body: Mapping[str, Any],
-        renderer_of: Callable[..., Renderer],
-        *,
-        pace: Heartbeat | None = None,
-    ) -> PendingAnswer:
-        """Decide what to run for a request."""
-
-    def answer(self, parsed: ParsedRequest, begun: PendingAnswer) -> Response:
-        """Run what has begun, and answer."""
-
-    def stored(self) -> StoredResponses:
-        """The responses that are kept."""
-
-    def forget_answer(self, response_id: str) -> None:
-        """Delete what the caller's conversation keeps of an answer."""
-
-    def admit_message(self) -> contextlib.ExitStack:
-        """Let in one more request on a connection that stays."""
-
-    def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
-        """An error as its caller is to see it, and its status."""
-
-
 class ResponseSocket:
     """One connection; `serve` returns when it is over."""
 
-    def __init__(self, host: Host, socket: WebSocket, is_ending: Callable[[], bool]) -> None:
-        """Serve an accepted connection; `is_ending` tells that the server wants to end."""
-        self._host, self._socket, self._is_ending = host, socket, is_ending
+    def __init__(
+        self,
+        services: Services,
+        hooks: Hooks,
+        answering: Answering,
+        socket: WebSocket,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        """Serve an accepted connection; `is_draining` tells that the server wants to end."""
+        self._services, self._hooks, self._answering = services, hooks, answering
+        self._socket, self._is_draining = socket, is_draining
         self._own: LRU[str, Sequence[Item]] = LRU(MAX_OWN)
         self._lane: str | None = None
         self._lanes: LRU[str, str | None] = LRU(MAX_STEERABLE)
@@ -103,11 +78,11 @@ class ResponseSocket:
         """Answer one message after the other."""
         until = time.monotonic() + CONNECTION_SECONDS
         try:
-            while not self._is_ending() and (left := until - time.monotonic()) > 0:
+            while not self._is_draining() and (left := until - time.monotonic()) > 0:
                 message = self._socket.receive(min(left, END_LOOK_SECONDS))
                 if message is not None:
                     self._answer(message)
-            if not self._is_ending():
+            if not self._is_draining():
                 self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
         except (WebSocketClosed, ProxyError):  # the latter while nothing was answered: the server ends
             pass
@@ -121,7 +96,7 @@ class ResponseSocket:
             body = json_object(message.encode())
             self._lane = text_or_null(body, "stream_id", MAX_LANE)
             _check_message(body)
-            with self._host.admit_message():
+            with self._hooks.admit_message():
                 self._respond({**body, "stream": True})
         except ProxyError as error:
             self._refuse(error, body.get("previous_response_id"), self._lane)
@@ -170,7 +145,7 @@ class ResponseSocket:
         """Tell of an error; what could not be gone on from is forgotten, the connection stays."""
         if isinstance(previous, str):
             self._own.pop(previous, None)
-        error, status = self._host.refused(error)
+        error, status = self._hooks.refused(error)
         event = {"type": "error", "status": status, **error_body(error)}
         if lane is not None:
             event["stream_id"] = lane
@@ -180,12 +155,13 @@ class ResponseSocket:
             raise WebSocketClosed
 
     def _respond(self, body: Mapping[str, Any]) -> None:
-        context = Context(self._host.stored(), scope(), self._own)
+        responses = stored_responses(self._services)
+        context = Context(responses, scope(), self._own)
         parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
         if parsed.store and not context.fits(parsed.input_items):
             parsed = replace(parsed, store=False, echo={**parsed.echo, "store": False})
         parsed = replace(parsed, response_id=new_id("resp_"))
-        place = self._host.stored().of(scope(), parsed.response_id)
+        place = responses.of(scope(), parsed.response_id)
 
         def keep(response: Mapping[str, Any]) -> None:
             record = Record(response, parsed.input_items, context.before)
@@ -195,7 +171,7 @@ class ResponseSocket:
                 self._own[parsed.response_id] = record.context
 
         renderer_of = partial(stored_renderer, keep)
-        begun = self._host.begin(parsed, body, renderer_of, pace=Heartbeat(LOOK_SECONDS))
+        begun = self._answering.prepare(parsed, body, renderer_of, heartbeat=Heartbeat(LOOK_SECONDS))
         self._active = parsed.response_id
         self._lanes[parsed.response_id] = self._lane
         with contextlib.closing(begun.batches):
@@ -256,6 +232,11 @@ def scope() -> str:
     """Whose responses this request may see."""
     name: str = g.caller.scope or g.caller.name
     return name
+
+
+def stored_responses(services: Services) -> StoredResponses:
+    """The responses that are kept."""
+    return StoredResponses(services.store, services.store.secret, services.response_seconds)
 
 
 def stored_renderer(

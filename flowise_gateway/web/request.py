@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from flask import Request, Response, g, request
 
 from flowise_gateway.access.file_links import FileLinks, StoredFile
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import BadRequest, BodyTooLarge, EncodingNotSupported
 from flowise_gateway.flow.events import ArtifactMade, FlowEvent, HumanInputRequested
 from flowise_gateway.flow.request_scope import RequestScope, request_scope
 from flowise_gateway.openai.artifacts import FILES_PATH
+from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.sse import json_bytes
 from flowise_gateway.web.runs import LinkResolver
 
@@ -92,6 +94,11 @@ def raw_body(limit: int) -> bytes:
 def _too_large(limit: int) -> BodyTooLarge:
     # Not made where the body is read: a name for it there would keep all that until a garbage collection.
     return BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
+
+
+def json_body(settings: Settings) -> dict[str, Any]:
+    """The request's body. Raises BodyTooLarge, BadRequest."""
+    return json_object(raw_body(settings.proxy_max_body_bytes))
 
 
 def onward_headers() -> dict[str, str]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from flowise_gateway.access.models import Models
-from flowise_gateway.conversation.attachments import UploadClient
-from flowise_gateway.conversation.planner import Plan, Planner
+from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.events import ArtifactMade, Batches, FlowEvent, HumanInputRequested, Warned
 from flowise_gateway.flow.filters import tag_choice, with_fallback, with_file_links, with_undo
 from flowise_gateway.flow.model import Model
@@ -21,34 +20,12 @@ from flowise_gateway.flow.parallel import cancellable_wait, run_concurrently
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.telemetry.metrics import Metrics
 from flowise_gateway.web.pump import Pump
+from flowise_gateway.web.services import Services
 from flowise_gateway.web.streaming import Heartbeat, NumberedBatches
 
 LinkResolver = Callable[[str, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
 """Gives what completes the events of a run, by its flow and its chat id."""
-
-
-class FlowClient(UploadClient, Protocol):
-    """What is asked of a flow's client; `FlowiseClient` has it."""
-
-    def batches(
-        self,
-        turn: Turn,
-        *,
-        wake: Callable[[], float],
-        headers: Mapping[str, str] | None = None,
-        request_timeout: float | None = None,
-        pump: Callable[[str], bool] | None = None,
-    ) -> Batches:
-        """Run the flow and give its events as they arrive."""
-
-
-class FlowClients(Protocol):
-    """The clients of all flows, by a flow's id and the caller's own key for Flowise."""
-
-    def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
-        """Return the client of a flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +37,10 @@ class Runs:
 
     parsed: ParsedRequest
     plan: Plan
-    clients: FlowClients
-    planner: Planner
+    services: Services
     models: Models
-    metrics: Metrics
-    headers: Mapping[str, str]
     key: str
+    headers: Mapping[str, str]
     line: dict[str, Any]
     link_resolver: LinkResolver
     pump: Pump | None = None
@@ -84,18 +59,18 @@ class Runs:
     def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         batches = self._of_model(turn, model, wake)
         if self.plan.exchange and self.plan.exchange.taken:
-            batches = with_undo(batches, lambda: self.planner.rollback(self.plan))
+            batches = with_undo(batches, lambda: self.services.planner.rollback(self.plan))
         return enforce_output_rules(batches, self.parsed)
 
     def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        batches = self.clients.client(model.flow, self.key).batches(
+        batches = self.services.clients.client(model.flow, self.key).batches(
             replace(turn, flow=model.flow),
             wake=wake,
             headers=self.headers,
             request_timeout=model.request_timeout,
             pump=self.pump.take if self.pump else None,
         )
-        batches = self.metrics.run(batches, model.id, self.line, streams=turn.stream)
+        batches = self.services.metrics.run(batches, model.id, self.line, streams=turn.stream)
         batches = with_file_links(batches, self.link_resolver(model.flow, turn.chat_id))
         if not model.fallback:
             return batches
@@ -105,9 +80,9 @@ class Runs:
         self.line["fallback"] = model.fallback
         self.line.pop("outcome", None)
         other = self.models.resolve(model.fallback or "")
-        client = self.clients.client(other.flow, self.key)
+        client = self.services.clients.client(other.flow, self.key)
         turn = replace(turn, chat_id=str(uuid4()))
-        anew, warning = self.planner.replan_for_fallback(self.plan, turn, other, self.parsed, client)
+        anew, warning = self.services.planner.replan_for_fallback(self.plan, turn, other, self.parsed, client)
         if warning:
             yield [Warned(warning)]
         yield from self._of_model(anew, other, wake)

@@ -335,7 +335,7 @@ def test_what_a_request_holds_is_given_back_however_it_ends(end: str) -> None:
     given_back: list[str] = []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["proxy.on_close"].append(lambda: given_back.append(end))
+        request_scope(environ).on_close.append(lambda: given_back.append(end))
         if end == "failed":
             raise GeneratorExit
         start_response("200 OK", [])

@@ -1,0 +1,168 @@
+"""From a parsed request to its answer: which model, what to run for it, and in which form it goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flask import Response, g
+
+from flowise_gateway.access.models import Models
+from flowise_gateway.conversation.planner import Plan
+from flowise_gateway.flow.errors import ModelNotFound, ProxyError
+from flowise_gateway.flow.events import TextDelta, TurnEnded
+from flowise_gateway.flow.filters import collect
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.openai.client_quirks import style_of
+from flowise_gateway.openai.output_rules import is_plain, with_output_rules
+from flowise_gateway.openai.renderer import Renderer
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
+from flowise_gateway.openai.usage import count_tokens
+from flowise_gateway.web.pump import Pump
+from flowise_gateway.web.request import (
+    answer_headers,
+    current_scope,
+    header,
+    json_response,
+    link_resolver,
+    onward_headers,
+)
+from flowise_gateway.web.runs import Runs
+from flowise_gateway.web.services import Services
+from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat, PendingAnswer, StreamedAnswer, refuse_empty
+
+RendererOf = Callable[..., Renderer]
+
+
+class Answering:
+    """Answers the parsed requests of every surface alike."""
+
+    def __init__(self, services: Services) -> None:
+        """Answer with what all requests share."""
+        self._services = services
+
+    def prepare(
+        self,
+        parsed: ParsedRequest,
+        body: Mapping[str, Any],
+        renderer_of: RendererOf,
+        *,
+        heartbeat: Heartbeat | None = None,
+        is_deployment: bool = False,
+    ) -> PendingAnswer:
+        """Decide what to run for a request; nothing runs before its batches are read. Raises ProxyError.
+
+        `heartbeat` is given where the answer is not this request's own stream or body.
+        """
+        services, line = self._services, current_scope().log_fields
+        line["stream"] = parsed.stream
+        models = services.models(g.config, g.caller)
+        task = task_kind(parsed.turns)
+        model = self._model(models, parsed.model, task, is_deployment=is_deployment)
+        if task is None:
+            parsed = with_output_rules(parsed, model.tools)
+        elif g.config.tasks.model != "builtin":  # a chat UI's task never has tools
+            parsed = with_output_rules(parsed, "report")
+        planner = services.planner
+        plan = self._plan(parsed, model, task)
+        pump = None
+        if heartbeat is None:
+            heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
+            pump = self._pump(heartbeat) if parsed.stream and is_plain(parsed) else None
+        reference = plan.exchange.reference if plan.exchange else ""
+        runs = Runs(
+            parsed,
+            plan,
+            services,
+            models,
+            g.caller.flowise_key,
+            onward_headers(),
+            line,
+            link_resolver(reference, services.settings.proxy_public_url, lambda: services.file_links),
+            pump,
+        )
+        warnings = [plan.warning] if plan.warning else []
+        transcripts = [Transcript(turn.chat_id, warnings=[*warnings]) for turn in plan.turns]
+        style = style_of(
+            model,
+            body,
+            header("User-Agent") or "",
+            is_task=task is not None,
+            is_open_webui=bool(header("X-OpenWebUI-User-Id") or header("X-OpenWebUI-Chat-Id")),
+        )
+        conversation = plan.exchange.conversation if plan.exchange else ""
+        shown = replace(parsed, turns=plan.turns, conversation=conversation)
+        renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
+
+        def record() -> None:
+            if parsed.stream and not plan.canned_events:
+                try:
+                    refuse_empty(transcripts, may_be_cut=bool(parsed.stop))
+                except ProxyError as error:
+                    line["outcome"] = error.code
+                    raise
+            if not plan.canned_events:
+                services.metrics.tokens(model.id, plan.turns, transcripts)
+            also_under = (parsed.response_id,) if parsed.response_id else ()
+            planner.record(plan, transcripts, *also_under, stood_in="fallback" in line)
+
+        batches = runs.batches(model, heartbeat)
+        return PendingAnswer(batches, renderer, heartbeat, transcripts, record, answer_headers(plan), pump)
+
+    def answer(self, parsed: ParsedRequest, pending: PendingAnswer) -> Response:
+        """Run a request, and answer with a stream or a body. Raises ProxyError before the first byte."""
+        # The flow runs from here on, and must be ended once the client leaves.
+        current_scope().watch_client()
+        if parsed.stream:
+            current_scope().on_close.append(self._services.metrics.stream())
+            headers = {**EVENT_STREAM, **pending.headers}
+            # Passed on directly: werkzeug would put two iterators of its own around each token.
+            return Response(StreamedAnswer(pending).begin(), headers=headers, direct_passthrough=True)
+        try:
+            for _ in collect(pending.batches, pending.transcripts):
+                pending.heartbeat.reset()
+        finally:
+            pending.batches.close()
+        pending.record()
+        return json_response(pending.renderer.body(pending.transcripts), headers=pending.headers)
+
+    def _model(self, models: Models, name: str, task: TaskKind | None, *, is_deployment: bool) -> Model:
+        try:
+            model = models.resolve(name)
+            if task is not None and g.config.tasks.model not in ("builtin", "flow"):
+                model = models.resolve(g.config.tasks.model)
+        except ModelNotFound as error:
+            if is_deployment:
+                error.code = "DeploymentNotFound"
+            raise
+        current_scope().log_fields["model"] = model.id
+        self._services.metrics.admit(model)
+        return model
+
+    def _plan(self, parsed: ParsedRequest, model: Model, task: TaskKind | None) -> Plan:
+        planner = self._services.planner
+        if not parsed.generates:
+            return planner.prepare(parsed, model, g.caller)
+        if task is not None:
+            plan = planner.plan_standalone(parsed, model, g.caller)
+            # A run that waits for a decision has named its choices: no model need think of follow-ups.
+            is_known = task == "follow_ups" and asked_choices(parsed.user_text)
+            if g.config.tasks.model != "builtin" and not is_known:
+                return plan
+            answer = task_answer(task, parsed.user_text, parsed.parameters.get("response_format"))
+            return replace(plan, canned_events=(TextDelta(answer), TurnEnded()))
+        if not parsed.is_conversation:
+            return planner.plan_standalone(parsed, model, g.caller)
+        client = self._services.clients.client(model.flow, g.caller.flowise_key)
+        return planner.plan(parsed, model, g.caller, header, client)
+
+    def _pump(self, heartbeat: Heartbeat) -> Pump | None:
+        write_now = current_scope().write_now
+        if write_now is None or not self._services.settings.proxy_event_pump:
+            return None
+        # What a slow client did not take is written by its greenlet, which can wait for it.
+        return Pump(write_now, heartbeat.reset, partial(heartbeat.due_within, 0))

@@ -1,0 +1,154 @@
+"""Around every view: who is let in, which headers each answer carries, how an error is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from flowise_gateway.access.keys import ANONYMOUS
+from flowise_gateway.access.limits import Admission
+from flowise_gateway.access.origins import check_host, check_origin, cors_headers
+from flowise_gateway.flow.errors import (
+    BadRequest,
+    FlowiseRefused,
+    MethodNotAllowed,
+    NotAuthenticated,
+    ProxyError,
+    ServerFault,
+    UnknownUrl,
+    error_body,
+    error_headers,
+    error_status,
+)
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.telemetry.log import request_id
+from flowise_gateway.telemetry.metrics import ROUTE as METRICS
+from flowise_gateway.web.request import current_request, current_scope, header, json_response
+from flowise_gateway.web.services import Services
+
+log = logging.getLogger(__name__)
+
+_PUBLIC = {"/health", "/ready"}
+FILE_RULE = "/flowise/files/<path:token>"
+"""The route of files, which whoever holds a link may open."""
+
+
+class Hooks:
+    """Admission before a view, headers after it, errors in OpenAI's shape."""
+
+    def __init__(self, services: Services) -> None:
+        """Let in whom the services' keys, origins and limits allow."""
+        self._services = services
+        self._settings = settings = services.settings
+        self._public = _PUBLIC | ({METRICS} if settings.proxy_metrics == "open" else set())
+
+    def install(self, app: Flask) -> None:
+        """Put the hooks around the application's views."""
+        app.before_request(self._admit)
+        app.after_request(self._finish)
+        app.register_error_handler(ProxyError, self._refuse)
+        app.register_error_handler(HTTPException, self._refuse_http)
+        app.register_error_handler(Exception, self._refuse_fault)
+
+    def _admit(self) -> Response | None:
+        http_request = current_request()
+        rule = http_request.url_rule.rule if http_request.url_rule else ""
+        g.request_id = request_id(header("X-Request-Id"))
+        line = current_scope().log_fields
+        line["request_id"] = g.request_id
+        line["rule"] = rule
+        services = self._services
+        protocol = http_request.environ["SERVER_PROTOCOL"]
+        check_host(header("Host"), protocol, self._settings, is_open=services.keys.is_open)
+        if http_request.method == "OPTIONS":
+            return Response(status=204)
+        services.follow_config()
+        g.config = services.config
+        if http_request.path in self._public or rule.endswith(FILE_RULE):
+            return None
+        g.caller = caller = services.keys.caller(header)
+        line["caller"] = caller.name
+        check_origin(header("Origin"), self._settings, is_open=services.keys.is_open)
+        if http_request.method == "POST":
+            # A cancel frees a place; refused for want of one, it could never free it.
+            self._take_places(1, counts_in_flight=not rule.endswith("/cancel"))
+        return None
+
+    def admit_choices(self, parsed: ParsedRequest, body: Mapping[str, Any]) -> None:
+        """Count a request of several choices, which was let in before it was read, as a run for each."""
+        runs = len(parsed.turns)
+        if runs == 1:
+            return
+        try:
+            self._services.limits.check_runs(runs, g.caller.requests_per_minute, g.caller.max_in_flight)
+        except BadRequest as error:
+            error.param = "prompt" if isinstance(body.get("prompt"), list) else "n"
+            raise
+        self._take_places(runs - 1)
+
+    def admit_message(self) -> contextlib.ExitStack:
+        """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""
+        services = self._services
+        services.follow_config()
+        g.config = services.config
+        g.caller = services.keys.caller(header)
+        with contextlib.ExitStack() as places:
+            places.callback(services.in_flight.enter())
+            places.callback(self._admission(1).release)
+            return places.pop_all()
+
+    def _take_places(self, runs: int, *, counts_in_flight: bool = True) -> None:
+        """Take a place for each run, held until the answer has ended."""
+        on_close = current_scope().on_close
+        if counts_in_flight:
+            on_close.append(self._services.in_flight.enter(runs))
+        admission = self._admission(runs, counts_in_flight=counts_in_flight)
+        on_close.append(admission.release)
+        g.limit_headers = admission.headers
+
+    def _admission(self, runs: int, *, counts_in_flight: bool = True) -> Admission:
+        caller = g.caller
+        max_in_flight = caller.max_in_flight if counts_in_flight else None
+        return self._services.limits.admit(caller.name, caller.requests_per_minute, max_in_flight, runs=runs)
+
+    def _finish(self, response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        if origin := header("Origin"):
+            is_preflight = request.method == "OPTIONS"
+            wanted = header("Access-Control-Request-Headers") or "" if is_preflight else None
+            is_open = self._services.keys.is_open
+            response.headers.update(cors_headers(origin, wanted, self._settings, is_open=is_open))
+        response.headers.update(g.get("limit_headers", ()))
+        return response
+
+    def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
+        """An error as its caller is to see it, and its status; the log line gets its code."""
+        if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
+            error = NotAuthenticated("Flowise refuses this API key.")
+        current_scope().log_fields["outcome"] = error.code or error.type
+        return error, error_status(error, self._settings.proxy_run_error_status)
+
+    def _refuse(self, error: ProxyError) -> Response:
+        error, status = self.refused(error)
+        return json_response(error_body(error), status, error_headers(error))
+
+    def _refuse_http(self, error: HTTPException) -> Response:
+        what = f"{request.method} {request.path[:200]}"
+        if error.code == 405:
+            allowed = dict(error.get_headers()).get("Allow", "")
+            response = self._refuse(MethodNotAllowed(f"Not allowed to {what}; allowed: {allowed}."))
+            response.headers["Allow"] = allowed
+            return response
+        if error.code == 404:
+            return self._refuse(UnknownUrl(f"Invalid URL ({what})."))
+        return self._refuse_fault(error)
+
+    def _refuse_fault(self, error: Exception) -> Response:
+        log.error("a request failed: %s", g.get("request_id"), exc_info=error)
+        message = f"The server had an error while processing your request ({g.get('request_id')})."
+        return self._refuse(ServerFault(message))

@@ -1,0 +1,173 @@
+"""What all requests of a worker share: configuration, keys, limits, the clients of flows, the store."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Protocol
+
+from flowise_gateway.access.file_links import FileLinks
+from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
+from flowise_gateway.access.limits import InFlight, KeyLimits, shared_rates
+from flowise_gateway.access.models import Models
+from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.schema import ProxyConfig
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.conversation.attachments import UploadClient
+from flowise_gateway.conversation.planner import Planner
+from flowise_gateway.conversation.sessions import Conversations
+from flowise_gateway.flow.events import Batches
+from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flowise.catalog import Catalog, FlowSource
+from flowise_gateway.flowise.queue_mode import QueueMode
+from flowise_gateway.flowise.retries import FlowiseHealth
+from flowise_gateway.flowise.transport.base import Reply, ReplyHead
+from flowise_gateway.storage.protocol import Executor
+from flowise_gateway.storage.store import WatchedStore, open_store
+from flowise_gateway.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_CATALOGS = 256
+LISTING_SECONDS = 90 * 86400.0
+
+
+class FlowClient(UploadClient, FlowSource, Protocol):
+    """A client of Flowise for one flow; `FlowiseClient` is one."""
+
+    def batches(
+        self,
+        turn: Turn,
+        *,
+        wake: Callable[[], float],
+        headers: Mapping[str, str] | None = None,
+        request_timeout: float | None = None,
+        pump: Callable[[str], bool] | None = None,
+    ) -> Batches:
+        """Run the flow and give its events as they arrive."""
+
+    def version(self) -> str:
+        """Tell Flowise's version. Raises ProxyError."""
+
+    def get_streaming(self, path: str) -> tuple[ReplyHead, Reply]:
+        """GET a path; the body is for the caller to read and close. Raises ProxyError."""
+
+
+class FlowClients(Protocol):
+    """The clients of all flows, and what they know of Flowise together."""
+
+    health: FlowiseHealth
+    mode: QueueMode
+
+    def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
+        """Return a flow's client with the caller's own key for Flowise, else the server's."""
+
+
+class Services:
+    """What all requests share; `config` is the `proxy.yaml` of requests that begin now."""
+
+    def __init__(self, settings: Settings, clients: FlowClients, run: Executor, metrics: Metrics) -> None:
+        """Serve as the settings say; `run` runs what may wait for a disk."""
+        self.settings = settings
+        self.clients = clients
+        self.metrics = metrics
+        self.config_file = config_file(settings)
+        self.config = ProxyConfig()
+        self.keys = Keys()
+        self.limits = KeyLimits(settings.workers, shared_rates(settings.proxy_store))
+        self.in_flight = InFlight(settings.proxy_max_in_flight)
+        store = open_store(settings.proxy_store, run)
+        self.store = WatchedStore(store, _log_lost_store, settings.proxy_secret.encode())
+        # Of one secret at a time: the store has another one if it was lost when the worker began.
+        self._planner_of = lru_cache(maxsize=1)(self._new_planner)
+        self._catalogs: LRU[str, Catalog] = LRU(MAX_CATALOGS)
+        self._catalogs_lock = threading.Lock()
+        self.follow_config()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Show in the metrics what other parts count."""
+        watch, limits = self.metrics.watch, self.limits.refusals
+        watch("requests_in_flight", lambda: self.in_flight.count)
+        watch("breakers_open", lambda: self.clients.health.is_down)
+        watch("retries_total", lambda: self.clients.health.retries)
+        watch("store_errors_total", lambda: self.store.failures)
+        watch("limit_refusals_total", lambda: self.in_flight.refusals, "max_in_flight")
+        for limit in limits:
+            watch("limit_refusals_total", partial(limits.__getitem__, limit), limit)
+
+    def follow_config(self) -> None:
+        """Take over a changed `proxy.yaml`; requests under way go on with the one they began with."""
+        config = self.config_file.current
+        if config is self.config:
+            return
+        settings = self.settings
+        keys = Keys(
+            settings.proxy_api_keys,
+            config.keys,
+            passes_through=settings.flowise_key_passthrough,
+            anonymous=LOCAL if settings.is_loopback else ANONYMOUS,
+        )
+        if keys.is_open and not self.keys.is_open:
+            log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
+        else:
+            self.keys = keys
+        self.config = config
+        self.clients.mode.is_set = config.flowise_mode == "queue"
+        for catalog in self._catalogs.values():
+            catalog.refresh_seconds = config.discovery.refresh_seconds
+
+    def models(self, config: ProxyConfig, caller: Caller) -> Models:
+        """The models that a caller may use."""
+        return Models(config, self.catalog(caller), caller)
+
+    def catalog(self, caller: Caller) -> Catalog:
+        """The flows that the caller's own key for Flowise shows, else the server's."""
+        key = caller.flowise_key
+        # Reading the saved listing waits for the store; without the lock, other requests of the same key
+        # would meanwhile make a second catalog.
+        with self._catalogs_lock:
+            catalog = self._catalogs.get(key)
+            if catalog is None:
+                catalog = self._new_catalog(caller)
+            self._catalogs[key] = catalog
+        return catalog
+
+    def _new_catalog(self, caller: Caller) -> Catalog:
+        key = caller.flowise_key
+        # Saved under the address and the key: a listing that one key sees is shown for no other.
+        source = f"{self.settings.flowise_base_url}\n{key or self.settings.flowise_api_key}"
+        name = f"listing:{hashlib.sha256(source.encode()).hexdigest()}"
+        owner = caller.scope if key else None
+        return Catalog(
+            self.clients.client("", key),
+            self.config.discovery.refresh_seconds,
+            saved=lambda: self.store.get(name),
+            save=lambda listing: self.store.put({name: listing}, LISTING_SECONDS, owner),
+        )
+
+    @property
+    def planner(self) -> Planner:
+        """What joins requests with conversations."""
+        return self._planner_of(self.store.secret)
+
+    def _new_planner(self, secret: bytes) -> Planner:
+        return Planner(Conversations(self.store, secret, self.response_seconds))
+
+    @property
+    def file_links(self) -> FileLinks:
+        """What signs the addresses of files."""
+        return FileLinks(self.store.secret, self.settings.proxy_response_ttl_days)
+
+    @property
+    def response_seconds(self) -> float:
+        """How long conversations and responses are kept."""
+        return self.settings.proxy_response_ttl_days * 86400
+
+
+def _log_lost_store(reason: str) -> None:
+    log.error("conversations cannot be continued: %s", reason)
