@@ -25,7 +25,7 @@ from urllib3 import encode_multipart_formdata
 
 from flowise_gateway.config.settings import Settings, flowise_base_url
 from flowise_gateway.flow.cooperative import slices
-from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
+from flowise_gateway.flow.errors import ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent
 from flowise_gateway.flow.lenient_json import lenient_json
 from flowise_gateway.flow.lru import LRU
@@ -33,14 +33,11 @@ from flowise_gateway.flow.model import FLOW_ID
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, Upload
+from flowise_gateway.flowise.api import PROBE_SECONDS, FlowiseApi, is_event_stream, is_json
 from flowise_gateway.flowise.failures import (
     document_refused,
-    failure,
-    listing_refused,
     no_such_flow,
-    not_the_api,
     refused,
-    unreachable,
 )
 from flowise_gateway.flowise.prediction import prediction_json
 from flowise_gateway.flowise.queue_mode import QueueMode
@@ -57,13 +54,9 @@ from flowise_gateway.flowise.transport.base import (
 )
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 
-PROBE_SECONDS = 10.0
 DOCUMENT_SECONDS = 60.0
 PROBE_TTL_SECONDS = 60.0
 PROBE_RETRY_SECONDS = 5.0
-MAX_VERSION_CHARACTERS = 64
-PAGE_ROWS = 50
-MAX_PAGES = 1000
 MISSING_SECONDS = 10.0
 """How long a flow that Flowise does not know is not asked for again."""
 
@@ -79,7 +72,7 @@ def never() -> float:
     return math.inf
 
 
-class FlowiseClient:
+class FlowiseClient(FlowiseApi):
     """One flow of one Flowise. Thread-safe; all waits are limited; only what has not run is tried again."""
 
     def __init__(
@@ -92,12 +85,9 @@ class FlowiseClient:
         limits: Limits | None = None,
     ) -> None:
         """Talk to the API at `base_url`; raises ValueError for an address that cannot be one."""
-        self.base_url = flowise_base_url(base_url)
+        base_url = flowise_base_url(base_url)
+        super().__init__(base_url, api_key, transport or RequestsTransport(base_url), limits or Limits())
         self.flow_id = flow_id
-        self._api_key = api_key
-        self._transport = transport or RequestsTransport(self.base_url)
-        self._limits = limits or Limits()
-        self.health = FlowiseHealth()
         self.mode = QueueMode()
         self._can_stream: tuple[float, bool, bool] | None = None
         self._probe: Future[bool | None] | None = None
@@ -155,7 +145,7 @@ class FlowiseClient:
             reply, head = yield from self._answered(run, headers or {})
             with contextlib.closing(reply):
                 stored = partial(self._stored, turn.flow)
-                is_stream = _is_event_stream(head)
+                is_stream = is_event_stream(head)
                 yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
         except ModelNotFound:
             self._missing_until = time.monotonic() + MISSING_SECONDS
@@ -192,7 +182,7 @@ class FlowiseClient:
     def _run_probe(self, probe: Future[bool | None], flow_id: str) -> None:
         try:
             is_queued = self.mode.is_on
-            streams = self._probe_streaming(flow_id)
+            streams = self.probe_streaming(flow_id)
             if streams and is_queued:
                 streams = self._messages(flow_id, str(uuid4())) is not None
             seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
@@ -204,74 +194,6 @@ class FlowiseClient:
             self._probe = None
             if not probe.done():
                 probe.set_result(None)
-
-    def _probe_streaming(self, flow_id: str) -> bool | None:
-        head, body = self.get(f"/chatflows-streaming/{flow_id}")
-        answer = lenient_json(body)
-        if head.status == 200:
-            if not _is_json(head):
-                raise not_the_api()
-            return isinstance(answer, dict) and answer.get("isStreaming") is True
-        self._check_probe(flow_id, head, body)
-        return None
-
-    @staticmethod
-    def _check_probe(flow_id: str, head: ReplyHead, body: bytes) -> None:
-        """Raise what a probe's failure tells of the flow, or of Flowise."""
-        answer = lenient_json(body)
-        if head.status == 500 and isinstance(answer, dict):
-            error = failure(str(answer.get("message", "")), flow_id)
-            if isinstance(error, ModelNotFound):
-                raise error
-        if head.status in (429, 503):
-            raise refused(head, body)
-
-    def flows(self) -> Iterator[dict[str, Any]]:
-        """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
-
-        A row holds the flow's whole drawing, often 100 kB and more, so they come page by page; Flowise before
-        3.0.4 knows no pages and gives all at once.
-        """
-        seen = 0
-        for page in range(1, MAX_PAGES + 1):
-            head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
-            if head.status != 200:
-                raise listing_refused(head, body, has_key=bool(self._api_key))
-            answer = lenient_json(body)
-            rows = answer.get("data") if isinstance(answer, dict) else answer
-            if not isinstance(rows, list):
-                raise not_the_api()
-            yield from (row for row in rows if isinstance(row, dict))
-            seen += len(rows)
-            total = answer.get("total") if isinstance(answer, dict) else None
-            if not rows or not isinstance(total, int) or seen >= total:
-                return
-
-    def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
-        """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
-        return self._probe_streaming(flow_id), self._probed("chatflows-uploads", flow_id)
-
-    def public_config(self, flow_id: str) -> dict[str, Any]:
-        """Tell what anybody may know of a flow, its drawing among it; needs no right. Raises ProxyError."""
-        return self._probed("public-chatbotConfig", flow_id)
-
-    def _probed(self, probe: str, flow_id: str) -> dict[str, Any]:
-        """What a probe tells; nothing where it tells nothing of use."""
-        head, body = self.get(f"/{probe}/{flow_id}")
-        answer = lenient_json(body)
-        if head.status != 200:
-            self._check_probe(flow_id, head, body)
-            return {}
-        return answer if isinstance(answer, dict) else {}
-
-    def version(self) -> str:
-        """Flowise's version as it may be shown, empty where it does not tell. Raises ProxyError."""
-        head, body = self.get("/version")
-        answer = lenient_json(body)
-        if head.status == 200 and not _is_json(head):
-            raise not_the_api()
-        version = str(answer.get("version", "")) if isinstance(answer, dict) else ""
-        return "".join(filter(str.isprintable, version[:MAX_VERSION_CHARACTERS]))
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
         """The text of a document (its data a data URI), which Flowise reads. Raises ProxyError."""
@@ -304,47 +226,6 @@ class FlowiseClient:
         rows = lenient_json(body)
         return rows if head.status == HTTPStatus.OK and isinstance(rows, list) else None
 
-    def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
-        """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
-        return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
-
-    def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        with self.health.call() as call:
-            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
-                with attempt:
-                    return self._call_once(request, seconds)
-        raise AssertionError("tenacity gives up by raising")
-
-    def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        head, reply = self._open(request, seconds)
-        with contextlib.closing(reply):
-            try:
-                body = read_all(reply, seconds)
-            except (NotSent, ConnectionBroken) as error:
-                raise unreachable(error) from error
-        if body is None:
-            raise _too_late()
-        return head, body
-
-    def get_streaming(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
-        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
-        return self._open(FlowiseRequest("GET", path, {}), seconds)
-
-    def _open(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
-        reply = self._send(request.method, request.url, request.headers, request.body)
-        try:
-            head = reply.head(seconds)
-            if head is None:
-                raise _too_late()
-            self._note(head)
-        except (NotSent, ConnectionBroken) as error:
-            reply.close()
-            raise unreachable(error) from error
-        except BaseException:
-            reply.close()
-            raise
-        return head, reply
-
     def abort(self, chat_id: str, flow_id: str = "") -> threading.Thread:
         """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
@@ -359,7 +240,7 @@ class FlowiseClient:
                 time.sleep(wait)
             with (
                 contextlib.suppress(NotSent, ConnectionBroken),
-                contextlib.closing(self._send("PUT", path, {})) as reply,
+                contextlib.closing(self.send("PUT", path, {})) as reply,
             ):
                 if reply.head(ABORT_SECONDS):
                     read_all(reply, ABORT_SECONDS)
@@ -379,30 +260,18 @@ class FlowiseClient:
     def _asked_once(
         self, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
-        reply = self._send("POST", f"/prediction/{run.turn.flow}", headers, body)
+        reply = self.send("POST", f"/prediction/{run.turn.flow}", headers, body)
         try:
             head = yield from run.awaited_head(reply)
-            self._note(head)
+            self.note(head)
             run.check_encoding(head)
-            if head.status != HTTPStatus.OK or not (_is_event_stream(head) or _is_json(head)):
+            if head.status != HTTPStatus.OK or not (is_event_stream(head) or is_json(head)):
                 run.is_running = False
                 raise refused(head, read_all(reply, PROBE_SECONDS) or b"", run.turn.flow)
         except BaseException:
             reply.close()
             raise
         return reply, head
-
-    def _note(self, head: ReplyHead | None) -> None:
-        if head is not None and head.status != HTTPStatus.SERVICE_UNAVAILABLE:
-            self.health.reached()
-
-    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        own = {"Accept": "application/json, text/event-stream", **headers}
-        if body is not None:
-            own.setdefault("Content-Type", "application/json")
-        if self._api_key:
-            own["Authorization"] = f"Bearer {self._api_key}"
-        return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -445,16 +314,3 @@ class FlowiseClients:
             client.health, client.mode = self.health, self.mode
             self._clients[flow_id, api_key] = client
             return client
-
-
-def _is_event_stream(head: ReplyHead) -> bool:
-    return head.headers.get("content-type", "").lower().startswith("text/event-stream")
-
-
-def _is_json(head: ReplyHead) -> bool:
-    kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
-    return kind == "application/json" or kind.endswith("+json")
-
-
-def _too_late() -> FlowiseUnavailable:
-    return FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)

@@ -1,0 +1,176 @@
+"""The API of one Flowise as it is called with one key: single calls, and what it tells of its flows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound
+from flowise_gateway.flow.lenient_json import lenient_json
+from flowise_gateway.flowise.failures import failure, listing_refused, not_the_api, refused, unreachable
+from flowise_gateway.flowise.retries import FlowiseHealth, attempts
+from flowise_gateway.flowise.run import Limits
+from flowise_gateway.flowise.transport.base import (
+    ConnectionBroken,
+    FlowiseRequest,
+    NotSent,
+    Reply,
+    ReplyHead,
+    Transport,
+    read_all,
+)
+
+PROBE_SECONDS = 10.0
+MAX_VERSION_CHARACTERS = 64
+PAGE_ROWS = 50
+MAX_PAGES = 1000
+
+
+class FlowiseApi:
+    """Calls of Flowise's API, each limited in time. Thread-safe."""
+
+    def __init__(self, base_url: str, api_key: str, transport: Transport, limits: Limits) -> None:
+        """Call the API at `base_url`; `health` is what all calls to the same Flowise share."""
+        self.base_url = base_url
+        self.health = FlowiseHealth()
+        self._api_key = api_key
+        self._transport = transport
+        self._limits = limits
+
+    def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
+        """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
+        return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
+
+    def get_streaming(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
+        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
+        return self._open(FlowiseRequest("GET", path, {}), seconds)
+
+    def flows(self) -> Iterator[dict[str, Any]]:
+        """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
+
+        A row holds the flow's whole drawing, often 100 kB and more, so they come page by page; Flowise before
+        3.0.4 knows no pages and gives all at once.
+        """
+        seen = 0
+        for page in range(1, MAX_PAGES + 1):
+            head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
+            if head.status != 200:
+                raise listing_refused(head, body, has_key=bool(self._api_key))
+            answer = lenient_json(body)
+            rows = answer.get("data") if isinstance(answer, dict) else answer
+            if not isinstance(rows, list):
+                raise not_the_api()
+            yield from (row for row in rows if isinstance(row, dict))
+            seen += len(rows)
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not rows or not isinstance(total, int) or seen >= total:
+                return
+
+    def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
+        """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
+        return self.probe_streaming(flow_id), self._probed("chatflows-uploads", flow_id)
+
+    def public_config(self, flow_id: str) -> dict[str, Any]:
+        """Tell what anybody may know of a flow, its drawing among it; needs no right. Raises ProxyError."""
+        return self._probed("public-chatbotConfig", flow_id)
+
+    def version(self) -> str:
+        """Flowise's version as it may be shown, empty where it does not tell. Raises ProxyError."""
+        head, body = self.get("/version")
+        answer = lenient_json(body)
+        if head.status == 200 and not is_json(head):
+            raise not_the_api()
+        version = str(answer.get("version", "")) if isinstance(answer, dict) else ""
+        return "".join(filter(str.isprintable, version[:MAX_VERSION_CHARACTERS]))
+
+    def probe_streaming(self, flow_id: str) -> bool | None:
+        head, body = self.get(f"/chatflows-streaming/{flow_id}")
+        answer = lenient_json(body)
+        if head.status == 200:
+            if not is_json(head):
+                raise not_the_api()
+            return isinstance(answer, dict) and answer.get("isStreaming") is True
+        self._check_probe(flow_id, head, body)
+        return None
+
+    def _probed(self, probe: str, flow_id: str) -> dict[str, Any]:
+        """What a probe tells; nothing where it tells nothing of use."""
+        head, body = self.get(f"/{probe}/{flow_id}")
+        answer = lenient_json(body)
+        if head.status != 200:
+            self._check_probe(flow_id, head, body)
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+    @staticmethod
+    def _check_probe(flow_id: str, head: ReplyHead, body: bytes) -> None:
+        """Raise what a probe's failure tells of the flow, or of Flowise."""
+        answer = lenient_json(body)
+        if head.status == 500 and isinstance(answer, dict):
+            error = failure(str(answer.get("message", "")), flow_id)
+            if isinstance(error, ModelNotFound):
+                raise error
+        if head.status in (429, 503):
+            raise refused(head, body)
+
+    def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
+        with self.health.call() as call:
+            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
+                with attempt:
+                    return self._call_once(request, seconds)
+        raise AssertionError("tenacity gives up by raising")
+
+    def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
+        head, reply = self._open(request, seconds)
+        with contextlib.closing(reply):
+            try:
+                body = read_all(reply, seconds)
+            except (NotSent, ConnectionBroken) as error:
+                raise unreachable(error) from error
+        if body is None:
+            raise _too_late()
+        return head, body
+
+    def _open(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
+        reply = self.send(request.method, request.url, request.headers, request.body)
+        try:
+            head = reply.head(seconds)
+            if head is None:
+                raise _too_late()
+            self.note(head)
+        except (NotSent, ConnectionBroken) as error:
+            reply.close()
+            raise unreachable(error) from error
+        except BaseException:
+            reply.close()
+            raise
+        return head, reply
+
+    def note(self, head: ReplyHead | None) -> None:
+        if head is not None and head.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            self.health.reached()
+
+    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+        own = {"Accept": "application/json, text/event-stream", **headers}
+        if body is not None:
+            own.setdefault("Content-Type", "application/json")
+        if self._api_key:
+            own["Authorization"] = f"Bearer {self._api_key}"
+        return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
+
+
+def is_event_stream(head: ReplyHead) -> bool:
+    """Whether an answer is a stream of events."""
+    return head.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def is_json(head: ReplyHead) -> bool:
+    """Whether an answer says that it is JSON."""
+    kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _too_late() -> FlowiseUnavailable:
+    return FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)
