@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import ssl
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -141,6 +144,60 @@ def keep_alive_seconds(headers: Mapping[str, str]) -> float:
         if name.lower() == "timeout" and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
             return max(0.0, int(seconds) - 1.0)
     return _KEEP_ALIVE_SECONDS
+
+
+class IdleConnection(Protocol):
+    """A connection whose last answer was read to its end."""
+
+    usable_until: float
+
+    def is_quiet(self) -> bool:
+        """Whether it is open still: one that can be read was closed, or holds what answers no request."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+_C = TypeVar("_C", bound=IdleConnection)
+
+
+class IdleConnections(Generic[_C]):
+    """The connections that wait for their next call; threads may share it."""
+
+    def __init__(self, max_idle: int) -> None:
+        self._max_idle = max_idle
+        self._idle: deque[_C] = deque()
+        # A client that is dropped without being closed must leave no open sockets behind.
+        weakref.finalize(self, _close_all, self._idle).atexit = False
+
+    def take(self) -> _C | None:
+        """A connection that can be used again: the one used last."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if connection.usable_until > time.monotonic() and connection.is_quiet():
+                    return connection
+                connection.close()
+        return None
+
+    def give_back(self, connection: _C, usable_seconds: float) -> None:
+        """Take in a connection; those that can be used no more, or are too many, are closed."""
+        now = time.monotonic()
+        connection.usable_until = now + usable_seconds
+        self._idle.append(connection)
+        with contextlib.suppress(IndexError):
+            while len(self._idle) > self._max_idle or self._idle[0].usable_until < now:
+                self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        _close_all(self._idle)
+
+
+def _close_all(connections: deque[_C]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()
 
 
 class Transport(Protocol):

@@ -90,7 +90,6 @@ class Connection:
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def is_quiet(self) -> bool:
-        """Whether the idle connection is open still: one that can be read was closed, or holds no answer."""
         try:
             if isinstance(self._socket, ssl.SSLSocket):
                 socket.socket.recv(self._socket, 1, MSG_PEEK)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from geventhttpclient.response import HTTPParseError
 from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
     FlowiseRequest,
+    IdleConnections,
     NotSent,
     Reply,
     ReplyHead,
@@ -40,7 +40,7 @@ class GeventTransport:
     """The seam under gevent, to one origin; not for outgoing proxies, which `RequestsTransport` knows."""
 
     def __init__(
-        self, base_url: str, *, connect_timeout_seconds: float = 5, most_idle: int = 1024, ca_file: str = ""
+        self, base_url: str, *, connect_timeout_seconds: float = 5, max_idle: int = 1024, ca_file: str = ""
     ) -> None:
         """Prepare for calls under `base_url`; the CA bundle is read once, here. Raises SettingsError."""
         parts = urlsplit(base_url)
@@ -50,19 +50,15 @@ class GeventTransport:
         self._port = parts.port or (80 if self.tls is None else 443)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._fixed_head = _fixed_head(parts, self.host)
-        self._most_idle = most_idle
-        self._idle: deque[Connection] = deque()
+        self.idle: IdleConnections[Connection] = IdleConnections(max_idle)
         self._addresses: list[Any] = []
         self._addresses_until = -math.inf
 
     def send(self, request: FlowiseRequest) -> Reply:
-        """Prepare the call; it begins and goes on while its reply is waited for."""
         return _GeventReply(self, request)
 
     def close(self) -> None:
-        """Close idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        self.idle.close()
 
     def request_bytes(self, request: FlowiseRequest) -> bytes:
         """The request as it goes over the wire. Raises NotSent for what cannot be one."""
@@ -80,23 +76,6 @@ class GeventTransport:
         ):
             raise NotSent("the address or a header is malformed")
         return f"{head}\r\n\r\n".encode("latin-1", "replace") + body
-
-    def take_idle(self) -> Connection | None:
-        """A connection that can be used again: the one used last."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable_until > time.monotonic() and connection.is_quiet():
-                return connection
-            connection.close()
-        return None
-
-    def give_back(self, connection: Connection, usable_seconds: float) -> None:
-        """Keep a connection whose answer was read to its end."""
-        now = time.monotonic()
-        connection.usable_until = now + usable_seconds
-        self._idle.append(connection)
-        while len(self._idle) > self._most_idle or self._idle[0].usable_until < now:
-            self._idle.popleft().close()
 
     def forget_addresses(self) -> None:
         """Look the name up anew for the next call: none of its addresses could be reached."""
@@ -151,7 +130,6 @@ class _GeventReply:
         self._failure: Exception | None = None
 
     def head(self, seconds: float) -> ReplyHead | None:
-        """Return status and headers, or None when they did not come within `seconds`."""
         deadline = time.monotonic() + seconds
         try:
             while self._head is None:
@@ -167,7 +145,6 @@ class _GeventReply:
         return self._head
 
     def read_available(self, seconds: float) -> bytes | None:
-        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
         parser = self._parser
         body = parser.body
         if not body and not parser.is_whole:
@@ -185,7 +162,6 @@ class _GeventReply:
         return None
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
-        """Have `take` called in the loop's callback with what has arrived, while the reply is waited for."""
         if self._connection is not None:
             self._connection.pump = partial(self._pumped, self._connection, take)
 
@@ -197,7 +173,6 @@ class _GeventReply:
         return not (self._parser.is_whole or self._failure or connection.is_ready)
 
     def close(self) -> None:
-        """Let go of the connection at once, also while nothing has been answered."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -207,7 +182,7 @@ class _GeventReply:
         connection, head = self._connection, self._head
         if connection is not None and head is not None and not self._parser.should_close():
             self._connection = connection.pump = None
-            self._transport.give_back(connection, keep_alive_seconds(head.headers))
+            self._transport.idle.give_back(connection, keep_alive_seconds(head.headers))
         self.close()
 
     def _may_go_on(self, deadline: float) -> bool:
@@ -227,7 +202,7 @@ class _GeventReply:
     def _exchange(self, request: FlowiseRequest) -> Waits:
         """Connect, send, and read until the head is whole."""
         data = self._transport.request_bytes(request)
-        self._connection = connection = self._transport.take_idle()
+        self._connection = connection = self._transport.idle.take()
         if connection is None or not (yield from self._was_sent(connection, data)):
             self.close()
             connection = yield from self._connected()

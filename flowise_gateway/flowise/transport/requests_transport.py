@@ -1,29 +1,27 @@
-"""The HTTP seam with `requests`: direct use, outgoing proxies, any server."""
+"""Calls of Flowise with `requests`, in a thread each: for direct use, outgoing proxies, any server."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidHeader, InvalidURL
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3 import HTTPConnectionPool, HTTPResponse
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as PoolSSLError
-from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
+    EnvironmentSettings,
     FlowiseRequest,
+    IdleConnections,
     NotSent,
     Reply,
     ReplyHead,
@@ -36,124 +34,104 @@ _READ_BYTES = 65536
 _PIECES_AHEAD = 32
 
 
-_calls = threading.local()
-
-
-class _Watched:
-    """Mixed into urllib3's connections: lets a call cut the connection that it uses at the moment."""
-
-    user: _RequestsReply | None = None
-    usable_until = math.inf
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        # The limit was for connecting; a large body may take longer to send.
-        self.sock.settimeout(None)  # type: ignore[attr-defined]
-        self._check_wanted()
-
-    def _check_wanted(self) -> None:
-        call: _RequestsReply | None = getattr(_calls, "current", None)
-        if call is not None and call.closed:
-            self.close()  # type: ignore[attr-defined]
-            raise ConnectionAbortedError("the caller left before the request was sent")
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self._check_wanted()
-        call: _RequestsReply | None = getattr(_calls, "current", None)
-        self.user = call
-        if call is not None:
-            call.connection = self
-        super().request(*args, **kwargs)  # type: ignore[misc]
-        if call is not None:
-            # http.client forgets the socket of an answer that ends with its connection, so it is kept here.
-            call.socket = self.sock  # type: ignore[attr-defined]
-
-
-class _WatchedHTTPConnection(_Watched, HTTPConnection):
-    pass
-
-
-class _WatchedHTTPSConnection(_Watched, HTTPSConnection):
-    pass
-
-
-class _TimedPool:
-    """Mixed into urllib3's pools: no connection is used again once its server may be closing it."""
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = super()._get_conn(timeout)  # type: ignore[misc]
-        if connection.usable_until <= time.monotonic():
-            connection.close()
-            connection.usable_until = math.inf
-        return connection
-
-
-class _HTTPPool(_TimedPool, HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTPConnection
-
-
-class _HTTPSPool(_TimedPool, HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
 class RequestsTransport:
-    """The seam over `requests`: kept-alive connections, the environment's outgoing proxy and CA bundle."""
+    """The transport over `requests`, with the environment's outgoing proxy and CA bundle."""
 
     def __init__(
-        self, base_url: str, *, connect_timeout_seconds: float = 5, pool_size: int = 256, ca_file: str = ""
+        self, base_url: str, *, connect_timeout_seconds: float = 5, max_idle: int = 256, ca_file: str = ""
     ) -> None:
         """Prepare for calls under `base_url`; raises SettingsError. Proxy and CA settings are read here."""
         self.connect_timeout_seconds = connect_timeout_seconds
-        self._session = requests.Session()
-        adapter = _Adapter(pool_connections=4, pool_maxsize=pool_size, max_retries=Retry(0, redirect=False))
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
-        found = environment_settings(base_url, ca_file)
-        self._settings = {"proxies": found.proxies, "verify": found.ca_bundle, "cert": None}
-        # With trust_env a netrc entry could replace our Authorization header, at 150 µs a call.
-        self._session.trust_env = False
+        self._settings = environment_settings(base_url, ca_file)
+        self.idle: IdleConnections[_Line] = IdleConnections(max_idle)
 
     def send(self, request: FlowiseRequest) -> Reply:
-        """Start the call and return its reply at once."""
-        return _RequestsReply(self._session, request, self.connect_timeout_seconds, self._settings)
+        return _RequestsReply(self, request)
 
     def close(self) -> None:
-        """Close idle connections."""
-        self._session.close()
+        self.idle.close()
+
+    def line(self, request: requests.PreparedRequest) -> _Line:
+        """A connection that is free: an idle one, else a new one. Raises NotSent."""
+        line = self.idle.take()
+        if line is None:
+            line = _Line(request, self._settings)
+            line.connect(self.connect_timeout_seconds)
+        return line
+
+
+class _Line:
+    """One connection, for one call at a time; `requests` makes it as the proxy and the authorities want it.
+
+    The line does not leave it to a pool of urllib3, which names a connection to nobody before the answer has
+    begun: a caller that leaves must be able to cut it earlier.
+    """
+
+    def __init__(self, request: requests.PreparedRequest, settings: EnvironmentSettings) -> None:
+        self._adapter, self._proxies = HTTPAdapter(), dict(settings.proxies)
+        pool = self._adapter.get_connection_with_tls_context(request, settings.ca_bundle, self._proxies)
+        self._pool = cast("HTTPConnectionPool", pool)
+        self._connection: Any = self._pool._new_conn()
+        self._is_tunnel = self._pool.proxy is not None and self._pool.scheme == "https"
+        self._proxy_headers = {} if self._is_tunnel else self._pool.proxy_headers or {}
+        self._socket: socket.socket | None = None
+        self.usable_until = 0.0
+
+    def connect(self, timeout_seconds: float) -> None:
+        """Connect, through the outgoing proxy if there is one. Raises NotSent."""
+        self._connection.timeout = timeout_seconds
+        try:
+            if self._is_tunnel:
+                self._pool._prepare_proxy(self._connection)
+            else:
+                self._connection.connect()
+        except (OSError, HTTPError) as error:
+            self.close()
+            raise _not_sent(error, has_proxy=self._pool.proxy is not None) from None
+        # The limit was for connecting; a large body may take longer to send.
+        self._connection.timeout = None
+        self._connection.sock.settimeout(None)
+        self._socket = self._connection.sock
+
+    def send(self, request: requests.PreparedRequest) -> HTTPResponse:
+        """Send a request and wait for the head of its answer."""
+        headers = {**request.headers, **self._proxy_headers}
+        target = self._adapter.request_url(request, self._proxies)
+        self._connection.request(request.method, target, request.body, headers, preload_content=False)
+        response: HTTPResponse = self._connection.getresponse()
+        return response
+
+    def is_quiet(self) -> bool:
+        return bool(self._connection.is_connected)
+
+    def cut(self) -> None:
+        """End the connection under the thread that is reading from it."""
+        # `connection.sock` would not do: http.client drops it for an answer that ends with its connection.
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class _RequestsReply:
     """One call in its own thread, read through a bounded queue: a slow reader slows Flowise down."""
 
-    def __init__(
-        self,
-        session: requests.Session,
-        request: FlowiseRequest,
-        connect_timeout_seconds: float,
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.closed = False
-        self.connection: _Watched | None = None
-        self.socket: socket.socket | None = None
-        self._is_read = False
+    def __init__(self, transport: RequestsTransport, request: FlowiseRequest) -> None:
+        self._is_closed = False
+        self._line: _Line | None = None
+        self._lock = threading.Lock()
         self._head: ReplyHead | None = None
         self._pieces: queue.Queue[ReplyHead | bytes | Exception] = queue.Queue(_PIECES_AHEAD)
-        arguments = (session, request, connect_timeout_seconds, settings)
         try:
-            threading.Thread(target=self._run, args=arguments, daemon=True).start()
+            threading.Thread(target=self._run, args=(transport, request), daemon=True).start()
         except BaseException:
             # Starting waits for the thread; a caller that is ended meanwhile never gets this reply to close.
             self.close()
             raise
 
     def head(self, seconds: float) -> ReplyHead | None:
-        """Return status and headers, or None when they did not come within `seconds`."""
         if self._head is None:
             piece = self._next(seconds)
             if isinstance(piece, ReplyHead):
@@ -161,7 +139,6 @@ class _RequestsReply:
         return self._head
 
     def read_available(self, seconds: float) -> bytes | None:
-        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
         piece = self._next(seconds)
         if not piece or isinstance(piece, ReplyHead):
             return piece if isinstance(piece, bytes) else None
@@ -175,16 +152,19 @@ class _RequestsReply:
         """Read everything as ever: pieces arrive in another thread."""
 
     def close(self) -> None:
-        """Let go of the connection at once, also while nothing has been answered."""
-        self.closed = True
-        if self.connection is not None and self.connection.user is self and not self._is_read:
-            used = self.socket or getattr(self.connection, "sock", None)
-            if used is not None:
-                with contextlib.suppress(OSError):
-                    used.shutdown(socket.SHUT_RDWR)
+        self._is_closed = True
+        line = self._let_go()
+        if line is not None:
+            line.cut()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._pieces.get_nowait()
+
+    def _let_go(self) -> _Line | None:
+        """The line in use, once: either the thread gives it back, or the caller cuts it."""
+        with self._lock:
+            line, self._line = self._line, None
+            return line
 
     def _next(self, seconds: float) -> ReplyHead | bytes | None:
         try:
@@ -195,52 +175,63 @@ class _RequestsReply:
             raise piece
         return piece
 
-    def _run(
-        self,
-        session: requests.Session,
-        request: FlowiseRequest,
-        connect_timeout_seconds: float,
-        settings: Mapping[str, Any],
-    ) -> None:
-        _calls.current = self
+    def _run(self, transport: RequestsTransport, request: FlowiseRequest) -> None:
         try:
             prepared = _prepared(request)
-            with session.send(
-                prepared,
-                stream=True,
-                allow_redirects=False,
-                timeout=(connect_timeout_seconds, None),
-                **settings,
-            ) as response:
-                self._pass_on(response)
-        except (requests.RequestException, HTTPError, OSError, ValueError, AttributeError) as error:
+            self._line = line = transport.line(prepared)
+        except NotSent as error:
+            self._put(error)
+            return
+        except (requests.RequestException, ValueError):
+            self._put(NotSent("the address or a header is malformed"))
+            return
+        end: bytes | Exception = b""
+        usable_seconds = 0.0
+        try:
+            if not self._is_closed:
+                with line.send(prepared) as response:
+                    usable_seconds = self._pass_on(response)
+        except (HTTPError, HTTPException, OSError, ValueError, AttributeError):
             # An AttributeError comes out of http.client when close() cuts the socket under a read.
-            self._put(_translated(error))
-        finally:
-            _calls.current = None
+            end = ConnectionBroken("the connection broke before the answer was whole")
+        if self._let_go() is not None and usable_seconds:
+            transport.idle.give_back(line, usable_seconds)
+        else:
+            line.close()
+        self._put(end)
 
-    def _pass_on(self, response: requests.Response) -> None:
-        if response.status_code < 200 and self.connection is not None:
+    def _pass_on(self, response: HTTPResponse) -> float:
+        """Hand an answer to its reader; for how long its connection can be used again."""
+        if response.status < 200:
             # An early hint: the answer proper is still to come on this connection, which nobody else may get.
-            self.connection.close()  # type: ignore[attr-defined]
             raise ConnectionResetError("an interim answer")
         headers = {name.lower(): value for name, value in response.headers.items()}
-        self._put(ReplyHead(response.status_code, headers))
-        if self.connection is not None:
-            self.connection.usable_until = time.monotonic() + keep_alive_seconds(headers)
-        while not self.closed:
-            piece = response.raw.read1(_READ_BYTES, decode_content=False)
+        self._put(ReplyHead(response.status, headers))
+        while not self._is_closed:
+            piece = response.read1(_READ_BYTES, decode_content=False)
             if not piece:
-                self._is_read = True  # the connection is back in the pool and may serve another call
+                return keep_alive_seconds(headers)
             self._put(piece)
-            if not piece:
-                return
+        return 0.0
 
     def _put(self, piece: ReplyHead | bytes | Exception) -> None:
-        while not self.closed:
+        while not self._is_closed:
             with contextlib.suppress(queue.Full):
                 self._pieces.put(piece, timeout=1)
                 return
+
+
+def _not_sent(error: Exception, *, has_proxy: bool) -> NotSent:
+    """Why no connection could be made; no address stands in the text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return not_trusted(error)
+    if isinstance(error, (ssl.SSLError, PoolSSLError)):
+        return NotSent("the TLS connection could not be made")
+    # A TLS handshake counts as connecting; to urllib3 a refusal is a sort of ConnectTimeoutError.
+    if isinstance(error, (TimeoutError, ConnectTimeoutError)) and not isinstance(error, NewConnectionError):
+        return NotSent("connecting timed out")
+    refused = "the connection was refused or the name is unknown"
+    return NotSent("the outgoing proxy refused" if has_proxy else refused)
 
 
 def _prepared(request: FlowiseRequest) -> requests.PreparedRequest:
@@ -249,27 +240,3 @@ def _prepared(request: FlowiseRequest) -> requests.PreparedRequest:
     headers = {"Accept-Encoding": "identity", **request.headers}
     prepared.prepare(method=request.method, url=request.url, headers=headers, data=request.body)
     return prepared
-
-
-def _translated(error: Exception) -> NotSent | ConnectionBroken:
-    """Sort a failure by whether the request can have reached Flowise; keep no address in the text."""
-    if isinstance(error, (InvalidHeader, InvalidURL)):
-        return NotSent("the address or a header is malformed")
-    reason = error.args[0] if error.args else error
-    reason = getattr(reason, "reason", reason)
-    if isinstance(error, requests.Timeout) or isinstance(reason, PoolTimeoutError):
-        return NotSent("connecting timed out")  # a TLS handshake counts as that, and reading has no limit
-    if isinstance(reason, NewConnectionError):
-        return NotSent("the connection was refused or the name is unknown")
-    if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, PoolSSLError):
-        return _tls_fault(reason)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return NotSent("the outgoing proxy refused")
-    return ConnectionBroken("the connection broke before the answer was whole")
-
-
-def _tls_fault(error: Any) -> NotSent:
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return not_trusted(cause)
-    return NotSent("the TLS connection could not be made")

@@ -111,6 +111,31 @@ def test_an_outgoing_proxy_that_refuses_was_not_sent(monkeypatch: pytest.MonkeyP
         send(over_requests("http://flows.example.com"), "http://flows.example.com").head(5)
 
 
+def test_an_outgoing_proxy_is_told_the_whole_address_and_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer([http("200 OK", b"one"), Step.AWAIT_REQUEST, http("200 OK", b"two")]) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:word@"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        transport = over_requests("http://flows.example.com")
+        assert answer(send(transport, "http://flows.example.com")) == b"one"
+        assert answer(send(transport, "http://flows.example.com")) == b"two"
+        transport.close()
+    for request in proxy.requests:
+        assert request.startswith(b"GET http://flows.example.com/api/v1/ping HTTP/1.1\r\n")
+        assert b"Proxy-Authorization: Basic bWU6d29yZA==\r\n" in request
+        assert b"Host: flows.example.com\r\n" in request
+
+
+def test_an_outgoing_proxy_that_makes_no_tunnel_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer([http("403 Forbidden"), b""]) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with pytest.raises(NotSent, match="proxy"):
+            send(over_requests("https://flows.example.com"), "https://flows.example.com").head(5)
+        assert proxy.requests[0].startswith(b"CONNECT flows.example.com:443 ")
+
+
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -519,7 +544,7 @@ def test_what_came_in_time_counts_although_the_loop_was_too_late_to_tell(part: s
 def test_idle_connections_are_bounded() -> None:
     scripts = [[http("200 OK", b"x")] for _ in range(4)]
     with ScriptedServer(*scripts) as server:
-        transport = GeventTransport(server.url, most_idle=2)
+        transport = GeventTransport(server.url, max_idle=2)
         replies = [send(transport, server.url) for _ in range(4)]
         for reply in replies:
             head_of(reply)
