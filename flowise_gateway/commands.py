@@ -9,8 +9,10 @@ import json
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from flowise_client import ABORT_SECONDS, FlowiseClient, limits_of
@@ -18,7 +20,7 @@ from flowise_gateway.access.keys import ANONYMOUS
 from flowise_gateway.access.models import Models
 from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
-from flowise_gateway.config.settings import Settings
+from flowise_gateway.config.settings import Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.model import Model
@@ -26,7 +28,10 @@ from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.profiles import FlowProfile, profiled, with_capabilities
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 from flowise_gateway.openai.answer_text import answer_text
+from flowise_gateway.serving.banner import Overview
 from flowise_gateway.serving.embedded_demo import embedded_demo
+from flowise_gateway.storage.protocol import StoreError
+from flowise_gateway.storage.store import open_store
 
 KEY_PREFIX = "sk-flowise-"
 
@@ -214,3 +219,69 @@ def ask(options: argparse.Namespace, settings: Settings) -> int:
         raise
     print()
     return 0
+
+
+START_SECONDS = 2.0
+"""What the start waits for Flowise and the store, which may come later, before it says that they are away."""
+
+MIN_KEY_CHARACTERS = 16
+
+
+def overview(settings: Settings, *, is_demo: bool) -> Overview:
+    """What a start has to tell: whether Flowise and the store are there, who may call, what is amiss."""
+    config = config_file(settings).current
+    problems = [*misspelt_settings()]
+    limited = replace(settings, flowise_request_timeout=START_SECONDS, flowise_connect_timeout=START_SECONDS)
+    client, version, models = _client(limited), "", "none yet"
+    try:
+        version = client.version()
+        count = len(Models(config, _Listed(client), ANONYMOUS).listed())
+        models = f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
+    except ProxyError as error:
+        problems.append(_cure(error))
+    if reason := _store_problem(settings):
+        problems.append(
+            f"PROXY_STORE: {reason}; until it is mended conversations go on by their whole history"
+        )
+    short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
+    if short:
+        problems.append(
+            f"PROXY_API_KEYS: {len(short)} of the keys can be guessed: "
+            f"give each at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new makes one)"
+        )
+    flowise = "the embedded demo flows" if is_demo else settings.flowise_base_url
+    state = f"version {_visible(version)}" if version else "not reached"
+    return Overview(
+        flowise=f"{flowise} ({state})",
+        models=models,
+        keys=_who_may_call(settings, len(settings.proxy_api_keys) + len(config.keys)),
+        store=settings.proxy_store.partition("@")[2] or settings.proxy_store,
+        problems=tuple(map(_visible, problems)),
+        advice="Set FLOWISE_BASE_URL in .env to serve your own flows." if is_demo else "",
+    )
+
+
+def _who_may_call(settings: Settings, count: int) -> str:
+    if settings.flowise_key_passthrough:
+        return "each client's own Flowise key"
+    if count:
+        return f"required ({count})"
+    whom = "this machine" if settings.is_loopback else "ANYBODY WHO REACHES THIS PORT"
+    return f"none: {whom} may run every flow"
+
+
+def _store_problem(settings: Settings) -> str:
+    try:
+        if settings.proxy_store.startswith("sqlite:///"):
+            # Not opened here: the workers are forked from this process, and must not share a connection.
+            folder = Path(settings.proxy_store.removeprefix("sqlite:///")).parent
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return ""
+        if settings.proxy_store != "memory:":
+            open_store(settings.proxy_store).get("start")
+    except OSError as error:
+        return f"the folder of PROXY_STORE cannot be written ({error.strerror})"
+    except StoreError as error:
+        return str(error)
+    return ""

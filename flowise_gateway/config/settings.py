@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import ipaddress
 import logging
 import os
@@ -23,6 +24,7 @@ _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 
 
+_NEAR = 0.88
 PROGRAM = Path(__file__).resolve().parents[2]
 
 
@@ -94,11 +96,7 @@ class Settings:
         cls, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
     ) -> Settings:
         """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
-        values: dict[str, str] = {}
-        if dotenv is not None:
-            file = here_or_beside(dotenv)
-            values.update({k: v for k, v in dotenv_values(file).items() if v is not None})
-        values.update(os.environ if environ is None else environ)
+        values = _values(os.environ if environ is None else environ, dotenv)
         read: dict[str, Any] = {}
         for field in fields(cls):
             name = field.name.upper()
@@ -124,6 +122,21 @@ class Settings:
             f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
             "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
         )
+
+
+def misspelt_settings(
+    environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+) -> list[str]:
+    """A line for each name that is no setting, but nearly one."""
+    names = [field.name.upper() for field in fields(Settings)]
+    values = _values(os.environ if environ is None else environ, dotenv)
+    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in names}
+    return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
+
+
+def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
+    file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
+    return {**{name: text for name, text in file.items() if text is not None}, **environ}
 
 
 def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:

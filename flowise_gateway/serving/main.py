@@ -17,6 +17,7 @@ from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import SettingsError
+from flowise_gateway.serving.banner import Overview, banner
 from flowise_gateway.serving.embedded_demo import embedded_demo
 from flowise_gateway.serving.gunicorn_log import write_parse_error
 from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from flowise_gateway.flowise.transport.base import Transport
 
 log = logging.getLogger(__name__)
-APPLICATION = "openai_compatible_server"
+APPLICATION, COMMANDS = "openai_compatible_server", "flowise_gateway.commands"
 DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 DRAIN_MARGIN_SECONDS = 5
 
@@ -100,7 +101,8 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
     board = share_board(options, settings.workers)
-    options["when_ready"] = lambda _arbiter: announce(settings, port, is_demo=is_demo)
+    overview = importlib.import_module(COMMANDS).overview(settings, is_demo=is_demo)
+    options["when_ready"] = lambda _arbiter: announce(settings, port, overview, is_demo=is_demo)
 
     class Server(BaseApplication):  # type: ignore[misc]
         """Gunicorn, told what to do by our settings alone."""
@@ -125,6 +127,8 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         if os.getpid() != master:
             # A worker: nothing of what the master began is its to end, and its status tells the master why.
             os._exit(status)
+        if sys.stderr.isatty() and not settings.log_as_json:
+            print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
         return status
     return 0
 
@@ -179,9 +183,16 @@ def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> 
     return options
 
 
-def announce(settings: Settings, port: int, *, is_demo: bool) -> None:
-    """Say where the server listens, which Flowise it asks and who may call."""
+def announce(settings: Settings, port: int, overview: Overview, *, is_demo: bool) -> None:
+    """Say where the server listens, which Flowise it asks and who may call; a person sees a banner."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    if not settings.log_as_json and sys.stderr.isatty():
+        coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        text = banner(f"http://{host}:{port}", overview, coloured=coloured)
+        print(f"\n{text}\n", file=sys.stderr, flush=True)  # noqa: T201 - no log line
+        return
+    for problem in overview.problems:
+        log.warning("%s", problem)
     log.info("Listening on http://%s:%s/v1 (%s worker(s))", host, port, settings.workers)
     if is_demo:
         log.info("No FLOWISE_BASE_URL is set: serving the embedded demo flows, such as %s", DEMO_FLOW)

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"flow", "config", "telemetry", "storage", "flowise.transport"},
     "cli": {"flow", "config"},
     # Composition, as the server is: the one module of the package that uses the top folder.
-    "commands": BELOW | {"serving.embedded_demo"} | TOP,
+    "commands": BELOW | {"serving.banner", "serving.embedded_demo"} | TOP,
     "__main__": {"cli"},
     # The last three for its `main` alone, which converts the samples both ways.
     "openai_adapter": {"flow", "openai", "flowise.answer", "flowise.prediction", "responses.request"},

@@ -1,0 +1,121 @@
+"""What a person sees on a terminal: a banner, one line for each thing that is amiss, one line at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flowise_gateway.config.settings import misspelt_settings
+from flowise_gateway.serving.banner import Overview, banner
+from tests.support.demo_server import PROJECT, DemoServer
+from tests.support.processes import clean_environment, free_port
+
+SECONDS = 30
+
+
+def seen(folder: Path, until: str, **settings: str) -> str:
+    """What stands on a terminal once the server has printed `until` and was interrupted."""
+    ours, theirs = os.openpty()
+    port = free_port()
+    environment = clean_environment(folder, PYTHONPATH=str(PROJECT), PORT=str(port), **settings)
+    command = [sys.executable, "-m", "flowise_gateway", "serve"]
+    text, deadline = "", time.monotonic() + SECONDS
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        # The terminal is the program's own, so that Ctrl-C reaches it.
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # noqa: PLW1509
+    ) as server:
+        os.close(theirs)
+        is_interrupted = False
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    text += os.read(ours, 65536).decode().replace("\r\n", "\n")
+                except OSError:  # the terminal is closed with its last program
+                    break
+            if until in text and not is_interrupted:
+                os.write(ours, b"\x03")
+                is_interrupted = True
+        if not is_interrupted:
+            server.kill()
+        assert server.wait(SECONDS) == 0, text
+    os.close(ours)
+    return text
+
+
+def test_a_start_on_demo_flows_is_one_readable_screen(tmp_path: Path) -> None:
+    text = seen(tmp_path, "serve your own flows.\x1b[0m\n")
+    plain = re.sub(r"\x1b\[\d+m", "", text)
+    assert "\x1b[1m" in text
+    assert re.search(r"^  Open +http://localhost:\d+$", plain, re.MULTILINE)
+    assert re.search(r"^  Flowise +the embedded demo flows \(version 3\.\d+\.\d+\)$", plain, re.MULTILINE)
+    assert re.search(r"^  Models +\d+: GET /v1/models lists them$", plain, re.MULTILINE)
+    assert "  Keys      none: this machine may run every flow\n" in plain
+    assert plain.rstrip().endswith("flowise-gateway has ended.")
+    assert "Traceback" not in plain
+    assert "{" not in plain
+
+
+def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
+    text = seen(
+        tmp_path,
+        "keys new",
+        FLOWISE_BASE_URL="http://127.0.0.1:9",
+        FLOWISE_APY_KEY="x",
+        PROXY_STORE="redis://:secret@127.0.0.1:9/0",
+        PROXY_API_KEYS="short",
+        NO_COLOR="1",
+    )
+    lines = [line for line in text.splitlines() if line.startswith("  ! ")]
+    assert [line.split()[1] for line in lines] == ["FLOWISE_APY_KEY", "Flowise", "the", "PROXY_API_KEYS:"]
+    assert lines[0] == "  ! FLOWISE_APY_KEY is no setting: is FLOWISE_API_KEY meant?"
+    assert "secret" not in text
+    assert "\x1b" not in text
+    assert "Traceback" not in text
+
+
+def test_a_log_that_nobody_watches_has_no_banner(demo: DemoServer, tmp_path: Path) -> None:
+    environment = clean_environment(
+        tmp_path, PYTHONPATH=str(PROJECT), PORT=str(free_port()), FLOWISE_BASE_URL=demo.base_url
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowise_gateway", "serve"],
+        cwd=tmp_path,
+        env={**environment, "PROXY_API_KEYS": "short"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stderr
+        lines = [server.stderr.readline() for _ in range(2)]
+        server.terminate()
+        server.stderr.read()
+    assert '"level":"warning"' in lines[0]
+    assert "PROXY_API_KEYS" in lines[0]
+    assert "Listening on" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("FLOWISE_BASE_UR", "FLOWISE_BASE_URL"), ("PROXY_APIKEYS", "PROXY_API_KEYS"), ("FLOWISE_VERSION", "")],
+)
+def test_a_name_that_is_nearly_a_setting_is_told(name: str, meant: str) -> None:
+    lines = misspelt_settings({name: "x", "PATH": "/bin", "PORT": "1"}, dotenv=None)
+    assert lines == ([f"{name} is no setting: is {meant} meant?"] if meant else [])
+
+
+def test_without_colours_there_are_none() -> None:
+    overview = Overview("f", "m", "k", "s", problems=("p",), advice="a")
+    assert "\x1b" not in banner("http://localhost:8000", overview, coloured=False)
