@@ -17,9 +17,19 @@ SHORT ?=
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+# A Python that was named and is not the environment's: the environment is made anew.
+VERSION := -c 'import sys; print(sys.version)'
+ifneq ($(origin PYTHON),file)
+OTHER := $(shell test -x $(BIN)/python && test "$$($(BIN)/python $(VERSION))" != "$$($(PYTHON) $(VERSION))" && echo --clear)
+endif
+ifdef OTHER
+.PHONY: $(VENV)/serving
+endif
+
 # Two marks, so that serving does not wait for what only tests need.
 $(VENV)/serving: requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": PYTHON=python3.12 make run picks another one")'
+	$(PYTHON) -m venv $(OTHER) $(VENV)
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@

@@ -240,9 +240,7 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
     except ProxyError as error:
         problems.append(_cure(error))
     if reason := _store_problem(settings):
-        problems.append(
-            f"PROXY_STORE: {reason}; until it is mended conversations go on by their whole history"
-        )
+        problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
     if short:
         problems.append(
@@ -281,7 +279,7 @@ def _store_problem(settings: Settings) -> str:
         if settings.proxy_store != "memory:":
             open_store(settings.proxy_store).get("start")
     except OSError as error:
-        return f"the folder of PROXY_STORE cannot be written ({error.strerror})"
+        return f"its folder cannot be written ({error.strerror})"
     except StoreError as error:
         return str(error)
     return ""

@@ -80,7 +80,12 @@ def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
         NO_COLOR="1",
     )
     lines = [line for line in text.splitlines() if line.startswith("  ! ")]
-    assert [line.split()[1] for line in lines] == ["FLOWISE_APY_KEY", "Flowise", "the", "PROXY_API_KEYS:"]
+    assert [line.split()[1] for line in lines] == [
+        "FLOWISE_APY_KEY",
+        "Flowise",
+        "PROXY_STORE:",
+        "PROXY_API_KEYS:",
+    ]
     assert lines[0] == "  ! FLOWISE_APY_KEY is no setting: is FLOWISE_API_KEY meant?"
     assert "secret" not in text
     assert "\x1b" not in text
