@@ -11,7 +11,7 @@ FLOWISE_MODE ?=
 # make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
 SHORT ?=
 
-.PHONY: help setup run test check fix live clients bench chaos fuzz
+.PHONY: help setup run test check fix live clients browser bench chaos fuzz
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -65,6 +65,10 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 
 clients: setup ## install client libraries into .cache (minutes, once), try them and what stands in deploy/
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients tests/deploy
+
+browser: setup ## drive the page in Chromium (installed by the machine's package manager)
+	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser
 
 bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
 	$(BIN)/python -m benchmarks.serving $(or $(SHORT),--write docs)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Response, g
+from werkzeug.exceptions import NotFound
 
 from flowise_client import FlowiseClients
 from flowise_gateway.access.keys import ANONYMOUS, check_known
@@ -27,6 +28,8 @@ from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.usage import count_tokens
+from flowise_gateway.page.page import INDEX, page_files, page_paths
+from flowise_gateway.page.page import RULE as PAGE_FILE
 from flowise_gateway.responses.routes import ResponseRoutes
 from flowise_gateway.storage.protocol import Executor, run_inline
 from flowise_gateway.telemetry.log import RequestLog
@@ -64,7 +67,8 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
     services = Services(settings, FlowiseClients(settings, transport), run, metrics)
-    hooks, answering = Hooks(services), Answering(services)
+    hooks = Hooks(services, page_paths() if settings.proxy_page else frozenset())
+    answering = Answering(services)
     hooks.install(app)
     views = Views(services, hooks, answering)
     responses = ResponseRoutes(services, hooks, answering)
@@ -85,6 +89,8 @@ def create_app(
         (WITH_DEPLOYMENT, "/completions", "POST", views.completions),
         (ALONE, "/openai/deployments", "GET", views.deployments),
         (ALONE if settings.proxy_metrics != "off" else (), METRICS, "GET", views.metrics),
+        (ALONE if settings.proxy_page else (), "/", "GET", views.page),
+        (ALONE if settings.proxy_page else (), PAGE_FILE, "GET", views.page),
     )
     app.add_url_rule("/health", view_func=views.health)
     app.add_url_rule("/ready", view_func=views.ready)
@@ -134,6 +140,13 @@ class Views:
             catalog.profiles()
             refusal = catalog.error
         return {"reachable": True, "version": version, "error": refusal and refusal.message}
+
+    def page(self, name: str = INDEX) -> Response:
+        """Serve the page for people, and the files it is made of."""
+        file = page_files().get(name)
+        if file is None:
+            raise NotFound
+        return Response(*file.answer(header("If-None-Match")))
 
     def metrics(self) -> Response:
         """Tell what was counted, with the names of those models alone that the caller may use."""

@@ -66,6 +66,7 @@ class Settings:
     proxy_drain_seconds: float = 30
     proxy_event_pump: bool = True
     proxy_metrics: str = "key"
+    proxy_page: bool = True
     proxy_log_format: str = "auto"
     log_level: str = "info"
 
@@ -342,6 +343,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "proxy_drain_seconds": _number(0, 3600),
     "proxy_event_pump": _boolean,
     "proxy_metrics": _one_of("key", "open", "off"),
+    "proxy_page": _boolean,
     "proxy_log_format": _one_of("auto", "text", "json"),
     "log_level": _one_of("debug", "info", "warning", "error"),
 }

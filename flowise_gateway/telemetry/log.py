@@ -146,7 +146,7 @@ class _Line:
         if fields["path"] != rule:
             fields["path"] = _harmless(fields["path"], rule)
         self._record(fields, rule, seconds)
-        level = logging.DEBUG if fields["path"] in _QUIET else logging.INFO
+        level = logging.DEBUG if fields["path"] in _QUIET or rule.startswith("/page/") else logging.INFO
         log.log(level, "request", extra={"fields": fields})
 
 

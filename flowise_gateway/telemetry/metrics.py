@@ -33,8 +33,8 @@ from flowise_gateway.telemetry.shared_counts import Board, Key, Rows, add_up
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 ROUTE = "/metrics"
-UNCOUNTED = ("/health", "/ready", ROUTE)
-"""Who asks these asks for ever, and is not served."""
+UNCOUNTED = ("/", "/page/{name}", "/health", "/ready", ROUTE)
+"""The page's own files are no use of a model; whoever asks for the last three asks for ever."""
 
 MAX_MODELS = 200
 MAX_ROWS = 4000

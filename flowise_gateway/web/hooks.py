@@ -41,11 +41,11 @@ FILE_RULE = "/flowise/files/<path:token>"
 class Hooks:
     """Admission before a view, headers after it, errors in OpenAI's shape."""
 
-    def __init__(self, services: Services) -> None:
-        """Let in whom the services' keys, origins and limits allow."""
+    def __init__(self, services: Services, public: frozenset[str] = frozenset()) -> None:
+        """Let in whom the services' keys, origins and limits allow, and everybody to `public` paths."""
         self._services = services
         self._settings = settings = services.settings
-        self._public = _PUBLIC | ({METRICS} if settings.proxy_metrics == "open" else set())
+        self._public = _PUBLIC | public | ({METRICS} if settings.proxy_metrics == "open" else set())
 
     def install(self, app: Flask) -> None:
         """Put the hooks around the application's views."""

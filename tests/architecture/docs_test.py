@@ -42,7 +42,10 @@ def test_the_readme_names_every_route() -> None:
     rules = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
     plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
     for rule in plain:
-        named = rule if rule.startswith(("/openai", "/health", "/ready", "/metrics")) else f"/v1{rule}"
+        named = (
+            rule if rule.startswith(("/openai", "/health", "/ready", "/metrics", "/page")) else f"/v1{rule}"
+        )
+        named = named.replace("/page/{name}", "/page/{file}")
         assert re.sub(r"\{(name|response_id)\}", "{id}", named) in README, named
 
 

@@ -56,6 +56,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_DRAIN_SECONDS", "0", 0),
     ("PROXY_EVENT_PUMP", "no", False),
     ("PROXY_METRICS", "Open", "open"),
+    ("PROXY_PAGE", "Off", False),
     ("PROXY_LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "Debug", "debug"),
 ]
@@ -112,6 +113,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_DRAIN_SECONDS", "-1", "a number from 0 to 3600"),
     ("PROXY_EVENT_PUMP", "so", "true or false"),
     ("PROXY_METRICS", "true", "one of key, open, off"),
+    ("PROXY_PAGE", "key", "true or false"),
     ("PROXY_LOG_FORMAT", "xml", "one of auto, text, json"),
     ("FLOWISE_KEY_PASSTHROUGH", "maybe", "true or false"),
     ("LOG_LEVEL", "verbose", "one of debug, info, warning, error"),

@@ -1,0 +1,16 @@
+// The choice of the model, the same one in each section.
+import { h } from './dom.js';
+import { choose, state } from './state.js';
+
+export function modelPicker(id) {
+  const select = h('select', { id, on: { change: () => choose(select.value) } });
+  const show = () => {
+    select.replaceChildren(...state.models.map((model) => h('option', { value: model.id },
+      model.name && model.name !== model.id ? `${model.name} (${model.id})` : model.id)));
+    select.value = state.model;
+    select.disabled = !state.models.length;
+  };
+  state.addEventListener('change', show);
+  show();
+  return h('div', { class: 'picker' }, h('label', { for: id }, 'Model'), select);
+}
