@@ -22,8 +22,8 @@ from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.sse import stream_bytes
 from flowise_gateway.openai.usage import count_tokens
 from openai_adapter import ChatRenderer, CompletionRenderer
+from tests.support.flowise_wire import CALL_IDS, RECORDINGS, decoded, pairs, payloads, recorded
 from tests.support.openai_check import valid
-from tests.unit.flowise.events_test import CALL_IDS, RECORDINGS, decoded, pairs, payloads, recorded
 
 ALL = Style(footer=True, usage=True)
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.http") if path.stat().st_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, stream_bytes
 from flowise_gateway.openai.usage import MAX_COUNTED, count_tokens, usage_of
 from openai_adapter import MAX_CHOICES, ChatRenderer, CompletionRenderer, parse_chat, parse_completion
+from tests.support.flow_events import ACTION, END, IDENTIFIED, TEXT, USED, Events
 from tests.support.openai_check import GOLDEN, Golden, valid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,31 +53,21 @@ CREATED = 1_700_000_000
 CHAT = {"model": "support", "messages": [{"role": "user", "content": "What is 6 times 7?"}]}
 PROMPT = {"model": "support", "prompt": "Say hello"}
 
-Events = Sequence[FlowEvent]
-TEXT: Events = [TextDelta("Hello"), TextDelta(", wörld 🙂\n"), TextDelta('"\u2028{}')]
-END: Events = [TurnIdentified("msg-1", "session-1"), TurnEnded("stop")]
 PLAIN: Events = [StepEnded("x", "FINISHED"), KeepAlive(), *TEXT, UsageReported(7, 8, 2, 3), *END]
 AGENT: Events = [
     StepStarted("Agent"),
     ReasoningDelta("Let me "),
     ReasoningDelta("think.\n"),
     FlowToolCalled("calculator", {"input": "6*7"}),
-    ToolUsed("calculator", {"input": "6*7"}, "42"),
+    USED,
     ToolUsed("search", "q", None, "it\n  broke"),
     SourcesFound(({"pageContent": "p", "metadata": {"source": "a.pdf"}},)),
     StepEnded("Agent", "FINISHED"),
     TextDelta("It is 42."),
     UsageReported(42, 9),
-    TurnIdentified("msg-1", "session-1", "exec-1", "Buffer Memory", ("And 7*8?",)),
+    IDENTIFIED,
     TurnEnded(),
 ]
-ACTION: Events = [
-    TextDelta("Shall I go on?"),
-    HumanInputRequested({"id": "act-1", "data": {"secret": 1}}, ("Proceed", "Reject")),
-    *END,
-]
-
-
 SOURCES: Events = [
     SourcesFound(
         (

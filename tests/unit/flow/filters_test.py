@@ -34,6 +34,7 @@ from flowise_gateway.flow.filters import (
 )
 from flowise_gateway.flow.parallel import _feed, cancellable_wait, run_concurrently
 from flowise_gateway.flow.transcript import Transcript
+from tests.support.flow_events import events_of
 
 PATIENCE_SECONDS = 20.0
 
@@ -62,11 +63,6 @@ def texts(*deltas: str) -> list[Batch]:
     """A batch for each delta, and the end."""
     batches: list[Batch] = [[TextDelta(delta)] for delta in deltas]
     return [*batches, [TurnEnded("length")]]
-
-
-def events_of(batches: Batches) -> list[FlowEvent]:
-    """All events of a run."""
-    return [event for batch in batches for event in batch]
 
 
 def text_of(events: Sequence[FlowEvent]) -> str:

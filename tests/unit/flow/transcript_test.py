@@ -28,6 +28,7 @@ from flowise_gateway.flow.events import (
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
+from tests.support.flow_events import transcript_of
 
 ACTION = HumanInputRequested({"id": "a1"}, ("Proceed", "Reject"))
 ONE_OF_EACH: list[FlowEvent] = [
@@ -51,10 +52,7 @@ ONE_OF_EACH: list[FlowEvent] = [
 
 def folded(*events: FlowEvent) -> Transcript:
     """The transcript of these events."""
-    transcript = Transcript("c1")
-    for event in events:
-        transcript.add(event)
-    return transcript
+    return transcript_of(events, "c1")
 
 
 def test_the_list_of_these_tests_holds_every_event() -> None:

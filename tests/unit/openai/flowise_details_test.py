@@ -24,14 +24,12 @@ from flowise_gateway.openai.flowise_details import (
     answer_metadata,
     flowise_details,
 )
+from tests.support.flow_events import transcript_of
 
 
 def run(*events: FlowEvent) -> Transcript:
     """A run that said something and reported these events."""
-    transcript = Transcript("c")
-    for event in (*events, TextDelta("x"), UsageReported(1, 1)):
-        transcript.add(event)
-    return transcript
+    return transcript_of((*events, TextDelta("x"), UsageReported(1, 1)), "c")
 
 
 def test_a_plain_answer_has_its_id_and_time() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from flowise_gateway.flow.errors import BadRequest
-from flowise_gateway.flow.events import Batches, ClientToolCalled, FlowEvent, TextDelta, TurnEnded
+from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta, TurnEnded
 from flowise_gateway.openai.output_rules import enforce_output_rules, with_output_rules
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import format_instructions
 from flowise_gateway.openai.tools import tool_instructions
 from flowise_gateway.responses.request import parse_response
 from openai_adapter import parse_chat
+from tests.support.flow_events import events_of, run_of
 
 TOOL = {"type": "function", "function": {"name": "look_up"}}
 CHAT = {
@@ -121,14 +122,8 @@ def test_a_response_has_its_format_in_its_text() -> None:
 
 def kept(parsed: ParsedRequest, *pieces: str) -> list[FlowEvent]:
     """The events of a run that says these pieces."""
-
-    def run() -> Batches:
-        for piece in pieces:
-            yield [TextDelta(piece)]
-        yield [TurnEnded()]
-
-    batches = enforce_output_rules(run(), parsed, lambda prefix: prefix)
-    return [event for batch in batches for event in batch if event != TextDelta("")]
+    batches = enforce_output_rules(run_of(pieces), parsed, lambda prefix: prefix)
+    return [event for event in events_of(batches) if event != TextDelta("")]
 
 
 def test_calls_are_found_where_tools_were_told() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from flowise_gateway.flow.events import (
     TextDelta,
     TurnEnded,
 )
-from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.response_format import JsonFormat, format_instructions, json_guard, parse_format
+from tests.support.flow_events import events_of, run_of, transcript_of
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
 ANY = JsonFormat()
@@ -100,20 +99,11 @@ def test_the_flow_is_told_of_the_format_and_its_schema() -> None:
     assert '"number" below' in format_instructions(NAMED)
 
 
-def run(pieces: Sequence[str]) -> Batches:
-    """A run that says these pieces."""
-    for piece in pieces:
-        yield [TextDelta(piece)]
-    yield [TurnEnded()]
-
-
 def answer(*pieces: str, fmt: JsonFormat = ANY) -> tuple[str, bool]:
     """What is left of a run, and whether it was warned of."""
-    transcript = Transcript()
-    for batch in json_guard(run(pieces), fmt):
-        for event in batch:
-            assert event != TextDelta("")
-            transcript.add(event)
+    events = events_of(json_guard(run_of(pieces), fmt))
+    assert TextDelta("") not in events
+    transcript = transcript_of(events)
     assert transcript.finish_reason == "stop"
     assert len(transcript.warnings) <= 1
     return transcript.text, bool(transcript.warnings)
@@ -201,7 +191,7 @@ def test_two_thousand_splits_give_the_same_answer() -> None:
 
 
 def test_only_what_may_be_a_fence_is_held_back() -> None:
-    got = list(json_guard(run(["``", "`json", "\n", '{"a": ', "1}\n", "``", "`"]), ANY))
+    got = list(json_guard(run_of(["``", "`json", "\n", '{"a": ', "1}\n", "``", "`"]), ANY))
     nothing: list[FlowEvent] = [KeepAlive()]
     assert got == [
         nothing,
@@ -213,7 +203,7 @@ def test_only_what_may_be_a_fence_is_held_back() -> None:
         nothing,
         [TurnEnded()],
     ]
-    plain = list(json_guard(run(['{"a"', ": 1}\n"]), ANY))
+    plain = list(json_guard(run_of(['{"a"', ": 1}\n"]), ANY))
     assert plain == [[TextDelta('{"a"')], [TextDelta(": 1}\n")], [TurnEnded()]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +11,6 @@ from flowise_gateway.flow.events import (
     Batch,
     Batches,
     ClientToolCalled,
-    FlowEvent,
     KeepAlive,
     ReasoningDelta,
     StepStarted,
@@ -20,9 +18,9 @@ from flowise_gateway.flow.events import (
     TurnEnded,
 )
 from flowise_gateway.flow.filters import stop_at
-from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.tool_calls import MAX_CALL, NONE_MADE, ONE_ONLY, extract_tool_calls
 from flowise_gateway.openai.tools import ClientTool, ClientTools
+from tests.support.flow_events import events_of, run_of, transcript_of
 
 TOOLS = ClientTools((ClientTool("look_up"), ClientTool("get-time")))
 ONE_AT_A_TIME = ClientTools(TOOLS.tools, is_parallel=False)
@@ -44,23 +42,9 @@ class Answer(NamedTuple):
     warnings: list[str]
 
 
-def run(pieces: Sequence[str], ended: TurnEnded | None = None) -> Batches:
-    """A run that says these pieces, each in a batch of its own."""
-    for piece in pieces:
-        yield [TextDelta(piece)]
-    yield [ended or TurnEnded()]
-
-
-def events_of(batches: Batches) -> list[FlowEvent]:
-    """All events."""
-    return [event for batch in batches for event in batch]
-
-
 def answer(*pieces: str, tools: ClientTools = TOOLS) -> Answer:
     """The answer of a run that says these pieces."""
-    transcript = Transcript()
-    for event in events_of(extract_tool_calls(run(pieces), tools)):
-        transcript.add(event)
+    transcript = transcript_of(events_of(extract_tool_calls(run_of(pieces), tools)))
     calls = [(call.name, call.arguments) for call in transcript.calls]
     assert transcript.finish_reason is not None
     return Answer(transcript.text, calls, transcript.finish_reason, transcript.warnings)
@@ -205,12 +189,12 @@ def test_random_noise_around_calls_is_never_lost() -> None:
 def test_each_call_has_an_id_of_its_own() -> None:
     found = [
         e
-        for e in events_of(extract_tool_calls(run([LOOK_UP, TIME]), TOOLS))
+        for e in events_of(extract_tool_calls(run_of([LOOK_UP, TIME]), TOOLS))
         if isinstance(e, ClientToolCalled)
     ]
     assert all(call.call_id.startswith("call_") and len(call.call_id) == 29 for call in found)
     assert found[0].call_id != found[1].call_id
-    numbered = extract_tool_calls(run([TIME]), TOOLS, lambda prefix: prefix + "1")
+    numbered = extract_tool_calls(run_of([TIME]), TOOLS, lambda prefix: prefix + "1")
     assert ClientToolCalled("call_1", "get-time", "{}") in events_of(numbered)
 
 
@@ -218,7 +202,7 @@ def test_text_is_held_back_only_while_it_may_be_a_call() -> None:
     pieces = ["Well, ", "a <", "b <tool", "_box> <tool_call>", "{", '"name": ', "oops"]
     got = [
         "".join(event.text for event in batch if isinstance(event, TextDelta))
-        for batch in extract_tool_calls(run(pieces), TOOLS)
+        for batch in extract_tool_calls(run_of(pieces), TOOLS)
     ]
     assert got == ["Well, ", "a ", "<b ", "<tool_box> ", "", "", '<tool_call>{"name": oops', ""]
 
@@ -240,12 +224,12 @@ def test_other_events_pass_while_text_is_held_back() -> None:
 
 
 def test_a_batch_that_says_nothing_yet_is_a_sign_of_life() -> None:
-    assert next(extract_tool_calls(run(["<tool_call>"]), TOOLS)) == [KeepAlive()]
+    assert next(extract_tool_calls(run_of(["<tool_call>"]), TOOLS)) == [KeepAlive()]
 
 
 def test_a_run_with_calls_ends_as_such_however_it_ended() -> None:
     ended = TurnEnded("length", is_cut=True)
-    assert events_of(extract_tool_calls(run([TIME], ended), TOOLS))[-1] == TurnEnded(
+    assert events_of(extract_tool_calls(run_of([TIME], ended), TOOLS))[-1] == TurnEnded(
         "tool_calls", is_cut=True
     )
 
@@ -273,7 +257,7 @@ def test_a_call_that_is_too_large_is_let_go_as_text(whole: bool) -> None:
 
 def test_a_call_that_never_ends_is_let_go_before_the_run_ends() -> None:
     letters = '<tool_call>{"name":"' + "x" * MAX_CALL
-    batches = extract_tool_calls(run([letters, "y"]), TOOLS)
+    batches = extract_tool_calls(run_of([letters, "y"]), TOOLS)
     assert next(batches) == [TextDelta(letters)]
     batches.close()
 
@@ -286,7 +270,7 @@ def test_very_many_tags_are_read_in_one_go(piece: str) -> None:
 
 
 def test_closing_the_guard_closes_the_run() -> None:
-    source = run(["a", "b"])
+    source = run_of(["a", "b"])
     batches = extract_tool_calls(source, TOOLS)
     next(batches)
     batches.close()
@@ -297,7 +281,7 @@ def test_closing_the_guard_closes_the_run() -> None:
 def test_a_stop_sequence_cuts_what_is_said_and_never_a_call(stop: str) -> None:
     text = f"See:{LOOK_UP}\nObservation: 7"
     for pieces in ([text], list(text)):
-        events = events_of(stop_at(extract_tool_calls(run(pieces), TOOLS), [stop]))
+        events = events_of(stop_at(extract_tool_calls(run_of(pieces), TOOLS), [stop]))
         assert [event.name for event in events if isinstance(event, ClientToolCalled)] == ["look_up"]
         assert isinstance(events[-1], TurnEnded)
         assert events[-1].reason == "tool_calls"
@@ -306,13 +290,13 @@ def test_a_stop_sequence_cuts_what_is_said_and_never_a_call(stop: str) -> None:
 
 
 def test_a_stop_sequence_before_a_call_ends_the_answer() -> None:
-    events = events_of(stop_at(extract_tool_calls(run([f"a STOP {LOOK_UP}"]), TOOLS), ["STOP"]))
+    events = events_of(stop_at(extract_tool_calls(run_of([f"a STOP {LOOK_UP}"]), TOOLS), ["STOP"]))
     assert events == [TextDelta("a "), TurnEnded("stop", is_cut=True)]
 
 
 def test_what_a_stop_sequence_held_back_is_said_before_the_call() -> None:
     events = events_of(
-        stop_at(extract_tool_calls(run(["a ST", LOOK_UP]), TOOLS, lambda prefix: prefix), ["STOP"])
+        stop_at(extract_tool_calls(run_of(["a ST", LOOK_UP]), TOOLS, lambda prefix: prefix), ["STOP"])
     )
     assert events == [
         TextDelta("a "),

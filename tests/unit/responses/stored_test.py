@@ -29,6 +29,7 @@ from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import WatchedStore
 from flowise_gateway.web.streaming import Heartbeat, NumberedBatches, PendingAnswer
+from tests.support.flow_events import transcript_of
 from tests.support.openai_check import valid
 
 ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
@@ -301,9 +302,7 @@ class Broken(ProxyError):
 def test_what_is_kept_is_what_the_client_gets() -> None:
     request = parse_response({"model": "m", "input": "Hi"})
     kept: list[Mapping[str, Any]] = []
-    transcript = Transcript("chat")
-    for event in (TextDelta("Hello"), TurnEnded()):
-        transcript.add(event)
+    transcript = transcript_of([TextDelta("Hello"), TurnEnded()], "chat")
     whole = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
     assert whole.body([transcript]) is kept.pop()
     streamed = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
