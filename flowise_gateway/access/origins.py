@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from urllib.parse import urlsplit
 
 from flowise_gateway.access.keys import _MAX_ADDRESS
@@ -16,9 +18,13 @@ def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool
     return not is_open or _is_local_origin(origin)
 
 
-def check_origin(origin: str | None, settings: Settings, *, is_open: bool) -> None:
-    """Refuse other origins where no key protects us: CORS alone stops no `text/plain` POST of a web page."""
-    if origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open):
+def check_origin(origin: str | None, host: str | None, settings: Settings, *, is_open: bool) -> None:
+    """Refuse other origins where no key protects us: CORS alone stops no `text/plain` POST of a web page.
+
+    `host` is the request's Host: a page that this server itself served is never foreign.
+    """
+    is_refused = origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open)
+    if is_refused and not _is_own_page(origin or "", host or "", settings):
         raise OriginNotAllowed(
             "This server has no client keys and therefore takes no requests of web pages of other origins; "
             "set PROXY_API_KEYS or PROXY_CORS_ORIGINS."
@@ -41,6 +47,20 @@ def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: 
 def _is_own_name(name: str, settings: Settings) -> bool:
     is_public = name != "" and name == _name_in(settings.proxy_public_url)
     return is_public or _is_this_machine(name) or name in _FROM_CONTAINERS
+
+
+def _is_own_page(origin: str, host: str, settings: Settings) -> bool:
+    """Whether origin and Host are one, and no name that others can have lead here (DNS rebinding)."""
+    if origin.partition("://")[2] != host:
+        return False
+    name = _name_in(f"//{host}")
+    return _is_own_name(name, settings) or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def _is_this_machine(name: str) -> bool:

@@ -73,7 +73,7 @@ class Hooks:
             return None
         g.caller = caller = services.keys.caller(header)
         line["caller"] = caller.name
-        check_origin(header("Origin"), self._settings, is_open=services.keys.is_open)
+        check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
             # A cancel frees a place; refused for want of one, it could never free it.
             self._take_places(1, counts_in_flight=not rule.endswith("/cancel"))

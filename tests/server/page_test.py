@@ -158,3 +158,15 @@ def test_the_page_is_neither_counted_nor_logged_file_by_file(demo: DemoServer, t
         counted = get(own, "/metrics").text
         assert not [line for line in counted.splitlines() if line.startswith("flowise_proxy_requests_total{")]
         assert "/page/" not in own.log()
+
+
+def test_the_page_may_call_the_server_that_served_it_also_where_nobody_needs_a_key(
+    demo: DemoServer, tmp_path: Path
+) -> None:
+    settings = {"HOST": "0.0.0.0", "PROXY_ALLOW_ANONYMOUS": "true", "FLOWISE_BASE_URL": demo.base_url}
+    body = {"model": "demo-assistant", "messages": [{"role": "user", "content": "Hello"}]}
+    with RunningProxy(tmp_path, **settings) as own:
+        for origin, status in (("http://10.1.2.3:8000", 200), ("http://evil.example:8000", 403)):
+            headers = CLOSE | {"Host": origin.removeprefix("http://"), "Origin": origin}
+            answer = requests.post(f"{own.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+            assert answer.status_code == status

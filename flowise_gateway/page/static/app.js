@@ -31,9 +31,9 @@ function show() {
   main.replaceChildren(made[section].element);
   main.dataset.section = section;
   document.title = `${made[section].title} · Flowise gateway`;
-  made[section].entered?.();
-  if (!isFirst && section !== 'try') main.focus({ preventScroll: true });
   if (!isFirst) scrollTo(0, 0);
+  if (!isFirst && section !== 'try') main.focus({ preventScroll: true });
+  made[section].entered?.();
 }
 
 function showHealth() {

@@ -183,7 +183,10 @@ export function chatSection() {
   files.input.addEventListener('change', () => setTimeout(showState, 50));
   state.addEventListener('change', showState);
   showState();
-  return { title: 'Try it', element, entered: () => { if (state.model) field.focus({ preventScroll: true }); } };
+  return { title: 'Try it', element, entered: () => {
+    if (state.model) field.focus({ preventScroll: true });
+    if (turns.length) scrollToEnd();
+  } };
 }
 
 // Each time the whole text is made anew, so a long one is drawn less often.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -134,19 +135,45 @@ def test_origins_are_allowed_as_set_else_any_with_keys_else_local_ones(
 
 @pytest.mark.parametrize("origin", [None, "", "http://localhost:3000"])
 def test_a_call_that_is_no_foreign_page_is_taken(origin: str | None) -> None:
-    check_origin(origin, OPEN, is_open=True)
+    check_origin(origin, "localhost", OPEN, is_open=True)
 
 
 @pytest.mark.parametrize("settings", [KEYED, ONE_PAGE_KEYED, NO_PAGE, ALL_PAGES])
 def test_a_foreign_page_is_not_refused_where_a_key_protects_us_or_all_are_wanted(settings: Settings) -> None:
-    check_origin("https://evil.example", settings, is_open=settings.is_anonymous)
+    check_origin("https://evil.example", "localhost", settings, is_open=settings.is_anonymous)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 @pytest.mark.parametrize("settings", [OPEN, ONE_PAGE])
 def test_a_foreign_page_is_refused_where_no_key_protects_us(settings: Settings, origin: str) -> None:
     with pytest.raises(OriginNotAllowed, match="PROXY_CORS_ORIGINS"):
-        check_origin(origin, settings, is_open=settings.is_anonymous)
+        check_origin(origin, "localhost", settings, is_open=settings.is_anonymous)
+
+
+OWN_PAGES = ("http://10.1.2.3:8000", "https://[fd00::1]", "http://localhost:8000", "https://ai.example.com")
+
+
+@pytest.mark.parametrize("origin", OWN_PAGES)
+def test_the_page_of_this_server_is_never_foreign(origin: str) -> None:
+    settings = replace(PUBLIC, proxy_cors_origins=("https://a.example",))
+    check_origin(origin, origin.partition("://")[2], settings, is_open=True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://evil.example:8000", "evil.example:8000"),  # its own name may have been made to lead here
+        ("http://10.1.2.3:9000", "10.1.2.3:8000"),
+        ("http://10.1.2.3", "10.1.2.4"),
+        ("null", "null"),
+        ("10.1.2.3", ""),
+        ("http://", ""),
+        ("http://10.1.2.3.evil.example", "10.1.2.3.evil.example"),
+    ],
+)
+def test_a_page_under_a_name_that_others_can_have_lead_here_is_foreign(origin: str, host: str) -> None:
+    with pytest.raises(OriginNotAllowed):
+        check_origin(origin, host, OPEN, is_open=True)
 
 
 @pytest.mark.parametrize(
