@@ -11,7 +11,7 @@ FLOWISE_MODE ?=
 # make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
 SHORT ?=
 
-.PHONY: help setup run test check fix live clients browser bench chaos fuzz
+.PHONY: help setup run test check fix live clients browser bench chaos fuzz docs
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -79,6 +79,10 @@ chaos: setup ## break Flowise, clients and workers in every way; write docs/reli
 
 fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
+
+docs: setup ## write the generated pages, and the documentation as a site into build/site
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
 PURE := openai_adapter.py,*/flow/*.py,*/openai/*.py,*/responses/request.py,*/responses/fields.py,*/responses/*_items.py,*/responses/renderer.py,*/responses/compaction.py,*/flowise/overrides.py,*/flowise/human_input.py,*/flowise/sse.py,*/flowise/events.py,*/flowise/answer.py,*/flowise/failures.py,*/flowise/prediction.py,*/flowise/profiles.py,*/flowise/queue_mode.py,*/conversation/sessions.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from openai_adapter import SAMPLES, convert_sample, main
 from openai_compatible_server import create_app
 
 PROJECT = Path(__file__).resolve().parents[2]
-README = (PROJECT / "readme.md").read_text()
+PAGES: dict[str, Callable[[], str]] = runpy.run_path(str(PROJECT / "docs/generate.py"))["PAGES"]
 NAMES = {field.name.upper() for field in fields(Settings)}
 
 
@@ -32,12 +34,18 @@ def test_the_example_can_be_used_as_it_is() -> None:
     assert changed == {"flowise_request_timeout"}
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_the_readme_names_every_setting(name: str) -> None:
-    assert f"`{name}`" in README
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_a_generated_page_is_that_of_its_sources(name: str) -> None:
+    assert (PROJECT / "docs" / name).read_text() == PAGES[name](), "make docs writes it anew"
 
 
-def test_the_readme_names_every_route() -> None:
+def test_the_page_of_settings_names_every_setting() -> None:
+    page = (PROJECT / "docs/configuration.md").read_text()
+    assert {name for name in NAMES if f"### `{name}`" not in page} == set()
+
+
+def test_the_page_of_routes_names_every_route() -> None:
+    page = (PROJECT / "docs/api.md").read_text()
     app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
     rules = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
     plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
@@ -46,7 +54,7 @@ def test_the_readme_names_every_route() -> None:
             rule if rule.startswith(("/openai", "/health", "/ready", "/metrics", "/page")) else f"/v1{rule}"
         )
         named = named.replace("/page/{name}", "/page/{file}")
-        assert re.sub(r"\{(name|response_id)\}", "{id}", named) in README, named
+        assert re.sub(r"\{(name|response_id)\}", "{id}", named) in page, named
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.name)
@@ -64,10 +72,9 @@ def test_the_samples_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"question": ' in printed
 
 
-def test_the_readmes_file_is_a_right_one(tmp_path: Path) -> None:
-    example = next(
-        block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "sha256" in block
-    )
+def test_the_file_of_the_documentation_is_a_right_one(tmp_path: Path) -> None:
+    page = (PROJECT / "docs/models.md").read_text()
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "sha256" in block)
     path = tmp_path / "proxy.yaml"
     path.write_text(example)
     config = load_config(path)

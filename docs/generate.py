@@ -1,0 +1,57 @@
+"""Writes `configuration.md` from the settings and `.env.example`, and the list of the decisions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+DOCS = PROJECT / "docs"
+
+
+def configuration() -> str:
+    """The page: a section for each part of `.env.example`, an entry for each setting."""
+    sys.path.insert(0, str(PROJECT))
+    from flowise_gateway.config.settings import Settings  # noqa: PLC0415 - beside the program, wherever it is run
+
+    defaults = {field.name.upper(): field.default for field in fields(Settings)}
+    lines = [
+        "# Settings",
+        "",
+        "In the environment, or in the file `.env` of the folder that the gateway is started in, else beside",
+        "it; the environment wins. A bad value stops the start with one line.",
+        "",
+        "This page is made from `.env.example`.",
+    ]
+    comment: list[str] = []
+    last = ""
+    for line in (PROJECT / ".env.example").read_text().splitlines():
+        if heading := re.match(r"# --- (.*?) -+$", line):
+            lines += ["", f"## {heading[1]}"]
+            comment = []
+        elif line.startswith("#"):
+            comment.append(line[1:].strip())
+        elif "=" in line:
+            name = line.partition("=")[0]
+            value = defaults[name]
+            default = str(value).lower() if isinstance(value, bool) else str(value)
+            lines += ["", f"### `{name}`", "", f"Default: `{default}`." if default else "Default: empty.", ""]
+            lines += comment or [f"Explained with `{last}`."]
+            comment, last = [], name
+    return "\n".join(lines) + "\n"
+
+
+def decisions() -> str:
+    """The page: each note by its title."""
+    notes = sorted((DOCS / "decisions").glob("*.md"))
+    titles = [(note.name, note.read_text().splitlines()[0].removeprefix("# ")) for note in notes]
+    return "# Decisions\n\n" + "".join(f"- [{title}](decisions/{name})\n" for name, title in titles)
+
+
+PAGES = {"configuration.md": configuration, "decisions.md": decisions}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
