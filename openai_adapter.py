@@ -6,11 +6,9 @@ Run as a program it converts the files of `sample_payload/` both ways and prints
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -19,8 +17,7 @@ from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text, whole_reasoning, whole_text
-from flowise_gateway.openai.citations import source_events, sources_footer, url_annotations
-from flowise_gateway.openai.client_quirks import Style
+from flowise_gateway.openai.citations import source_events, url_annotations
 from flowise_gateway.openai.fields import (
     boolean,
     identifiers,
@@ -34,22 +31,14 @@ from flowise_gateway.openai.fields import (
     wrong_type,
     wrong_value,
 )
-from flowise_gateway.openai.flowise_details import FlowiseDetails, answer_metadata, flowise_details
+from flowise_gateway.openai.flowise_details import answer_metadata
 from flowise_gateway.openai.messages import conversation
+from flowise_gateway.openai.renderer import BaseRenderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import parse_format
-from flowise_gateway.openai.schema import (
-    CalledFunction,
-    ChatChoice,
-    ChatCompletion,
-    ChatMessage,
-    Completion,
-    ToolCall,
-    new_id,
-)
+from flowise_gateway.openai.schema import CalledFunction, ChatChoice, ChatCompletion, ChatMessage, Completion
 from flowise_gateway.openai.sse import DONE, Frame, error_frame, stream_bytes
 from flowise_gateway.openai.tools import read_tools
-from flowise_gateway.openai.usage import Usage, usage_of
 
 SAMPLES = Path(__file__).resolve().parent / "sample_payload"
 MAX_CHOICES = 8
@@ -124,137 +113,113 @@ def _prompts(prompt: Any) -> list[str]:
     return prompts
 
 
-class _Answer:
-    """What both surfaces do alike: one id, time and model for the whole answer, chunks around what is new."""
+class _ChunkRenderer(BaseRenderer):
+    """What chat completions and completions do alike: one id, time and model in every chunk of an answer."""
 
-    def __init__(
-        self,
-        request: ParsedRequest,
-        identity: Mapping[str, Any],
-        count: Callable[[str], int],
-        style: Style,
-        clock: Callable[[], float],
-    ) -> None:
-        self.request = request
-        self.style = style
-        self._count_tokens = count
-        self._clock, self._begun = clock, clock()
-        identity = {**identity, "created": int(self._begun), "model": request.model}
-        self.id, self.created = identity["id"], identity["created"]
-        self._includes_usage = request.include_usage or style.usage
+    _id_prefix: ClassVar[str]
+    _object: ClassVar[str]
+    _text_format: ClassVar[bytes]
+    _nothing: ClassVar[bytes]
+
+    def __init__(self, request: ParsedRequest, **options: Any) -> None:
+        """Prepare the part that all chunks begin with."""
+        super().__init__(request, **options)
+        self._id, self._created = self._make_id(self._id_prefix), int(self._started)
+        identity = {"id": self._id, "object": self._object, "created": self._created, "model": request.model}
         self._head = orjson.dumps(identity)[:-1]
+        self._includes_usage = request.include_usage or self._style.usage
         # OpenAI: with include_usage every chunk before the usage chunk carries `usage: null`.
         self._tail = b',"usage":null}' if self._includes_usage else b"}"
         self._has_text = [False] * len(request.turns)
 
-    def text(self, event: FlowEvent, index: int) -> str:
-        """What an event adds to the text of a choice."""
-        if isinstance(event, TextDelta):  # nearly all are
-            text = event.text
-        else:
-            text = answer_text(event, is_first=not self._has_text[index])
-        if text:
-            self._has_text[index] = True
-        return text
-
-    def chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
-        """A chunk of one choice; `content` is the member that tells what is new."""
+    def _chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
+        """A chunk of one choice; `content` is the member with what is new."""
         return Frame(
             b'%b,"choices":[{"index":%d,%b,"logprobs":null,"finish_reason":%b}]%b%b'
             % (self._head, index, content, finish, extra, self._tail)
         )
 
-    def heartbeat(self, nothing: bytes) -> bytes:
-        """A chunk that tells nothing new: some clients end a stream at a comment, or when no chunk comes."""
-        return stream_bytes([self.chunk(0, nothing)])
+    def _text_chunk(self, index: int, text: str) -> Frame:
+        return self._chunk(index, self._text_format % orjson.dumps(text))
 
-    def closing(self, transcripts: Sequence[Transcript], nothing: bytes) -> list[Frame]:
-        """The finish of each choice, the vendor key on the last, usage if asked for, and `[DONE]`."""
+    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
+        if isinstance(event, TextDelta):  # nearly all are
+            text = event.text
+        else:
+            text = answer_text(event, is_first=not self._has_text[index])
+        if not text:
+            return self._chunks_beside_text(event, index)
+        self._has_text[index] = True
+        return [self._chunk(index, self._text_format % orjson.dumps(text))]
+
+    def _chunks_beside_text(self, event: FlowEvent, index: int) -> list[Frame]:  # noqa: ARG002
+        return []
+
+    def heartbeat(self) -> bytes:
+        # A chunk, since some clients end a stream at a comment, or when no chunk comes.
+        return stream_bytes([self._chunk(0, self._nothing)])
+
+    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
+        """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
+        frames = [frame for n, transcript in enumerate(transcripts) for frame in self._sources(n, transcript)]
+        # The last of the finishing chunks carries the keys that are not OpenAI's.
         extras = [b""] * len(transcripts)
-        extras[-1] = b',"flowise":' + orjson.dumps(self.details(transcripts))
-        if self.request.conversation:
-            extras[-1] += b',"conversation_id":' + orjson.dumps(self.request.conversation)
-        frames = [
-            self.chunk(index, nothing, orjson.dumps(self.finish(transcript)), extra)
-            for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True))
-        ]
+        extras[-1] = b',"flowise":' + orjson.dumps(self._details(transcripts))
+        if self._request.conversation:
+            extras[-1] += b',"conversation_id":' + orjson.dumps(self._request.conversation)
+        for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True)):
+            frames.append(self._chunk(index, self._nothing, orjson.dumps(self._finish(transcript)), extra))
         if self._includes_usage:
-            usage = orjson.dumps(self.usage(transcripts))
+            usage = orjson.dumps(self._usage(transcripts))
             frames.append(Frame(b'%b,"choices":[],"usage":%b}' % (self._head, usage)))
         return [*frames, DONE]
 
+    def _sources(self, index: int, transcript: Transcript) -> list[Frame]:
+        footer = self._footer(transcript)
+        return [self._text_chunk(index, footer)] if footer else []
+
+    def _finish(self, transcript: Transcript) -> str:
+        return transcript.finish_reason or "stop"
+
     def failure(self, error: ProxyError) -> list[Frame]:
-        """The error and `[DONE]`; no finish_reason, so that nobody takes it for an answer."""
+        # Without a finish_reason, so that nobody takes the text so far for an answer.
         return [error_frame(error), DONE]
 
-    @property
-    def is_legacy(self) -> bool:
-        """Whether the client offered `functions`, which are called by `function_call`."""
-        return self.request.tools is not None and self.request.tools.is_legacy
 
-    def finish(self, transcript: Transcript) -> str:
-        """Why an answer ended, in the client's words."""
-        reason = transcript.finish_reason or "stop"
-        return "function_call" if reason == "tool_calls" and self.is_legacy else reason
-
-    def usage(self, transcripts: Sequence[Transcript]) -> Usage:
-        """Tokens of all choices."""
-        return usage_of(self.request.turns, transcripts, self._count_tokens)
-
-    def seconds(self) -> float:
-        """How long the answer has taken so far."""
-        return max(0.0, self._clock() - self._begun)
-
-    def details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
-        """The vendor key."""
-        return flowise_details(transcripts, self.seconds(), self.request.turns)
-
-    def footer(self, transcript: Transcript) -> str:
-        """The sources as text, where the style wants them so."""
-        return sources_footer(transcript) if self.style.footer else ""
-
-
-class ChatRenderer:
+class ChatRenderer(_ChunkRenderer):
     """Flow events of one request as chat completion chunks or a chat completion."""
 
-    def __init__(
-        self,
-        request: ParsedRequest,
-        *,
-        count_tokens: Callable[[str], int],
-        style: Style = Style(),  # noqa: B008 - frozen
-        clock: Callable[[], float] = time.time,
-        make_id: Callable[[str], str] = new_id,
-    ) -> None:
-        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
-        identity = {"id": make_id("chatcmpl-"), "object": "chat.completion.chunk"}
-        self._answer = _Answer(request, identity, count_tokens, style, clock)
+    _id_prefix, _object = "chatcmpl-", "chat.completion.chunk"
+    _text_format, _nothing = b'"delta":{"content":%b}', b'"delta":{}'
+
+    def __init__(self, request: ParsedRequest, **options: Any) -> None:
+        """Count the calls of each choice, and remember its last thought."""
+        super().__init__(request, **options)
         self._calls = [0] * len(request.turns)
         self._thoughts = [""] * len(request.turns)
-        self.failure = self._answer.failure
+        # Clients that offer `functions` take a call as `function_call`.
+        self._is_legacy = request.tools is not None and request.tools.is_legacy
 
     def opening(self) -> list[Frame]:
-        """Give the role first, with `content: ""`, which some clients cannot do without."""
+        # Some clients cannot do without `content: ""`.
         delta = b'"delta":{"role":"assistant","content":"","refusal":null}'
-        return [self._answer.chunk(index, delta) for index in range(len(self._answer.request.turns))]
+        return [self._chunk(index, delta) for index in range(len(self._request.turns))]
 
-    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        """Give a content chunk for text, a reasoning chunk for thoughts and steps, two chunks for a call."""
-        if text := self._answer.text(event, index):
-            return [self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(text))]
+    def _chunks_beside_text(self, event: FlowEvent, index: int) -> list[Frame]:
+        """Give a reasoning chunk for thoughts and steps, two chunks for a call."""
         if isinstance(event, ClientToolCalled):
-            return [self._answer.chunk(index, delta) for delta in self._call(event, index)]
+            return [self._chunk(index, delta) for delta in self._call(event, index)]
         before = self._thoughts[index]
-        if thought := reasoning_text(event, steps=self._answer.style.steps, before=before):
+        if thought := reasoning_text(event, steps=self._style.steps, before=before):
             self._thoughts[index] = thought
             delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
-            return [self._answer.chunk(index, delta)]
+            return [self._chunk(index, delta)]
         return []
 
     def _call(self, event: ClientToolCalled, index: int) -> list[bytes]:
         """The id and the name first, then the arguments, as OpenAI streams them."""
         empty, arguments = orjson.dumps(_function(event, "")), orjson.dumps(event.arguments)
-        if self._answer.is_legacy:
+        if self._is_legacy:
             return [
                 b'"delta":{"function_call":%b}' % empty,
                 b'"delta":{"function_call":{"arguments":%b}}' % arguments,
@@ -267,128 +232,88 @@ class ChatRenderer:
             b'"delta":{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (number, arguments),
         ]
 
-    def heartbeat(self) -> bytes:
-        """Give a chunk with an empty delta."""
-        return self._answer.heartbeat(b'"delta":{}')
-
-    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
-        late = [self._late(index, transcript) for index, transcript in enumerate(transcripts)]
-        return [*chain.from_iterable(late), *self._answer.closing(transcripts, b'"delta":{}')]
-
-    def _late(self, index: int, transcript: Transcript) -> list[Frame]:
-        """Sources are told once: the AI SDK shows them again for each chunk that carries them."""
-        frames = []
-        if footer := self._answer.footer(transcript):
-            frames.append(self._answer.chunk(index, b'"delta":{"content":%b}' % orjson.dumps(footer)))
-        if self._answer.style.source_events:
+    def _sources(self, index: int, transcript: Transcript) -> list[Frame]:
+        # Citations come once, at the end: the AI SDK shows them again for each chunk that carries them.
+        frames = super()._sources(index, transcript)
+        if self._style.source_events:
             extras = [b',"event":%b' % orjson.dumps(event) for event in source_events(transcript)]
             nothing = b'"delta":{"content":""}'
-            frames += [self._answer.chunk(index, nothing, extra=extra) for extra in extras]
-        elif self._answer.style.annotations and (found := url_annotations(transcript)):
+            frames += [self._chunk(index, nothing, extra=extra) for extra in extras]
+        elif self._style.annotations and (found := url_annotations(transcript)):
             delta = b'"delta":{"content":"","annotations":%b}' % orjson.dumps(found)
-            frames.append(self._answer.chunk(index, delta))
+            frames.append(self._chunk(index, delta))
         return frames
 
+    def _finish(self, transcript: Transcript) -> str:
+        reason = super()._finish(transcript)
+        return "function_call" if reason == "tool_calls" and self._is_legacy else reason
+
     def body(self, transcripts: Sequence[Transcript]) -> ChatCompletion:
-        """Give the whole chat completion."""
         body: ChatCompletion = {
-            "id": self._answer.id,
+            "id": self._id,
             "object": "chat.completion",
-            "created": self._answer.created,
-            "model": self._answer.request.model,
+            "created": self._created,
+            "model": self._request.model,
             "choices": [self._choice(index, transcript) for index, transcript in enumerate(transcripts)],
-            "usage": self._answer.usage(transcripts),
-            "metadata": answer_metadata(transcripts, self._answer.seconds()),
-            "flowise": self._answer.details(transcripts),
+            "usage": self._usage(transcripts),
+            "metadata": answer_metadata(transcripts, self._seconds()),
+            "flowise": self._details(transcripts),
         }
-        if self._answer.request.conversation:
-            body["conversation_id"] = self._answer.request.conversation
+        if self._request.conversation:
+            body["conversation_id"] = self._request.conversation
         return body
 
     def _choice(self, index: int, transcript: Transcript) -> ChatChoice:
-        style = self._answer.style
-        text = whole_text(transcript) + self._answer.footer(transcript)
-        content = text if text or not transcript.calls else None
+        text, calls = whole_text(transcript) + self._footer(transcript), transcript.calls
+        content = text if text or not calls else None
         message: ChatMessage = {"role": "assistant", "content": content, "refusal": None}
-        if transcript.calls and self._answer.is_legacy:
-            message["function_call"] = _function(transcript.calls[0], transcript.calls[0].arguments)
-        elif transcript.calls:
-            message["tool_calls"] = [_tool_call(call) for call in transcript.calls]
-        if reasoning := whole_reasoning(transcript, steps=style.steps):
+        if calls and self._is_legacy:
+            message["function_call"] = _function(calls[0], calls[0].arguments)
+        elif calls:
+            message["tool_calls"] = [
+                {"id": call.call_id, "type": "function", "function": _function(call, call.arguments)}
+                for call in calls
+            ]
+        if reasoning := whole_reasoning(transcript, steps=self._style.steps):
             message["reasoning_content"] = reasoning
-        if style.annotations and (found := url_annotations(transcript)):
+        if self._style.annotations and (found := url_annotations(transcript)):
             message["annotations"] = found
-        finish = self._answer.finish(transcript)
+        finish = self._finish(transcript)
         return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
-
-
-def _tool_call(call: ClientToolCalled) -> ToolCall:
-    return {"id": call.call_id, "type": "function", "function": _function(call, call.arguments)}
 
 
 def _function(call: ClientToolCalled, arguments: str) -> CalledFunction:
     return {"name": call.name, "arguments": arguments}
 
 
-class CompletionRenderer:
-    """Flow events of one request as legacy completion chunks or a completion."""
+class CompletionRenderer(_ChunkRenderer):
+    """Flow events of one request as legacy completion chunks or a completion, which has no reasoning."""
 
-    def __init__(
-        self,
-        request: ParsedRequest,
-        *,
-        count_tokens: Callable[[str], int],
-        style: Style = Style(),  # noqa: B008 - frozen
-        clock: Callable[[], float] = time.time,
-        make_id: Callable[[str], str] = new_id,
-    ) -> None:
-        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
-        identity = {"id": make_id("cmpl-"), "object": "text_completion"}
-        self._answer = _Answer(request, identity, count_tokens, style, clock)
-        self.failure = self._answer.failure
+    _id_prefix, _object = "cmpl-", "text_completion"
+    _text_format, _nothing = b'"text":%b', b'"text":""'
 
     def opening(self) -> list[Frame]:
-        """Give the prompts back if `echo` asks for it; a completion has no role."""
-        return [self._text(index, prefix) for index, prefix in enumerate(self._answer.request.prefixes)]
-
-    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        """Give a text chunk for text; thoughts have no place in a completion."""
-        text = self._answer.text(event, index)
-        return [self._text(index, text)] if text else []
-
-    def _text(self, index: int, text: str) -> Frame:
-        return self._answer.chunk(index, b'"text":%b' % orjson.dumps(text))
-
-    def heartbeat(self) -> bytes:
-        """Give a chunk without text."""
-        return self._answer.heartbeat(b'"text":""')
-
-    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the finish of each choice, usage if asked for, and `[DONE]`."""
-        footers = [(index, self._answer.footer(each)) for index, each in enumerate(transcripts)]
-        late = [self._text(index, footer) for index, footer in footers if footer]
-        return [*late, *self._answer.closing(transcripts, b'"text":""')]
+        """Give the prompts back if `echo` asks for it."""
+        return [self._text_chunk(index, prefix) for index, prefix in enumerate(self._request.prefixes)]
 
     def body(self, transcripts: Sequence[Transcript]) -> Completion:
-        """Give the whole completion."""
-        prefixes = self._answer.request.prefixes or ("",) * len(transcripts)
+        prefixes = self._request.prefixes or ("",) * len(transcripts)
         return {
-            "id": self._answer.id,
+            "id": self._id,
             "object": "text_completion",
-            "created": self._answer.created,
-            "model": self._answer.request.model,
+            "created": self._created,
+            "model": self._request.model,
             "choices": [
                 {
-                    "text": prefix + whole_text(transcript) + self._answer.footer(transcript),
+                    "text": prefix + whole_text(transcript) + self._footer(transcript),
                     "index": index,
                     "logprobs": None,
-                    "finish_reason": transcript.finish_reason or "stop",
+                    "finish_reason": self._finish(transcript),
                 }
                 for index, (prefix, transcript) in enumerate(zip(prefixes, transcripts, strict=True))
             ],
-            "usage": self._answer.usage(transcripts),
-            "flowise": self._answer.details(transcripts),
+            "usage": self._usage(transcripts),
+            "flowise": self._details(transcripts),
         }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import FlowEvent
 from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.openai.citations import sources_footer
+from flowise_gateway.openai.client_quirks import Style
+from flowise_gateway.openai.flowise_details import FlowiseDetails, flowise_details
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import Frame
+from flowise_gateway.openai.usage import Usage, usage_of
 
 
 class Renderer(Protocol):
@@ -31,3 +38,33 @@ class Renderer(Protocol):
 
     def body(self, transcripts: Sequence[Transcript]) -> Mapping[str, Any]:
         """Give the body of an answer that is not streamed."""
+
+
+class BaseRenderer:
+    """What the renderers of all surfaces share."""
+
+    def __init__(
+        self,
+        request: ParsedRequest,
+        *,
+        count_tokens: Callable[[str], int],
+        style: Style = Style(),  # noqa: B008 - frozen
+        clock: Callable[[], float] = time.time,
+        make_id: Callable[[str], str] = new_id,
+    ) -> None:
+        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
+        self._request, self._style = request, style
+        self._count_tokens, self._make_id = count_tokens, make_id
+        self._clock, self._started = clock, clock()
+
+    def _seconds(self) -> float:
+        return max(0.0, self._clock() - self._started)
+
+    def _usage(self, transcripts: Sequence[Transcript]) -> Usage:
+        return usage_of(self._request.turns, transcripts, self._count_tokens)
+
+    def _details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
+        return flowise_details(transcripts, self._seconds(), self._request.turns)
+
+    def _footer(self, transcript: Transcript) -> str:
+        return sources_footer(transcript) if self._style.footer else ""

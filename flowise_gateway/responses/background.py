@@ -34,7 +34,7 @@ class _EndAsked(Exception):
 class EarlyRenderer(Renderer, Protocol):
     """A renderer that can also tell of an answer before its output, and of one that was ended."""
 
-    def begun(self, status: Literal["queued", "in_progress"]) -> Mapping[str, Any]:
+    def before_output(self, status: Literal["queued", "in_progress"]) -> Mapping[str, Any]:
         """Give the response before its output."""
 
     def cancelled(self) -> list[Frame]:
@@ -109,7 +109,7 @@ class BackgroundRun:
         self._place.keep(record, {self._blocks: stream_bytes(self._frames)})
 
     def _with(self, status: Literal["queued", "in_progress"]) -> Record:
-        return replace(self._record, response=self._renderer.begun(status))
+        return replace(self._record, response=self._renderer.before_output(status))
 
 
 def replayed(

@@ -22,7 +22,7 @@ from flowise_gateway.responses.input_items import (
     read_conversation,
 )
 from flowise_gateway.responses.items import Item
-from flowise_gateway.responses.renderer import ResponseUsage
+from flowise_gateway.responses.renderer import ResponseUsage, response_usage
 from flowise_gateway.responses.request import (
     Earlier,
     earlier_entries,
@@ -98,11 +98,5 @@ def compacted(
         "object": "response.compaction",
         "created_at": int(clock()),
         "output": [{"id": new_id("cmp_"), "type": "compaction", "encrypted_content": pack_compaction(items)}],
-        "usage": {
-            "input_tokens": weight,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": 0,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": weight,
-        },
+        "usage": response_usage(weight),
     }

@@ -1,15 +1,15 @@
-"""The output of a response as it grows: its items, and the events that tell of them. Wire layer, pure.
+"""The output of a response as it grows: its items, and the events that announce them. Pure.
 
-One message holds the whole text and stays open to the end, so that late sources can be cited in it. Thoughts
-before the text are one item, closed when the text begins; later ones are a second, open beside the message.
+One message holds the whole text and stays open to the end, so that sources found late can be cited in it.
+Reasoning before the text is one item, closed when the text begins; later reasoning is a second item, open
+beside the message.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 import orjson
 
@@ -18,9 +18,9 @@ from flowise_gateway.flow.events import ClientToolCalled, ToolUsed
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.openai.sse import Frame, failed_response
 from flowise_gateway.responses.input_items import OWN_CALL
+from flowise_gateway.responses.items import MakeId
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-MakeId = Callable[[str], str]
 
 
 class Citation(TypedDict):
@@ -61,7 +61,7 @@ class Events:
     """Makes frames of events: their numbers rise by one, their names are their types."""
 
     def __init__(self) -> None:
-        """Begin with 0."""
+        """Begin with 0, as both contracts want it."""
         self._number = 0
 
     def frame(self, kind: str, **fields: Any) -> Frame:
@@ -70,11 +70,11 @@ class Events:
         return Frame(orjson.dumps(event), kind)
 
     def delta(self, kind: str, head: bytes, text: str) -> Frame:
-        """The next event of many that are alike but for their text; `head` is all the rest of it."""
+        """The next event of many that differ in their text alone; `head` is all the rest of it."""
         return Frame(b'%b,"sequence_number":%d,"delta":%b}' % (head, self._next(), orjson.dumps(text)), kind)
 
     def failed(self, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
-        """The last events, which tell of a failed response."""
+        """The last events of a failed response."""
         return failed_response(self._number, error, response)
 
     def _next(self) -> int:
@@ -82,180 +82,175 @@ class Events:
         return self._number - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How the events of an item with text are called."""
+class _OpenItem:
+    """An item whose text is still growing."""
 
-    prefix: str
-    part: str
-    text: str
-    index: str
-    has_logprobs: bool = False
+    id_prefix: ClassVar[str]
+    part_event: ClassVar[str]
+    text_event: ClassVar[str]
+    index_field: ClassVar[str]
+    logprobs: ClassVar[Mapping[str, list[Any]]] = {}
+    """What OpenAI requires beside the text of a message."""
 
-    @property
-    def logprobs(self) -> dict[str, list[Any]]:
-        """What OpenAI requires beside text."""
-        return {"logprobs": []} if self.has_logprobs else {}
+    def __init__(self, item_id: str, index: int, events: Events) -> None:
+        """Take the item's place in the output."""
+        self.index, self.last_text = index, ""
+        self._id, self._events, self._texts = item_id, events, list[str]()
+        self._place = {"item_id": item_id, "output_index": index, self.index_field: 0}
+        head = {"type": f"{self.text_event}.delta", **self._place, **self.logprobs}
+        self._delta_head = orjson.dumps(head)[:-1]
 
-
-_MESSAGE = _Kind("msg_", "response.content_part", "response.output_text", "content_index", has_logprobs=True)
-_THOUGHTS = _Kind(
-    "rs_", "response.reasoning_summary_part", "response.reasoning_summary_text", "summary_index"
-)
-
-
-def _message(item_id: str, status: ItemStatus, parts: list[TextPart]) -> OutputItem:
-    return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": parts}
-
-
-def _thoughts(item_id: str, _status: ItemStatus, parts: list[TextPart]) -> OutputItem:
-    return {"id": item_id, "type": "reasoning", "summary": parts}
-
-
-def _text_part(kind: _Kind, text: str, citations: Sequence[Citation] = ()) -> TextPart:
-    if kind is _THOUGHTS:
-        return {"type": "summary_text", "text": text}
-    return {"type": "output_text", "text": text, "annotations": [*citations], "logprobs": []}
-
-
-class _Writing:
-    """An item whose text is being written."""
-
-    def __init__(self, kind: _Kind, item_id: str, index: int, events: Events) -> None:
-        self._kind, self._id, self._index, self._events = kind, item_id, index, events
-        self._place = {"item_id": item_id, "output_index": index, kind.index: 0}
-        self._texts: list[str] = []
-        head = {"type": f"{kind.text}.delta", **self._place, **kind.logprobs}
-        self._head = orjson.dumps(head)[:-1]
-
-    def opened(self) -> list[Frame]:
-        """Tell that the item begins."""
-        part = _text_part(self._kind, "")
+    def opening(self) -> list[Frame]:
+        """The events that begin the item."""
         return [
             self._item_event("added", self._item("in_progress", [])),
-            self._events.frame(f"{self._kind.part}.added", **self._place, part=part),
+            self._events.frame(f"{self.part_event}.added", **self._place, part=self._part("")),
         ]
 
-    def written(self, text: str) -> Frame:
+    def add(self, text: str) -> Frame:
         """Take more text."""
+        self.last_text = text
         self._texts.append(text)
-        return self._events.delta(f"{self._kind.text}.delta", self._head, text)
+        return self._events.delta(f"{self.text_event}.delta", self._delta_head, text)
 
-    @property
-    def last(self) -> str:
-        """The text that was written last."""
-        return self._texts[-1] if self._texts else ""
-
-    def closed(
-        self, status: ItemStatus, citations: Sequence[Citation] = ()
-    ) -> tuple[list[Frame], OutputItem]:
-        """Tell that the item ends, and give it."""
+    def close(self, status: ItemStatus, citations: Sequence[Citation] = ()) -> tuple[list[Frame], OutputItem]:
+        """The events that end the item, and the whole item."""
         text = "".join(self._texts)
-        part = _text_part(self._kind, text, citations)
+        part = self._part(text, citations)
         item = self._item(status, [part])
-        cited = [
+        frames = [
             self._events.frame(
-                f"{self._kind.text}.annotation.added", **self._place, annotation_index=n, annotation=citation
+                f"{self.text_event}.annotation.added", **self._place, annotation_index=n, annotation=citation
             )
             for n, citation in enumerate(citations)
         ]
         return [
-            *cited,
-            self._events.frame(f"{self._kind.text}.done", **self._place, text=text, **self._kind.logprobs),
-            self._events.frame(f"{self._kind.part}.done", **self._place, part=part),
+            *frames,
+            self._events.frame(f"{self.text_event}.done", **self._place, text=text, **self.logprobs),
+            self._events.frame(f"{self.part_event}.done", **self._place, part=part),
             self._item_event("done", item),
         ], item
 
     def _item(self, status: ItemStatus, parts: list[TextPart]) -> OutputItem:
-        return (_thoughts if self._kind is _THOUGHTS else _message)(self._id, status, parts)
+        raise NotImplementedError
+
+    def _part(self, text: str, citations: Sequence[Citation] = ()) -> TextPart:
+        raise NotImplementedError
 
     def _item_event(self, what: str, item: OutputItem) -> Frame:
-        return self._events.frame(f"response.output_item.{what}", output_index=self._index, item=item)
+        return self._events.frame(f"response.output_item.{what}", output_index=self.index, item=item)
+
+
+class _Message(_OpenItem):
+    id_prefix, index_field = "msg_", "content_index"
+    part_event, text_event = "response.content_part", "response.output_text"
+    logprobs = {"logprobs": []}  # noqa: RUF012 - never changed
+
+    def _item(self, status: ItemStatus, parts: list[TextPart]) -> OutputItem:
+        return {"id": self._id, "type": "message", "status": status, "role": "assistant", "content": parts}
+
+    def _part(self, text: str, citations: Sequence[Citation] = ()) -> TextPart:
+        return {"type": "output_text", "text": text, "annotations": [*citations], "logprobs": []}
+
+
+class _Reasoning(_OpenItem):
+    id_prefix, index_field = "rs_", "summary_index"
+    part_event, text_event = "response.reasoning_summary_part", "response.reasoning_summary_text"
+
+    def _item(self, status: ItemStatus, parts: list[TextPart]) -> OutputItem:  # noqa: ARG002 - it has none
+        return {"id": self._id, "type": "reasoning", "summary": parts}
+
+    def _part(self, text: str, citations: Sequence[Citation] = ()) -> TextPart:  # noqa: ARG002 - it has none
+        return {"type": "summary_text", "text": text}
 
 
 class Output:
-    """The items of one response, in the order in which they were begun."""
+    """The items of one response, in the order in which they began. Each method gives the events to send."""
 
     def __init__(self, events: Events, make_id: MakeId) -> None:
-        """Begin empty."""
-        self._events = events
-        self._make_id = make_id
+        """Begin without items."""
+        self._events, self._make_id = events, make_id
         self._items: dict[int, OutputItem] = {}
         self._count = 0
-        self._open: dict[_Kind, tuple[int, _Writing]] = {}
+        self._message: _Message | None = None
+        self._reasoning: _Reasoning | None = None
         self._has_calls = False
 
     @property
     def items(self) -> list[OutputItem]:
-        """The items that are whole."""
+        """The items that are complete."""
         return [self._items[index] for index in sorted(self._items)]
 
     @property
     def has_text(self) -> bool:
-        """Whether anything of the answer's text has been told."""
-        return _MESSAGE in self._open
+        """Whether the message has begun."""
+        return self._message is not None
 
     @property
     def last_thought(self) -> str:
-        """What the item of thoughts that is open ends with."""
-        return self._open[_THOUGHTS][1].last if _THOUGHTS in self._open else ""
+        """The text added last to the open reasoning."""
+        return self._reasoning.last_text if self._reasoning else ""
 
-    def say(self, text: str) -> list[Frame]:
+    def add_text(self, text: str) -> list[Frame]:
         """Take a piece of the answer's text."""
-        return [*self._close_first_thoughts(), *self._write(_MESSAGE, text)]
+        if self._message:  # nearly always
+            return [self._message.add(text)]
+        frames = self._close_reasoning()
+        self._message = _Message(self._make_id(_Message.id_prefix), self._new_index(), self._events)
+        frames += self._message.opening()
+        return [*frames, self._message.add(text)] if text else frames
 
-    def think(self, text: str) -> list[Frame]:
-        """Take a piece of how the answer came about."""
-        return self._write(_THOUGHTS, text)
+    def add_thought(self, text: str) -> list[Frame]:
+        """Take a piece of the reasoning."""
+        if self._reasoning:
+            return [self._reasoning.add(text)]
+        self._reasoning = _Reasoning(self._make_id(_Reasoning.id_prefix), self._new_index(), self._events)
+        return [*self._reasoning.opening(), self._reasoning.add(text)]
 
-    def call(self, event: ClientToolCalled) -> list[Frame]:
-        """Take a call of a function of the client's."""
+    def add_call(self, event: ClientToolCalled) -> list[Frame]:
+        """Take a call of a client's function."""
         self._has_calls = True
-        return [*self._close_first_thoughts(), *self._call(event.call_id, event.name, event.arguments)]
+        frames = [] if self._message else self._close_reasoning()
+        return [*frames, *self._call(event.call_id, event.name, event.arguments)]
 
-    def tool(self, event: ToolUsed) -> list[Frame]:
+    def add_flow_tool(self, event: ToolUsed) -> list[Frame]:
         """Take a tool of the flow that has run, as a call and its output."""
-        closed, call_id = self._close_first_thoughts(), self._make_id(OWN_CALL)
-        output = event.error or json_text("" if event.tool_output is None else event.tool_output)
-        item: OutputItem = {
+        frames = [] if self._message else self._close_reasoning()
+        call_id = self._make_id(OWN_CALL)
+        output: OutputItem = {
             "id": self._make_id("fco_"),
             "type": "function_call_output",
             "status": "completed",
             "call_id": call_id,
-            "output": output,
+            "output": event.error or json_text("" if event.tool_output is None else event.tool_output),
         }
-        called = self._call(call_id, _function_name(event.tool), _arguments(event.tool_input))
-        return [*closed, *called, *self._added(item), self._done(item)]
+        # Names of functions have these letters only, and their arguments are an object.
+        name = re.sub(r"[^a-zA-Z0-9_-]+", "_", event.tool)[:64] or "tool"
+        given = event.tool_input if isinstance(event.tool_input, dict) else {"input": event.tool_input}
+        frames += self._call(call_id, name, json_text(given))
+        return [*frames, self._added(output, output), self._done(output)]
 
-    def end(self, status: ItemStatus, citations: Sequence[Citation]) -> list[Frame]:
-        """Close what is open; an output that would be nothing becomes an empty message."""
-        frames = self._close_first_thoughts()
-        if not self._has_calls:
-            frames += self._write(_MESSAGE, "")
-        frames += self._close(_MESSAGE, status, citations)
-        return [*frames, *self._close(_THOUGHTS, status)]
+    def close(self, status: ItemStatus, citations: Sequence[Citation]) -> list[Frame]:
+        """End all open items; an output without any becomes an empty message."""
+        frames = [] if self._message or self._has_calls else self.add_text("")
+        return [*frames, *self._close_open(status, citations)]
 
-    def broken(self) -> list[Frame]:
-        """Close what is open of an answer that never ended."""
-        by_index = sorted(self._open, key=lambda kind: self._open[kind][0])
-        return [frame for kind in by_index for frame in self._close(kind, "incomplete")]
+    def interrupt(self) -> list[Frame]:
+        """End the open items of an answer that was broken off."""
+        return self._close_open("incomplete")
 
-    def _close_first_thoughts(self) -> list[Frame]:
-        return [] if _MESSAGE in self._open else self._close(_THOUGHTS, "completed")
+    def _close_open(self, status: ItemStatus, citations: Sequence[Citation] = ()) -> list[Frame]:
+        frames = list[Frame]()
+        if self._message:  # it began before the reasoning that is open beside it
+            frames, self._items[self._message.index] = self._message.close(status, citations)
+            self._message = None
+        return [*frames, *self._close_reasoning()]
 
-    def _write(self, kind: _Kind, text: str) -> list[Frame]:
-        frames = []
-        if kind not in self._open:
-            index = self._new_index()
-            self._open[kind] = index, _Writing(kind, self._make_id(kind.prefix), index, self._events)
-            frames = self._open[kind][1].opened()
-        return [*frames, self._open[kind][1].written(text)] if text else frames
-
-    def _close(self, kind: _Kind, status: ItemStatus, citations: Sequence[Citation] = ()) -> list[Frame]:
-        if kind not in self._open:
+    def _close_reasoning(self) -> list[Frame]:
+        if not self._reasoning:
             return []
-        index, writing = self._open.pop(kind)
-        frames, self._items[index] = writing.closed(status, citations)
+        frames, self._items[self._reasoning.index] = self._reasoning.close("completed")
+        self._reasoning = None
         return frames
 
     def _call(self, call_id: str, name: str, arguments: str) -> list[Frame]:
@@ -267,24 +262,20 @@ class Output:
             "name": name,
             "arguments": arguments,
         }
-        opened = self._added(item, {"status": "in_progress", "arguments": ""})
+        added = self._added(item, {**item, "status": "in_progress", "arguments": ""})
         place = {"item_id": item["id"], "output_index": self._count - 1}
         family = "response.function_call_arguments"
         return [
-            *opened,
+            added,
             self._events.frame(f"{family}.delta", **place, delta=arguments),
             self._events.frame(f"{family}.done", **place, name=name, arguments=arguments),
             self._done(item),
         ]
 
-    def _added(self, item: OutputItem, begun: Mapping[str, Any] | None = None) -> list[Frame]:
+    def _added(self, item: OutputItem, shown: OutputItem) -> Frame:
         index = self._new_index()
         self._items[index] = item
-        return [
-            self._events.frame(
-                "response.output_item.added", output_index=index, item={**item, **(begun or {})}
-            )
-        ]
+        return self._events.frame("response.output_item.added", output_index=index, item=shown)
 
     def _done(self, item: OutputItem) -> Frame:
         return self._events.frame("response.output_item.done", output_index=self._count - 1, item=item)
@@ -292,13 +283,3 @@ class Output:
     def _new_index(self) -> int:
         self._count += 1
         return self._count - 1
-
-
-def _arguments(tool_input: Any) -> str:
-    """What a tool was given as the JSON object that a function's arguments are."""
-    return json_text(tool_input if isinstance(tool_input, dict) else {"input": tool_input})
-
-
-def _function_name(tool: str) -> str:
-    """A tool's name in the letters that a function's name may have."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", tool)[:64] or "tool"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
@@ -11,37 +10,25 @@ from flowise_gateway.flow.events import ClientToolCalled, FlowEvent, TextDelta, 
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.answer_text import answer_text, reasoning_text
-from flowise_gateway.openai.citations import citations, source_events, sources_footer
-from flowise_gateway.openai.client_quirks import Style
-from flowise_gateway.openai.flowise_details import flowise_details
+from flowise_gateway.openai.citations import citations, source_events
+from flowise_gateway.openai.renderer import BaseRenderer
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame
-from flowise_gateway.openai.usage import Usage, usage_of
+from flowise_gateway.openai.usage import TokensDetails
 from flowise_gateway.responses.fields import MAX_PAIRS, MAX_VALUE, TOOL_CALLS, Echo
-from flowise_gateway.responses.output_items import Citation, Events, Output, OutputItem
+from flowise_gateway.responses.output_items import Events, Output, OutputItem
 
 Status = Literal["queued", "in_progress", "completed", "failed", "incomplete", "cancelled"]
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ERROR_CODES = ("rate_limit_exceeded", "invalid_prompt")
 
 
-class TokensDetails(TypedDict):
-    """Details of the output's tokens."""
-
-    reasoning_tokens: int
-
-
 class InputTokensDetails(TypedDict):
-    """Details of the input's tokens."""
-
     cached_tokens: int
     cache_write_tokens: int
 
 
 class ResponseUsage(TypedDict):
-    """The tokens of a response."""
-
     input_tokens: int
     input_tokens_details: InputTokensDetails
     output_tokens: int
@@ -65,106 +52,110 @@ class Response(Echo):
     conversation: NotRequired[dict[str, str]]
 
 
-class ResponsesRenderer:
-    """Flow events of one request as a response's events or a response."""
+class ResponsesRenderer(BaseRenderer):
+    """Flow events of one request as a response's events or a response.
+
+    `store` gets the whole response before its end is sent, also that of a failure.
+    """
 
     def __init__(
-        self,
-        request: ParsedRequest,
-        *,
-        count_tokens: Callable[[str], int],
-        style: Style = Style(),  # noqa: B008 - frozen
-        clock: Callable[[], float] = time.time,
-        make_id: Callable[[str], str] = new_id,
+        self, request: ParsedRequest, *, store: Callable[[Response], object] | None = None, **options: Any
     ) -> None:
-        """Prepare for one answer; clock and id source are arguments so that tests can fix them."""
-        self._request = request
-        self._count_tokens = count_tokens
-        self._style = style
-        self._clock, self._started = clock, clock()
+        """Prepare the response as it is before its output."""
+        super().__init__(request, **options)
+        self._store = store
         self._shows_tools = TOOL_CALLS in request.include
         self._events = Events()
-        self._output = Output(self._events, make_id)
-        self._response = _response_before_output(
-            request, request.response_id or make_id("resp_"), int(self._started)
-        )
+        self._output = Output(self._events, self._make_id)
+        response_id = request.response_id or self._make_id("resp_")
+        response = {
+            "id": response_id,
+            "object": "response",
+            "created_at": int(self._started),
+            "completed_at": None,
+            "status": "in_progress",
+            "incomplete_details": None,
+            "error": None,
+            "model": request.model,
+            "output": [],
+            "usage": None,
+            **request.echo,
+        }
+        if request.conversation_id:
+            response["conversation"] = {"id": request.conversation_id}
+        self._response = cast("Response", response)
         self._is_over = False
 
     def opening(self) -> list[Frame]:
-        """Give the response as it begins, twice, as OpenAI does."""
-        return [self._told("created"), self._told("in_progress")]
+        # The same response twice, as OpenAI does.
+        return [self._response_event("created"), self._response_event("in_progress")]
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:  # noqa: ARG002 - there is one choice
-        """Give the events for text, thoughts, steps and calls."""
         if isinstance(event, TextDelta):  # nearly all are
-            return self._output.say(event.text) if event.text else []
+            return self._output.add_text(event.text) if event.text else []
         if text := answer_text(event, is_first=not self._output.has_text):
-            return self._output.say(text)
+            return self._output.add_text(text)
         if isinstance(event, ClientToolCalled):
-            return self._output.call(event)
+            return self._output.add_call(event)
         if isinstance(event, ToolUsed) and self._shows_tools:
-            return self._output.tool(event)
+            return self._output.add_flow_tool(event)
         thought = reasoning_text(event, steps=self._style.steps, before=self._output.last_thought)
-        return self._output.think(thought) if thought else []
+        return self._output.add_thought(thought) if thought else []
 
     def heartbeat(self) -> bytes:
-        """Give a comment: neither contract has an event without news."""
-        return COMMENT
+        return COMMENT  # neither contract has an event without news
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the ends of all items, the whole response and `[DONE]`."""
-        if not self._request.generates:
-            return self._prepared(transcripts)
+        usage = self._usage(transcripts)
+        self._response["usage"] = response_usage(
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            usage["prompt_tokens_details"]["cached_tokens"],
+            usage["completion_tokens_details"]["reasoning_tokens"],
+        )
+        if not self._request.generates:  # nothing was run, so there is no output and no id of a run
+            self._response["completed_at"] = int(self._clock())
+            return self._end([], "completed")
         transcript = transcripts[0]
         reason = _REASONS.get(transcript.finish_reason or "stop")
         status: Literal["completed", "incomplete"] = "incomplete" if reason else "completed"
-        footer = sources_footer(transcript) if self._style.footer else ""
-        cited = citations(transcript) if self._style.annotations else []
-        frames = self._output.say(footer) if footer else []
+        footer = self._footer(transcript)
+        frames = self._output.add_text(footer) if footer else []
         if self._style.source_events:
             frames += [
                 self._events.frame("flowise.source", event=found) for found in source_events(transcript)
             ]
-        frames += self._output.end(status, [_citation(found) for found in cited])
+        found = citations(transcript) if self._style.annotations else []
+        frames += self._output.close(status, [{"type": "url_citation", **citation} for citation in found])
         if reason:
             self._response["incomplete_details"] = {"reason": reason}
         else:
             self._response["completed_at"] = int(self._clock())
-        self._response["usage"] = self._usage(transcripts)
-        seconds = max(0.0, self._clock() - self._started)
-        self._add_metadata(flowise_details(transcripts, seconds, self._request.turns))
-        return self._over(frames, status)
-
-    def _prepared(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """The end of a request for which nothing was run: no output, and none of a run's ids."""
-        self._response["completed_at"] = int(self._clock())
-        self._response["usage"] = self._usage(transcripts)
-        return self._over([], "completed")
-
-    def _usage(self, transcripts: Sequence[Transcript]) -> ResponseUsage:
-        return _usage(usage_of(self._request.turns, transcripts, self._count_tokens))
+        self._add_metadata(self._details(transcripts))
+        return self._end(frames, status)
 
     def failure(self, error: ProxyError) -> list[Frame]:
         """Give the ends of what is open, an `error`, the failed response and `[DONE]`."""
         code = error.code if error.code in _ERROR_CODES else "server_error"
         if self._style.repeats_failures and not error.nothing_ran:
             code = "invalid_prompt"  # of OpenAI's codes the only one after which Codex does not ask again
-        frames = self._output.broken()
+        frames = self._output.interrupt()
         self._response["error"] = {"code": code, "message": error.message}
         self._add_metadata({"error_code": error.code or error.type})
-        self._set_over("failed")
+        self._finish("failed")
         return [*frames, *self._events.failed(error_body(error)["error"], self._response), DONE]
 
     def cancelled(self) -> list[Frame]:
-        """Give the end of an answer whose run was ended on demand.
+        """Give the frames that end an answer whose run was aborted by its client.
 
-        No event of either contract says so: the stream ends as an incomplete one, the body as cancelled.
+        Neither contract has an event for it: the stream ends as an incomplete one, the body as cancelled.
         """
-        frames = self._over(self._output.broken(), "incomplete")
+        frames = self._end(self._output.interrupt(), "incomplete")
         self._response["status"] = "cancelled"
         return frames
 
-    def begun(self, status: Literal["queued", "in_progress"]) -> Response:
+    def before_output(self, status: Literal["queued", "in_progress"]) -> Response:
         """Give the response as it is before its output."""
         return {**self._response, "status": status}
 
@@ -176,71 +167,37 @@ class ResponsesRenderer:
             self.closing(transcripts)
         return self._response
 
-    def _over(self, frames: list[Frame], status: Status) -> list[Frame]:
-        self._set_over(status)
-        return [*frames, self._told(status), DONE]
+    def _end(self, frames: list[Frame], status: Status) -> list[Frame]:
+        self._finish(status)
+        return [*frames, self._response_event(status), DONE]
 
-    def _set_over(self, status: Status) -> None:
+    def _finish(self, status: Status) -> None:
         self._is_over = True
         self._response["status"], self._response["output"] = status, self._output.items
+        if self._store is not None:
+            self._store(self._response)
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
-        self._response["metadata"] = _metadata(details, self._response["metadata"])
+        """Add to the client's own pairs as many of ours as OpenAI's limits leave room for."""
+        metadata = dict(self._response["metadata"])
+        for name, value in details.items():
+            if len(metadata) < MAX_PAIRS and (text := _metadata_value(value)):
+                metadata.setdefault(f"flowise_{name}", text)
+        self._response["metadata"] = metadata
 
-    def _told(self, what: str) -> Frame:
-        return self._events.frame(f"response.{what}", response=self._response)
-
-
-def _response_before_output(request: ParsedRequest, response_id: str, created: int) -> Response:
-    whole = {
-        "id": response_id,
-        "object": "response",
-        "created_at": created,
-        "completed_at": None,
-        "status": "in_progress",
-        "incomplete_details": None,
-        "error": None,
-        "model": request.model,
-        "output": [],
-        "usage": None,
-        **request.echo,
-    }
-    response = cast("Response", whole)
-    if request.conversation_id:
-        response["conversation"] = {"id": request.conversation_id}
-    return response
+    def _response_event(self, name: str) -> Frame:
+        return self._events.frame(f"response.{name}", response=self._response)
 
 
-def _citation(found: Mapping[str, Any]) -> Citation:
+def response_usage(prompt: int, completion: int = 0, cached: int = 0, reasoning: int = 0) -> ResponseUsage:
+    """The tokens of a response in the words of Responses."""
     return {
-        "type": "url_citation",
-        "url": found["url"],
-        "title": found["title"],
-        "start_index": found["start_index"],
-        "end_index": found["end_index"],
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": prompt + completion,
     }
-
-
-def _usage(usage: Usage) -> ResponseUsage:
-    return {
-        "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {
-            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
-            "cache_write_tokens": 0,
-        },
-        "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"]},
-        "total_tokens": usage["total_tokens"],
-    }
-
-
-def _metadata(details: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
-    """The client's own pairs, and ours as far as OpenAI's limits leave room; a list loses its end."""
-    metadata = dict(given)
-    for name, value in details.items():
-        if len(metadata) < MAX_PAIRS and (text := _metadata_value(value)):
-            metadata.setdefault(f"flowise_{name}", text)
-    return metadata
 
 
 def _metadata_value(value: Any) -> str:

@@ -26,7 +26,6 @@ from flowise_gateway.responses.websocket import WebSocket
 from flowise_gateway.responses.websocket_session import (
     ResponseSocket,
     scope,
-    stored_renderer,
     stored_responses,
 )
 from flowise_gateway.web.answering import Answering
@@ -59,7 +58,7 @@ class ResponseRoutes:
             parsed = replace(parsed, response_id=new_id("resp_"))
             place = self._place(parsed.response_id)
             keep = partial(_keep, place, parsed.input_items, context.before)
-            renderer_of = partial(stored_renderer, keep)
+            renderer_of = partial(ResponsesRenderer, store=keep)
         return self._answering.answer(parsed, self._answering.prepare(parsed, body, renderer_of))
 
     def retrieve(self, response_id: str) -> Response:
@@ -148,7 +147,7 @@ class ResponseRoutes:
         if parsed.stream:
             current_scope().watch_client()
             return Response(replayed(place, -1), headers={**EVENT_STREAM, **begun.headers})
-        return _json(renderer.begun("queued"), begun.headers)
+        return _json(renderer.before_output("queued"), begun.headers)
 
     def _found(self, response_id: str) -> tuple[StoredResponse, Record]:
         place = self._place(response_id)

@@ -10,18 +10,14 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from flowise_gateway.flow.cooperative import compressed, decompressed
-from flowise_gateway.flow.errors import BadRequest, ProxyError
-from flowise_gateway.flow.events import FlowEvent
-from flowise_gateway.flow.transcript import Transcript
-from flowise_gateway.openai.renderer import Renderer
-from flowise_gateway.openai.sse import Frame
+from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.storage.store import WatchedStore
 
 Item = Mapping[str, Any]
@@ -224,45 +220,6 @@ class Context:
     def fits(self, items: Sequence[Item]) -> bool:
         """Whether the conversation with these items may still be kept."""
         return self.size + len(_raw(items)) <= MAX_BYTES
-
-
-class StoredRenderer:
-    """A renderer whose answer is kept before its end is told, just as the client gets it."""
-
-    def __init__(self, renderer: Renderer, keep: Callable[[Mapping[str, Any]], object]) -> None:
-        """Render as `renderer` does; `keep` gets the whole answer, also of a failure."""
-        self._renderer = renderer
-        self._keep = keep
-
-    def opening(self) -> list[Frame]:
-        """Give the frames that begin a stream."""
-        return self._renderer.opening()
-
-    def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        """Give the frames that one event becomes."""
-        return self._renderer.chunks(event, index)
-
-    def heartbeat(self) -> bytes:
-        """Give what shows a silent stream to be alive."""
-        return self._renderer.heartbeat()
-
-    def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Keep the answer, then give the frames that end it."""
-        frames = self._renderer.closing(transcripts)
-        self._keep(self._renderer.body(transcripts))
-        return frames
-
-    def failure(self, error: ProxyError) -> list[Frame]:
-        """Keep the broken answer, then give the frames that end it."""
-        frames = self._renderer.failure(error)
-        self._keep(self._renderer.body(()))
-        return frames
-
-    def body(self, transcripts: Sequence[Transcript]) -> Mapping[str, Any]:
-        """Keep the answer, then give it."""
-        body = self._renderer.body(transcripts)
-        self._keep(body)
-        return body
 
 
 def page(

@@ -22,13 +22,12 @@ from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.openai.fields import missing, string, wrong_type
 from flowise_gateway.openai.json_body import json_object
-from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, json_bytes, on_one_line
 from flowise_gateway.responses.fields import text_or_null
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
-from flowise_gateway.responses.stored import Context, Item, Record, StoredRenderer, StoredResponses
+from flowise_gateway.responses.stored import Context, Item, Record, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
 from flowise_gateway.web.answering import Answering
 from flowise_gateway.web.hooks import Hooks
@@ -170,7 +169,7 @@ class ResponseSocket:
             else:
                 self._own[parsed.response_id] = record.context
 
-        renderer_of = partial(stored_renderer, keep)
+        renderer_of = partial(ResponsesRenderer, store=keep)
         begun = self._answering.prepare(parsed, body, renderer_of, heartbeat=Heartbeat(LOOK_SECONDS))
         self._active = parsed.response_id
         self._lanes[parsed.response_id] = self._lane
@@ -237,10 +236,3 @@ def scope() -> str:
 def stored_responses(services: Services) -> StoredResponses:
     """The responses that are kept."""
     return StoredResponses(services.store, services.store.secret, services.response_seconds)
-
-
-def stored_renderer(
-    keep: Callable[[Mapping[str, Any]], object], shown: ParsedRequest, **more: Any
-) -> StoredRenderer:
-    """The renderer of a response that is kept."""
-    return StoredRenderer(ResponsesRenderer(shown, **more), keep)

@@ -304,7 +304,10 @@ def test_a_failure_is_told_in_words_that_both_contracts_know() -> None:
 def test_a_cancelled_answer_ends_as_incomplete_and_says_so() -> None:
     request = dataclasses.replace(parse_response(HELLO), response_id="resp_mine")
     renderer = ResponsesRenderer(request, count_tokens=len)
-    assert (renderer.begun("queued")["status"], renderer.begun("queued")["id"]) == ("queued", "resp_mine")
+    assert (renderer.before_output("queued")["status"], renderer.before_output("queued")["id"]) == (
+        "queued",
+        "resp_mine",
+    )
     frames = [*renderer.opening(), *renderer.chunks(TextDelta("Hel")), *renderer.cancelled()]
     valid("response.stream", stream_bytes(frames))
     body = renderer.body(())

@@ -20,7 +20,6 @@ from flowise_gateway.responses.stored import (
     MAX_REFERENCES,
     Context,
     Record,
-    StoredRenderer,
     StoredResponse,
     StoredResponses,
     page,
@@ -303,13 +302,13 @@ def test_what_is_kept_is_what_the_client_gets() -> None:
     request = parse_response({"model": "m", "input": "Hi"})
     kept: list[Mapping[str, Any]] = []
     transcript = transcript_of([TextDelta("Hello"), TurnEnded()], "chat")
-    whole = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    whole = ResponsesRenderer(request, count_tokens=len, store=kept.append)
     assert whole.body([transcript]) is kept.pop()
-    streamed = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    streamed = ResponsesRenderer(request, count_tokens=len, store=kept.append)
     assert streamed.opening()
     assert streamed.chunks(TextDelta("Hello"))
     assert b"completed" in streamed.closing([transcript])[-2].data
     assert kept.pop()["status"] == "completed"
-    broken = StoredRenderer(ResponsesRenderer(request, count_tokens=len), kept.append)
+    broken = ResponsesRenderer(request, count_tokens=len, store=kept.append)
     assert b"failed" in broken.failure(Broken("x"))[-2].data
     assert kept.pop()["status"] == "failed"
