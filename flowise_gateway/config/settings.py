@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
-
-
 _NEAR = 0.88
+"""How alike a name and a setting are that are reported as nearly the same."""
+
 PROGRAM = Path(__file__).resolve().parents[2]
 
 
@@ -32,121 +32,6 @@ def here_or_beside(name: str | Path) -> Path:
     """An operator's file: in the folder that the program was started in, else beside the program."""
     here, beside = Path(name), PROGRAM / name
     return beside if beside.exists() and not here.exists() else here
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """All settings, each named like its variable in lower case; see docs in `.env.example`."""
-
-    flowise_base_url: str = ""
-    flowise_api_key: str = ""
-    flowise_key_passthrough: bool = False
-    flowise_ca_file: str = ""
-    flowise_connect_timeout: float = 5
-    flowise_request_timeout: float = 30
-    flowise_stream_idle_timeout: float = 600
-    flowise_run_timeout: float = 3600
-    flowise_max_attempts: int = 3
-    host: str = "localhost"
-    port: int = 8000
-    workers: int = 1
-    proxy_api_keys: tuple[str, ...] = ()
-    proxy_allow_anonymous: bool = False
-    proxy_config: str = ""
-    proxy_store: str = "sqlite:///data/proxy.sqlite3"
-    proxy_secret: str = ""
-    proxy_public_url: str = ""
-    proxy_response_ttl_days: float = 30
-    proxy_cors_origins: tuple[str, ...] | None = None
-    proxy_max_body_bytes: int = 50 * 1024**2
-    proxy_body_timeout: float = 30
-    proxy_max_in_flight: int = 5000
-    proxy_run_error_status: int = 400
-    proxy_heartbeat_seconds: float = 15
-    proxy_drain_seconds: float = 30
-    proxy_event_pump: bool = True
-    proxy_metrics: str = "key"
-    proxy_page: bool = True
-    proxy_log_format: str = "auto"
-    log_level: str = "info"
-
-    def __repr__(self) -> str:
-        """Name the settings without any secret."""
-        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SECRET}
-        return f"Settings({shown})"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
-        return is_loopback_host(self.host)
-
-    @property
-    def is_anonymous(self) -> bool:
-        """Whether any caller is let in, as far as the environment says."""
-        return not self.proxy_api_keys and not self.flowise_key_passthrough
-
-    @property
-    def log_as_json(self) -> bool:
-        """Whether log lines are JSON: as set, else unless standard error is a terminal."""
-        if self.proxy_log_format == "auto":
-            return not sys.stderr.isatty()
-        return self.proxy_log_format == "json"
-
-    @classmethod
-    def from_env(
-        cls, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
-    ) -> Settings:
-        """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
-        values = _values(os.environ if environ is None else environ, dotenv)
-        read: dict[str, Any] = {}
-        for field in fields(cls):
-            name = field.name.upper()
-            text = values.get(name, "").strip()
-            if text:
-                read[field.name] = _parsed(name, text, _PARSERS[field.name])
-        settings = cls(**read)
-        if settings.flowise_key_passthrough and settings.proxy_api_keys:
-            raise SettingsError(
-                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
-            )
-        if settings.proxy_store == "memory:" and settings.workers > 1:
-            raise SettingsError(
-                "PROXY_STORE='memory:' serves one worker only: set WORKERS=1, or a file or Redis"
-            )
-        return settings
-
-    def check_admission(self, *, has_keys: bool) -> None:
-        """Refuse to let other machines in without a key. Raises SettingsError."""
-        if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
-            return
-        raise SettingsError(
-            f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
-            "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
-        )
-
-
-def misspelt_settings(
-    environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
-) -> list[str]:
-    """A line for each name that is no setting, but nearly one."""
-    names = [field.name.upper() for field in fields(Settings)]
-    values = _values(os.environ if environ is None else environ, dotenv)
-    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in names}
-    return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
-
-
-def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
-    file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
-    return {**{name: text for name, text in file.items() if text is not None}, **environ}
-
-
-def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        may_hold_key = name.lower() in _SECRET or "@" in text or "?" in text
-        shown = "(hidden)" if may_hold_key else repr(text[:80])
-        raise SettingsError(f"{name}={shown} is not allowed: {error}") from None
 
 
 def is_loopback_host(host: str) -> bool:
@@ -314,36 +199,119 @@ def _is_ipv6(text: str) -> bool:
 
 
 _SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "flowise_base_url": _base_url_setting,
-    "flowise_api_key": _header_text,
-    "flowise_key_passthrough": _boolean,
-    "flowise_ca_file": _readable_file,
-    "flowise_connect_timeout": _number(0.1, 600),
-    "flowise_request_timeout": _number(0.1, 86400),
-    "flowise_stream_idle_timeout": _number(0.1, 86400),
-    "flowise_run_timeout": _number(0.1, 604800),
-    "flowise_max_attempts": _integer(1, 10),
-    "host": _hostname,
-    "port": _integer(0, 65535),
-    "workers": _integer(1, 256),
-    "proxy_api_keys": _list(_header_text),
-    "proxy_allow_anonymous": _boolean,
-    "proxy_config": str,
-    "proxy_store": _store,
-    "proxy_secret": _secret,
-    "proxy_public_url": _public_url,
-    "proxy_response_ttl_days": _number(0.01, 36500),
-    "proxy_cors_origins": _list(_origin),
-    "proxy_max_body_bytes": _size,
-    "proxy_body_timeout": _number(0.1, 3600),
-    "proxy_max_in_flight": _integer(1, 1_000_000),
-    "proxy_run_error_status": _run_error_status,
-    "proxy_heartbeat_seconds": _number(0.05, 3600),
-    "proxy_drain_seconds": _number(0, 3600),
-    "proxy_event_pump": _boolean,
-    "proxy_metrics": _one_of("key", "open", "off"),
-    "proxy_page": _boolean,
-    "proxy_log_format": _one_of("auto", "text", "json"),
-    "log_level": _one_of("debug", "info", "warning", "error"),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, each named like its variable in lower case, with what reads it; see `.env.example`."""
+
+    flowise_base_url: Annotated[str, _base_url_setting] = ""
+    flowise_api_key: Annotated[str, _header_text] = ""
+    flowise_key_passthrough: Annotated[bool, _boolean] = False
+    flowise_ca_file: Annotated[str, _readable_file] = ""
+    flowise_connect_timeout: Annotated[float, _number(0.1, 600)] = 5
+    flowise_request_timeout: Annotated[float, _number(0.1, 86400)] = 30
+    flowise_stream_idle_timeout: Annotated[float, _number(0.1, 86400)] = 600
+    flowise_run_timeout: Annotated[float, _number(0.1, 604800)] = 3600
+    flowise_max_attempts: Annotated[int, _integer(1, 10)] = 3
+    host: Annotated[str, _hostname] = "localhost"
+    port: Annotated[int, _integer(0, 65535)] = 8000
+    workers: Annotated[int, _integer(1, 256)] = 1
+    proxy_api_keys: Annotated[tuple[str, ...], _list(_header_text)] = ()
+    proxy_allow_anonymous: Annotated[bool, _boolean] = False
+    proxy_config: Annotated[str, str] = ""
+    proxy_store: Annotated[str, _store] = "sqlite:///data/proxy.sqlite3"
+    proxy_secret: Annotated[str, _secret] = ""
+    proxy_public_url: Annotated[str, _public_url] = ""
+    proxy_response_ttl_days: Annotated[float, _number(0.01, 36500)] = 30
+    proxy_cors_origins: Annotated[tuple[str, ...] | None, _list(_origin)] = None
+    proxy_max_body_bytes: Annotated[int, _size] = 50 * 1024**2
+    proxy_body_timeout: Annotated[float, _number(0.1, 3600)] = 30
+    proxy_max_in_flight: Annotated[int, _integer(1, 1_000_000)] = 5000
+    proxy_run_error_status: Annotated[int, _run_error_status] = 400
+    proxy_heartbeat_seconds: Annotated[float, _number(0.05, 3600)] = 15
+    proxy_drain_seconds: Annotated[float, _number(0, 3600)] = 30
+    proxy_event_pump: Annotated[bool, _boolean] = True
+    proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
+    proxy_page: Annotated[bool, _boolean] = True
+    proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"
+    log_level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
+
+    def __repr__(self) -> str:
+        """Name the settings without any secret."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SECRET}
+        return f"Settings({shown})"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback_host(self.host)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether any caller is let in, as far as the environment says."""
+        return not self.proxy_api_keys and not self.flowise_key_passthrough
+
+    @property
+    def log_as_json(self) -> bool:
+        """Whether log lines are JSON: as set, else unless standard error is a terminal."""
+        if self.proxy_log_format == "auto":
+            return not sys.stderr.isatty()
+        return self.proxy_log_format == "json"
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+    ) -> Settings:
+        """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
+        values = _values(os.environ if environ is None else environ, dotenv)
+        parsers = get_type_hints(cls, include_extras=True)
+        read: dict[str, Any] = {}
+        for field in fields(cls):
+            name = field.name.upper()
+            text = values.get(name, "").strip()
+            if text:
+                read[field.name] = _parsed(name, text, parsers[field.name].__metadata__[0])
+        settings = cls(**read)
+        if settings.flowise_key_passthrough and settings.proxy_api_keys:
+            raise SettingsError(
+                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
+            )
+        if settings.proxy_store == "memory:" and settings.workers > 1:
+            raise SettingsError(
+                "PROXY_STORE='memory:' serves one worker only: set WORKERS=1, or a file or Redis"
+            )
+        return settings
+
+    def check_admission(self, *, has_keys: bool) -> None:
+        """Refuse to let other machines in without a key. Raises SettingsError."""
+        if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
+            return
+        raise SettingsError(
+            f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
+            "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
+        )
+
+
+def misspelt_settings(
+    environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+) -> list[str]:
+    """A line for each name that is no setting, but nearly one."""
+    names = [field.name.upper() for field in fields(Settings)]
+    values = _values(os.environ if environ is None else environ, dotenv)
+    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in names}
+    return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
+
+
+def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
+    file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
+    return {**{name: text for name, text in file.items() if text is not None}, **environ}
+
+
+def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        may_hold_key = name.lower() in _SECRET or "@" in text or "?" in text
+        shown = "(hidden)" if may_hold_key else repr(text[:80])
+        raise SettingsError(f"{name}={shown} is not allowed: {error}") from None
