@@ -21,9 +21,9 @@ from flowise_gateway.conversation.sessions import (
     ContinuedTurn,
     ConversationRequest,
     Conversations,
+    History,
+    HistoryMode,
     Outcome,
-    history_mode,
-    transcript_as_text,
 )
 from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.errors import BadRequest, ProxyError
@@ -54,7 +54,7 @@ class Plan:
 
     turns: tuple[Turn, ...]
     ignored: tuple[str, ...] = ()
-    exchange: ContinuedTurn | None = None
+    continued: ContinuedTurn | None = None
     canned_events: tuple[FlowEvent, ...] = ()
     is_recorded: bool = field(default=True)
     warning: str = ""
@@ -64,7 +64,6 @@ class Planner:
     """Joins requests with conversations and fits them to their flows."""
 
     def __init__(self, conversations: Conversations) -> None:
-        """Take where conversations are kept."""
         self._conversations = conversations
         self._attachments = Attachments()
 
@@ -83,11 +82,11 @@ class Planner:
             parsed = replace(parsed, turns=tuple(replace(turn, instructions="") for turn in parsed.turns))
         takes = takes_of(parsed.attachments, model, client)
         refuse(parsed.attachments, takes)
-        exchange = self._conversations.join(_conversation_request(parsed, model, caller, header))
+        continued = self._conversations.join(_conversation_request(parsed, model, caller, header))
         try:
-            return self._planned(exchange, parsed, model, ignored, takes)
+            return self._planned(continued, parsed, model, ignored, takes)
         except ProxyError:
-            self._conversations.rollback(exchange)
+            self._conversations.rollback(continued)
             raise
 
     def plan_standalone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
@@ -107,35 +106,36 @@ class Planner:
         self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: UploadClient
     ) -> tuple[Turn, str]:
         """The turn for another model that stands in, and a warning: all that was said before goes along."""
-        if plan.exchange is None:
+        if plan.continued is None:
             return turn, ""
-        asked, history = plan.exchange.asked, plan.exchange.history
-        anew = replace(asked.turns[0], chat_id=turn.chat_id, history=history, stream=turn.stream)
-        older = tuple(replace(attachment, is_newest=False) for attachment in asked.attachments)
-        exchange = replace(
-            plan.exchange,
-            asked=replace(asked, attachments=older),
-            turns=(anew,),
-            is_folded=history_mode(model) == "question" or model.chains_models,
+        request, history = plan.continued.request, plan.continued.history
+        standing_in = replace(request.turns[0], chat_id=turn.chat_id, history=history, stream=turn.stream)
+        older = tuple(replace(attachment, is_newest=False) for attachment in request.attachments)
+        continued = replace(
+            plan.continued,
+            request=replace(request, attachments=older),
+            turns=(standing_in,),
+            history_in_question=history_mode(model) == "question" or model.chains_models,
         )
         takes = takes_of(older, model, client)
-        exchange, warning = self._with_attachments(exchange, parsed, takes)
-        return _fitted(exchange.turns, parsed, model, asked.user)[0][0], warning
+        continued, warning = self._with_attachments(continued, parsed, takes)
+        return _fitted(continued.turns, parsed, model, request.user)[0][0], warning
 
     def record(
         self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
     ) -> None:
-        """Keep what the conversation's next request needs, if all runs have ended."""
-        exchange = plan.exchange
+        """Store what the conversation's next request needs, if all runs have ended."""
+        continued = plan.continued
         has_ended = all(transcript.finish_reason is not None for transcript in transcripts)
-        if exchange is None or not plan.is_recorded or not has_ended:
+        if continued is None or not plan.is_recorded or not has_ended:
             return
         if stood_in or any(transcript.is_cut for transcript in transcripts):
-            # What is kept is the text: no session holds just this, and another run may still hold its chat.
-            exchange = replace(exchange, asked=replace(exchange.asked, way="messages"))
+            # Only the texts are stored: the session holds more or less than they do, or the run of the model
+            # that failed may still be in it.
+            continued = replace(continued, request=replace(continued.request, mode="messages"))
         yield_before(sum(len(text) for t in transcripts for text in t.texts))
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
-        self._conversations.record(exchange, outcomes, *also_under)
+        self._conversations.record(continued, outcomes, *also_under)
 
     def forget(self, caller: Caller, answer: str) -> None:
         """Delete what the conversation keeps of an answer that its caller has deleted."""
@@ -143,49 +143,68 @@ class Planner:
 
     def rollback(self, plan: Plan) -> None:
         """Leave the conversation as it was before a run that did not begin."""
-        if plan.exchange is not None:
-            self._conversations.rollback(plan.exchange)
+        if plan.continued is not None:
+            self._conversations.rollback(plan.continued)
 
     def _planned(
         self,
-        exchange: ContinuedTurn,
+        continued: ContinuedTurn,
         parsed: ParsedRequest,
         model: Model,
         ignored: tuple[str, ...],
         takes: Takes,
     ) -> Plan:
-        turns, warning = exchange.turns, ""
-        if exchange.pending is not None:
-            if (answers := decision(parsed.user_text, exchange.pending)) is None:
-                question = TextDelta(without_decision(exchange.history[-1].content))
-                again = replace(exchange.pending, reference=exchange.reference)
-                return Plan(turns, ignored, exchange, (question, again, TurnEnded()))
-            turns = (decided(turns[0], answers, exchange.pending),)
-        elif exchange.is_late and decision(parsed.user_text, _ANY_QUESTION) is not None:
-            said = (TextDelta(LATE_ANSWER), TurnEnded())
-            return Plan(turns, ignored, exchange, said, is_recorded=False)
+        turns, warning = continued.turns, ""
+        if continued.pending is not None:
+            if (answers := decision(parsed.user_text, continued.pending)) is None:
+                question = TextDelta(without_decision(continued.history[-1].content))
+                again = replace(continued.pending, reference=continued.reference)
+                return Plan(turns, ignored, continued, (question, again, TurnEnded()))
+            turns = (decided(turns[0], answers, continued.pending),)
+        elif continued.is_late and decision(parsed.user_text, _ANY_QUESTION) is not None:
+            late = (TextDelta(LATE_ANSWER), TurnEnded())
+            return Plan(turns, ignored, continued, late, is_recorded=False)
         else:
-            exchange, warning = self._with_attachments(exchange, parsed, takes)
-            turns = exchange.turns
-        turns, more = _fitted(turns, parsed, model, exchange.asked.user)
-        return Plan(turns, (*ignored, *more), exchange, warning=warning)
+            continued, warning = self._with_attachments(continued, parsed, takes)
+            turns = continued.turns
+        turns, more = _fitted(turns, parsed, model, continued.request.user)
+        return Plan(turns, (*ignored, *more), continued, warning=warning)
 
     def _with_attachments(
-        self, exchange: ContinuedTurn, parsed: ParsedRequest, takes: Takes
+        self, continued: ContinuedTurn, parsed: ParsedRequest, takes: Takes
     ) -> tuple[ContinuedTurn, str]:
-        """The exchange with what was attached in its turns, and a warning of what was left out."""
-        first, length = exchange.turns[0], len(exchange.history)
+        """The turn with what was attached in its turns, and a warning of what was left out."""
+        first, length = continued.turns[0], len(continued.history)
         fit = self._attachments.fitted(
-            exchange.asked.attachments, first.history, length, takes, first.chat_id
+            continued.request.attachments, first.history, length, takes, first.chat_id
         )
         turns = []
-        for turn in exchange.turns:
+        for turn in continued.turns:
             question, history = with_attached(fit.documents, turn.question), fit.history
-            if exchange.is_folded:
+            if continued.history_in_question:
                 question, history = transcript_as_text(history, question), ()
             turns.append(replace(turn, question=question, history=history, uploads=fit.uploads))
         warning = left_out_warning((*parsed.left_out, *fit.left_out))
-        return replace(exchange, turns=tuple(turns), documents=fit.documents), warning
+        return replace(continued, turns=tuple(turns), documents=fit.documents), warning
+
+
+def transcript_as_text(history: History, question: str) -> str:
+    """Earlier turns and the question in one text, for flows that know neither history nor memory."""
+    if not history:
+        return question
+    names = {"userMessage": "User", "apiMessage": "Assistant"}
+    texts = "\n\n".join(f"{names[message.role]}: {message.text}" for message in history)
+    return f"[Earlier conversation]\n{texts}\n[End of earlier conversation]\n\n{question}"
+
+
+def history_mode(model: Model) -> HistoryMode:
+    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it."""
+    if model.history in ("session", "messages", "question"):
+        return model.history  # type: ignore[return-value]
+    if model.has_memory:
+        return "session"
+    sees_none = model.type in ("CHATFLOW", "ASSISTANT") or model.chains_models
+    return "question" if model.has_memory is False and sees_none else "messages"
 
 
 _ANY_QUESTION = HumanInputRequested({}, ())
@@ -229,12 +248,12 @@ def _conversation_request(
         is_single_user=caller.single_user,
         previous=parsed.previous_response_id,
         # Of a response that is not to be stored no text is kept, unless in a named conversation.
-        keeps_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
+        stores_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
         has_preamble=not takes_system_text(model, text, parsed.passed),
         # Sequential agents drop a history whose length is not that of their memory
         # (docs/reference/flowise.md, Memory).
         holds_prefix=model.type != "MULTIAGENT",
-        folds=model.chains_models,
+        chains_models=model.chains_models,
     )
 
 

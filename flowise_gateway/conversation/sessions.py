@@ -1,9 +1,10 @@
-"""Which Flowise session a request continues, and what must go along. Policy.
+"""Which Flowise session a request continues, and which earlier turns must be sent along.
 
-The client's transcript is the truth. Flowise keeps a conversation by session; the store keeps, for each
-session, the fingerprint of the transcript which that session holds. A request whose earlier turns fingerprint
-to exactly that takes the record (nobody else can then) and continues the session with its question alone; any
-other begins a new session and brings the earlier turns along. Only a run that ended normally leaves a record.
+The client's transcript is the truth. Flowise keeps a conversation by session; the store holds, for each
+session, a record under the fingerprint of the transcript that the session has. A request whose earlier turns
+have that fingerprint takes the record (no second request can then) and continues the session with its
+question alone; any other request begins a new session and sends the earlier turns along. Only a run that
+ended normally leaves a record.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import orjson
 
 from flowise_gateway.flow.cooperative import slices, yield_between
 from flowise_gateway.flow.events import HumanInputRequested
-from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn
 from flowise_gateway.openai.answer_text import DECISION
 
@@ -29,60 +29,58 @@ History = tuple[HistoryMessage, ...]
 HistoryMode = Literal["session", "messages", "question"]
 
 _FORM = "3"
-"""Goes into every key: records that a version of ours wrote in another form are not found."""
+"""Part of every key: records that another version of ours wrote in another form are not found."""
 
 _SHORT_BYTES = 1024
 MAX_KEPT_BYTES = 256 * 1024
-"""Of a conversation kept for a client that sends only what is new, the newest messages of this size."""
+"""Of a client that sends only new messages the newest of this size are stored."""
 
 _REFERENCE_CHARACTERS = len(" · 0123456789abcdef)")
 _REFERENCE = re.compile(r" · ([0-9a-f]{16})\)")
 
 
 class RecordStore(Protocol):
-    """What is asked of a store; nothing raises."""
+    """What sessions need of a store; nothing raises."""
 
-    def get(self, key: str) -> bytes | None:
-        """Return a value."""
+    def get(self, key: str) -> bytes | None: ...
 
     def take(self, key: str) -> bytes | None:
-        """Return a value and delete it; of several that ask at once one alone gets it."""
+        """Return a value and delete it; of several callers at once one alone gets it."""
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none."""
+        """Put a value where there is none, and tell whether it was put."""
 
-    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
-        """Put values."""
+    def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationRequest:
     """A request as far as its conversation goes.
 
-    `said` is the question as the client has it, empty if none. `conversation` and `user` are the client's
-    ids; `resends` tells that a client with such an id sends the whole conversation each time,
-    `is_single_user` that one person alone has the key. `previous` is an answer that the request goes on
-    from, whose whole conversation the request holds. `keeps_texts` tells that the store may hold what was
-    said. `has_preamble` tells that a system text travels in the question, `holds_prefix` that the flow still
-    heeds earlier turns sent along when its session holds some, `folds` that not all of its models see those:
-    its new sessions get them in the question, which their memory keeps.
+    `user_text` is the question as the client has it, empty if there is none. `conversation` and `user` are
+    the client's ids; `resends`: a client with such an id sends the whole conversation each time;
+    `is_single_user`: one person alone has the key. `previous` is the answer that the request continues, whose
+    conversation `turns` hold. `stores_texts`: the store may hold the conversation's texts. `has_preamble`: a
+    system text travels in the question. `holds_prefix`: earlier turns that are sent along count for the flow
+    also when its session has some. `chains_models`: not all of the flow's models see those, so that a new
+    session gets them in the question, which the flow's memory keeps.
     """
 
     caller: str
     flow: str
-    way: HistoryMode
+    mode: HistoryMode
     turns: tuple[Turn, ...]
-    said: str
+    user_text: str
     attachments: tuple[Attachment, ...] = ()
     conversation: str = ""
     user: str = ""
     resends: bool = False
     is_single_user: bool = False
     previous: str = ""
-    keeps_texts: bool = True
+    stores_texts: bool = True
     has_preamble: bool = True
     holds_prefix: bool = True
-    folds: bool = False
+    chains_models: bool = False
 
     @property
     def sends_all(self) -> bool:
@@ -94,6 +92,13 @@ class ConversationRequest:
         """Whether it can be told from other people's requests with the same words."""
         return bool(self.conversation or self.user or self.is_single_user)
 
+    @property
+    def system(self) -> str:
+        """The fingerprint of the system text."""
+        digest = hashlib.sha256()
+        _add(digest, _trimmed(self.turns[0].system_text) if self.has_preamble else "")
+        return digest.hexdigest()
+
 
 class Outcome(NamedTuple):
     """What a run that ended normally left: the answer as the client will send it back, and its question."""
@@ -104,7 +109,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session and its chat, how many of the transcript's messages it holds, the decision it waits for."""
+    """In the store: a session, its chat id, how many messages of the transcript it has, its open question."""
 
     session: str
     chat: str
@@ -116,11 +121,12 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptRecord:
-    """A conversation as it is kept for clients that send only what is new, and the link of its session.
+    """In the store: a conversation, for clients that send only what is new.
 
-    `mark` and `system` stand for all texts and for the system text. Under an answer that may be gone on from
-    they are all there is of these: the request brings the texts along. There `flow` is the answer's, and
-    `talk` the key of its conversation, empty if the client has a name for that.
+    `link` is the key of its session's record, `mark` the fingerprint of all texts, `system` that of the
+    system text. Under the name of an answer no texts are stored, for the request brings them along: there
+    `flow` is the answer's flow, and `talk` the key of the conversation's texts, empty if the client has an id
+    for those.
     """
 
     conversation: str
@@ -132,17 +138,12 @@ class TranscriptRecord:
     flow: str = ""
     talk: str = ""
 
-    def of_answer(self, asked: ConversationRequest, talk: str) -> TranscriptRecord:
-        """What is kept under the name of the answer: no text."""
-        talk = "" if asked.conversation else talk
-        return replace(self, history=(), instructions="", flow=asked.flow, talk=talk)
-
-    def written(self) -> bytes:
+    def to_bytes(self) -> bytes:
         raw = orjson.dumps(self)
         return zlib.compress(raw, 1) if len(raw) > _SHORT_BYTES else raw
 
     @classmethod
-    def read(cls, raw: bytes) -> TranscriptRecord:
+    def from_bytes(cls, raw: bytes) -> TranscriptRecord:
         value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
         messages = (HistoryMessage(**{**m, "files": tuple(m["files"])}) for m in value["history"])
         return cls(**{**value, "history": tuple(messages)})
@@ -152,23 +153,24 @@ class TranscriptRecord:
 class ContinuedTurn:
     """A request joined with its conversation.
 
-    `turns` have their session and the history to send, but nothing that was attached yet; `is_folded` tells
-    that their flow is to be told of it in the question, `documents` what was attached to that, as text.
-    `history` is the whole transcript before the question. `pending` is a decision
-    that the question may be the answer to; `is_late` tells that one was asked for, but is taken or forgotten.
-    `reference` is to be shown with a decision that this exchange asks for.
+    `turns` have their session and the history to send, but no attachments yet. `history` is the whole
+    transcript before the question, of which the session has the first `session_length` messages.
+    `history_in_question`: the flow is to get the history as text, before the question; `documents` is the
+    text of what was attached to the question. `pending` is the open question that the user may be answering;
+    `is_late`: there was one, but its record is taken or expired. `reference` is shown with a question that
+    this turn's run asks. `taken` is the session's record, with its key.
     """
 
-    asked: ConversationRequest
+    request: ConversationRequest
     turns: tuple[Turn, ...]
     history: History
     conversation: str
     reference: str
     pending: HumanInputRequested | None = None
     is_late: bool = False
-    held: int = 0
+    session_length: int = 0
     taken: tuple[str, bytes] | None = None
-    is_folded: bool = False
+    history_in_question: bool = False
     documents: str = ""
 
 
@@ -177,166 +179,158 @@ class Conversations:
 
     def __init__(
         self,
-        links: RecordStore,
+        store: RecordStore,
         secret: bytes,
         ttl_seconds: float,
         make_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         """Derive keys and session ids with `secret`, which is the same for all workers."""
-        self._links = links
+        self._store = store
         self._secret = secret
         self._ttl_seconds = ttl_seconds
         self._make_id = make_id
 
-    def join(self, asked: ConversationRequest) -> ContinuedTurn:
+    def join(self, request: ConversationRequest) -> ContinuedTurn:
         """Join a request with its conversation: which session to send it to, and what goes along."""
-        kept = self._kept(asked)
-        if kept is not None and not asked.previous and not asked.sends_all:
-            asked = _with_kept_turns(asked, kept)
-        history = asked.turns[0].history
-        key = self._key_of(asked, history, kept)
-        taken = self._links.take(key) if key else None
-        link = SessionRecord(**orjson.loads(taken)) if taken else None
-        is_folded = link is None and (asked.way == "question" or (asked.way == "session" and asked.folds))
-        conversation = (
-            asked.conversation or (kept or link or TranscriptRecord("")).conversation or self._make_id()
-        )
-        exchange = ContinuedTurn(
-            asked,
-            asked.turns,
+        stored = self._stored_transcript(request)
+        if stored is not None and not request.previous and not request.sends_all:
+            request = _with_stored_turns(request, stored)
+        history = request.turns[0].history
+        key = self._key_of(request, stored)
+        taken = self._store.take(key) if key else None
+        session = SessionRecord(**orjson.loads(taken)) if taken else None
+        known = stored or session or TranscriptRecord("")
+        conversation = request.conversation or known.conversation or self._make_id()
+        action = session.action if session else None
+        pending = HumanInputRequested(action, tuple(session.choices)) if session and action else None
+        in_text = request.mode == "question" or (request.mode == "session" and request.chains_models)
+        continued = ContinuedTurn(
+            request,
+            request.turns,
             history,
             conversation,
-            "" if asked.is_known else self._mac("reference", conversation).hex()[:16],
-            HumanInputRequested(link.action, tuple(link.choices)) if link and link.action else None,
-            is_late=link is None and _reference(history) is not None,
-            held=min(link.held, len(history)) if link else 0,
+            "" if request.is_known else self._mac("reference", conversation).hex()[:16],
+            pending,
+            is_late=session is None and _reference(history) is not None,
+            session_length=min(session.held, len(history)) if session else 0,
             taken=(key, taken) if key and taken else None,
-            is_folded=is_folded,
+            history_in_question=session is None and in_text,
         )
-        return replace(exchange, turns=self._placed(exchange, link, is_first=kept is None))
+        return replace(continued, turns=self._placed(continued, session, is_first=stored is None))
 
-    def record(self, exchange: ContinuedTurn, outcomes: Sequence[Outcome], *also_under: str) -> None:
-        """Keep what the next request needs, after all runs ended normally.
-
-        `also_under` are the names of the answer that later requests may give as `previous`.
-        """
-        asked, entries = exchange.asked, dict[str, bytes]()
+    def record(self, continued: ContinuedTurn, outcomes: Sequence[Outcome], *names: str) -> None:
+        """Store what the next request needs after all runs ended; its `previous` may be one of the names."""
+        request, entries = continued.request, dict[str, bytes]()
         first: TranscriptRecord | None = None
-        for turn, outcome in zip(exchange.turns, outcomes, strict=True):
-            history = _with_turn(exchange, outcome.answer)
+        for turn, outcome in zip(continued.turns, outcomes, strict=True):
+            history = _with_answer(continued, outcome.answer)
             key = ""
-            if outcome.action or (asked.way == "session" and (asked.holds_prefix or not turn.history)):
-                key = self._link_key(self._scope(asked, exchange.reference), history, asked)
-                entries[key] = self._written_link(exchange, turn, len(history), outcome.action)
-            first = first or _transcript_record(exchange, history, key)
-        talk = self._talk_key(asked, exchange.conversation)
-        if first and asked.keeps_texts and not (asked.resends and asked.conversation):
-            entries[talk] = replace(first, history=_newest(first.history)).written()
-        if first and also_under:
-            named = first.of_answer(asked, talk).written()
-            entries.update((self._answer_key(asked.caller, name), named) for name in also_under)
-        self._links.put(entries, self._ttl_seconds, asked.caller)
+            if outcome.action or (request.mode == "session" and (request.holds_prefix or not turn.history)):
+                key = self._session_key(self._scope(request, continued.reference), history, request)
+                length = len(history)
+                if not continued.history_in_question:
+                    length += continued.session_length - len(continued.history)
+                asked = (outcome.action.action, outcome.action.choices) if outcome.action else ()
+                session = SessionRecord(
+                    turn.session_id or "", turn.chat_id, continued.conversation, length, *asked
+                )
+                entries[key] = orjson.dumps(session)
+            if first is None:
+                fingerprints = key, _fingerprint(history), request.system
+                instructions = request.turns[0].instructions
+                first = TranscriptRecord(continued.conversation, history, instructions, *fingerprints)
+        texts_key = self._texts_key(request, continued.conversation)
+        if first and request.stores_texts and not (request.resends and request.conversation):
+            entries[texts_key] = replace(first, history=_newest(first.history)).to_bytes()
+        if first and names:
+            talk = "" if request.conversation else texts_key
+            named = replace(first, history=(), instructions="", flow=request.flow, talk=talk).to_bytes()
+            entries.update((self._answer_key(request.caller, name), named) for name in names)
+        self._store.put(entries, self._ttl_seconds, request.caller)
 
     def also_name(self, caller: str, name: str, other: str) -> None:
-        """Let an answer be gone on from by another name too; deleting that one deletes no text."""
-        raw = self._links.get(self._answer_key(caller, name))
+        """Let an answer be continued by another name too; deleting that name deletes no texts."""
+        raw = self._store.get(self._answer_key(caller, name))
         if raw is not None:
-            answer = replace(TranscriptRecord.read(raw), talk="")
-            self._links.put({self._answer_key(caller, other): answer.written()}, self._ttl_seconds)
+            answer = replace(TranscriptRecord.from_bytes(raw), talk="")
+            self._store.put({self._answer_key(caller, other): answer.to_bytes()}, self._ttl_seconds)
 
     def forget(self, caller: str, name: str) -> None:
-        """Delete what is kept under an answer's name, and its conversation's texts if they end with it."""
-        raw = self._links.take(self._answer_key(caller, name))
-        answer = TranscriptRecord.read(raw) if raw else None
-        talk = self._links.get(answer.talk) if answer and answer.talk else None
-        if answer and talk and TranscriptRecord.read(talk).mark == answer.mark:
-            self._links.take(answer.talk)
+        """Delete what is stored under an answer's name, and its conversation's texts if they end with it."""
+        raw = self._store.take(self._answer_key(caller, name))
+        answer = TranscriptRecord.from_bytes(raw) if raw else None
+        texts = self._store.get(answer.talk) if answer and answer.talk else None
+        if answer and texts and TranscriptRecord.from_bytes(texts).mark == answer.mark:
+            self._store.take(answer.talk)
 
-    def rollback(self, exchange: ContinuedTurn) -> None:
-        """Put back what was taken, after a run that certainly did not begin: the session is as it was."""
-        if exchange.taken:
-            self._links.put(dict([exchange.taken]), self._ttl_seconds, exchange.asked.caller)
+    def rollback(self, continued: ContinuedTurn) -> None:
+        """Put the session's record back, after a run that certainly did not begin."""
+        if continued.taken:
+            self._store.put(dict([continued.taken]), self._ttl_seconds, continued.request.caller)
 
-    def _written_link(
-        self, exchange: ContinuedTurn, turn: Turn, length: int, action: HumanInputRequested | None
-    ) -> bytes:
-        held = length if exchange.is_folded else exchange.held + length - len(exchange.history)
-        asks = (action.action, action.choices) if action else (None, ())
-        link = SessionRecord(turn.session_id or "", turn.chat_id, exchange.conversation, held, *asks)
-        return orjson.dumps(link)
-
-    def _kept(self, asked: ConversationRequest) -> TranscriptRecord | None:
-        """The kept conversation that a request names in a way that lets it send only what is new."""
-        if asked.previous:
-            raw = self._links.get(self._answer_key(asked.caller, asked.previous))
-            kept = TranscriptRecord.read(raw) if raw else None
-            return kept if kept and kept.flow == asked.flow else None
-        if not asked.conversation or asked.resends:
+    def _stored_transcript(self, request: ConversationRequest) -> TranscriptRecord | None:
+        """The stored conversation that a request names in a way that lets it send only new messages."""
+        if request.previous:
+            raw = self._store.get(self._answer_key(request.caller, request.previous))
+            stored = TranscriptRecord.from_bytes(raw) if raw else None
+            return stored if stored and stored.flow == request.flow else None
+        if not request.conversation or request.resends:
             return None
-        key = self._talk_key(asked, asked.conversation)
-        raw = self._links.get(key)
-        if raw is None and not asked.sends_all:
-            # The mark tells a second request, or one after a failure, that the first session is begun.
-            mark = TranscriptRecord(asked.conversation)
-            is_first = self._links.add(key, mark.written(), self._ttl_seconds, asked.caller)
-            return None if is_first else mark
-        return TranscriptRecord.read(raw) if raw else None
+        key = self._texts_key(request, request.conversation)
+        raw = self._store.get(key)
+        if raw is None and not request.sends_all:
+            # An empty record tells a second request, or one after a failure, that there is a first session.
+            empty = TranscriptRecord(request.conversation)
+            is_first = self._store.add(key, empty.to_bytes(), self._ttl_seconds, request.caller)
+            return None if is_first else empty
+        return TranscriptRecord.from_bytes(raw) if raw else None
 
-    def _key_of(self, asked: ConversationRequest, history: History, kept: TranscriptRecord | None) -> str:
-        """The key of the link that this request may take; empty if it must begin a new session."""
+    def _key_of(self, request: ConversationRequest, stored: TranscriptRecord | None) -> str:
+        """The key of the session record that this request may take; empty if it must begin a new session."""
+        history = request.turns[0].history
         reference = _reference(history)
-        if not history or len(asked.turns) > 1 or (asked.way != "session" and reference is None):
+        if not history or len(request.turns) > 1 or (request.mode != "session" and reference is None):
             return ""
-        if kept and kept.link and self._is_of(kept, asked, history):
-            return kept.link
-        if asked.is_known:
-            return self._link_key(self._scope(asked), history, asked)
-        return self._link_key(self._scope(asked, reference), history, asked) if reference else ""
-
-    @staticmethod
-    def _is_of(kept: TranscriptRecord, asked: ConversationRequest, history: History) -> bool:
-        """Whether the session of a kept conversation holds just what the request goes on from."""
-        told = _fingerprint(history) == (kept.mark if asked.previous else _fingerprint(kept.history))
-        return told and _system(asked) == kept.system
+        if stored and stored.link and stored.system == request.system:
+            mark = stored.mark if request.previous else _fingerprint(stored.history)
+            if mark == _fingerprint(history):  # the session has just what the request continues
+                return stored.link
+        if request.is_known:
+            return self._session_key(self._scope(request), history, request)
+        return self._session_key(self._scope(request, reference), history, request) if reference else ""
 
     def _placed(
-        self, exchange: ContinuedTurn, link: SessionRecord | None, *, is_first: bool
+        self, continued: ContinuedTurn, session: SessionRecord | None, *, is_first: bool
     ) -> tuple[Turn, ...]:
-        """Give every turn its session, with the chat that this has for life, and the history to send."""
-        asked, history = exchange.asked, exchange.history
-        before = history[: len(history) - exchange.held]
-        named = asked.conversation and not asked.resends and not asked.previous
+        """Give every turn its session, with the chat id that this has for life, and the history to send."""
+        request, history = continued.request, continued.history
+        sent_along = history[: len(history) - continued.session_length]
+        is_named = request.conversation and not request.resends and not request.previous
         placed = []
-        for number, turn in enumerate(asked.turns):
-            session = link.session if link else self._make_id()
-            if named and is_first and not history and number == 0:
-                session = self._derived(asked)
-            placed.append(
-                replace(
-                    turn,
-                    session_id=session,
-                    chat_id=link.chat if link else turn.chat_id,
-                    history=before,
-                    instructions="" if link and asked.has_preamble else turn.instructions,
-                    rules="" if link and asked.has_preamble else turn.rules,
-                )
-            )
+        for number, turn in enumerate(request.turns):
+            session_id = session.session if session else self._make_id()
+            if is_named and is_first and not history and number == 0:
+                # The first session of a conversation with an id of the client's is found without a record.
+                mac = self._mac("session", self._scope(request))
+                session_id = str(UUID(bytes=mac[:16], version=4))
+            in_session = replace(turn, session_id=session_id, history=sent_along)
+            if session:
+                in_session = replace(in_session, chat_id=session.chat)
+                if request.has_preamble:
+                    in_session = replace(in_session, instructions="", rules="")
+            placed.append(in_session)
         return tuple(placed)
 
-    def _derived(self, asked: ConversationRequest) -> str:
-        """The first session of a conversation that the client names: found again without any record."""
-        return str(UUID(bytes=self._mac("session", self._scope(asked))[:16], version=4))
-
-    def _scope(self, asked: ConversationRequest, reference: str = "") -> str:
+    def _scope(self, request: ConversationRequest, reference: str = "") -> str:
         """Whose conversation it is; no two callers, flows, users or conversations share one."""
-        conversation = asked.conversation or reference
-        return self._mac("scope", asked.caller, asked.flow, conversation, asked.user).hex()
+        conversation = request.conversation or reference
+        return self._mac("scope", request.caller, request.flow, conversation, request.user).hex()
 
-    def _link_key(self, scope: str, history: History, asked: ConversationRequest) -> str:
-        return "link:" + self._mac("link", scope, _system(asked), _fingerprint(history)).hex()
+    def _session_key(self, scope: str, history: History, request: ConversationRequest) -> str:
+        return "link:" + self._mac("link", scope, request.system, _fingerprint(history)).hex()
 
-    def _talk_key(self, asked: ConversationRequest, conversation: str) -> str:
-        return "talk:" + self._mac("talk", asked.caller, asked.flow, conversation, asked.user).hex()
+    def _texts_key(self, request: ConversationRequest, conversation: str) -> str:
+        return "talk:" + self._mac("talk", request.caller, request.flow, conversation, request.user).hex()
 
     def _answer_key(self, caller: str, name: str) -> str:
         return "answer:" + self._mac("answer", caller, name).hex()
@@ -345,54 +339,24 @@ class Conversations:
         return hmac.digest(self._secret, orjson.dumps((_FORM, *parts)), "sha256")
 
 
-def transcript_as_text(history: History, question: str) -> str:
-    """Earlier turns and the question in one text, for flows that know neither history nor memory."""
-    if not history:
-        return question
-    names = {"userMessage": "User", "apiMessage": "Assistant"}
-    told = "\n\n".join(f"{names[message.role]}: {message.text}" for message in history)
-    return f"[Earlier conversation]\n{told}\n[End of earlier conversation]\n\n{question}"
-
-
-def history_mode(model: Model) -> HistoryMode:
-    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it."""
-    if model.history in ("session", "messages", "question"):
-        return model.history  # type: ignore[return-value]
-    if model.has_memory:
-        return "session"
-    sees_none = model.type in ("CHATFLOW", "ASSISTANT") or model.chains_models
-    return "question" if model.has_memory is False and sees_none else "messages"
-
-
-def _with_kept_turns(asked: ConversationRequest, kept: TranscriptRecord) -> ConversationRequest:
-    """The request with what was said before it; a system text goes on until another one is sent."""
-    before = len(kept.history)
+def _with_stored_turns(request: ConversationRequest, stored: TranscriptRecord) -> ConversationRequest:
+    """The request with the earlier turns; a system text counts until another one is sent."""
+    before = len(stored.history)
     turns = tuple(
-        replace(
-            turn, history=kept.history + turn.history, instructions=turn.instructions or kept.instructions
-        )
-        for turn in asked.turns
+        replace(t, history=stored.history + t.history, instructions=t.instructions or stored.instructions)
+        for t in request.turns
     )
-    moved = tuple(replace(a, position=a.position + before) for a in asked.attachments)
-    return replace(asked, turns=turns, attachments=moved)
+    moved = tuple(replace(a, position=a.position + before) for a in request.attachments)
+    return replace(request, turns=turns, attachments=moved)
 
 
-def _transcript_record(exchange: ContinuedTurn, history: History, link: str) -> TranscriptRecord:
-    """The conversation after an exchange, with the key of its session's link."""
-    asked = exchange.asked
-    instructions, system = asked.turns[0].instructions, _system(asked)
-    return TranscriptRecord(exchange.conversation, history, instructions, link, _fingerprint(history), system)
-
-
-def _with_turn(exchange: ContinuedTurn, answer: str) -> History:
+def _with_answer(continued: ContinuedTurn, answer: str) -> History:
     """The transcript as the client will send it back."""
-    asked, length = exchange.asked, len(exchange.history)
-    files = tuple(a.digest for a in asked.attachments if a.position >= length)
-    new = (
-        HistoryMessage("userMessage", asked.said, files, exchange.documents),
-        HistoryMessage("apiMessage", answer),
-    )
-    return exchange.history + tuple(message for message in new if message.content)
+    request, length = continued.request, len(continued.history)
+    files = tuple(a.digest for a in request.attachments if a.position >= length)
+    question = HistoryMessage("userMessage", request.user_text, files, continued.documents)
+    new = (question, HistoryMessage("apiMessage", answer))
+    return continued.history + tuple(message for message in new if message.content)
 
 
 def _newest(history: History) -> History:
@@ -405,7 +369,7 @@ def _newest(history: History) -> History:
 
 
 def _reference(history: History) -> str | None:
-    """The reference in a question for a decision that ends the history, if any; None for no question."""
+    """The reference in an open question that ends the history, empty if it has none; None for no question."""
     if not history or history[-1].role != "apiMessage":
         return None
     line = history[-1].content.rstrip().rpartition("\n")[2]
@@ -416,19 +380,12 @@ def _reference(history: History) -> str | None:
 
 
 def _fingerprint(history: History) -> str:
-    """What stands for all that was said, and attached."""
+    """A text that is the same for the same texts and attachments alone."""
     digest = hashlib.sha256()
     for message in yield_between(history):
         text = _trimmed(message.content)
         digest.update(orjson.dumps([message.role, len(text), *message.files]))
         _add(digest, text)
-    return digest.hexdigest()
-
-
-def _system(asked: ConversationRequest) -> str:
-    """What stands for the system text."""
-    digest = hashlib.sha256()
-    _add(digest, _trimmed(asked.turns[0].system_text) if asked.has_preamble else "")
     return digest.hexdigest()
 
 

@@ -73,7 +73,7 @@ class Answering:
         if heartbeat is None:
             heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
             pump = self._pump(heartbeat) if parsed.stream and is_plain(parsed) else None
-        reference = plan.exchange.reference if plan.exchange else ""
+        reference = plan.continued.reference if plan.continued else ""
         runs = Runs(
             parsed,
             plan,
@@ -94,7 +94,7 @@ class Answering:
             is_task=task is not None,
             is_open_webui=bool(header("X-OpenWebUI-User-Id") or header("X-OpenWebUI-Chat-Id")),
         )
-        conversation = plan.exchange.conversation if plan.exchange else ""
+        conversation = plan.continued.conversation if plan.continued else ""
         shown = replace(parsed, turns=plan.turns, conversation=conversation)
         renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
 

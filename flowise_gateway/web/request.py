@@ -139,12 +139,12 @@ def _own_address(asked: Request) -> str:
 def answer_headers(plan: Plan) -> dict[str, str]:
     """What a caller is told of its run beside the answer."""
     # Without an exchange, what stands instead of a run leaves nothing in Flowise to be found by its chat.
-    has_chat = plan.exchange is not None or not plan.canned_events
+    has_chat = plan.continued is not None or not plan.canned_events
     headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
     if plan.ignored:
         headers["x-flowise-ignored-params"] = ignored_names(plan.ignored)
-    if plan.exchange and _HEADER_TEXT.fullmatch(plan.exchange.conversation):
-        headers["x-conversation-id"] = plan.exchange.conversation
+    if plan.continued and _HEADER_TEXT.fullmatch(plan.continued.conversation):
+        headers["x-conversation-id"] = plan.continued.conversation
     return headers
 
 

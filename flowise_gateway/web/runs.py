@@ -58,7 +58,7 @@ class Runs:
 
     def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
         batches = self._of_model(turn, model, wake)
-        if self.plan.exchange and self.plan.exchange.taken:
+        if self.plan.continued and self.plan.continued.taken:
             batches = with_undo(batches, lambda: self.services.planner.rollback(self.plan))
         return enforce_output_rules(batches, self.parsed)
 

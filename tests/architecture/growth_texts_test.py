@@ -16,11 +16,11 @@ import pytest
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.origins import check_host, cors_headers, is_origin_allowed
 from flowise_gateway.config.settings import Settings
+from flowise_gateway.conversation.planner import transcript_as_text
 from flowise_gateway.conversation.sessions import (
     ConversationRequest,
     Conversations,
     Outcome,
-    transcript_as_text,
 )
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import (
@@ -347,7 +347,7 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.access.file_links.FileLinks": lambda text: FileLinks(b"", 1).opened(text),
     "flowise_gateway.web.files.check_is_file": lambda text: check_is_file(200, text),
     "flowise_gateway.web.files.file_headers": lambda text: file_headers(text[:200], text.encode()),
-    "flowise_gateway.conversation.sessions.transcript_as_text": lambda text: transcript_as_text(
+    "flowise_gateway.conversation.planner.transcript_as_text": lambda text: transcript_as_text(
         (HistoryMessage("userMessage", text),), text
     ),
     "flowise_gateway.conversation.sessions.Conversations": conversed,
@@ -423,7 +423,7 @@ OUR_OWN = {
     ),
     *(
         "flowise_gateway.web.files.pieces",
-        "flowise_gateway.conversation.sessions.history_mode",
+        "flowise_gateway.conversation.planner.history_mode",
         "flowise_gateway.telemetry.log.configure_logging",
         "flowise_gateway.flowise.profiles.public_profile",
     ),

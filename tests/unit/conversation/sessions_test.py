@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowise_gateway.conversation.planner import history_mode, transcript_as_text
 from flowise_gateway.conversation.sessions import (
     MAX_KEPT_BYTES,
     ContinuedTurn,
@@ -19,8 +20,6 @@ from flowise_gateway.conversation.sessions import (
     Conversations,
     HistoryMode,
     Outcome,
-    history_mode,
-    transcript_as_text,
 )
 from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.model import Model
@@ -406,7 +405,7 @@ def test_an_answers_session_is_only_for_what_it_holds(client: Client, changed: s
 
 def test_what_is_not_to_be_kept_leaves_no_text_in_the_store() -> None:
     store = MemoryStore()
-    client = Client(conversations(store), Flowise(), more={"keeps_texts": False}, system="Be brief.")
+    client = Client(conversations(store), Flowise(), more={"stores_texts": False}, system="Be brief.")
     exchange = client.begin([], "q0")
     client.conversations.record(exchange, [Outcome("a0", None)], "resp_1")
     assert kinds(store) == ["link", "answer"]
@@ -558,17 +557,17 @@ def test_a_flow_of_several_models_keeps_earlier_turns_that_began_a_session_in_it
     client: Client,
 ) -> None:
     """Its later models see no `history`, but its memory, which keeps the question."""
-    client.more = {"is_single_user": True, "folds": True}
+    client.more = {"is_single_user": True, "chains_models": True}
     edited = [("user", "e"), ("assistant", "b")]
     exchange = client.begin(edited, "q1")
-    assert exchange.is_folded
+    assert exchange.history_in_question
     question = transcript_as_text(exchange.turns[0].history, "q1")
     client.flowise.run(replace(exchange.turns[0], history=(), question=question), "a1")
     client.conversations.record(exchange, [Outcome("a1", None)])
     talk = [*edited, ("user", "q1"), ("assistant", "a1")]
     for number in range(2):
         later = client.begin(talk, f"q{number}")
-        assert (later.is_folded, later.turns[0].history) == (False, ())
+        assert (later.history_in_question, later.turns[0].history) == (False, ())
         assert later.turns[0].session_id == exchange.turns[0].session_id
         client.end(later, "x")
         talk = [*talk, ("user", f"q{number}"), ("assistant", "x")]
@@ -579,7 +578,7 @@ def test_earlier_turns_are_folded_into_the_question_in_their_order(client: Clien
     client.way = "question"
     talk = client.ask(client.ask([], "q0", "a0"), "q1", "a1")
     exchange = client.begin(talk, "now?")
-    assert exchange.is_folded
+    assert exchange.history_in_question
     question = transcript_as_text(exchange.turns[0].history, exchange.turns[0].question)
     places = [question.find(text) for text in ("User: q0", "Assistant: a0", "User: q1", "a1", "now?")]
     assert places == sorted(places)
