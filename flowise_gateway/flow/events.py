@@ -158,6 +158,9 @@ FlowEvent = (
     | TurnEnded
 )
 
+SUBSTANCE = (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, ArtifactMade)
+"""What an answer consists of; all other events tell about its run."""
+
 TrailEvent = ReasoningDelta | StepStarted | FlowToolCalled | ToolUsed
 """What tells how an answer came about, in the order it happened."""
 

@@ -1,14 +1,13 @@
-"""Iterators around a run's events: stop sequences, fallbacks, links.
+"""Changes to a run's events on their way: stop sequences, what replaces an event, links.
 
-All of them pass on batches (events that arrived together) and close what they read from when they are closed.
+Iterators pass on batches (events that arrived together), and close what they read from when they are closed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 
-from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import (
     ArtifactMade,
     Batch,
@@ -20,9 +19,7 @@ from flowise_gateway.flow.events import (
     KeepAlive,
     TextDelta,
     TurnEnded,
-    Warned,
 )
-from flowise_gateway.flow.transcript import Transcript
 
 
 def map_events(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batches:
@@ -75,60 +72,10 @@ def _kept_back(text: str, beginnings: Container[str], longest: int) -> int:
     return next((size for size in sizes if text[-size:] in beginnings), 0)
 
 
-def with_fallback(batches: Batches, other: Callable[[], Batches]) -> Batches:
-    """Ask `other` if the run failed and it is certain that nothing has run."""
-    if (yield from _until_begun(batches)) is not None:
-        with contextlib.closing(other()) as batches:
-            yield from batches
-
-
-def with_undo(batches: Batches, undo: Callable[[], None]) -> Batches:
-    """Call `undo` if the run failed and it is certain that nothing has run."""
-    error = yield from _until_begun(batches)
-    if error is not None:
-        undo()
-        raise error
-
-
-def _until_begun(batches: Batches) -> Generator[Batch, None, ProxyError | None]:
-    """Give the batches, and in the end the failure of a run of which it is certain that it did not begin."""
-    with contextlib.closing(batches):
-        try:
-            for batch in batches:
-                has_spoken = any(not isinstance(event, (KeepAlive, Warned)) for event in batch)
-                yield batch
-                if has_spoken:
-                    break
-        except ProxyError as error:
-            if not error.nothing_ran:
-                raise
-            return error
-        yield from batches
-    return None
-
-
-def with_file_links(
-    batches: Batches, amend: Callable[[HumanInputRequested | ArtifactMade], FlowEvent]
-) -> Batches:
-    """Let `amend` complete what Flowise cannot know: a question's reference, a file's address."""
-    with contextlib.closing(batches):
-        for batch in batches:
-            for place, event in enumerate(batch):
-                if isinstance(event, (HumanInputRequested, ArtifactMade)):
-                    batch[place] = amend(event)
-            yield batch
-
-
-def tag_choice(batches: Batches) -> Generator[tuple[int, Batch], None, None]:
-    """The batches of a request's only run, as those of choice 0."""
-    with contextlib.closing(batches):
-        for batch in batches:
-            yield 0, batch
-
-
-def collect(batches: Iterable[tuple[int, Batch]], transcripts: Sequence[Transcript]) -> Iterator[None]:
-    """Add all events up in `transcripts`, one for each run; a step for each batch."""
-    for number, batch in batches:
-        for event in batch:
-            transcripts[number].add(event)
-        yield
+def complete_events(
+    batch: Batch, complete: Callable[[HumanInputRequested | ArtifactMade], FlowEvent]
+) -> None:
+    """Complete, in place, what Flowise cannot know: a question's reference, a file's address."""
+    for place, event in enumerate(batch):
+        if isinstance(event, (HumanInputRequested, ArtifactMade)):
+            batch[place] = complete(event)

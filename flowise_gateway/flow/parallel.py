@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import repeat
 
 from flowise_gateway.flow.errors import ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, Batches
@@ -17,6 +18,25 @@ RUN_THREAD = "flowise run"
 """How the names of threads begin that have a run in hand; a server that ends lets them finish."""
 
 _BATCHES_AHEAD = 64
+
+
+NumberedBatches = Iterator[tuple[int, Batch]]
+
+
+class ChoiceBatches:
+    """The batches of a request's runs as they come, each with its choice's number; closing ends the runs."""
+
+    def __init__(self, numbered: NumberedBatches, close: Callable[[], None]) -> None:
+        self._numbered = numbered
+        self.close = close
+
+    def __iter__(self) -> NumberedBatches:
+        return self._numbered
+
+
+def only_choice(batches: Batches) -> ChoiceBatches:
+    """The batches of a request's only run."""
+    return ChoiceBatches(zip(repeat(0), batches), batches.close)
 
 
 def run_concurrently(

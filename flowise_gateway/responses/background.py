@@ -16,7 +16,7 @@ from flowise_gateway.flow.errors import ProxyError, RunFailed, ServerFault, erro
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame, failed_response, stream_bytes
 from flowise_gateway.responses.stored import ALIVE_SECONDS, Record, StoredResponse
-from flowise_gateway.web.streaming import PendingAnswer
+from flowise_gateway.web.answer import PendingAnswer
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class BackgroundRun:
     """A run whose events and end are kept as they come; `run` returns when it is over and never raises."""
 
     def __init__(
-        self, place: StoredResponse, begun: PendingAnswer, record: Record, renderer: EarlyRenderer
+        self, place: StoredResponse, answer: PendingAnswer, record: Record, renderer: EarlyRenderer
     ) -> None:
-        """Run what has begun and keep it as `record`, which has no response yet."""
-        self._place, self._begun, self._record, self._renderer = place, begun, record, renderer
+        """Run an answer and keep it as `record`, which has no response yet."""
+        self._place, self._answer, self._record, self._renderer = place, answer, record, renderer
         self._frames: list[Frame] = []
         self._blocks = 0
         self._lived = 0.0
@@ -61,8 +61,7 @@ class BackgroundRun:
         """Run to the end."""
         try:
             self._place.keep(self._with("in_progress"))
-            with contextlib.closing(self._begun.batches):
-                self._follow()
+            self._follow()
         except _EndAsked:
             self._frames += self._renderer.cancelled()
         except ProxyError as error:
@@ -74,19 +73,17 @@ class BackgroundRun:
         self._finish()
 
     def _follow(self) -> None:
-        begun = self._begun
+        answer = self._answer
         self._frames += self._renderer.opening()
-        for number, batch in begun.batches:
-            for event in batch:
-                begun.transcripts[number].add(event)
-                self._frames += self._renderer.chunks(event, number)
-            if not begun.heartbeat.remaining():
-                self._step()
-                begun.heartbeat.reset()
+        with contextlib.closing(answer.steps()) as steps:
+            for _, frames in steps:
+                self._frames += frames
+                if not answer.heartbeat.remaining():
+                    self._step()
+                    answer.heartbeat.reset()
         if self._place.asked_to_end():
             raise _EndAsked
-        begun.record()
-        self._frames += self._renderer.closing(begun.transcripts)
+        self._frames += answer.closing()
 
     def _step(self) -> None:
         if self._place.asked_to_end():
@@ -104,7 +101,7 @@ class BackgroundRun:
         if self._place.asked_to_end() == "forget":
             self._place.forget_events(self._blocks)
             return
-        response = self._renderer.body(self._begun.transcripts)
+        response = self._renderer.body(self._answer.transcripts)
         record = replace(self._record, response=response, blocks=self._blocks + 1)
         self._place.keep(record, {self._blocks: stream_bytes(self._frames)})
 

@@ -28,11 +28,12 @@ from flowise_gateway.responses.websocket_session import (
     scope,
     stored_responses,
 )
+from flowise_gateway.web.answer import Heartbeat
 from flowise_gateway.web.answering import Answering
 from flowise_gateway.web.hooks import Hooks
 from flowise_gateway.web.request import current_scope, json_body
 from flowise_gateway.web.services import Services
-from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat
+from flowise_gateway.web.streaming import EVENT_STREAM
 
 BACKGROUND_STEP_SECONDS = 0.25
 MAX_LISTED = 100
@@ -130,14 +131,13 @@ class ResponseRoutes:
     def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
         parsed = replace(parsed, response_id=new_id("resp_"))
         place = self._place(parsed.response_id)
-        begun = self._answering.prepare(
+        answer = self._answering.prepare(
             parsed, body, ResponsesRenderer, heartbeat=Heartbeat(BACKGROUND_STEP_SECONDS)
         )
-        renderer = cast("ResponsesRenderer", begun.renderer)
+        renderer = cast("ResponsesRenderer", answer.renderer)
         record = Record({}, parsed.input_items, context.before)
-        run = BackgroundRun(place, begun, record, renderer)
+        run = BackgroundRun(place, answer, record, renderer)
         if not run.queue():
-            begun.batches.close()
             raise StoreUnavailable("Background responses need the store, which cannot be used just now.")
         # The request ends here, but its place in flight is held as long as its run.
         on_close = current_scope().on_close
@@ -146,8 +146,8 @@ class ResponseRoutes:
         threading.Thread(target=_run_and_release, args=(run, releases), daemon=True).start()
         if parsed.stream:
             current_scope().watch_client()
-            return Response(replayed(place, -1), headers={**EVENT_STREAM, **begun.headers})
-        return _json(renderer.before_output("queued"), begun.headers)
+            return Response(replayed(place, -1), headers={**EVENT_STREAM, **answer.headers})
+        return _json(renderer.before_output("queued"), answer.headers)
 
     def _found(self, response_id: str) -> tuple[StoredResponse, Record]:
         place = self._place(response_id)

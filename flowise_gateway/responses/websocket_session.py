@@ -29,10 +29,10 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
+from flowise_gateway.web.answer import Heartbeat, PendingAnswer
 from flowise_gateway.web.answering import Answering
 from flowise_gateway.web.hooks import Hooks
 from flowise_gateway.web.services import Services
-from flowise_gateway.web.streaming import Heartbeat, PendingAnswer
 
 log = logging.getLogger(__name__)
 
@@ -170,33 +170,28 @@ class ResponseSocket:
                 self._own[parsed.response_id] = record.context
 
         renderer_of = partial(ResponsesRenderer, store=keep)
-        begun = self._answering.prepare(parsed, body, renderer_of, heartbeat=Heartbeat(LOOK_SECONDS))
+        answer = self._answering.prepare(parsed, body, renderer_of, heartbeat=Heartbeat(LOOK_SECONDS))
         self._active = parsed.response_id
         self._lanes[parsed.response_id] = self._lane
-        with contextlib.closing(begun.batches):
-            self._send_all(begun)
+        self._send_all(answer)
 
-    def _send_all(self, begun: PendingAnswer) -> None:
+    def _send_all(self, answer: PendingAnswer) -> None:
         """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
-        opening = begun.renderer.opening()
+        opening = answer.renderer.opening()
         try:
-            for number, batch in begun.batches:
-                self._socket.look()
-                begun.heartbeat.reset()
-                frames: list[Frame] = []
-                for event in batch:
-                    begun.transcripts[number].add(event)
-                    frames += begun.renderer.chunks(event, number)
-                if frames:
-                    self._send([*opening, *frames])
-                    opening = []
-            begun.record()
-            self._send([*opening, *begun.renderer.closing(begun.transcripts)])
+            with contextlib.closing(answer.steps()) as steps:
+                for _, frames in steps:
+                    self._socket.look()
+                    answer.heartbeat.reset()
+                    if frames:
+                        self._send([*opening, *frames])
+                        opening = []
+            self._send([*opening, *answer.closing()])
         except ProxyError as error:
             if opening:
                 raise
             log.info("a response over a socket ended with an error: %s", error.code)
-            self._send(begun.renderer.failure(error))
+            self._send(answer.renderer.failure(error))
 
     def _send(self, frames: Sequence[Frame]) -> None:
         end = b"}" if self._lane is None else b',"stream_id":%b}' % orjson.dumps(self._lane)

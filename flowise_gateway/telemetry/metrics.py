@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -17,15 +17,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowise_gateway.flow.errors import ProxyError
-from flowise_gateway.flow.events import (
-    ArtifactMade,
-    ClientToolCalled,
-    FlowEvent,
-    HumanInputRequested,
-    ReasoningDelta,
-    TextDelta,
-)
+from flowise_gateway.flow.events import SUBSTANCE, FlowEvent
 from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
@@ -52,9 +44,6 @@ _METHODS = {"GET", "POST", "DELETE", "OPTIONS", "HEAD"}
 _ROUTE_PREFIX = re.compile(
     r"/(?:v1|openai/v1|openai/deployments/<path:deployment>|openai(?!/deployments))(?=/)"
 )
-_SAID = (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, ArtifactMade)
-
-Batches = Generator[list[FlowEvent], None, None]
 
 
 class Kind(NamedTuple):
@@ -152,30 +141,23 @@ class Metrics:
         self._routes[rule] = route
         return route
 
-    def run(self, batches: Batches, model: str, line: dict[str, Any], *, streams: bool) -> Batches:
-        """Pass on the batches of a run and count it; why it failed is noted in the request's line, too."""
-        result = "aborted"
-        started = self._clock()
+    def run(self, model: str, *, streams: bool) -> RunCount:
+        """Count a run of a model's flow from now on."""
         self._runs += 1
-        try:
-            for batch in batches:
-                if streams and any(isinstance(event, _SAID) for event in batch):
-                    self._observe(("first_token_seconds", self._label(model)), self._clock() - started)
-                    yield batch
-                    break
-                yield batch
-            yield from batches
-            result = "ok"
+        return RunCount(self, model, self._clock(), streams=streams)
+
+    def first_token(self, model: str, started: float) -> None:
+        """Note the time from a run's start to the first of its answer."""
+        self._observe(("first_token_seconds", self._label(model)), self._clock() - started)
+
+    def run_ended(self, model: str, started: float, result: str) -> None:
+        """Count a run that ended; a flow that answers exists, so that its model gets a name of its own."""
+        self._runs -= 1
+        if result == "ok":
             self._name(model)
-        except ProxyError as error:
-            result = line["outcome"] = error.code or error.type
-            raise
-        finally:
-            batches.close()
-            self._runs -= 1
-            label = self._label(model)
-            self._row(("runs_total", label, result))[0] += 1
-            self._observe(("run_duration_seconds", label), self._clock() - started)
+        label = self._label(model)
+        self._row(("runs_total", label, result))[0] += 1
+        self._observe(("run_duration_seconds", label), self._clock() - started)
 
     def stream(self) -> Callable[[], None]:
         """Count an open stream; what is returned counts it no more."""
@@ -250,6 +232,26 @@ class Metrics:
         row = self._row(key)
         row[bisect_left(KINDS[key[0]].buckets, seconds)] += 1
         row[-1] += seconds
+
+
+class RunCount:
+    """One run as it is counted; `ended` must be called once."""
+
+    __slots__ = ("_awaits_first", "_metrics", "_model", "_started")
+
+    def __init__(self, metrics: Metrics, model: str, started: float, *, streams: bool) -> None:
+        self._metrics, self._model, self._started = metrics, model, started
+        self._awaits_first = streams
+
+    def add(self, batch: Sequence[FlowEvent]) -> None:
+        """Time the first piece of a streamed answer."""
+        if self._awaits_first and any(isinstance(event, SUBSTANCE) for event in batch):
+            self._awaits_first = False
+            self._metrics.first_token(self._model, self._started)
+
+    def ended(self, result: str) -> None:
+        """Count the run with its result."""
+        self._metrics.run_ended(self._model, self._started, result)
 
 
 def _estimated(characters: Iterable[int]) -> int:

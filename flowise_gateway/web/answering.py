@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,6 @@ from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import ModelNotFound, ProxyError
 from flowise_gateway.flow.events import TextDelta, TurnEnded
-from flowise_gateway.flow.filters import collect
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.client_quirks import style_of
@@ -22,6 +22,7 @@ from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
 from flowise_gateway.openai.usage import count_tokens
+from flowise_gateway.web.answer import Heartbeat, PendingAnswer, refuse_empty
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.request import (
     answer_headers,
@@ -33,7 +34,7 @@ from flowise_gateway.web.request import (
 )
 from flowise_gateway.web.runs import Runs
 from flowise_gateway.web.services import Services
-from flowise_gateway.web.streaming import EVENT_STREAM, Heartbeat, PendingAnswer, StreamedAnswer, refuse_empty
+from flowise_gateway.web.streaming import EVENT_STREAM, event_stream
 
 RendererOf = Callable[..., Renderer]
 
@@ -121,12 +122,10 @@ class Answering:
             current_scope().on_close.append(self._services.metrics.stream())
             headers = {**EVENT_STREAM, **pending.headers}
             # Passed on directly: werkzeug would put two iterators of its own around each token.
-            return Response(StreamedAnswer(pending).begin(), headers=headers, direct_passthrough=True)
-        try:
-            for _ in collect(pending.batches, pending.transcripts):
+            return Response(event_stream(pending), headers=headers, direct_passthrough=True)
+        with contextlib.closing(pending.steps(renders=False)) as steps:
+            for _ in steps:
                 pending.heartbeat.reset()
-        finally:
-            pending.batches.close()
         pending.record()
         return json_response(pending.renderer.body(pending.transcripts), headers=pending.headers)
 

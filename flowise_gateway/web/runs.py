@@ -1,7 +1,4 @@
-"""The runs of one request: a choice's batches, what stands in for them, what completes them. Composition.
-
-Knows neither Flask nor the wire.
-"""
+"""The runs of one request: a choice's batches, and what stands in for a run that did not begin."""
 
 from __future__ import annotations
 
@@ -13,16 +10,24 @@ from uuid import uuid4
 
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.events import ArtifactMade, Batches, FlowEvent, HumanInputRequested, Warned
-from flowise_gateway.flow.filters import tag_choice, with_fallback, with_file_links, with_undo
+from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.events import (
+    ArtifactMade,
+    Batches,
+    FlowEvent,
+    HumanInputRequested,
+    KeepAlive,
+    Warned,
+)
+from flowise_gateway.flow.filters import complete_events
 from flowise_gateway.flow.model import Model
-from flowise_gateway.flow.parallel import cancellable_wait, run_concurrently
+from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_choice, run_concurrently
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.web.answer import Heartbeat
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.services import Services
-from flowise_gateway.web.streaming import Heartbeat, NumberedBatches
 
 LinkResolver = Callable[[str, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
 """Gives what completes the events of a run, by its flow and its chat id."""
@@ -45,44 +50,75 @@ class Runs:
     link_resolver: LinkResolver
     pump: Pump | None = None
 
-    def batches(self, model: Model, pace: Heartbeat) -> NumberedBatches:
+    def batches(self, model: Model, heartbeat: Heartbeat) -> ChoiceBatches:
         """The batches of all choices, as they come; nothing runs before they are read."""
         turns = self.plan.turns
         if self.plan.canned_events:
-            return tag_choice(batch for batch in [list(self.plan.canned_events)])
+            return only_choice(batch for batch in [list(self.plan.canned_events)])
         if len(turns) == 1:
-            return tag_choice(self._run(turns[0], model, pace.remaining))
+            return only_choice(self._choice(turns[0], model, heartbeat.remaining))
         left = threading.Event()
-        wake = cancellable_wait(left, pace.remaining)
-        return run_concurrently([self._run(turn, model, wake) for turn in turns], left)
+        wake = cancellable_wait(left, heartbeat.remaining)
+        numbered = run_concurrently([self._choice(turn, model, wake) for turn in turns], left)
+        return ChoiceBatches(numbered, numbered.close)
+
+    def _choice(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        return enforce_output_rules(self._run(turn, model, wake), self.parsed)
 
     def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        batches = self._of_model(turn, model, wake)
-        if self.plan.continued and self.plan.continued.taken:
-            batches = with_undo(batches, lambda: self.services.planner.rollback(self.plan))
-        return enforce_output_rules(batches, self.parsed)
+        """A choice's batches, counted and completed.
 
-    def _of_model(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        batches = self.services.clients.client(model.flow, self.key).batches(
+        Where it is certain that nothing has run, the fallback answers, or the conversation is rolled back.
+        """
+        has_begun = False
+        try:
+            while True:
+                result = "aborted"
+                count = self.services.metrics.run(model.id, streams=turn.stream)
+                complete = self.link_resolver(model.flow, turn.chat_id)
+                batches = self._batches(turn, model, wake)
+                try:
+                    for batch in batches:
+                        count.add(batch)
+                        complete_events(batch, complete)
+                        has_begun = has_begun or not all(isinstance(event, _NOT_BEGUN) for event in batch)
+                        yield batch
+                    result = "ok"
+                    return
+                except ProxyError as error:
+                    result = self.line["outcome"] = error.code or error.type
+                    if has_begun or not error.nothing_ran or not model.fallback:
+                        raise
+                finally:
+                    batches.close()
+                    count.ended(result)
+                turn, model, warning = self._stand_in(turn, model.fallback)
+                if warning:
+                    yield [Warned(warning)]
+        except ProxyError as error:
+            if error.nothing_ran and not has_begun and self.plan.continued and self.plan.continued.taken:
+                self.services.planner.rollback(self.plan)
+            raise
+
+    def _batches(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+        return self.services.clients.client(model.flow, self.key).batches(
             replace(turn, flow=model.flow),
             wake=wake,
             headers=self.headers,
             request_timeout=model.request_timeout,
             pump=self.pump.take if self.pump else None,
         )
-        batches = self.services.metrics.run(batches, model.id, self.line, streams=turn.stream)
-        batches = with_file_links(batches, self.link_resolver(model.flow, turn.chat_id))
-        if not model.fallback:
-            return batches
-        return with_fallback(batches, lambda: self._instead_of(turn, model, wake))
 
-    def _instead_of(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        self.line["fallback"] = model.fallback
+    def _stand_in(self, turn: Turn, fallback: str) -> tuple[Turn, Model, str]:
+        """The turn for the model that stands in, that model, and a warning of what could not go along."""
+        self.line["fallback"] = fallback
         self.line.pop("outcome", None)
-        other = self.models.resolve(model.fallback or "")
-        client = self.services.clients.client(other.flow, self.key)
+        model = self.models.resolve(fallback)
+        client = self.services.clients.client(model.flow, self.key)
         turn = replace(turn, chat_id=str(uuid4()))
-        anew, warning = self.services.planner.replan_for_fallback(self.plan, turn, other, self.parsed, client)
-        if warning:
-            yield [Warned(warning)]
-        yield from self._of_model(anew, other, wake)
+        turn, warning = self.services.planner.replan_for_fallback(self.plan, turn, model, self.parsed, client)
+        return turn, model, warning
+
+
+_NOT_BEGUN = (KeepAlive, Warned)
+"""Events that may come before a flow has begun to run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,15 +24,8 @@ from flowise_gateway.flow.events import (
     TurnEnded,
     UsageReported,
 )
-from flowise_gateway.flow.filters import (
-    collect,
-    stop_at,
-    tag_choice,
-    with_fallback,
-    with_file_links,
-    with_undo,
-)
-from flowise_gateway.flow.parallel import _feed, cancellable_wait, run_concurrently
+from flowise_gateway.flow.filters import complete_events, stop_at
+from flowise_gateway.flow.parallel import _feed, cancellable_wait, only_choice, run_concurrently
 from flowise_gateway.flow.transcript import Transcript
 from tests.support.flow_events import events_of
 
@@ -177,14 +170,9 @@ def test_a_failure_passes_through_a_stop_guard_and_closes_the_run() -> None:
     assert run.closed.is_set()
 
 
-@pytest.mark.parametrize(
-    "guard", [lambda run: stop_at(run, ["STOP"]), tag_choice], ids=["stopped_at", "numbered"]
-)
-def test_a_guard_that_is_closed_closes_its_run(
-    guard: Callable[[Batches], Generator[object, None, None]],
-) -> None:
+def test_a_guard_that_is_closed_closes_its_run() -> None:
     run = Run(*texts("one", "two"))
-    guarded = guard(run())
+    guarded = stop_at(run(), ["STOP"])
     next(guarded)
     assert not run.closed.is_set()
     guarded.close()
@@ -194,15 +182,26 @@ def test_a_guard_that_is_closed_closes_its_run(
 
 def test_a_single_run_is_choice_zero() -> None:
     run = Run([TextDelta("a")], [TurnEnded()])
-    assert list(tag_choice(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
+    assert list(only_choice(run())) == [(0, [TextDelta("a")]), (0, [TurnEnded()])]
     assert run.closed.is_set()
+
+
+def test_closing_a_single_choice_closes_its_run() -> None:
+    run = Run(*texts("one", "two"))
+    choice = only_choice(run())
+    next(iter(choice))
+    assert not run.closed.is_set()
+    choice.close()
+    assert run.closed.is_set()
+    assert run.given == 1
 
 
 def test_runs_side_by_side_each_keep_their_order() -> None:
     runs = [Run(*texts(*(f"{number}:{n} " for n in range(200)))) for number in range(3)]
     transcripts = [Transcript() for _ in runs]
-    for _ in collect(run_concurrently([run() for run in runs]), transcripts):
-        pass
+    for number, batch in run_concurrently([run() for run in runs]):
+        for event in batch:
+            transcripts[number].add(event)
     for number, (run, transcript) in enumerate(zip(runs, transcripts, strict=True)):
         assert transcript.text == "".join(f"{number}:{n} " for n in range(200))
         assert transcript.finish_reason == "length"
@@ -309,81 +308,25 @@ def test_several_runs_that_nobody_ever_reads_do_not_begin() -> None:
     assert run.given == 0
 
 
-def test_the_fold_takes_a_step_for_each_batch() -> None:
-    transcripts = [Transcript(), Transcript()]
-    steps = collect([(1, [TextDelta("b")]), (0, [TextDelta("a"), TextDelta("A")]), (1, [])], transcripts)
-    assert sum(1 for _ in steps) == 3
-    assert [transcript.text for transcript in transcripts] == ["aA", "b"]
-
-
 def failing(error: Exception, *batches: Batch) -> Batches:
     """A run that fails after these batches."""
     yield from batches
     raise error
 
 
-@pytest.mark.parametrize("before", [[], [[KeepAlive()]]])
-def test_another_model_answers_if_nothing_has_run(before: list[Batch]) -> None:
-    other = Run([TextDelta("other"), TurnEnded()])
-    events = events_of(with_fallback(failing(FlowiseUnavailable("gone"), *before), other))
-    assert text_of(events) == "other"
-    assert other.closed.is_set()
-
-
-@pytest.mark.parametrize(
-    ("error", "before"),
-    [(RunFailed("broke"), []), (FlowiseUnavailable("gone"), [[TextDelta("a")]])],
-)
-def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, before: list[Batch]) -> None:
-    other = Run([TurnEnded()])
-    with pytest.raises(type(error)):
-        events_of(with_fallback(failing(error, *before), other))
-
-
-def test_a_run_that_answers_needs_no_other() -> None:
-    run = Run([TextDelta("mine"), TurnEnded()])
-    assert text_of(events_of(with_fallback(run(), lambda: failing(AssertionError())))) == "mine"
-
-
-@pytest.mark.parametrize(
-    ("error", "before", "undone"),
-    [
-        (FlowiseUnavailable("gone"), [[KeepAlive()]], 1),
-        (FlowiseUnavailable("gone"), [[TextDelta("a")]], 0),
-        (RunFailed("broke"), [], 0),
-    ],
-)
-def test_what_was_taken_is_put_back_if_nothing_has_run(
-    error: ProxyError, before: list[Batch], undone: int
-) -> None:
-    undos: list[bool] = []
-    with pytest.raises(type(error)):
-        events_of(with_undo(failing(error, *before), lambda: undos.append(True)))
-    assert len(undos) == undone
-
-
-def test_a_run_that_gives_only_signs_of_life_is_passed_on() -> None:
-    assert events_of(with_undo(Run([KeepAlive()])(), lambda: pytest.fail("undone"))) == [KeepAlive()]
-
-
-def test_questions_and_files_of_a_run_are_completed_and_the_run_is_closed() -> None:
+def test_questions_and_files_are_completed() -> None:
     question, file = HumanInputRequested({}, ("Yes", "No")), ArtifactMade({}, "b.png")
-    run = Run([TextDelta("a"), question, file, TurnEnded()])
 
-    def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
+    def complete(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
         return (
             replace(event, reference="r")
             if isinstance(event, HumanInputRequested)
             else replace(event, url="u")
         )
 
-    events = events_of(with_file_links(run(), amend))
-    assert events == [TextDelta("a"), replace(question, reference="r"), replace(file, url="u"), TurnEnded()]
-    left = Run([TextDelta("a")], [TurnEnded()])
-    batches = with_file_links(left(), amend)
-    next(batches)
-    batches.close()
-    assert left.closed.is_set()
+    batch: Batch = [TextDelta("a"), question, file, TurnEnded()]
+    complete_events(batch, complete)
+    assert batch == [TextDelta("a"), replace(question, reference="r"), replace(file, url="u"), TurnEnded()]
 
 
 def test_a_run_that_nobody_waits_for_does_not_begin() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -11,6 +11,7 @@ import pytest
 
 from flowise_gateway.flow.errors import BadRequest, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent, KeepAlive, TextDelta, TurnEnded
+from flowise_gateway.flow.parallel import ChoiceBatches
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.responses.background import BackgroundRun, cancelled, replayed
 from flowise_gateway.responses.renderer import ResponsesRenderer
@@ -27,7 +28,7 @@ from flowise_gateway.responses.stored import (
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import WatchedStore
-from flowise_gateway.web.streaming import Heartbeat, NumberedBatches, PendingAnswer
+from flowise_gateway.web.answer import Heartbeat, PendingAnswer
 from tests.support.flow_events import transcript_of
 from tests.support.openai_check import valid
 
@@ -159,16 +160,19 @@ def test_a_page_tells_what_comes_before_and_after() -> None:
 
 # --- in the background ---
 
+Numbered = Generator[tuple[int, Batch], None, None]
 
-def running(place: StoredResponse, batches: NumberedBatches) -> BackgroundRun:
+
+def running(place: StoredResponse, batches: Numbered) -> BackgroundRun:
     """A run that is ready to begin."""
     request = parse_response({"model": "m", "input": "Hi", "background": True})
     renderer = ResponsesRenderer(request, count_tokens=len)
-    begun = PendingAnswer(batches, renderer, Heartbeat(0), [Transcript("chat")], lambda: None, {})
-    return BackgroundRun(place, begun, Record({}), renderer)
+    numbered = ChoiceBatches(batches, batches.close)
+    answer = PendingAnswer(numbered, renderer, Heartbeat(0), [Transcript("chat")], lambda: None, {})
+    return BackgroundRun(place, answer, Record({}), renderer)
 
 
-def batches_of(*events: FlowEvent | Exception) -> NumberedBatches:
+def batches_of(*events: FlowEvent | Exception) -> Numbered:
     """A run that reports these, one after the other."""
 
     def told() -> Iterator[tuple[int, Batch]]:
@@ -219,7 +223,7 @@ def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "forget"]) -> Non
     place = responses(store).of("ann", "resp_1")
     closed = []
 
-    def told() -> NumberedBatches:
+    def told() -> Numbered:
         try:
             yield 0, [TextDelta("Hel")]
             place.ask_to_end("cancel") if why == "cancel" else place.forget()
@@ -264,7 +268,7 @@ def test_a_reader_of_a_dead_run_is_told_that_it_failed() -> None:
     store = MemoryStore()
     place = responses(store).of("ann", "resp_1")
 
-    def dies() -> NumberedBatches:
+    def dies() -> Numbered:
         yield 0, [TextDelta("Hel")]
         raise SystemExit
 

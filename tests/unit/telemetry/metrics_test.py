@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from flowise_gateway.flow.errors import RateLimited, RunFailed
 from flowise_gateway.flow.events import FlowEvent, KeepAlive, StepStarted, TextDelta, TurnEnded, UsageReported
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
@@ -34,15 +31,6 @@ class Clock:
     def __call__(self) -> float:
         """Tell the time."""
         return self.now
-
-
-def run_of(
-    *batches: list[FlowEvent], error: Exception | None = None
-) -> Generator[list[FlowEvent], None, None]:
-    """A run that gives these batches, and then fails if told so."""
-    yield from batches
-    if error:
-        raise error
 
 
 def scrape(metrics: Metrics, **more: Any) -> Scrape:
@@ -128,61 +116,30 @@ def test_a_connection_that_stays_has_no_duration(metrics: Metrics) -> None:
     assert scrape(metrics).sum("request_duration_seconds_count") == 0
 
 
-def test_a_run_is_passed_on_whole_and_counted_with_its_first_token_and_its_end() -> None:
+def test_a_run_is_counted_with_its_first_token_and_its_end() -> None:
     clock = Clock()
     metrics = Metrics(clock=clock)
     metrics.admit(MODEL)
-    batches: list[list[FlowEvent]] = [
-        [KeepAlive()],
-        [StepStarted("x")],
-        [TextDelta("a")],
-        [TextDelta("b")],
-        [TurnEnded()],
-    ]
-    got = []
-    for batch in metrics.run(run_of(*batches), "support", {}, streams=True):
+    run = metrics.run("support", streams=True)
+    events: list[FlowEvent] = [KeepAlive(), StepStarted("x"), TextDelta("a"), TextDelta("b"), TurnEnded()]
+    for event in events:
+        run.add([event])
         clock.now += 1
-        got.append(batch)
         assert scrape(metrics).sum("runs_open") == 1
-    assert got == batches
+    run.ended("ok")
     found = scrape(metrics)
     assert found.sum("runs_total", model="support", result="ok") == found.sum("runs_total") == 1
+    assert found.sum("first_token_seconds_count") == 1
     assert found.sum("first_token_seconds_sum", model="support") == 2
     assert found.sum("run_duration_seconds_sum", model="support") == 5
     assert found.sum("runs_open") == 0
 
 
 def test_of_a_whole_answer_no_first_token_is_told(metrics: Metrics) -> None:
-    assert list(metrics.run(run_of([TextDelta("a")], [TurnEnded()]), "support", {}, streams=False))
+    run = metrics.run("support", streams=False)
+    run.add([TextDelta("a")])
+    run.ended("ok")
     assert scrape(metrics).sum("first_token_seconds_count") == 0
-
-
-def test_a_run_that_fails_is_counted_and_its_request_has_that_outcome(metrics: Metrics) -> None:
-    line: dict[str, Any] = {}
-    failing = metrics.run(run_of([TextDelta("a")], error=RunFailed("x")), "support", line, streams=True)
-    with pytest.raises(RunFailed):
-        list(failing)
-    assert line == {"outcome": "flow_failed"}
-    assert scrape(metrics).sum("runs_total", model="support", result="flow_failed") == 1
-
-
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_run_that_nobody_wants_any_more_is_closed_and_counted_as_aborted(
-    metrics: Metrics, after: int
-) -> None:
-    inner = run_of([KeepAlive()], [TextDelta("a")], [TextDelta("b")], [TurnEnded()])
-    run = metrics.run(inner, "support", {}, streams=True)
-    for _ in range(after):
-        next(run)
-    run.close()
-    assert next(inner, None) is None
-    assert scrape(metrics).sum("runs_total", result="aborted") == 1
-    assert scrape(metrics).sum("runs_open") == 0
-
-
-def test_a_run_that_was_never_begun_is_not_counted(metrics: Metrics) -> None:
-    metrics.run(run_of(), "support", {}, streams=True).close()
-    assert scrape(metrics).sum("runs_total") == 0
 
 
 def test_tokens_are_those_reported_else_a_quarter_of_the_characters(metrics: Metrics) -> None:
@@ -227,9 +184,8 @@ def test_models_that_were_made_up_are_other_and_found_ones_have_a_name(metrics: 
 
 def test_a_flow_of_which_nothing_is_known_but_that_it_answers_has_a_name(metrics: Metrics) -> None:
     unlisted = str(uuid4())
-    for error in (RateLimited("x"), None):
-        with contextlib.suppress(RateLimited):
-            list(metrics.run(run_of(error=error), unlisted, {}, streams=False))
+    for result in ("rate_limit_exceeded", "ok"):
+        metrics.run(unlisted, streams=False).ended(result)
     found = scrape(metrics)
     assert found.sum("runs_total", model="other", result="rate_limit_exceeded") == 1
     assert found.sum("runs_total", model=unlisted, result="ok") == 1

@@ -27,16 +27,12 @@ from flowise_gateway.flow.events import (
     TurnIdentified,
     UsageReported,
 )
+from flowise_gateway.flow.parallel import ChoiceBatches
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.web.streaming import (
-    STEP_HOLD_SECONDS,
-    Heartbeat,
-    PendingAnswer,
-    StreamedAnswer,
-    refuse_empty,
-)
+from flowise_gateway.web.answer import Heartbeat, PendingAnswer, refuse_empty
+from flowise_gateway.web.streaming import STEP_HOLD_SECONDS, event_stream
 from openai_adapter import ChatRenderer
 
 DONE = b"data: [DONE]\n\n"
@@ -63,7 +59,7 @@ class Stage:
         self.error = error
         self.taken = 0
         self.is_closed = False
-        self.batches = self._run()
+        run = self._run()
         turns = tuple(Turn("f", "q", chat_id=f"c{n}") for n in range(choices))
         renderer = ChatRenderer(
             ParsedRequest("m", turns, stream=True),
@@ -72,9 +68,12 @@ class Stage:
             make_id=lambda prefix: prefix + "1",
         )
         self.transcripts = [Transcript(turn.chat_id) for turn in turns]
-        self.answer = StreamedAnswer(
-            PendingAnswer(self.batches, renderer, self.pace, self.transcripts, self._ended, {})
-        )
+        batches = ChoiceBatches(run, run.close)
+        self.answer = PendingAnswer(batches, renderer, self.pace, self.transcripts, self._ended, {})
+
+    def begin(self) -> Generator[bytes, None, None]:
+        """Answer with a stream."""
+        return event_stream(self.answer)
 
     def _ended(self) -> None:
         refuse_empty(self.transcripts, may_be_cut=True)
@@ -133,7 +132,7 @@ STEP: Batch = [StepStarted("Agent")]
 )
 def test_the_first_substance_lets_the_status_out_at_once(event: FlowEvent) -> None:
     stage = Stage((0.1, SILENCE), (0.1, [event]), (0, TEXT), (0, END))
-    stage.answer.begin()
+    stage.begin()
     assert stage.taken == 2
 
 
@@ -154,20 +153,20 @@ def test_the_first_substance_lets_the_status_out_at_once(event: FlowEvent) -> No
 def test_anything_else_holds_the_status_back_so_that_a_failure_becomes_one(event: FlowEvent) -> None:
     stage = Stage((0.1, [event]), (0.1, [event]), error=RunFailed("broken"))
     with pytest.raises(RunFailed):
-        stage.answer.begin()
+        stage.begin()
     assert stage.is_closed
 
 
 def test_what_was_held_back_comes_before_the_first_text() -> None:
     stage = Stage((0.1, STEP), (0.1, [FlowToolCalled("t", 1)]), (0.1, TEXT), (0.1, END))
-    stream = stage.answer.begin()
+    stream = stage.begin()
     assert kinds(next(stream)) == ["role", "(▸ Agent)", "(▸ t: 1)", "Hello"]
     assert kinds(b"".join(stream)) == ["finish stop", "DONE"]
 
 
 def test_a_step_holds_the_status_for_a_second_and_no_longer() -> None:
     stage = Stage((3, STEP), (0.6, SILENCE), (0.39, STEP), (0.02, SILENCE), (1, TEXT), (0, END))
-    stream = stage.answer.begin()
+    stream = stage.begin()
     assert stage.seconds() == pytest.approx(4.01)
     assert kinds(next(stream)) == ["role", "(▸ Agent)", "(▸ Agent)"]
     assert kinds(b"".join(stream)) == ["Hello", "finish stop", "DONE"]
@@ -175,19 +174,19 @@ def test_a_step_holds_the_status_for_a_second_and_no_longer() -> None:
 
 def test_a_run_that_shows_a_step_is_asked_to_wake_us_in_time() -> None:
     stage = Stage((3, STEP), (0, TEXT))
-    stage.answer.begin()
+    stage.begin()
     assert stage.pace.remaining() == STEP_HOLD_SECONDS
 
 
 def test_a_failure_within_that_second_is_a_status() -> None:
     stage = Stage((3, STEP), (0.9, SILENCE), error=FlowiseUnavailable("down"))
     with pytest.raises(FlowiseUnavailable):
-        stage.answer.begin()
+        stage.begin()
 
 
 def test_a_silent_run_gets_its_status_when_the_heartbeat_is_due() -> None:
     stage = Stage((14.9, SILENCE), (0.2, SILENCE), (20, TEXT), (0, END))
-    stream = stage.answer.begin()
+    stream = stage.begin()
     assert stage.taken == 2
     assert kinds(next(stream)) == ["role"]
     assert kinds(next(stream)) == ["Hello"]
@@ -199,21 +198,21 @@ def test_heartbeats_come_when_due_and_only_in_silence() -> None:
         (2, [UsageReported(1, 2)]),
         (0, END),
     )
-    assert kinds(b"".join(stage.answer.begin())) == [
+    assert kinds(b"".join(stage.begin())) == [
         *("role", "Hello", "heartbeat", "heartbeat", "Hello", "heartbeat", "finish stop", "DONE")
     ]
 
 
 def test_heartbeats_of_flowise_are_no_heartbeats_of_ours() -> None:
     stage = Stage((0, TEXT), *((0.1, SILENCE),) * 50, (0, END))
-    assert kinds(b"".join(stage.answer.begin())) == ["role", "Hello", "finish stop", "DONE"]
+    assert kinds(b"".join(stage.begin())) == ["role", "Hello", "finish stop", "DONE"]
 
 
 def test_events_that_came_together_go_out_together() -> None:
     stage = Stage(
         (0, [TextDelta("a"), TextDelta("b")]), (0, [TextDelta("c"), StepStarted("x"), TextDelta("d")])
     )
-    assert [kinds(piece) for piece in stage.answer.begin()] == [
+    assert [kinds(piece) for piece in stage.begin()] == [
         ["role", "a", "b"],
         ["c", "(▸ x)", "d"],
         ["finish stop", "DONE"],
@@ -222,7 +221,7 @@ def test_events_that_came_together_go_out_together() -> None:
 
 def test_an_answer_that_comes_whole_is_one_piece() -> None:
     stage = Stage((0, [*TEXT, *END]))
-    assert [kinds(piece) for piece in stage.answer.begin()] == [["role", "Hello"], ["finish stop", "DONE"]]
+    assert [kinds(piece) for piece in stage.begin()] == [["role", "Hello"], ["finish stop", "DONE"]]
     assert stage.transcripts[0].text == "Hello"
 
 
@@ -233,14 +232,14 @@ def test_an_answer_that_comes_whole_is_one_piece() -> None:
 def test_an_error_before_the_first_byte_is_raised(error: Exception, script: list[Step]) -> None:
     stage = Stage(*script, error=error)
     with pytest.raises((ProxyError, ZeroDivisionError)) as caught:
-        stage.answer.begin()
+        stage.begin()
     assert caught.value is error
     assert stage.is_closed
 
 
 def test_an_error_after_it_is_a_frame_and_the_end_without_a_finish_reason() -> None:
     stage = Stage((0, TEXT), error=RunFailed("It broke", code="flowise_timeout"))
-    stream = b"".join(stage.answer.begin())
+    stream = b"".join(stage.begin())
     assert kinds(stream) == ["role", "Hello", "error flowise_timeout", "DONE"]
     assert b'"finish_reason":"' not in stream
     assert b'"message":"It broke"' in stream
@@ -248,13 +247,13 @@ def test_an_error_after_it_is_a_frame_and_the_end_without_a_finish_reason() -> N
 
 def test_an_error_after_a_heartbeat_is_a_frame_too() -> None:
     stage = Stage((15, SILENCE), error=RunFailed("It broke"))
-    assert kinds(b"".join(stage.answer.begin())) == ["role", "error flow_failed", "DONE"]
+    assert kinds(b"".join(stage.begin())) == ["role", "error flow_failed", "DONE"]
 
 
 def test_an_error_nobody_foresaw_tells_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage((0, TEXT), error=ZeroDivisionError("secret detail"))
     with caplog.at_level(logging.ERROR, "flowise_gateway.web.streaming"):
-        stream = b"".join(stage.answer.begin())
+        stream = b"".join(stage.begin())
     assert kinds(stream) == ["role", "Hello", "error server_error", "DONE"]
     assert b"secret" not in stream
     assert [record.exc_info is not None for record in caplog.records] == [True]
@@ -262,7 +261,7 @@ def test_an_error_nobody_foresaw_tells_nothing_of_itself(caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("event", [TextDelta(" \n"), ReasoningDelta("hm")])
 def test_an_answer_without_anything_to_see_ends_with_an_error(event: FlowEvent) -> None:
-    stream = kinds(b"".join(Stage((0, [event, *END])).answer.begin()))
+    stream = kinds(b"".join(Stage((0, [event, *END])).begin()))
     assert stream[-2:] == ["error empty_answer", "DONE"]
     assert not any(shown.startswith("finish") for shown in stream)
 
@@ -270,23 +269,23 @@ def test_an_answer_without_anything_to_see_ends_with_an_error(event: FlowEvent) 
 @pytest.mark.parametrize("batch", [END, [StepStarted("a"), *END], [ToolUsed("t", 1, 2), *END], []])
 def test_a_run_that_only_took_steps_is_an_error(batch: Batch) -> None:
     with pytest.raises(RunFailed, match="without an answer"):
-        Stage((0, batch)).answer.begin()
+        Stage((0, batch)).begin()
 
 
 def test_an_empty_answer_is_a_status_as_long_as_nothing_was_sent() -> None:
     with pytest.raises(RunFailed) as caught:
-        Stage((0.1, SILENCE), (0.1, END)).answer.begin()
+        Stage((0.1, SILENCE), (0.1, END)).begin()
     assert caught.value.code == "empty_answer"
 
 
 def test_an_empty_answer_after_a_heartbeat_is_a_frame() -> None:
     stage = Stage((15, SILENCE), (0, END))
-    assert kinds(b"".join(stage.answer.begin())) == ["role", "error empty_answer", "DONE"]
+    assert kinds(b"".join(stage.begin())) == ["role", "error empty_answer", "DONE"]
 
 
 def test_an_answer_that_a_stop_sequence_cut_to_nothing_is_whole() -> None:
     stage = Stage((0, [TurnEnded("stop", is_cut=True)]))
-    assert [kinds(piece) for piece in stage.answer.begin()] == [["role", "finish stop", "DONE"]]
+    assert [kinds(piece) for piece in stage.begin()] == [["role", "finish stop", "DONE"]]
     assert stage.is_closed
 
 
@@ -300,7 +299,7 @@ def test_one_choice_that_says_something_is_enough() -> None:
 
 def test_each_choice_is_added_up_apart() -> None:
     stage = Stage((0, [TextDelta("one")]), (0, [TextDelta("zero")]), choices=2)
-    stream = b"".join(stage.answer.begin())
+    stream = b"".join(stage.begin())
     assert [transcript.text for transcript in stage.transcripts] == ["zero", "one"]
     assert kinds(stream) == ["role", "role", "one", "zero", "finish stop", "finish stop", "DONE"]
 
@@ -318,24 +317,24 @@ def read(count: int) -> Callable[[Iterator[bytes]], None]:
 @pytest.mark.parametrize("pieces", [0, 1, 2])
 def test_a_client_that_leaves_ends_the_run(pieces: int) -> None:
     stage = Stage((0, TEXT), (0, TEXT), (0, TEXT), (0, END))
-    stream = stage.answer.begin()
+    stream = stage.begin()
     read(pieces)(stream)
     assert not stage.is_closed
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert stage.is_closed
     assert stage.taken <= 2
 
 
 def test_a_run_is_closed_when_its_answer_has_ended() -> None:
     stage = Stage((0, TEXT), (0, END))
-    read(2)(stage.answer.begin())
+    read(2)(stage.begin())
     assert stage.is_closed
 
 
 def test_whoever_waits_for_the_first_byte_and_is_stopped_ends_the_run() -> None:
     stage = Stage((0.1, SILENCE), error=SystemExit())
     with pytest.raises(SystemExit):
-        stage.answer.begin()
+        stage.begin()
     assert stage.is_closed
 
 

@@ -1,0 +1,231 @@
+"""The runs of a request: counted, completed, undone or answered by another model where nothing has run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from flowise_gateway.access.models import Models
+from flowise_gateway.conversation.planner import Plan
+from flowise_gateway.conversation.sessions import ContinuedTurn
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
+from flowise_gateway.flow.events import ArtifactMade, Batch, Batches, KeepAlive, TextDelta, TurnEnded, Warned
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.transcript import Transcript
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.openai.request import ParsedRequest
+from flowise_gateway.telemetry.metrics import Metrics
+from flowise_gateway.web.answer import Heartbeat, PendingAnswer
+from flowise_gateway.web.runs import Runs
+from flowise_gateway.web.services import Services
+from openai_adapter import ChatRenderer
+from tests.support.metrics_text import Scrape
+
+FIRST, SECOND = "5518949f-3ebc-4082-af01-fa2a18623da6", "5518949f-3ebc-4082-af01-fa2a18623da7"
+MODEL = Model("first", FIRST, "First", type="CHATFLOW")
+WITH_FALLBACK = replace(MODEL, fallback="second")
+OTHER = Model("second", SECOND, "Second", type="CHATFLOW")
+GONE = FlowiseUnavailable("gone")
+ANSWER: Batch = [TextDelta("mine"), TurnEnded()]
+Script = tuple[list[Batch], Exception | None]
+
+
+class Stage:
+    """Scripted flows, and what became of their runs."""
+
+    def __init__(self, *, taken: bool = False, stop: tuple[str, ...] = (), **scripts: Script) -> None:
+        self.scripts = {FIRST: scripts.get("first"), SECOND: scripts.get("second")}
+        self.metrics = Metrics()
+        self.line: dict[str, Any] = {}
+        self.undone: list[Plan] = []
+        self.asked: list[Turn] = []
+        self.closed: list[str] = []
+        turn = Turn("first", "Hi", stream=True, chat_id="c")
+        self.parsed = ParsedRequest("first", (turn,), stream=True, stop=stop)
+        continued = cast("ContinuedTurn", SimpleNamespace(taken=taken)) if taken else None
+        self.plan = Plan((turn,), continued=continued)
+        self.services = cast(
+            "Services",
+            SimpleNamespace(
+                metrics=self.metrics,
+                planner=SimpleNamespace(rollback=self.undone.append, replan_for_fallback=self._replan),
+                clients=SimpleNamespace(client=self._client),
+            ),
+        )
+
+    def _client(self, flow: str, key: str) -> Any:
+        assert key == "key"
+        return SimpleNamespace(batches=self._batches)
+
+    def _batches(self, turn: Turn, *, wake: Callable[[], float], **_: Any) -> Batches:
+        self.asked.append(turn)
+        script = self.scripts[turn.flow]
+        assert script is not None
+        try:
+            for batch in script[0]:
+                assert wake() >= 0
+                yield list(batch)
+            if script[1] is not None:
+                raise script[1]
+        finally:
+            self.closed.append(turn.flow)
+
+    @staticmethod
+    def _replan(plan: Plan, turn: Turn, *_: Any) -> tuple[Turn, str]:
+        return turn, "a file was left out"
+
+    def _resolve(self, name: str) -> Model:
+        if name != "second" or self.scripts[SECOND] is None:
+            raise ModelNotFound(name)
+        return OTHER
+
+    def answer(self, model: Model) -> PendingAnswer:
+        """An answer by the model, ready to begin."""
+        models = cast("Models", SimpleNamespace(resolve=self._resolve))
+
+        def resolver(flow: str, chat_id: str) -> Callable[[Any], Any]:
+            return lambda event: replace(event, url=f"{flow}/{chat_id}")
+
+        runs = Runs(self.parsed, self.plan, self.services, models, "key", {}, self.line, resolver)
+        heartbeat = Heartbeat(15)
+        transcripts = [Transcript(turn.chat_id) for turn in self.plan.turns]
+        renderer = ChatRenderer(self.parsed, count_tokens=len)
+        batches = runs.batches(model, heartbeat)
+        return PendingAnswer(batches, renderer, heartbeat, transcripts, lambda: None, {})
+
+    def run(self, model: Model) -> Transcript:
+        """The transcript of a whole answer."""
+        answer = self.answer(model)
+        for _ in answer.steps():
+            pass
+        return answer.transcripts[0]
+
+    def counted(self, **labels: str) -> float:
+        """How many runs ended so."""
+        return Scrape(self.metrics.text().decode()).sum("runs_total", **labels)
+
+
+@pytest.mark.parametrize("before", [[], [[KeepAlive()]], [[Warned("late")]]])
+def test_another_model_answers_if_nothing_has_run(before: list[Batch]) -> None:
+    stage = Stage(first=(before, GONE), second=([ANSWER], None), taken=True)
+    transcript = stage.run(WITH_FALLBACK)
+    assert transcript.text == "mine"
+    assert transcript.warnings[-1] == "a file was left out"
+    assert stage.closed == [FIRST, SECOND]
+    assert stage.asked[0].chat_id == "c" != stage.asked[1].chat_id
+    assert stage.line == {"fallback": "second"}
+    assert not stage.undone
+    assert stage.counted(result="flowise_unavailable") == stage.counted(result="ok") == 1
+
+
+@pytest.mark.parametrize(("error", "before"), [(RunFailed("broke"), []), (GONE, [[TextDelta("a")]])])
+def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, before: list[Batch]) -> None:
+    stage = Stage(first=(before, error), second=([ANSWER], None), taken=True)
+    with pytest.raises(type(error)):
+        stage.run(WITH_FALLBACK)
+    assert len(stage.asked) == 1
+    assert stage.line == {"outcome": error.code or error.type}
+    assert not stage.undone
+
+
+def test_a_run_that_answers_needs_no_other() -> None:
+    stage = Stage(first=([ANSWER], None))
+    assert stage.run(WITH_FALLBACK).text == "mine"
+    assert stage.line == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "undone"),
+    [(GONE, [[KeepAlive()]], 1), (GONE, [[TextDelta("a")]], 0), (RunFailed("broke"), [], 0)],
+)
+def test_what_was_taken_is_put_back_if_nothing_has_run(
+    error: ProxyError, before: list[Batch], undone: int
+) -> None:
+    stage = Stage(first=(before, error), taken=True)
+    with pytest.raises(type(error)):
+        stage.run(MODEL)
+    assert len(stage.undone) == undone
+
+
+def test_what_was_taken_is_put_back_if_the_fallback_does_not_run_either() -> None:
+    stage = Stage(first=([], GONE), second=([[KeepAlive()]], GONE), taken=True)
+    with pytest.raises(FlowiseUnavailable):
+        stage.run(WITH_FALLBACK)
+    assert stage.undone == [stage.plan]
+    stage = Stage(first=([], GONE), taken=True)
+    with pytest.raises(ModelNotFound):
+        stage.run(WITH_FALLBACK)
+    assert stage.undone == [stage.plan]
+
+
+def test_without_a_session_nothing_is_put_back() -> None:
+    stage = Stage(first=([], GONE))
+    with pytest.raises(FlowiseUnavailable):
+        stage.run(MODEL)
+    assert not stage.undone
+
+
+def test_a_run_that_gives_only_signs_of_life_is_passed_on() -> None:
+    stage = Stage(first=([[KeepAlive()]], None), taken=True)
+    answer = stage.answer(MODEL)
+    assert [batch for batch, _ in answer.steps()] == [[KeepAlive()]]
+    assert not stage.undone
+
+
+def test_files_of_a_run_get_the_links_of_its_flow_and_chat() -> None:
+    stage = Stage(first=([[ArtifactMade({}, "b.png")], ANSWER], None))
+    assert [made.url for made in stage.run(MODEL).artifacts] == [f"{FIRST}/c"]
+
+
+def test_a_run_cut_by_a_stop_sequence_is_counted_as_aborted_and_closed() -> None:
+    stage = Stage(first=([[TextDelta("one STOP")], ANSWER], None), stop=("STOP",))
+    assert stage.run(MODEL).text == "one "
+    assert stage.closed == [FIRST]
+    assert stage.counted(result="aborted") == 1
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_run_that_nobody_wants_any_more_is_closed_and_counted_as_aborted(after: int) -> None:
+    stage = Stage(first=([[KeepAlive()], [TextDelta("a")], ANSWER], None), taken=True)
+    steps = stage.answer(MODEL).steps()
+    for _ in range(after):
+        next(steps)
+    steps.close()
+    assert stage.closed == [FIRST]
+    assert stage.counted(result="aborted") == 1
+    assert not stage.undone
+
+
+def test_a_run_that_was_never_begun_is_not_counted() -> None:
+    stage = Stage(first=([ANSWER], None))
+    stage.answer(MODEL).batches.close()
+    assert not stage.asked
+    assert stage.counted() == 0
+
+
+def test_a_canned_answer_runs_nothing() -> None:
+    stage = Stage()
+    stage.plan = replace(stage.plan, canned_events=tuple(ANSWER))
+    assert stage.run(MODEL).text == "mine"
+
+
+def test_choices_run_at_once_and_each_has_its_number() -> None:
+    stage = Stage(first=([[TextDelta("a")], [TurnEnded()]], None))
+    stage.parsed = replace(stage.parsed, turns=stage.parsed.turns * 3)
+    stage.plan = replace(stage.plan, turns=stage.plan.turns * 3)
+    answer = stage.answer(MODEL)
+    assert sum(len(frames) for _, frames in answer.steps()) == 3
+    assert [transcript.text for transcript in answer.transcripts] == ["a"] * 3
+    assert threading.active_count() >= 1
+    assert stage.counted(result="ok") == 3
+
+
+def test_a_body_needs_no_frames() -> None:
+    answer = Stage(first=([ANSWER], None)).answer(MODEL)
+    assert [frames for _, frames in answer.steps(renders=False)] == [[]]
+    assert answer.transcripts[0].text == "mine"
