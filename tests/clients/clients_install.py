@@ -46,10 +46,7 @@ class Clients:
 
 def install() -> Clients:
     """The installed libraries; installs them first when the folder of these versions is not whole."""
-    cache = (
-        Path(os.environ.get("CLIENTS_CACHE") or HERE.parents[1] / ".cache/clients").expanduser().absolute()
-    )
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = _cache()
     folder = cache / f"clients-{_recipe_hash()}"
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -59,13 +56,37 @@ def install() -> Clients:
             _build(folder, node.bin_dir)
         # Modules are looked for beside the script, so the scripts go where the modules are.
         for script in (
-            *HERE.glob("*.mjs"),
-            *HERE.glob("*/*.mjs"),
+            *(script for environment in ENVIRONMENTS for script in (HERE / environment).glob("*.mjs")),
             HERE / "asking.py",
             *map(HERE.joinpath, PYTHONS),
         ):
             shutil.copy(script, folder / script.relative_to(HERE))
     return Clients(folder, node.program)
+
+
+def install_librechat_config() -> list[str]:
+    """The command that reads a configuration as LibreChat does; its library is small and has a folder of its own."""
+    source = HERE / "librechat_config"
+    lock_text = (source / "package-lock.json").read_bytes()
+    folder = _cache() / f"librechat-config-{hashlib.sha256(lock_text).hexdigest()[:12]}"
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        node = find_node(folder.parent)
+        if not (folder / MARKER).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder)
+            _step([str(node.bin_dir / "npm"), *NPM_CI], folder, node.bin_dir)
+            (folder / MARKER).touch()
+        shutil.copy(source / "check.mjs", folder)
+    return [str(node.program), str(folder / "check.mjs")]
+
+
+def _cache() -> Path:
+    cache = (
+        Path(os.environ.get("CLIENTS_CACHE") or HERE.parents[1] / ".cache/clients").expanduser().absolute()
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def _recipe_hash() -> str:

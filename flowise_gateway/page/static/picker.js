@@ -4,13 +4,14 @@ import { choose, state } from './state.js';
 
 export function modelPicker(id) {
   const select = h('select', { id, on: { change: () => choose(select.value) } });
+  const element = h('div', { class: 'picker' }, h('label', { for: id }, 'Model'), select);
   const show = () => {
     select.replaceChildren(...state.models.map((model) => h('option', { value: model.id },
       model.name && model.name !== model.id ? `${model.name} (${model.id})` : model.id)));
     select.value = state.model;
-    select.disabled = !state.models.length;
+    element.hidden = !state.models.length;
   };
   state.addEventListener('change', show);
   show();
-  return h('div', { class: 'picker' }, h('label', { for: id }, 'Model'), select);
+  return element;
 }
