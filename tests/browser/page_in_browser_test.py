@@ -27,7 +27,7 @@ PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 SHOTS = os.environ.get("PAGE_SHOTS", "")
-"""A folder for pictures of the page."""
+"""A folder for pictures of the page; the readme's is `try-light-1200.png`."""
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +387,7 @@ def test_hostile_names_answers_and_files_execute_nothing(browser: Any, tmp_path:
 @pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 1200), ("light", 360)])
 def test_pictures_are_taken(browser: Any, proxy: RunningProxy, theme: str, width: int) -> None:
     with opened(browser, proxy, "/#/live", theme=theme, width=width, failures=True) as page:
+        page.set_viewport_size({"width": width, "height": 860})
         page.goto(page.url.partition("#")[0] + "#/try")
         ask(page, "demo-agent", "What is 2+3?")
         ask(page, "demo-sources", "What is Flowise?")

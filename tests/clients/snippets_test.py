@@ -48,7 +48,8 @@ def clients() -> Clients:
 def snippets(clients: Clients, proxy: RunningProxy) -> dict[str, str]:
     """The texts of the page, for the server under test."""
     values = json.dumps({"base": proxy.url, "model": MODEL, "key": "any"})
-    command = [clients.node, "--input-type=module", "-e", RENDER, "--", STATIC / "snippets.js", values]
+    script = str(STATIC / "snippets.js")
+    command = [str(clients.node), "--input-type=module", "-e", RENDER, "--", script, values]
     rendered = subprocess.run(command, capture_output=True, check=True, timeout=60)
     return {one["id"]: one["text"] for one in json.loads(rendered.stdout)}
 
@@ -66,7 +67,7 @@ def test_a_program_of_the_page_prints_an_answer(
         program = Path(folder) / f"snippet.{'mjs' if named == 'node' else 'txt'}"
         program.write_text(snippets[client])
         done = subprocess.run(
-            [interpreter, program],
+            [interpreter, str(program)],
             cwd=tmp_path,
             env=clean_environment(tmp_path),
             capture_output=True,
