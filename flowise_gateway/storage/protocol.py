@@ -1,17 +1,17 @@
-"""What is asked of a store."""
+"""The contract of a store, and what its kinds share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 
-_ROOM_SHARE = 64
+ROOM_SHARE = 64
 """Making room frees a 64th of the store, so that it need not be made for each entry."""
 
 _ENTRY_BYTES = 200
-"""What an entry takes beside its key and value, roughly."""
+"""Roughly what an entry takes beside its key and value."""
 
 
 class StoreError(Exception):
@@ -19,19 +19,22 @@ class StoreError(Exception):
 
 
 class Store(Protocol):
-    """A key-value store shared by all workers."""
+    """A key-value store shared by all workers.
+
+    A full store deletes the oldest values of the owners who hold the most, and none whose owner is None.
+    """
 
     def get(self, key: str) -> bytes | None:
         """Return the value, None if there is none or it has expired."""
 
     def take(self, key: str) -> bytes | None:
-        """Return the value and delete it; of several that ask at once one alone gets it."""
+        """Return the value and delete it; of several callers at once one alone gets it."""
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
         """Put a value where there is none, and tell whether it was put."""
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
-        """Put values, all or none, each replacing what was there; `math.inf` seconds keep them for good."""
+        """Put values, all or none, each replacing what was there; after `math.inf` seconds none expires."""
 
     def delete(self, *keys: str) -> bool:
         """Delete values, and tell whether there was any."""
@@ -48,7 +51,7 @@ def fair_level(sizes: Iterable[int], room: int) -> int:
     return max(ordered, default=0)
 
 
-def _size(key: str, value: bytes) -> int:
+def entry_size(key: str, value: bytes) -> int:
     return len(key) + len(value) + _ENTRY_BYTES
 
 

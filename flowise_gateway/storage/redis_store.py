@@ -12,14 +12,14 @@ from flowise_gateway.storage.protocol import StoreError
 
 REDIS_SECONDS = 2.0
 REDIS_RETRY_SECONDS = 1.0
-"""How often a Redis that cannot be reached is asked again; all others do without it meanwhile."""
+"""The interval between attempts to reach a lost Redis; other calls fail at once meanwhile."""
 
 
 class RedisStore:
-    """A Redis shared by many machines; how much it may hold is its own `maxmemory` setting.
+    """A Redis shared by many machines; its own `maxmemory` settings bound it and say what it evicts.
 
-    What it evicts then is its own choice, too. What is kept for good has no expiry, so that the policies
-    `volatile-…` leave it alone. One that cannot be reached delays one request a second, not all.
+    Values that never expire have no expiry there, so that the policies `volatile-…` do not evict them. While
+    Redis cannot be reached, one call a second tries to, and the others fail at once.
     """
 
     def __init__(
@@ -40,42 +40,37 @@ class RedisStore:
         self._retry_at = -math.inf
 
     def get(self, key: str) -> bytes | None:
-        """Return the value."""
         return self._one(lambda: self._redis.get(self._prefix + key))
 
     def take(self, key: str) -> bytes | None:
-        """Return the value and delete it."""
         return self._one(lambda: self._redis.getdel(self._prefix + key))
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:  # noqa: ARG002
-        """Put a value where there is none."""
-        with self._translated():
+        with self._failures_translated():
             return bool(self._redis.set(self._prefix + key, value, nx=True, px=_milliseconds(seconds)))
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:  # noqa: ARG002
-        """Put values."""
-        with self._translated(), self._redis.pipeline(transaction=True) as pipeline:
+        with self._failures_translated(), self._redis.pipeline(transaction=True) as pipeline:
             for key, value in entries.items():
                 pipeline.set(self._prefix + key, value, px=_milliseconds(seconds))
             pipeline.execute()
 
     def delete(self, *keys: str) -> bool:
-        """Delete values."""
-        with self._translated():
+        with self._failures_translated():
             return bool(self._redis.delete(*(self._prefix + key for key in keys)))
 
     def _one(self, read: Callable[[], Any]) -> bytes | None:
-        with self._translated():
+        with self._failures_translated():
             try:
                 value = read()
             except self._refused as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
-                return None  # a list or a set that somebody else keeps under this name
+                return None  # another program has a list or a set under this key
         return value if isinstance(value, bytes) else None
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _failures_translated(self) -> Iterator[None]:
         now = self._clock()
         if self._is_lost:
             if now < self._retry_at:
@@ -83,7 +78,10 @@ class RedisStore:
             self._retry_at = now + REDIS_RETRY_SECONDS
         try:
             yield
-        except (self._failure, ValueError) as error:  # a ValueError is text that is none
+        except (
+            self._failure,
+            ValueError,
+        ) as error:  # a ValueError: the address may ask redis to decode values
             if isinstance(error, self._unreachable):
                 self._is_lost, self._retry_at = True, self._clock() + REDIS_RETRY_SECONDS
             raise StoreError(f"the Redis of PROXY_STORE cannot be used ({type(error).__name__})") from error

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from flowise_gateway.storage.protocol import (
-    _ROOM_SHARE,
-    _T,
+    ROOM_SHARE,
     Executor,
     StoreError,
-    _size,
+    T,
+    entry_size,
     fair_level,
     run_inline,
 )
@@ -25,15 +25,14 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024**3
 CHECK_EVERY = 1000
-"""After so many entries, or pages of them, a SQLite store takes its log in and looks what has to go."""
+"""After so many written entries, or pages of values, the log is copied and old entries are deleted."""
 
 MAX_LOG_PAGES = 10 * CHECK_EVERY
 LARGE_BYTES = 65_536
-"""Writing more than that at once may take longer than a stream should wait."""
+"""A larger write may take longer than a stream should wait, and is done in another thread."""
 
 BUSY_WAITS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(0.1,) * 9)
-"""Between attempts to write while another process does; past them it has kept us waiting long enough."""
-
+"""The waits between attempts while another process is writing; after the last one the call fails."""
 
 _SETTINGS = """
 PRAGMA synchronous = NORMAL;
@@ -61,20 +60,20 @@ _OWNERS = (
     "ALTER TABLE entries ADD COLUMN size INTEGER NOT NULL DEFAULT 4096",
     "UPDATE entries SET owner = NULL WHERE key = 'secret'",
 )
-"""For a file of a version that knew no owners."""
+"""Brings a file of a version without owners into today's form."""
 
 _MAX_EXPIRED = 100
 _MAX_EVICTED = 100
 _MAX_EVICTED_BYTES = 1024**2
-"""What one transaction deletes: others wait for the whole of it."""
+"""Bounds of what one transaction deletes, for other writers wait until it ends."""
 
 
 class SqliteStore:
     """A file shared by the processes of one machine; survives restarts, and workers that are killed.
 
-    A write is there for every other process once the call returns. Beyond `max_bytes` those who hold the most
-    lose their oldest entries. A writer that finds the file locked waits in `time.sleep`, where gevent lets
-    others run, for at most a second; while it stays locked, nobody else waits at all.
+    Other processes see a write once the call has returned. Beyond `max_bytes` the owners who hold the most
+    lose their oldest entries. A call that finds the file locked by another process tries again for at most a
+    second, and sleeps meanwhile so that others run; until the lock is gone, later calls fail at once.
     """
 
     def __init__(
@@ -85,43 +84,39 @@ class SqliteStore:
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open nothing yet: a process that forks must not share a connection."""
+        """Open nothing yet, for a process that forks must not share a connection; `run` calls in a thread."""
         self._path = path
         self._run = run
         self._max_bytes = max_bytes
         self._clock = clock
-        self._here = _Connection(path, _SETTINGS + _NO_CHECKPOINTS)
+        self._fast = _Connection(path, _SETTINGS + _NO_CHECKPOINTS)
         self._slow = _Connection(path)
         self._writes = 0
         self._is_locked = False
         self._is_tidying = False
 
     def get(self, key: str) -> bytes | None:
-        """Return the value."""
         sql = "SELECT value FROM entries WHERE key = ? AND expires > ?"
         return self._one(sql, key, self._clock(), writes=False)
 
     def take(self, key: str) -> bytes | None:
-        """Return the value and delete it."""
         sql = "DELETE FROM entries WHERE key = ? AND expires > ? RETURNING value"
         return self._one(sql, key, self._clock(), writes=True)
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none."""
         now = self._clock()
         sql = """INSERT OR REPLACE INTO entries (key, value, expires, owner, size) SELECT ?, ?, ?, ?, ?
             WHERE NOT EXISTS (SELECT 1 FROM entries WHERE key = ? AND expires > ?)"""
-        row = (key, value, now + seconds, owner, _size(key, value), key, now)
+        row = (key, value, now + seconds, owner, entry_size(key, value), key, now)
         is_added = self._within(lambda database: database.execute(sql, row).rowcount == 1)
         self._count(1, len(value))
         return is_added
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
-        """Put values."""
         if not entries:
             return
         expires = self._clock() + seconds
-        rows = [(key, value, expires, owner, _size(key, value)) for key, value in entries.items()]
+        rows = [(key, value, expires, owner, entry_size(key, value)) for key, value in entries.items()]
 
         def written(database: sqlite3.Connection) -> None:
             with database:
@@ -135,7 +130,6 @@ class SqliteStore:
         self._count(len(rows), size)
 
     def delete(self, *keys: str) -> bool:
-        """Delete values."""
         marks = ", ".join("?" * len(keys))
         sql = f"DELETE FROM entries WHERE key IN ({marks}) AND expires > ?"  # noqa: S608 - only marks
         return self._within(lambda database: database.execute(sql, (*keys, self._clock())).rowcount > 0)
@@ -143,23 +137,23 @@ class SqliteStore:
     def _one(self, sql: str, *values: Any, writes: bool) -> bytes | None:
         def found(database: sqlite3.Connection) -> bytes | None:
             rows = database.execute(sql, values).fetchall()
-            # Whoever can write into the file can have put a text or a number there.
+            # Another program that writes into the file may have put a text or a number there.
             return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
 
         return self._within(found, writes=writes)
 
     def _within(
-        self, work: Callable[[sqlite3.Connection], _T], *, is_large: bool = False, writes: bool = True
-    ) -> _T:
-        """Do it here if that takes but a moment; what may take longer is done where waiting harms nobody.
+        self, work: Callable[[sqlite3.Connection], T], *, is_large: bool = False, writes: bool = True
+    ) -> T:
+        """Do small work in this thread, and large work in another one, so that no stream waits for it.
 
-        A small write waits for no disk: it goes into the log, which is brought to the disk by `_tidy`.
+        A small write does not wait for the disk: it goes into the log, which `_tidy` brings to the disk.
         """
         for wait in (*BUSY_WAITS_SECONDS, None):
             try:
                 if not self._slow.is_open:
                     self._run(self._slow.opened)
-                result = self._run(lambda: self._slow.within(work)) if is_large else self._here.within(work)
+                result = self._run(lambda: self._slow.within(work)) if is_large else self._fast.within(work)
             except _Busy:
                 if wait is None or self._is_locked:
                     self._is_locked = True
@@ -176,7 +170,7 @@ class SqliteStore:
             return
         self._writes, self._is_tidying = 0, True
         try:
-            # Whoever happened to write the last of them does not wait for it.
+            # In a thread, so that the request whose write was the last of them does not wait for it.
             threading.Thread(target=self._tidy, daemon=True).start()
         except RuntimeError:
             self._is_tidying = False
@@ -194,17 +188,17 @@ class SqliteStore:
         finally:
             self._is_tidying = False
 
-    def _in_step(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _in_step(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return self._within(work, is_large=True)
 
     def _delete_expired(self, database: sqlite3.Connection) -> bool:
-        """Delete some; whether there may be more."""
+        """Delete some expired entries, and tell whether there may be more."""
         sql = f"""DELETE FROM entries WHERE number IN
             (SELECT number FROM entries WHERE expires <= ? LIMIT {_MAX_EXPIRED})"""  # noqa: S608 - a constant
         return database.execute(sql, (self._clock(),)).rowcount == _MAX_EXPIRED
 
     def _excesses(self, database: sqlite3.Connection) -> list[tuple[str, int]]:
-        """How much which owners have to give up, if the file has grown too large."""
+        """The owners that must give up entries, and how many bytes of them, if the file is too large."""
         pages, free, page_bytes = (
             database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -214,9 +208,9 @@ class SqliteStore:
             return []
         sql = "SELECT owner, sum(size) FROM entries GROUP BY owner"
         sizes: dict[str | None, int] = dict(database.execute(sql).fetchall())
-        # What an entry takes of the file is more than its size: a file that has grown to many times its bound
-        # would leave no room at all if one were taken from the other.
-        room = sum(sizes.values()) * (self._max_bytes - self._max_bytes // _ROOM_SHARE) // used
+        # The sizes are scaled to the bound: an entry takes more of the file than its size, so that the excess
+        # of a file that is many times too large, taken from the sizes, would leave no room for any entry.
+        room = sum(sizes.values()) * (self._max_bytes - self._max_bytes // ROOM_SHARE) // used
         room -= sizes.pop(None, 0)
         level = fair_level(sizes.values(), room)
         return [(owner, size - level) for owner, size in sizes.items() if owner is not None and size > level]
@@ -239,26 +233,26 @@ class SqliteStore:
 
 
 def _checkpoint(database: sqlite3.Connection) -> int:
-    """Bring what was written from the log into the file and to the disk; how many pages the log has."""
+    """Copy the log into the file and to the disk; how many pages the log has."""
     pages: int = database.execute("PRAGMA wal_checkpoint").fetchone()[1]
     return pages
 
 
 def _restart_log(database: sqlite3.Connection) -> None:
-    """Have the log begin anew, which it does not by itself while there is always somebody writing."""
+    """Make the next writer begin the log anew; by itself it grows as long as some process is writing."""
     if database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
         raise _Busy
 
 
 class _Busy(Exception):
-    """Somebody else is writing."""
+    """Another process is writing."""
 
 
 class _Connection:
-    """A connection of this process to the file; a statement is a transaction, unless one is begun."""
+    """This process's connection to the file; a statement is a transaction of its own unless one was begun."""
 
     def __init__(self, path: Path, settings: str = "") -> None:
-        """With `settings` use the table, without them make it, too."""
+        """Open nothing yet; without `settings` opening makes the table, too."""
         self._path = path
         self._settings = settings
         self._lock = threading.Lock()
@@ -269,8 +263,8 @@ class _Connection:
         """Whether this process has opened it."""
         return self._connection is not None and self._connection[0] == os.getpid()
 
-    def within(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do something; it waits for no other process. Raises _Busy, StoreError."""
+    def within(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do work without waiting for other processes. Raises _Busy, StoreError."""
         with self._lock:
             try:
                 return work(self._opened())
@@ -289,22 +283,22 @@ class _Connection:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None or self._connection[0] != os.getpid():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # It holds what people said to their flows.
+            # For its owner's eyes only: the file holds what people said to their flows.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             database = sqlite3.connect(self._path, timeout=0, check_same_thread=False, isolation_level=None)
             database.executescript(self._settings or _TABLE)
             if not self._settings:
-                _take_over(database)
+                _migrate(database)
             self._connection = os.getpid(), database
         return self._connection[1]
 
 
-def _take_over(database: sqlite3.Connection) -> None:
+def _migrate(database: sqlite3.Connection) -> None:
     """Bring the table of an earlier version into today's form."""
     if "owner" not in _columns(database):
         with database:
             database.execute("BEGIN IMMEDIATE")
-            if "owner" not in _columns(database):  # another worker may have been faster
+            if "owner" not in _columns(database):  # another worker may have added them meanwhile
                 for sql in _OWNERS:
                     database.execute(sql)
     database.executescript(_INDEXES)

@@ -1,4 +1,4 @@
-"""The store that the settings name, watched: what outlives a request."""
+"""The store that PROXY_STORE names, with its failures caught and its values sealed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flowise_gateway.storage.memory_store import MemoryStore
-from flowise_gateway.storage.protocol import _T, Executor, Store, StoreError, run_inline
+from flowise_gateway.storage.protocol import Executor, Store, StoreError, T, run_inline
 from flowise_gateway.storage.redis_store import RedisStore
 from flowise_gateway.storage.sqlite_store import SqliteStore
 
@@ -28,16 +28,16 @@ def open_store(address: str, run: Executor = run_inline) -> Store:
 
 
 class WatchedStore:
-    """A store whose failures are told in `error` and cost what was stored, not the request.
+    """A store whose failures fail no request: reading finds nothing, writing does nothing, `error` tells why.
 
-    Reading from a failing store finds nothing, writing to it is in vain. Each value carries a seal made with
-    our secret: one that is not ours, broken or put there by somebody else, is not found.
+    Each value is stored with a seal made with the secret. One whose seal is wrong, since it is damaged or
+    another program put it there, is not found.
     """
 
     def __init__(
         self, store: Store, on_failure: Callable[[str], None] = lambda _reason: None, secret: bytes = b""
     ) -> None:
-        """Watch over `store`; `on_failure` hears of the first of several failures in a row."""
+        """Wrap `store`; `on_failure` is called with the first of several failures in a row."""
         self._store = store
         self._on_failure = on_failure
         self._secret = secret
@@ -48,39 +48,37 @@ class WatchedStore:
 
     @property
     def secret(self) -> bytes:
-        """The secret given, else the one of all who share the store, made by the first to ask.
+        """The secret of the settings, else the one in the store, which the first process puts there.
 
-        One of our own while the store is lost; it becomes everybody's if there is none yet when it is back.
+        While the store cannot be reached, a secret of this process, which is put there later if none is.
         """
         if not self._secret:
             self._own_secret = self._own_secret or os.urandom(_SECRET_BYTES)
-            self._secret = self._tried(lambda: _kept_secret(self._store, self._own_secret), b"")
+            self._secret = self._attempt(lambda: _shared_secret(self._store, self._own_secret), b"")
         return self._secret or self._own_secret
 
     def get(self, key: str) -> bytes | None:
-        """Return the value."""
-        return self._opened(key, self._tried(lambda: self._store.get(key), None))
+        return self._unsealed(key, self._attempt(lambda: self._store.get(key), None))
 
     def take(self, key: str) -> bytes | None:
-        """Return the value and delete it."""
-        return self._opened(key, self._tried(lambda: self._store.take(key), None))
+        return self._unsealed(key, self._attempt(lambda: self._store.take(key), None))
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none; True for a failing store."""
+        """Put a value where there is none; a failing store says that it was put."""
         sealed = self._seal(key, value) + value
-        return self._tried(lambda: self._store.add(key, sealed, seconds, self._named(owner)), fallback=True)
+        return self._attempt(
+            lambda: self._store.add(key, sealed, seconds, self._hidden(owner)), fallback=True
+        )
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
-        """Put values."""
         sealed = {key: self._seal(key, value) + value for key, value in entries.items()}
-        self._tried(lambda: self._store.put(sealed, seconds, self._named(owner)), None)
+        self._attempt(lambda: self._store.put(sealed, seconds, self._hidden(owner)), None)
 
     def delete(self, *keys: str) -> bool:
-        """Delete values."""
-        return self._tried(lambda: self._store.delete(*keys), fallback=False)
+        return self._attempt(lambda: self._store.delete(*keys), fallback=False)
 
-    def _named(self, owner: str | None) -> str | None:
-        """What stands for an owner in the store: a caller's name tells whose key it is."""
+    def _hidden(self, owner: str | None) -> str | None:
+        """An owner's name as the store has it; the caller's own name would tell whose key it is."""
         return None if owner is None else self._seal("owner", owner.encode()).hex()
 
     def _seal(self, key: str, value: bytes | memoryview) -> bytes:
@@ -91,13 +89,13 @@ class WatchedStore:
         seal.update(value)
         return seal.digest()
 
-    def _opened(self, key: str, sealed: bytes | None) -> bytes | None:
+    def _unsealed(self, key: str, sealed: bytes | None) -> bytes | None:
         if sealed is None:
             return None
         value = memoryview(sealed)[_SEAL_BYTES:]
         return bytes(value) if hmac.compare_digest(self._seal(key, value), sealed[:_SEAL_BYTES]) else None
 
-    def _tried(self, work: Callable[[], _T], fallback: _T) -> _T:
+    def _attempt(self, work: Callable[[], T], fallback: T) -> T:
         try:
             result = work()
         except StoreError as error:
@@ -110,13 +108,13 @@ class WatchedStore:
         return result
 
 
-def _kept_secret(store: Store, proposed: bytes) -> bytes:
-    """The secret in the store: the one proposed if there is none, or one that cannot be ours."""
+def _shared_secret(store: Store, proposed: bytes) -> bytes:
+    """The secret in the store; the one proposed is put there if it has none, or one of another length."""
     for attempt in range(3):
-        kept = store.get("secret")
-        if kept is not None and len(kept) == _SECRET_BYTES:
-            return kept
-        if attempt == 1:  # adding was in vain, and nobody was faster: something else has its place
+        found = store.get("secret")
+        if found is not None and len(found) == _SECRET_BYTES:
+            return found
+        if attempt == 1:  # neither ours nor another process's was added: something else is in its place
             store.delete("secret")
         store.add("secret", proposed, math.inf, None)
     raise StoreError("PROXY_STORE does not keep what is put there")
