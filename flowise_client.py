@@ -142,9 +142,9 @@ class FlowiseClient(FlowiseApi):
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
-            reply, head = yield from self._answered(run, headers or {})
+            reply, head = yield from self._open_answer(run, headers or {})
             with contextlib.closing(reply):
-                stored = partial(self._stored, turn.flow)
+                stored = partial(self._stored_message, turn.flow)
                 is_stream = is_event_stream(head)
                 yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
         except ModelNotFound:
@@ -161,10 +161,11 @@ class FlowiseClient(FlowiseApi):
     def can_stream(self, flow_id: str = "") -> bool:
         """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
 
-        Many that want to know at once ask once, and fail together; if the one that asks leaves, another asks.
-        Flowise never answers a call with `streaming: true` that fails before its stream begins, and so fails
-        every run of a flow that cannot stream. In queue mode, where a stream may be cut and a JSON answer is
-        whole, only what can be completed is streamed. Raises ModelNotFound for an unknown flow.
+        Callers that need it at the same time share one request and its failure; if the caller that sent it
+        goes away, another sends it. It must be known before a run: Flowise never answers a call with
+        `streaming: true` that fails before its stream begins, as all fail of a flow that cannot stream. In
+        queue mode, where a stream may be cut and a JSON answer is whole, only what can be completed is
+        streamed. Raises ModelNotFound for an unknown flow.
         """
         known = self._can_stream
         if known is not None and time.monotonic() <= known[0] and known[2] is self.mode.is_on:
@@ -184,7 +185,7 @@ class FlowiseClient(FlowiseApi):
             is_queued = self.mode.is_on
             streams = self.probe_streaming(flow_id)
             if streams and is_queued:
-                streams = self._messages(flow_id, str(uuid4())) is not None
+                streams = self._stored_messages(flow_id, str(uuid4())) is not None
             seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
             self._can_stream = (time.monotonic() + seconds, bool(streams), is_queued)
             probe.set_result(bool(streams))
@@ -210,14 +211,14 @@ class FlowiseClient(FlowiseApi):
             raise refused(head, answer)
         raise document_refused(answer)
 
-    def _stored(self, flow_id: str, message_id: str) -> dict[str, Any] | None:
+    def _stored_message(self, flow_id: str, message_id: str) -> dict[str, Any] | None:
         """The message that Flowise has stored of an answer, None where the key may not read it."""
-        # Flowise's own word goes into an address only if it is an id.
-        rows = self._messages(flow_id, message_id) if FLOW_ID.fullmatch(message_id) else None
+        # The id comes from Flowise's stream and goes into an address: it must be an id and nothing else.
+        rows = self._stored_messages(flow_id, message_id) if FLOW_ID.fullmatch(message_id) else None
         found = (row for row in rows or () if isinstance(row, dict) and row.get("id") == message_id)
         return next(found, None)
 
-    def _messages(self, flow_id: str, message_id: str) -> list[Any] | None:
+    def _stored_messages(self, flow_id: str, message_id: str) -> list[Any] | None:
         """The flow's messages of that id (one or none), None where the key may not read them."""
         try:
             head, body = self.get(f"/chatmessage/{flow_id}?messageId={message_id}")
@@ -246,23 +247,23 @@ class FlowiseClient(FlowiseApi):
                     read_all(reply, ABORT_SECONDS)
                 return
 
-    def _answered(
+    def _open_answer(
         self, run: Run, headers: Mapping[str, str]
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         body = prediction_json(run.turn)
         with self.health.call() as call:
             for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
                 with attempt:
-                    run.check_wanted()
-                    return (yield from self._asked_once(run, headers, body))
+                    run.check_cancelled()
+                    return (yield from self._send_prediction(run, headers, body))
         raise AssertionError("tenacity gives up by raising")
 
-    def _asked_once(
+    def _send_prediction(
         self, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         reply = self.send("POST", f"/prediction/{run.turn.flow}", headers, body)
         try:
-            head = yield from run.awaited_head(reply)
+            head = yield from run.wait_for_head(reply)
             self.note(head)
             run.check_encoding(head)
             if head.status != HTTPStatus.OK or not (is_event_stream(head) or is_json(head)):

@@ -13,8 +13,8 @@ from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError, SettingsError
 
 INTERRUPTED = 130
-NOBODY_READS = 141
-"""As a shell tells it of a program that a signal ended: 128 and SIGINT, SIGPIPE."""
+BROKEN_PIPE = 141
+"""The statuses that a shell gives for a program ended by SIGINT and by SIGPIPE: 128 and the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # What is still to be written at exit must find somebody who takes it.
+        # Python flushes standard output at exit, which would fail again on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        return BROKEN_PIPE
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.profiles import FlowProfile, profiled, with_capabilities
+from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.serving.banner import Overview
@@ -36,7 +36,9 @@ from flowise_gateway.storage.store import open_store
 KEY_PREFIX = "sk-flowise-"
 
 
-def _asking(command: Callable[[argparse.Namespace, Settings], int]) -> Callable[[argparse.Namespace], int]:
+def _with_flowise(
+    command: Callable[[argparse.Namespace, Settings], int],
+) -> Callable[[argparse.Namespace], int]:
     """A command that asks Flowise: the demo flows where none is named, as in serving."""
 
     def run(options: argparse.Namespace) -> int:
@@ -67,7 +69,7 @@ def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
     )
 
 
-@_asking
+@_with_flowise
 def check(options: argparse.Namespace, settings: Settings) -> int:
     """Tell whether Flowise can be reached, which flows there are, and what to do about each problem."""
     config = config_file(settings).current
@@ -80,9 +82,9 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     client = _client(settings)
     try:
         report["version"] = client.version()
-        report["flows"] = [_flow_report(client, profile) for profile in profiled(client.flows())]
+        report["flows"] = [_flow_report(client, profile) for profile in flow_profiles(client.flows())]
     except ProxyError as error:
-        report["problems"].append(_cure(error))
+        report["problems"].append(_with_advice(error))
     known = {flow["flow"] for flow in report["flows"]}
     report["problems"].extend(
         f"proxy.yaml: the flow of model {model.id} is not in Flowise's list"
@@ -96,7 +98,7 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     return 1 if report["problems"] else 0
 
 
-def _cure(error: ProxyError) -> str:
+def _with_advice(error: ProxyError) -> str:
     cures = {
         "flowise_unavailable": "Is Flowise running, and does FLOWISE_BASE_URL name its host and port?",
         "flowise_auth": "Copy a key from Flowise (Settings, API Keys) into FLOWISE_API_KEY.",
@@ -130,10 +132,12 @@ def _shown(value: Any) -> str:
 
 def _visible(text: str) -> str:
     """The text without what a terminal obeys: names are whatever somebody typed into Flowise."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _TERMINAL_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TERMINAL_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def _print_table(cells: Sequence[Sequence[str]]) -> None:
@@ -143,14 +147,14 @@ def _print_table(cells: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-class _Listed:
-    """A catalog that asked once; what it was refused is told to whoever needs more than a flow's id."""
+class _ListedFlows:
+    """A catalog of one listing; why there is none is raised where more than a flow's id is needed."""
 
     def __init__(self, client: FlowiseClient) -> None:
         self._error: ProxyError | None = None
         profiles: list[FlowProfile] = []
         try:
-            profiles = profiled(client.flows())
+            profiles = flow_profiles(client.flows())
         except ProxyError as error:
             self._error = error
         self._profiles = {profile.flow: profile for profile in profiles}
@@ -176,10 +180,10 @@ class _Listed:
 
 
 def _all_models(settings: Settings, config: ProxyConfig) -> Models:
-    return Models(config, _Listed(_client(settings)), ANONYMOUS)
+    return Models(config, _ListedFlows(_client(settings)), ANONYMOUS)
 
 
-@_asking
+@_with_flowise
 def models(options: argparse.Namespace, settings: Settings) -> int:
     """List the models that clients see."""
     listed = _all_models(settings, config_file(settings).current).listed()
@@ -202,7 +206,7 @@ def new_key(options: argparse.Namespace) -> int:
     return 0
 
 
-@_asking
+@_with_flowise
 def ask(options: argparse.Namespace, settings: Settings) -> int:
     """Ask a model and print its answer as it comes."""
     config = config_file(settings).current
@@ -214,7 +218,7 @@ def ask(options: argparse.Namespace, settings: Settings) -> int:
             for batch in batches:
                 print("".join(map(answer_text, batch)), end="", flush=True)
     except (KeyboardInterrupt, BrokenPipeError):
-        # The stream has asked for it too, but that ends with the program.
+        # Closing the stream aborts the run in a thread that ends with the program: abort it here and wait.
         client.abort(turn.chat_id).join(ABORT_SECONDS)
         raise
     print()
@@ -235,10 +239,10 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
     client, version, models = _client(limited), "", "none yet"
     try:
         version = client.version()
-        count = len(Models(config, _Listed(client), ANONYMOUS).listed())
+        count = len(Models(config, _ListedFlows(client), ANONYMOUS).listed())
         models = f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
     except ProxyError as error:
-        problems.append(_cure(error))
+        problems.append(_with_advice(error))
     if reason := _store_problem(settings):
         problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]

@@ -67,7 +67,7 @@ class ConfigFile:
             state = _state(path)
             if must_exist or not isinstance(state, FileNotFoundError):
                 self._config = self._read(path, _content(path))
-            # A write in the tick of the clock in which we read leaves no trace: such a file is read again.
+            # A write in the tick of the clock of this read changes no time stamp: such a file is read again.
             self._seen = None if self._is_fresh(state) else state
 
     @property
@@ -114,7 +114,7 @@ class ConfigFile:
         return config
 
     def _is_fresh(self, state: _State) -> bool:
-        """Whether somebody may be writing still: a part of the file can be right, and lack the keys."""
+        """Whether somebody may still be writing the file: its first part can be valid, and lack the keys."""
         if isinstance(state, OSError):
             return False
         return 0 <= self._wall_clock() - state.changed_ns / 1e9 < _SETTLE_SECONDS
@@ -154,7 +154,7 @@ def _state(path: Path) -> _State:
     try:
         found = path.stat()
     except OSError as error:
-        return error.with_traceback(None)  # it is kept, the frames need not be
+        return error.with_traceback(None)  # the error is kept, its frames need not be
     return _Signature(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
 
 

@@ -31,8 +31,8 @@ from flowise_gateway.flow.events import FlowEvent, HumanInputRequested, TextDelt
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, with_attached
-from flowise_gateway.flowise.human_input import decided, decision
-from flowise_gateway.flowise.overrides import fitted, takes_system_text
+from flowise_gateway.flowise.human_input import decision, resume_turn
+from flowise_gateway.flowise.overrides import takes_system_text, with_overrides
 from flowise_gateway.openai.answer_text import whole_text, without_decision
 from flowise_gateway.openai.conversation_builder import answer_in_history
 from flowise_gateway.openai.request import ParsedRequest
@@ -160,7 +160,7 @@ class Planner:
                 question = TextDelta(without_decision(continued.history[-1].content))
                 again = replace(continued.pending, reference=continued.reference)
                 return Plan(turns, ignored, continued, (question, again, TurnEnded()))
-            turns = (decided(turns[0], answers, continued.pending),)
+            turns = (resume_turn(turns[0], answers, continued.pending),)
         elif continued.is_late and decision(parsed.user_text, _ANY_QUESTION) is not None:
             late = (TextDelta(LATE_ANSWER), TurnEnded())
             return Plan(turns, ignored, continued, late, is_recorded=False)
@@ -213,7 +213,7 @@ _ANY_QUESTION = HumanInputRequested({}, ())
 def _fitted(
     turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    fits = [fitted(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
+    fits = [with_overrides(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
     # Flowise takes a form or a question.
     unread = ("messages",) if parsed.passed.get("form") and parsed.user_text else ()
     return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)

@@ -29,7 +29,7 @@ def lenient_json(text: str | bytes) -> Any:
         return _mended(_halved_json(text))
 
 
-def _message(payload: bytes) -> Any:
+def read_message(payload: bytes) -> Any:
     """The message of an event; a text keeps half a character, whose other half the next one brings."""
     try:
         return orjson.loads(payload)
@@ -39,7 +39,7 @@ def _message(payload: bytes) -> Any:
         return message if is_text else _mended(message)
 
 
-def _joined(half: str, text: str) -> tuple[str, str]:
+def join_halves(half: str, text: str) -> tuple[str, str]:
     """A text behind the half of a character that came before it, and the half at its own end."""
     text = half + text
     end = len(text) - ("\ud800" <= text[-1] <= "\udbff")

@@ -28,7 +28,7 @@ from flowise_gateway.flow.lenient_json import json_text, lenient_json
 from flowise_gateway.flowise.failures import readable
 
 APART = "\n\n"
-"""Between the texts of two nodes that both end their branch: Flowise sends them one behind the other."""
+"""Between the texts of two nodes that each end a branch, which Flowise sends with nothing between them."""
 
 
 def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> Iterator[FlowEvent]:
@@ -40,30 +40,30 @@ def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> 
         yield from _text_event(answer)
         yield TurnEnded()
         return
-    executed, agents = _dicts(answer.get("agentFlowExecutedData")), _dicts(answer.get("agentReasoning"))
+    executed, agents = as_dicts(answer.get("agentFlowExecutedData")), as_dicts(answer.get("agentReasoning"))
     for node in executed:
         yield from node_events(node)
     for agent in agents:
         yield from agent_events(agent)
-    for tool in _dicts(answer.get("usedTools")):
+    for tool in as_dicts(answer.get("usedTools")):
         yield tool_used(tool)
-    finds = [*map(_output, executed), *agents, answer]
+    finds = [*map(node_output, executed), *agents, answer]
     if documents := tuple(_once(finds, "sourceDocuments")):
         yield SourcesFound(documents)
     yield from _text_event(answer_text(answer, _resumed(executed, human_input)))
     action = answer.get("action")
-    if asked := action_asked(action) if isinstance(action, dict) else executed_action(executed):
+    if asked := input_request(action) if isinstance(action, dict) else executed_action(executed):
         yield asked
     yield from map(artifact_made, _once(finds, "artifacts", "fileAnnotations"))
     if usage := executed_usage(executed):
         yield usage
-    yield identified(answer)
+    yield identity_of(answer)
     yield TurnEnded(executed_reason(executed))
 
 
 def _once(finds: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     """What nodes, agents and the flow itself found, each once although several may tell of it."""
-    told = {_key("", item): item for find in finds for name in names for item in _dicts(find.get(name))}
+    told = {item_key("", item): item for find in finds for name in names for item in as_dicts(find.get(name))}
     return list(told.values())
 
 
@@ -93,8 +93,8 @@ def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
 
 
 def executed_text(executed: list[Any]) -> str:
-    """What the last executed node put out, for nodes that send no token; never a second run."""
-    output = _output(_last(executed))
+    """The output of the last executed node, for nodes that send no token."""
+    output = node_output(last_node(executed))
     content = output.get("content")
     if isinstance(content, str) and content.strip():
         return content
@@ -112,15 +112,15 @@ _SPEAKING = frozenset(
 
 def _earlier_ends(executed: list[Any]) -> list[list[Any]]:
     """The last nodes of all branches of a run but the one that ran last; none of a run that is stopped."""
-    if _last(executed).get("status") == "STOPPED":
+    if last_node(executed).get("status") == "STOPPED":
         return []
     before = [node["previousNodeIds"] for node in executed if isinstance(node.get("previousNodeIds"), list)]
     followed = {name for names in before for name in names if isinstance(name, str)}
     return [
         [node]
         for node in executed[:-1]
-        if _text(_dict(node.get("data")).get("name")) in _SPEAKING
-        and _text(node.get("nodeId")) not in followed
+        if as_text(as_dict(node.get("data")).get("name")) in _SPEAKING
+        and as_text(node.get("nodeId")) not in followed
     ]
 
 
@@ -134,18 +134,18 @@ def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list
 
 def executed_action(executed: list[Any]) -> HumanInputRequested | None:
     """The decision that a stopped run waits for: before 3.1.2 a JSON answer has it nowhere else."""
-    action = _dict(_output(_last(executed)).get("humanInputAction"))
-    return action_asked(action) if action and _last(executed).get("status") == "STOPPED" else None
+    action = as_dict(node_output(last_node(executed)).get("humanInputAction"))
+    return input_request(action) if action and last_node(executed).get("status") == "STOPPED" else None
 
 
 def executed_usage(executed: list[Any]) -> UsageReported | None:
     """Tokens of all nodes of a run, or None when no node reported any."""
     total = None
     for node in executed:
-        usage = _output(node).get("usageMetadata")
+        usage = node_output(node).get("usageMetadata")
         if isinstance(usage, dict):
             for part in (usage, *_calls_before_tools(node, usage)):
-                total = _added(total, _usage_of(part))
+                total = _added(total, usage_of(part))
     return total
 
 
@@ -153,14 +153,14 @@ def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> li
     # An Agent's own figures count its last model call alone; those before a tool sit in its messages.
     if not usage.get("tool_call_tokens"):
         return []
-    messages = _dicts(_dict(_dict(node.get("data")).get("input")).get("messages"))
+    messages = as_dicts(as_dict(as_dict(node.get("data")).get("input")).get("messages"))
     return [m["usage_metadata"] for m in messages if isinstance(m.get("usage_metadata"), dict)]
 
 
 def executed_reason(executed: list[Any]) -> FinishReason:
     """Why the model of the last node stopped, in OpenAI's words."""
-    output = _output(_last(executed))
-    reason = _dict(output.get("responseMetadata")).get("finish_reason")
+    output = node_output(last_node(executed))
+    reason = as_dict(output.get("responseMetadata")).get("finish_reason")
     if reason in ("length", "max_tokens", "MAX_TOKENS"):
         return "length"
     return "content_filter" if reason in ("content_filter", "SAFETY") else "stop"
@@ -168,27 +168,27 @@ def executed_reason(executed: list[Any]) -> FinishReason:
 
 def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
     """The steps, thoughts and tools of one executed node of an agentflow."""
-    output, label = _output(node), _text(node.get("nodeLabel"))
-    if _text(node.get("nodeId")).startswith("startAgentflow"):
+    output, label = node_output(node), as_text(node.get("nodeLabel"))
+    if as_text(node.get("nodeId")).startswith("startAgentflow"):
         return
     yield StepStarted(label)
-    thinking = _dict(output.get("reasonContent")).get("thinking")
+    thinking = as_dict(output.get("reasonContent")).get("thinking")
     if isinstance(thinking, str) and thinking:
         yield ReasoningDelta(thinking)
-    tools = _dicts(output.get("usedTools"))
+    tools = as_dicts(output.get("usedTools"))
     for tool in tools:
-        yield FlowToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
-    for call in _dicts(output.get("calledTools")):  # asked for but not run: a person decides
-        yield FlowToolCalled(_text(call.get("name")), call.get("args"))
+        yield FlowToolCalled(as_text(tool.get("tool")), tool.get("toolInput"))
+    for call in as_dicts(output.get("calledTools")):  # asked for but not run: a person decides
+        yield FlowToolCalled(as_text(call.get("name")), call.get("args"))
     for tool in tools:
         yield tool_used(tool)
-    yield StepEnded(label, _text(node.get("status")), _seconds([node]))
+    yield StepEnded(label, as_text(node.get("status")), node_seconds([node]))
 
 
 def agent_events(agent: Mapping[str, Any]) -> Iterator[FlowEvent]:
     """The step of one agent of a sequential or multi-agent flow."""
-    yield StepStarted(_text(agent.get("agentName")))
-    for tool in _dicts(agent.get("usedTools")):
+    yield StepStarted(as_text(agent.get("agentName")))
+    for tool in as_dicts(agent.get("usedTools")):
         yield tool_used(tool)
 
 
@@ -196,7 +196,7 @@ def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
     """One entry of `usedTools`."""
     error = tool.get("error")
     shown = readable(json_text(error)) or "no reason given" if error else None
-    return ToolUsed(_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown)
+    return ToolUsed(as_text(tool.get("tool")), tool.get("toolInput"), tool.get("toolOutput"), shown)
 
 
 def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
@@ -211,13 +211,13 @@ _STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7
 """A name that is no path: Flowise itself keeps files flat beside each run."""
 
 
-def action_asked(action: Mapping[str, Any]) -> HumanInputRequested:
+def input_request(action: Mapping[str, Any]) -> HumanInputRequested:
     """A human-in-the-loop stop with the labels of its buttons."""
-    labels = [_text(element.get("label")) for element in _dicts(action.get("elements"))]
+    labels = [as_text(element.get("label")) for element in as_dicts(action.get("elements"))]
     return HumanInputRequested(action, tuple(label for label in labels if label))
 
 
-def identified(data: Mapping[str, Any]) -> TurnIdentified:
+def identity_of(data: Mapping[str, Any]) -> TurnIdentified:
     """The ids in a JSON answer or a `metadata` event.
 
     Follow-up prompts are a JSON string within JSON, in a JSON answer within one more.
@@ -226,21 +226,21 @@ def identified(data: Mapping[str, Any]) -> TurnIdentified:
     for _ in range(2):
         prompts = lenient_json(prompts) if isinstance(prompts, str) else prompts
     return TurnIdentified(
-        _text(data.get("chatMessageId")) or None,
-        _text(data.get("sessionId")) or None,
-        _text(data.get("executionId")) or None,
-        _text(data.get("memoryType")) or None,
+        as_text(data.get("chatMessageId")) or None,
+        as_text(data.get("sessionId")) or None,
+        as_text(data.get("executionId")) or None,
+        as_text(data.get("memoryType")) or None,
         tuple(p for p in prompts if isinstance(p, str)) if isinstance(prompts, list) else (),
-        _text(data.get("question")) or None,
+        as_text(data.get("question")) or None,
     )
 
 
-def _parsed(value: Any) -> Any:
+def parse_column(value: Any) -> Any:
     """A column of Flowise's database, which keeps JSON as text, whether or not it was read already."""
     return lenient_json(value) if isinstance(value, str) else value
 
 
-def _key(kind: str, item: Any) -> str:
+def item_key(kind: str, item: Any) -> str:
     try:
         return f"{kind} {orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()}"
     except TypeError:
@@ -254,13 +254,13 @@ def _text_event(value: Any) -> Iterator[FlowEvent]:
         yield TextDelta(text)
 
 
-def _usage_of(usage: Mapping[str, Any]) -> UsageReported | None:
+def usage_of(usage: Mapping[str, Any]) -> UsageReported | None:
     """What a model reported; None for zeros alone, which stand where it reported nothing."""
     found = UsageReported(
         _count(usage.get("input_tokens")),
         _count(usage.get("output_tokens")),
-        _count(_dict(usage.get("output_token_details")).get("reasoning")),
-        _count(_dict(usage.get("input_token_details")).get("cache_read")),
+        _count(as_dict(usage.get("output_token_details")).get("reasoning")),
+        _count(as_dict(usage.get("input_token_details")).get("cache_read")),
     )
     return found if found.input_tokens or found.output_tokens else None
 
@@ -276,30 +276,30 @@ def _added(total: UsageReported | None, more: UsageReported | None) -> UsageRepo
     )
 
 
-def _output(node: Any) -> dict[str, Any]:
-    return _dict(_dict(_dict(node).get("data")).get("output"))
+def node_output(node: Any) -> dict[str, Any]:
+    return as_dict(as_dict(as_dict(node).get("data")).get("output"))
 
 
-def _last(executed: list[Any]) -> dict[str, Any]:
-    return _dict(executed[-1]) if executed else {}
+def last_node(executed: list[Any]) -> dict[str, Any]:
+    return as_dict(executed[-1]) if executed else {}
 
 
-def _seconds(entries: list[Any]) -> float | None:
+def node_seconds(entries: list[Any]) -> float | None:
     """How long the model of an executed node took; Flowise tells it for some kinds of nodes."""
-    times = [_dict(_output(entry).get("timeMetadata")).get("delta") for entry in entries]
+    times = [as_dict(node_output(entry).get("timeMetadata")).get("delta") for entry in entries]
     known = [time for time in times if isinstance(time, (int, float)) and not isinstance(time, bool)]
     return known[0] / 1000 if known else None
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
+def as_dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 

@@ -130,7 +130,7 @@ class FlowiseApi:
             except (NotSent, ConnectionBroken) as error:
                 raise unreachable(error) from error
         if body is None:
-            raise _too_late()
+            raise _timed_out()
         return head, body
 
     def _open(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
@@ -138,7 +138,7 @@ class FlowiseApi:
         try:
             head = reply.head(seconds)
             if head is None:
-                raise _too_late()
+                raise _timed_out()
             self.note(head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
@@ -172,5 +172,5 @@ def is_json(head: ReplyHead) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _too_late() -> FlowiseUnavailable:
+def _timed_out() -> FlowiseUnavailable:
     return FlowiseUnavailable("Flowise did not answer in time.", retry_after_seconds=5)

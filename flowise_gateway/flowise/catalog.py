@@ -14,10 +14,10 @@ from flowise_gateway.flow.errors import FlowiseRefused, FlowiseUnavailable, Mode
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flowise.profiles import (
     FlowProfile,
-    packed,
-    profiled,
+    flow_profiles,
+    pack_profiles,
     public_profile,
-    unpacked,
+    unpack_profiles,
     with_capabilities,
     with_capabilities_of,
 )
@@ -140,10 +140,10 @@ class Catalog:
     def _refresh(self) -> None:
         error: ProxyError | None = FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
         try:
-            self._take_over(profiled(self._source.flows()))
+            self._take_over(flow_profiles(self._source.flows()))
             self._was_listed = True
             self._first.set()
-            self._ask_abilities()
+            self._probe_flows()
             error = None
         except ProxyError as refusal:
             error = refusal
@@ -163,7 +163,7 @@ class Catalog:
         self._is_refreshing = False
 
     def _take_over(self, profiles: Iterable[FlowProfile]) -> None:
-        # A changed flow keeps its abilities until it is asked anew: a flow that streams must not stop to.
+        # A changed flow keeps its capabilities until it is probed again, so that it does not stop streaming.
         known = self._by_flow
         by_flow = {p.flow: with_capabilities_of(known[p.flow], p) if p.flow in known else p for p in profiles}
         by_slug = {profile.slug: profile.flow for profile in by_flow.values()}
@@ -178,14 +178,14 @@ class Catalog:
         self._asked = {flow: state for flow, state in self._asked.items() if flow in by_flow}
         self._by_flow, self._by_slug = by_flow, by_slug
 
-    def _ask_abilities(self) -> None:
+    def _probe_flows(self) -> None:
         for flow, profile in list(self._by_flow.items()):
             if self._asked.get(flow) == profile.updated:
                 continue
             try:
                 streams, uploads = self._source.capabilities(flow)
             except FlowiseUnavailable:
-                return  # it would be so for all; asked again with the next listing
+                return  # no flow can be probed now; the next listing tries again
             except ProxyError:
                 continue
             self._by_flow[flow] = with_capabilities(profile, streams, uploads)
@@ -195,7 +195,7 @@ class Catalog:
     def _load(self, saved: Callable[[], bytes | None]) -> bytes | None:
         try:
             content = saved()
-            profiles, former = unpacked(content or b"")
+            profiles, former = unpack_profiles(content or b"")
         except Exception:
             log.exception("the saved list of flows could not be read")
             return None
@@ -206,9 +206,9 @@ class Catalog:
         return content
 
     def _save_listing(self) -> None:
-        # A flow whose abilities are those of an earlier state must be asked after a start, too.
+        # Saved is the state that the probes saw, so that a flow that changed since is probed after a start.
         flows = [replace(p, updated=self._asked.get(p.flow, "")) for p in self._by_flow.values()]
-        content = packed(flows, self._former)
+        content = pack_profiles(flows, self._former)
         if content == self._last_saved:
             return
         try:
@@ -242,36 +242,36 @@ class _Unlisted:
         self._refresh_seconds = refresh_seconds
         self._clock = clock
         self._known: LRU[str, _Known] = LRU(MAX_UNLISTED)
-        self._wanted: OrderedDict[str, None] = OrderedDict()
-        self._is_asking = False
+        self._waiting: OrderedDict[str, None] = OrderedDict()
+        self._is_probing = False
 
     def profile(self, flow: str) -> FlowProfile | None:
         """What is known by now; older than a listing may be, it is asked for anew."""
         due, profile = self._known.get(flow, _UNKNOWN)
-        if self._clock() >= due and len(self._wanted) < MAX_WAITING:
-            # Due again soon, if no answer comes.
+        if self._clock() >= due and len(self._waiting) < MAX_WAITING:
+            # Until the answer comes, or if none does, it is due again soon.
             self._known[flow] = _Known(self._clock() + RETRY_SECONDS, profile)
-            self._wanted[flow] = None
-        if self._wanted and not self._is_asking:
-            self._is_asking = True
-            if not _in_background(self._ask_all):
-                self._is_asking = False
+            self._waiting[flow] = None
+        if self._waiting and not self._is_probing:
+            self._is_probing = True
+            if not _in_background(self._probe_all):
+                self._is_probing = False
         return profile
 
-    def _ask_all(self) -> None:
+    def _probe_all(self) -> None:
         try:
-            while self._wanted:
-                flow, _ = self._wanted.popitem(last=False)
-                profile = self._answer(flow)
+            while self._waiting:
+                flow, _ = self._waiting.popitem(last=False)
+                profile = self._probe(flow)
                 self._known[flow] = _Known(self._clock() + self._refresh_seconds(), profile)
         except ProxyError:
-            self._wanted.clear()  # it would be so for all, and is tried again soon
+            self._waiting.clear()  # no flow can be probed now; each is tried again soon
         except Exception:
             log.exception("a flow could not be read")
         finally:
-            self._is_asking = False
+            self._is_probing = False
 
-    def _answer(self, flow: str) -> FlowProfile | None:
+    def _probe(self, flow: str) -> FlowProfile | None:
         try:
             profile = public_profile(flow, self._source.public_config(flow))
             return with_capabilities(profile, *self._source.capabilities(flow))

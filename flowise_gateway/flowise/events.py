@@ -22,36 +22,36 @@ from flowise_gateway.flow.events import (
     TurnEnded,
     UsageReported,
 )
-from flowise_gateway.flow.lenient_json import _joined, _message, lenient_json
+from flowise_gateway.flow.lenient_json import join_halves, lenient_json, read_message
 from flowise_gateway.flowise.answer import (
     APART,
-    _dict,
-    _dicts,
-    _key,
-    _last,
-    _output,
-    _parsed,
-    _seconds,
-    _text,
-    _usage_of,
-    action_asked,
     artifact_made,
+    as_dict,
+    as_dicts,
+    as_text,
     executed_action,
     executed_reason,
     executed_text,
     executed_usage,
-    identified,
+    identity_of,
+    input_request,
+    item_key,
+    last_node,
+    node_output,
+    node_seconds,
+    parse_column,
     tool_used,
+    usage_of,
 )
 from flowise_gateway.flowise.failures import failure
-from flowise_gateway.flowise.sse import _BETWEEN_TOKENS, _FRAME, _TOKEN, _TOKEN_TEXT, _UNCLEAR_END
+from flowise_gateway.flowise.sse import BETWEEN_TOKENS, FRAME, TOKEN, TOKEN_TEXT, UNCLEAR_END
 
 
 class EventDecoder:
     """The payloads of one run's event stream into flow events, each thing once.
 
-    Flowise resends tools, agents' reasoning and executed nodes as growing lists; what was told before is left
-    out. Raises a ProxyError for an `error` event.
+    Flowise resends tools, agents' reasoning and executed nodes as growing lists; only what is new in a list
+    is given. Raises a ProxyError for an `error` event.
     """
 
     def __init__(self, flow: str = "") -> None:
@@ -69,29 +69,29 @@ class EventDecoder:
         # character, which JavaScript may cut in two. None: nothing is to be done, as for nearly all tokens.
         self._before: str | None = None
         self._half_thought = ""
-        # Tools may be used twice alike by two nodes; a source or a file is the same one.
-        self._told_of_node: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
-        self._agents_told = 0
+        # Two nodes may use a tool in the same way, which is two uses; the same source or file is one.
+        self._seen_in_node: Counter[str] = Counter()
+        self._seen: Counter[str] = Counter()
+        self._agents_seen = 0
         self._next_agents: Counter[str] = Counter()
         self._ended_nodes: list[Mapping[str, Any]] = []
         self._files: list[ArtifactMade] = []
         self._executed: list[Any] = []
         self._usage: UsageReported | None = None
-        self._asked: HumanInputRequested | None = None
+        self._input_request: HumanInputRequested | None = None
 
     def tokens(self, events: bytes) -> str | None:
         """The text of tokens and nothing else as Flowise writes them, None for all other events."""
-        # One text with a backslash at its end would hide where it ends.
-        if self._before is not None or not events.startswith(_FRAME) or _UNCLEAR_END in events:
+        # A text that ends in a backslash would make its closing quote look like an escaped one.
+        if self._before is not None or not events.startswith(FRAME) or UNCLEAR_END in events:
             return None
-        return self.token(events[len(_FRAME) : -2].replace(_BETWEEN_TOKENS, b""))
+        return self.token(events[len(FRAME) : -2].replace(BETWEEN_TOKENS, b""))
 
     def token(self, payload: bytes) -> str | None:
         """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
-        if self._before is None and payload.startswith(_TOKEN) and payload.endswith(b'"}'):
+        if self._before is None and payload.startswith(TOKEN) and payload.endswith(b'"}'):
             try:
-                text: str = orjson.loads(payload[_TOKEN_TEXT:-1])
+                text: str = orjson.loads(payload[TOKEN_TEXT:-1])
             except orjson.JSONDecodeError:
                 return None  # more fields, or half a character
             self._spoke = self._spoke or bool(text)
@@ -100,7 +100,7 @@ class EventDecoder:
 
     def decode(self, payload: bytes) -> Iterator[FlowEvent]:
         """Give the events of one payload; unknown and malformed ones give none."""
-        message = _message(payload)
+        message = read_message(payload)
         if not isinstance(message, dict):
             return
         name = message.get("event")
@@ -116,55 +116,54 @@ class EventDecoder:
             data = data.lstrip("\r\n")  # a person's question begins with an empty line
         if data:
             self._spoke = True
-            text, half = _joined(self._before or "", data)
+            text, half = join_halves(self._before or "", data)
             self._before = half or None
             if text:
                 yield TextDelta(text)
 
     def _thinking(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str) and data:
-            thought, self._half_thought = _joined(self._half_thought, data)
+            thought, self._half_thought = join_halves(self._half_thought, data)
             if thought:
                 yield ReasoningDelta(thought)
 
     def _source_documents(self, data: Any) -> Iterator[FlowEvent]:
-        if fresh := tuple(self._untold(self._told, "source", data)):
+        if fresh := tuple(self._unseen(self._seen, "source", data)):
             yield SourcesFound(fresh)
 
     def _used_tools(self, data: Any) -> Iterator[FlowEvent]:
-        for tool in self._untold(self._told_of_node, "used", data):
+        for tool in self._unseen(self._seen_in_node, "used", data):
             yield tool_used(tool)
 
     def _called_tools(self, data: Any) -> Iterator[FlowEvent]:
-        for tool in self._untold(self._told_of_node, "called", data):
-            yield FlowToolCalled(_text(tool.get("tool")), tool.get("toolInput"))
+        for tool in self._unseen(self._seen_in_node, "called", data):
+            yield FlowToolCalled(as_text(tool.get("tool")), tool.get("toolInput"))
 
     def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
-        # Told at the end: a file of an early node would stand before the text here, and a JSON answer has no
-        # order of its own.
-        self._files += map(artifact_made, self._untold(self._told, "artifact", data))
+        # Files are given at the end of the run: a JSON answer does not say which text they stood before.
+        self._files += map(artifact_made, self._unseen(self._seen, "artifact", data))
         return iter(())
 
     def _agent_reasoning(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, str):
             data = lenient_json(data)
-        agents = _dicts(data)
-        for agent in agents[self._agents_told :]:
-            # The flow's last events tell all agents' tools, sources and files once more.
-            name = _text(agent.get("agentName"))
+        agents = as_dicts(data)
+        for agent in agents[self._agents_seen :]:
+            # Flowise repeats all agents' tools, sources and files in its last events: note them as seen.
+            name = as_text(agent.get("agentName"))
             if not self._next_agents[name]:
                 yield StepStarted(name)
             self._next_agents[name] -= bool(self._next_agents[name])
-            for tool in _dicts(agent.get("usedTools")):
-                self._told_of_node[_key("used", tool)] += 1
+            for tool in as_dicts(agent.get("usedTools")):
+                self._seen_in_node[item_key("used", tool)] += 1
                 yield tool_used(tool)
             yield from self._source_documents(agent.get("sourceDocuments"))
             for kind in ("artifacts", "fileAnnotations"):
                 yield from self._artifacts(agent.get(kind))
-        self._agents_told = max(self._agents_told, len(agents))
+        self._agents_seen = max(self._agents_seen, len(agents))
 
     def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
-        # The agent's own entry in `agentReasoning` follows when it is done.
+        # The agent's entry in `agentReasoning` comes when it is done, and must not begin a second step.
         if isinstance(data, str) and data:
             self._next_agents[data] += 1
             yield StepStarted(data)
@@ -173,17 +172,17 @@ class EventDecoder:
         if not isinstance(data, dict):
             return
         self._is_agentflow = True
-        label, status = _text(data.get("nodeLabel")), _text(data.get("status"))
-        if _text(data.get("nodeId")).startswith("startAgentflow"):
+        label, status = as_text(data.get("nodeLabel")), as_text(data.get("status"))
+        if as_text(data.get("nodeId")).startswith("startAgentflow"):
             return
         if status == "INPROGRESS":
             yield from self._ended_steps()
             yield from self._lone_half()
             if self._spoke:
                 self._speakers.add(self._node)
-            self._node, self._spoke = _text(data.get("nodeId")), False
+            self._node, self._spoke = as_text(data.get("nodeId")), False
             self._before = APART if self._speakers else ""
-            self._told_of_node.clear()
+            self._seen_in_node.clear()
             yield StepStarted(label)
         elif status:
             # How long it took stands in the executed data, which comes next.
@@ -198,7 +197,7 @@ class EventDecoder:
         return iter(())
 
     def _executed_data(self, data: Any) -> Iterator[FlowEvent]:
-        self._executed = _dicts(data) or self._executed
+        self._executed = as_dicts(data) or self._executed
         return self._ended_steps()
 
     def _ended_steps(self) -> Iterator[FlowEvent]:
@@ -206,23 +205,25 @@ class EventDecoder:
         for node in ended:
             entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
             # Only the last node has its tools' results streamed as events of their own.
-            yield from self._used_tools(_output(entries[-1]).get("usedTools") if entries else None)
-            yield StepEnded(_text(node.get("nodeLabel")), _text(node.get("status")), _seconds(entries[-1:]))
+            yield from self._used_tools(node_output(entries[-1]).get("usedTools") if entries else None)
+            yield StepEnded(
+                as_text(node.get("nodeLabel")), as_text(node.get("status")), node_seconds(entries[-1:])
+            )
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
-        # Told at the end: an answer without tokens must come before its question.
-        self._asked = action_asked(data) if isinstance(data, dict) else self._asked
+        # The question is given at the end, so that the text of an answer without tokens stands before it.
+        self._input_request = input_request(data) if isinstance(data, dict) else self._input_request
         return iter(())
 
     def _usage_metadata(self, data: Any) -> Iterator[FlowEvent]:
         if isinstance(data, dict):
-            self._usage = _usage_of(data) or self._usage
+            self._usage = usage_of(data) or self._usage
         return iter(())
 
     def _metadata(self, data: Any) -> Iterator[FlowEvent]:
         self.is_complete = True
         if isinstance(data, dict):
-            identity = identified(data)
+            identity = identity_of(data)
             self.message_id = identity.chat_message_id or ""
             yield from self._action(data.get("action"))
             yield identity
@@ -253,7 +254,7 @@ class EventDecoder:
     def is_silent(self) -> bool:
         """Whether nothing has come that a person could see."""
         has_text = self._spoke or self._speakers or executed_text(self._executed)
-        return not (has_text or self._asked or self._files)
+        return not (has_text or self._input_request or self._files)
 
     def complete(self, row: Mapping[str, Any], rest: str) -> Iterator[FlowEvent]:
         """Give what the stored message has and the stream lacked: the rest of the text, and all beside it."""
@@ -262,11 +263,11 @@ class EventDecoder:
             before = APART if self._before == APART else ""
             self._before, self._spoke = None, True
             yield TextDelta(before + text)
-        execution = _dict(row.get("execution"))
+        execution = as_dict(row.get("execution"))
         told = {**row, "agentFlowExecutedData": execution.get("executionData")}
         for name in ("agentFlowExecutedData", "usedTools", "sourceDocuments", "artifacts", "fileAnnotations"):
-            yield from self._HANDLERS[name](self, _parsed(told.get(name)))
-        yield from self._action(_parsed(row.get("action")))
+            yield from self._HANDLERS[name](self, parse_column(told.get(name)))
+        yield from self._action(parse_column(row.get("action")))
 
     def closing(self) -> Iterator[FlowEvent]:
         """Give what is known only when the run is over: text no token carried, files, usage, its end."""
@@ -274,7 +275,7 @@ class EventDecoder:
         yield from self._lone_half()
         if not self._spoke and (text := self._silent_end()):
             yield TextDelta(APART + text if self._speakers else text)
-        if asked := self._asked or executed_action(self._executed):
+        if asked := self._input_request or executed_action(self._executed):
             yield asked
         yield from self._files
         usage = executed_usage(self._executed) or self._usage
@@ -288,16 +289,16 @@ class EventDecoder:
         self._before = None
 
     def _silent_end(self) -> str:
-        """The text of the last node, which is Flowise's answer, if none of its tokens told it."""
-        is_told = self._speakers and _text(_last(self._executed).get("nodeId")) != self._node
+        """The text of the last node, which is Flowise's answer, if no token carried it."""
+        is_told = self._speakers and as_text(last_node(self._executed).get("nodeId")) != self._node
         return "" if is_told else executed_text(self._executed).lstrip("\r\n")
 
     @staticmethod
-    def _untold(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
+    def _unseen(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
         seen: Counter[str] = Counter()
         fresh = []
-        for item in _dicts(data):
-            key = _key(kind, item)
+        for item in as_dicts(data):
+            key = item_key(kind, item)
             seen[key] += 1
             if seen[key] > told[key]:
                 told[key] += 1

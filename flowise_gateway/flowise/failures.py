@@ -1,4 +1,4 @@
-"""What Flowise's failures mean: texts, statuses and pages into errors of `proxy_errors`. Pure.
+"""What Flowise's failures mean: texts, statuses and pages into errors of `flow/errors.py`. Pure.
 
 Flowise answers nearly every failure with one status, 500, or with a text in a 200 stream: the text decides.
 """
@@ -49,8 +49,8 @@ def readable(message: str) -> str:
 def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyError:
     """The error behind a failure text of Flowise, which says all causes with one status.
 
-    What refuses the run of `flow` is told from the same text about a flow, or a service, that the run itself
-    called: the latter comes once something ran, from a node, or names another flow. What the provider refused
+    The same text may refuse the run of `flow`, or come from a flow or service that the run called: the latter
+    once something ran, if it comes from a node, or if it names another flow. What the provider refused
     becomes a 4xx that no client sends again, since tools may have run before.
     """
     message = message[:MAX_LOOKED_AT]
@@ -68,7 +68,7 @@ def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyErro
 
 
 def _refusal(bare: str, flow: str) -> ProxyError | None:
-    """Why Flowise did not begin to run the flow, if that is what its text says."""
+    """Why Flowise did not start the run, if that is what its text says."""
     if bare == "Unauthorized":
         return FlowiseRefused(
             "Flowise refused the key: set FLOWISE_API_KEY to the key that this flow is bound to in Flowise."

@@ -25,7 +25,7 @@ _NO = ("reject", "rejected", "no", "n", "deny", "decline", "cancel", "stop")
 
 
 class Decision(NamedTuple):
-    """What a person decided, and what else was said."""
+    """What a person resume_turn, and what else was said."""
 
     type: Literal["proceed", "reject"]
     feedback: str = ""
@@ -60,7 +60,7 @@ def _after(
     return None
 
 
-def decided(turn: Turn, made: Decision, asked: HumanInputRequested) -> Turn:
+def resume_turn(turn: Turn, made: Decision, asked: HumanInputRequested) -> Turn:
     """The turn that tells Flowise of a decision; the run has the system text and earlier turns already."""
     resumed = replace(turn, history=(), instructions="", rules="", uploads=())
     action = asked.action

@@ -44,7 +44,7 @@ _is_node_id = re.compile(r"\w+_\d+").fullmatch
 _USER_VARIABLES = ("user", "user_id", "userId")
 
 
-class Fitted(NamedTuple):
+class OverriddenTurn(NamedTuple):
     """A turn with its overrides, and the names of what was asked for but cannot be obeyed."""
 
     turn: Turn
@@ -52,11 +52,11 @@ class Fitted(NamedTuple):
 
 
 def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTHING) -> bool:
-    """Whether the flow has an override input for a system text, which the caller has left to us unharmed."""
+    """Whether a system text can go into an override input of the flow that the caller does not set itself."""
     if model.system not in ("auto", "override"):
         return False
     inputs = model.inputs or {}
-    given = _given(passed)
+    given = _caller_overrides(passed)
     if any(name in inputs and name in given for name in (*_SYSTEM_TEXTS, *_SYSTEM_MESSAGES)):
         return False
     if any(name in inputs for name in _SYSTEM_TEXTS):
@@ -65,15 +65,15 @@ def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTH
     return any(name in inputs for name in _SYSTEM_MESSAGES) and "{{" not in text
 
 
-def fitted(
+def with_overrides(
     turn: Turn, model: Model, parameters: Mapping[str, Any], user: str, passed: Mapping[str, Any] = _NOTHING
-) -> Fitted:
+) -> OverriddenTurn:
     """The turn with all that the flow lets a caller set; its system text too, where the flow takes one.
 
     `passed` are Flowise's own fields as the caller sent them. Raises BadRequest for uploads that are none.
     """
     overrides = dict(turn.overrides)
-    inputs, given = model.inputs or {}, _given(passed)
+    inputs, given = model.inputs or {}, _caller_overrides(passed)
     ignored = []
     if turn.system_text and takes_system_text(model, turn.system_text, passed):
         overrides.update(_system(inputs, turn.system_text))
@@ -82,7 +82,7 @@ def fitted(
         ignored.append("system")  # a form takes the question's place, and with it what would stand before it
     for name, value in parameters.items():
         found = _parameter(inputs, name, value)
-        if not found or _is_given(found, given):
+        if not found or _is_set_by_caller(found, given):
             ignored.append(name)
         else:
             _merge(overrides, found)
@@ -90,17 +90,19 @@ def fitted(
     if user and variables:
         _merge(overrides, {"vars": dict.fromkeys(variables, user)})
     turn = replace(turn, overrides=overrides) if overrides else turn
-    return Fitted(_passed_on(turn, passed, given), (*ignored, *_not_open(model, given)))
+    return OverriddenTurn(
+        _with_passed_fields(turn, passed, given), (*ignored, *_not_overridable(model, given))
+    )
 
 
-def _given(passed: Mapping[str, Any]) -> dict[str, Any]:
+def _caller_overrides(passed: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides as the caller sent them, `vars` of both places together; a session id is none."""
     given = {name: value for name, value in passed.get("overrideConfig", {}).items() if name != "sessionId"}
     _merge(given, {"vars": passed["vars"]} if passed.get("vars") else {})
     return given
 
 
-def _is_given(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+def _is_set_by_caller(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     """Whether the caller has set one of these itself, be it in a model's configuration."""
     for name, value in found.items():
         own = given.get(name)
@@ -111,7 +113,7 @@ def _is_given(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     return False
 
 
-def _not_open(model: Model, given: Mapping[str, Any]) -> list[str]:
+def _not_overridable(model: Model, given: Mapping[str, Any]) -> list[str]:
     """The overrides that Flowise will ignore, by their place in the request; none if it does not tell."""
     inputs = model.inputs
     if inputs is None:
@@ -142,15 +144,15 @@ def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
 
 def _parameter(inputs: Mapping[str, str], name: str, value: Any) -> dict[str, Any]:
     known = _INPUTS.get(name, ())
-    plain = {found: _heard(value) for found in known if found in inputs}
+    plain = {found: _as_flowise_takes(value) for found in known if found in inputs}
     if plain or not known:
         return plain
-    # A model reads the one that is its own.
-    config = dict.fromkeys(known, _heard(value))
+    # Each model reads the input that it has, and ignores the others.
+    config = dict.fromkeys(known, _as_flowise_takes(value))
     return {name: config for name in _MODEL_CONFIGS if name in inputs}
 
 
-def _heard(value: Any) -> Any:
+def _as_flowise_takes(value: Any) -> Any:
     """A value as Flowise takes it: what is false to JavaScript it takes for none, unless it is a text."""
     is_false = isinstance(value, (int, float)) and not value
     return orjson.dumps(value).decode() if is_false else value
@@ -163,12 +165,12 @@ def _merge(overrides: dict[str, Any], more: Mapping[str, Any]) -> None:
         overrides[name] = {**before, **value} if both and isinstance(before, dict) else value
 
 
-def _passed_on(turn: Turn, passed: Mapping[str, Any], given: Mapping[str, Any]) -> Turn:
+def _with_passed_fields(turn: Turn, passed: Mapping[str, Any], given: Mapping[str, Any]) -> Turn:
     """The turn with Flowise's own fields as a caller sent them."""
     if not passed:
         return turn
     overrides = dict(turn.overrides)
-    _merge(overrides, {name: _heard(value) for name, value in given.items()})
+    _merge(overrides, {name: _as_flowise_takes(value) for name, value in given.items()})
     extra = {name: passed[name] for name in ("form", "leadEmail") if name in passed}
     uploads = tuple(_upload(upload, n) for n, upload in enumerate(passed.get("uploads", ())))
     return replace(

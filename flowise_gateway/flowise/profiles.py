@@ -48,21 +48,21 @@ class FlowProfile:
     is_hidden: bool = False
 
 
-def profiled(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
+def flow_profiles(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
     """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
-    # By id first: a flow that is saved while pages are read stands on two of them.
+    # Distinct by id: a flow that is saved while the pages are read may stand on two of them.
     distinct = {str(row.get("id")).lower(): row for row in rows}.values()
     ordered = sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id"))))
     profiles = [profile for profile in map(_profile, ordered) if profile and not profile.is_hidden]
     taken: dict[str, str] = {}
-    first = [_claimed(_ascii_slug(profile.name), profile, taken) for profile in profiles]
+    first = [_claim_slug(_ascii_slug(profile.name), profile, taken) for profile in profiles]
     return [
-        replace(profile, slug=_claimed(slug_of(profile.name), profile, taken), first_slug=slug)
+        replace(profile, slug=_claim_slug(slug_of(profile.name), profile, taken), first_slug=slug)
         for profile, slug in zip(profiles, first, strict=True)
     ]
 
 
-def _claimed(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
+def _claim_slug(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
     """The slug, or the next best one, that no other flow has; it is the flow's own from now on."""
     if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
         slug = f"flow-{profile.flow[:8]}"
@@ -74,15 +74,15 @@ def _claimed(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
 def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
     """The profile with what Flowise's public probes told, and for the rest with what it was."""
 
-    def told(name: str, before: bool | None) -> bool | None:
+    def probed(name: str, before: bool | None) -> bool | None:
         return bool(uploads[name]) if name in uploads else before
 
     return replace(
         profile,
         streams=profile.streams if streams is None else streams,
-        takes_images=told("isImageUploadAllowed", profile.takes_images),
-        takes_files=told("fileUploadSizeAndTypes", profile.takes_files),
-        takes_audio=told("isSpeechToTextEnabled", profile.takes_audio),
+        takes_images=probed("isImageUploadAllowed", profile.takes_images),
+        takes_files=probed("fileUploadSizeAndTypes", profile.takes_files),
+        takes_audio=probed("isSpeechToTextEnabled", profile.takes_audio),
     )
 
 
@@ -289,18 +289,18 @@ def _seconds(date: Any) -> int:
         return 0
 
 
-def packed(profiles: Iterable[FlowProfile], former: Mapping[str, str]) -> bytes:
-    """Profiles, and the flows of names they had before, to be kept; the same ones give the same bytes."""
+def pack_profiles(profiles: Iterable[FlowProfile], former: Mapping[str, str]) -> bytes:
+    """Profiles and the flows of former names as bytes; equal ones give equal bytes."""
     flows = sorted(profiles, key=lambda profile: profile.flow)
     return orjson.dumps({"fields": _FIELDS, "flows": flows, "former": dict(former)})
 
 
-def unpacked(content: bytes) -> tuple[list[FlowProfile], dict[str, str]]:
-    """What `packed` made; nothing if there is nothing, or it knew other fields. Raises for what is broken."""
-    kept = orjson.loads(content) if content else {"fields": []}
-    if kept["fields"] != _FIELDS:
+def unpack_profiles(content: bytes) -> tuple[list[FlowProfile], dict[str, str]]:
+    """What `pack_profiles` made; nothing if another version made it. Raises for broken JSON."""
+    saved = orjson.loads(content) if content else {"fields": []}
+    if saved["fields"] != _FIELDS:
         return [], {}
-    return [FlowProfile(**flow) for flow in kept["flows"]], dict(kept["former"])
+    return [FlowProfile(**flow) for flow in saved["flows"]], dict(saved["former"])
 
 
 _FIELDS = [field.name for field in fields(FlowProfile)]

@@ -61,8 +61,11 @@ class QueueMode:
         return may
 
 
-class Said:
-    """The text of a run so far, and what of it came since the flow last began a step or called a tool."""
+class AnswerText:
+    """The text of a run so far, to compare it with the stored answer.
+
+    Flowise stores the text of the last step alone, so it is also known where that step begins.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -73,21 +76,21 @@ class Said:
         """Take one more piece of text."""
         self._texts.append(text)
 
-    def turn(self) -> None:
-        """What comes now belongs to another step: only the last one's text is stored."""
+    def start_step(self) -> None:
+        """Note that the text that follows belongs to another step."""
         self._last = len(self._texts)
 
     def rest_of(self, stored: str) -> str | None:
-        """What is missing of the stored text, None if what was said is not its beginning."""
+        """What is missing of the stored text, None if the text so far is not its beginning."""
         if not stored.strip():
             return ""
-        said, last = "".join(self._texts), "".join(self._texts[self._last :])
-        for part in (said, last) if last else (said,):
+        text, last = "".join(self._texts), "".join(self._texts[self._last :])
+        for part in (text, last) if last else (text,):
             rest = _rest(part, stored)
             if rest is not None:
                 return rest
-        if len(said) >= len(stored) and said.rstrip().endswith(stored.rstrip()[-_TAIL:]):
-            return ""  # what was said before a tool is not stored, nor what the flow cuts out of its answer
+        if len(text) >= len(stored) and text.rstrip().endswith(stored.rstrip()[-_TAIL:]):
+            return ""  # text before a tool call is not stored, nor what the flow cuts out of its answer
         return None if last else stored
 
 

@@ -53,7 +53,7 @@ def _further_attempts(call: Call, most: int) -> Retrying:
 
 
 class _FirstAttempt:
-    """A call's only attempt nearly always; keeps the failure that another one may mend."""
+    """The first attempt of a call, nearly always the only one; keeps a failure that a second may mend."""
 
     error: FlowiseUnavailable | RateLimited | None = None
 
@@ -85,7 +85,7 @@ RETRYING_SHARE = 0.2
 RETRYING_LEAST = 3
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 0.5
-"""Failures within less than this are one moment's: a connection's hiccup must not refuse all for seconds."""
+"""How long failures must last before the breaker opens: a brief outage must not refuse all calls."""
 
 BREAKER_PROBE_SECONDS = 2.0
 
@@ -120,7 +120,7 @@ class FlowiseHealth:
         return Call(self)
 
     def reached(self) -> None:
-        """Note that Flowise answered, with whatever but 503."""
+        """Note that Flowise answered with any status but 503."""
         self._failures = 0
         self.is_down = False
 

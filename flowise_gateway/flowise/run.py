@@ -25,12 +25,12 @@ from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.answer import answer_events
 from flowise_gateway.flowise.events import EventDecoder
 from flowise_gateway.flowise.failures import unreachable
-from flowise_gateway.flowise.queue_mode import QueueMode, Said, stored_text
+from flowise_gateway.flowise.queue_mode import AnswerText, QueueMode, stored_text
 from flowise_gateway.flowise.sse import SseDecoder, payloads
 from flowise_gateway.flowise.transport.base import NotSent, Reply, ReplyHead
 
 CLOSING_GRACE_SECONDS = 5.0
-"""How long a run that has said everything may take for its ids and `end` (Flowise issue 5346: some 10 s)."""
+"""How long Flowise may take for its ids and `end` behind the last text (Flowise issue 5346: some 10 s)."""
 
 MAX_ANSWER_BYTES = 64 * 1024**2
 """Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
@@ -62,14 +62,14 @@ class Run:
         self._wake = wake
         self._pump = pump
         self._pumped_at = 0.0
-        self._said = Said()
+        self._text = AnswerText()
         self._run_deadline = time.monotonic() + limits.run_timeout
 
-    def check_wanted(self) -> None:
-        """Raise what the consumer's `wake` raises once it waits no more: nothing must be sent then."""
+    def check_cancelled(self) -> None:
+        """Raise what the consumer's `wake` raises once nobody waits for the run: it must not be sent then."""
         self._wake()
 
-    def awaited_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
+    def wait_for_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
         """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""
         deadline = time.monotonic() + self._limits.request_timeout
         self.is_running = True
@@ -123,12 +123,12 @@ class Run:
         yield closing
 
     def _note(self, batch: Batch) -> None:
-        """Keep what was said, to compare it with what is stored."""
+        """Note the text of the answer, to compare it with what is stored."""
         for event in batch:
             if isinstance(event, TextDelta):
-                self._said.add(event.text)
+                self._text.add(event.text)
             elif isinstance(event, (StepStarted, FlowToolCalled)):
-                self._said.turn()
+                self._text.start_step()
 
     def _missing(self, decoder: EventDecoder, mode: QueueMode, stored: Stored) -> Iterator[FlowEvent]:
         """Give what a stream that may be cut lacks. Raises RunFailed if it is and cannot be completed."""
@@ -137,7 +137,7 @@ class Run:
             return
         row = stored(decoder.message_id) or {}
         content = stored_text(row)
-        rest = None if content is None else self._said.rest_of(content)
+        rest = None if content is None else self._text.rest_of(content)
         if decoder.is_cut or rest:
             mode.find()
         if rest is not None:
@@ -154,19 +154,19 @@ class Run:
         """Offer what has arrived to the pump, if it is whole tokens; whether the consumer may wait on."""
         if sse.open_bytes or not arrived.endswith(b"\n\n"):
             return False
-        said = decoder.tokens(bytes(arrived))
-        if not said or not pump(said):
+        text = decoder.tokens(bytes(arrived))
+        if not text or not pump(text):
             return False
         arrived.clear()
-        self._said.add(said)
+        self._text.add(text)
         self._pumped_at = time.monotonic()
         return self._wake() > 0
 
     def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
         """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
-        if (said := decoder.tokens(events)) is not None:
-            if said:
-                batch.append(TextDelta(said))
+        if (all_tokens := decoder.tokens(events)) is not None:
+            if all_tokens:
+                batch.append(TextDelta(all_tokens))
             return
         texts: list[str] = []
         try:

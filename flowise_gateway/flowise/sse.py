@@ -8,11 +8,11 @@ HEARTBEAT = object()
 """What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
 
 
-_FRAME = b"message:\ndata:"
-_TOKEN = b'{"event":"token","data":"'
-_TOKEN_TEXT = len(_TOKEN) - 1
-_BETWEEN_TOKENS = b'"}\n\n' + _FRAME + _TOKEN
-_UNCLEAR_END = b'\\"}\n'
+FRAME = b"message:\ndata:"
+TOKEN = b'{"event":"token","data":"'
+TOKEN_TEXT = len(TOKEN) - 1
+BETWEEN_TOKENS = b'"}\n\n' + FRAME + TOKEN
+UNCLEAR_END = b'\\"}\n'
 
 
 class SseDecoder:

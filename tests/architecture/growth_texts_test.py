@@ -47,7 +47,7 @@ from flowise_gateway.flowise.failures import document_refused, failure, readable
 from flowise_gateway.flowise.human_input import decision
 from flowise_gateway.flowise.overrides import takes_system_text
 from flowise_gateway.flowise.prediction import prediction_body
-from flowise_gateway.flowise.profiles import slug_of, unpacked
+from flowise_gateway.flowise.profiles import slug_of, unpack_profiles
 from flowise_gateway.flowise.sse import SseDecoder, payloads
 from flowise_gateway.flowise.transport.base import ReplyHead
 from flowise_gateway.openai import attachments as openai_uploads
@@ -265,7 +265,7 @@ READERS: Mapping[str, Reader] = {
         Turn(FLOW, text, instructions=text)
     ),
     "flowise_gateway.flowise.profiles.slug_of": slug_of,
-    "flowise_gateway.flowise.profiles.unpacked": lambda text: unpacked(text.encode()),
+    "flowise_gateway.flowise.profiles.unpack_profiles": lambda text: unpack_profiles(text.encode()),
     "openai_adapter.parse_chat": history,
     "openai_adapter.parse_chat.fields": lambda text: chat(
         user("a"),
@@ -430,10 +430,13 @@ OUR_OWN = {
 }
 """Functions whose texts are names of ours."""
 READ_BY = {
+    "flowise_gateway.flow.lenient_json.join_halves": "flowise_gateway.flowise.events.EventDecoder",
+    "flowise_gateway.flow.lenient_json.read_message": "flowise_gateway.flowise.events.EventDecoder",
+    "flowise_gateway.flowise.answer.item_key": "flowise_gateway.flowise.events.EventDecoder",
     "flowise_gateway.flow.cooperative.compressed": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flow.cooperative.decompressed": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flowise.failures.listing_refused": "flowise_gateway.flowise.failures.refused",
-    "flowise_gateway.flowise.overrides.fitted": "flowise_gateway.conversation.planner",
+    "flowise_gateway.flowise.overrides.with_overrides": "flowise_gateway.conversation.planner",
     "flowise_gateway.flowise.prediction.question_with_instructions": "flowise_gateway.flowise.prediction.prediction_body",
     "flowise_gateway.openai.json_body.has_too_many_values": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.openai.json_body.is_too_deep": "flowise_gateway.openai.json_body.json_object",

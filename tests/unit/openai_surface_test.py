@@ -23,7 +23,7 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.model import Model
-from flowise_gateway.flowise.overrides import fitted
+from flowise_gateway.flowise.overrides import with_overrides
 from flowise_gateway.openai.output_rules import with_output_rules
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.responses.request import parse_response
@@ -523,7 +523,7 @@ def names_of(kind: Any) -> set[str]:
 def ignored(request: ParsedRequest, model: Model) -> list[str]:
     """What the answer names as ignored."""
     request = with_output_rules(request, model.tools)
-    return list(fitted(request.turns[0], model, request.parameters, request.user).ignored)
+    return list(with_overrides(request.turns[0], model, request.parameters, request.user).ignored)
 
 
 def essence(request: ParsedRequest, *, echo: bool) -> ParsedRequest:

@@ -302,11 +302,11 @@ def test_an_unlisted_flow_is_asked_again_in_time_and_kept_while_it_cannot_be() -
     for now, calls in ((122, 3), (124, 3), (128, 4)):
         clock.now = now
         assert asked(catalog, flow_id(7)).type == "AGENTFLOW"
-        assert wait_for(lambda: not catalog._unlisted._is_asking, 5)
+        assert wait_for(lambda: not catalog._unlisted._is_probing, 5)
         assert len(flowise.configs) == calls
     flowise.config_error, clock.now = ModelNotFound("gone"), 134
     assert wait_for(lambda: catalog.by_flow(flow_id(7)) is None, 5)
-    assert wait_for(lambda: not catalog._unlisted._is_asking, 5)
+    assert wait_for(lambda: not catalog._unlisted._is_probing, 5)
     assert catalog.by_flow(flow_id(7)) is None
     assert len(flowise.configs) == 5
 
@@ -330,11 +330,11 @@ def test_unlisted_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     settled(catalog, flowise, 1)
     for number in range(1, 5):
         asked(catalog, flow_id(number))
-    assert wait_for(lambda: not catalog._unlisted._is_asking, 5)
+    assert wait_for(lambda: not catalog._unlisted._is_probing, 5)
     assert len(catalog._unlisted._known) == 2
     for number in range(100, 200):
         catalog.by_flow(flow_id(number))
-        assert len(catalog._unlisted._wanted) <= 3
+        assert len(catalog._unlisted._waiting) <= 3
 
 
 def test_names_work_from_what_was_saved_while_flowise_is_down() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.turn import HistoryMessage, Turn, Upload
-from flowise_gateway.flowise.human_input import Decision, decided, decision
+from flowise_gateway.flowise.human_input import Decision, decision, resume_turn
 
 V2: dict[str, Any] = {
     "id": "a1",
@@ -80,7 +80,7 @@ def test_a_label_that_nobody_types_is_not_looked_for() -> None:
 
 
 def test_an_agentflow_is_told_as_human_input() -> None:
-    turn = decided(TURN, Decision("reject", "too dear"), ASKED)
+    turn = resume_turn(TURN, Decision("reject", "too dear"), ASKED)
     assert turn.human_input == {
         "type": "reject",
         "startNodeId": "humanInputAgentflow_0",
@@ -92,23 +92,23 @@ def test_an_agentflow_is_told_as_human_input() -> None:
 
 @pytest.mark.parametrize("data", [None, {}, {"nodeId": 5}, "x"])
 def test_without_a_node_flowise_finds_it_itself(data: Any) -> None:
-    turn = decided(TURN, Decision("proceed"), HumanInputRequested({**V2, "data": data}, ()))
+    turn = resume_turn(TURN, Decision("proceed"), HumanInputRequested({**V2, "data": data}, ()))
     assert turn.human_input == {"type": "proceed"}
 
 
 @pytest.mark.parametrize(("kind", "answer"), [("proceed", "Yes"), ("reject", "No")])
 def test_a_sequential_agent_is_told_by_its_own_action(kind: Any, answer: str) -> None:
-    turn = decided(TURN, Decision(kind), HumanInputRequested(V1, ("Ja", "Nein danke")))
+    turn = resume_turn(TURN, Decision(kind), HumanInputRequested(V1, ("Ja", "Nein danke")))
     assert (turn.question, turn.extra, turn.human_input) == (answer, {"action": V1}, None)
 
 
 @pytest.mark.parametrize("mapping", ["x", {"approve": 5}, {"approve": ""}])
 def test_an_action_without_words_of_its_own_is_told_ours(mapping: Any) -> None:
-    turn = decided(
+    turn = resume_turn(
         TURN, Decision("proceed"), HumanInputRequested({**V1, "mapping": mapping, "elements": None}, ())
     )
     assert turn.question == "proceed"
 
 
 def test_an_action_without_mapping_is_an_agentflows() -> None:
-    assert decided(TURN, Decision("proceed"), HumanInputRequested({"elements": ["x"]}, ())).human_input
+    assert resume_turn(TURN, Decision("proceed"), HumanInputRequested({"elements": ["x"]}, ())).human_input

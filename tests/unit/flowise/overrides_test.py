@@ -9,7 +9,7 @@ import pytest
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Turn, Upload
-from flowise_gateway.flowise.overrides import Fitted, fitted, takes_system_text
+from flowise_gateway.flowise.overrides import OverriddenTurn, takes_system_text, with_overrides
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 
@@ -21,18 +21,18 @@ def model(*inputs: str, system: str = "auto") -> Model:
 
 def passed_on(turn: Turn, passed: dict[str, Any], *inputs: str) -> Turn:
     """The turn with Flowise's own fields."""
-    return fitted(turn, model(*inputs), {}, "", passed).turn
+    return with_overrides(turn, model(*inputs), {}, "", passed).turn
 
 
-def passing(overriding: dict[str, Any], *inputs: str, text: str = "", **parameters: Any) -> Fitted:
+def passing(overriding: dict[str, Any], *inputs: str, text: str = "", **parameters: Any) -> OverriddenTurn:
     """A request with an `overrideConfig`."""
     turn = Turn(FLOW, "q", instructions=text)
-    return fitted(turn, model(*inputs), parameters, "", {"overrideConfig": overriding})
+    return with_overrides(turn, model(*inputs), parameters, "", {"overrideConfig": overriding})
 
 
 def overrides(parameters: dict[str, Any], *inputs: str, user: str = "", text: str = "") -> Any:
     """What is overridden for a request."""
-    return fitted(Turn(FLOW, "q", instructions=text), model(*inputs), parameters, user).turn.overrides
+    return with_overrides(Turn(FLOW, "q", instructions=text), model(*inputs), parameters, user).turn.overrides
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_braces_are_doubled_for_a_chatflow_only() -> None:
     message = [{"role": "system", "content": text}]
     both = {"agentMessages": message, "llmMessages": message}
     assert overrides({}, "agentMessages", "llmMessages", text=text) == both
-    fit = fitted(Turn(FLOW, "q", instructions=text), model("systemMessage"), {}, "")
+    fit = with_overrides(Turn(FLOW, "q", instructions=text), model("systemMessage"), {}, "")
     assert fit.turn.instructions == ""
-    assert fitted(Turn(FLOW, "q", instructions=text), model(), {}, "").turn.instructions == text
+    assert with_overrides(Turn(FLOW, "q", instructions=text), model(), {}, "").turn.instructions == text
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_braces_are_doubled_for_a_chatflow_only() -> None:
 def test_parameters_go_to_the_inputs_that_have_them(
     asked: dict[str, Any], inputs: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
-    fit = fitted(Turn(FLOW, "q"), model(*inputs), asked, "")
+    fit = with_overrides(Turn(FLOW, "q"), model(*inputs), asked, "")
     assert (fit.turn.overrides, fit.ignored) == (expected, ())
 
 
 def test_what_the_flow_has_no_input_for_is_named() -> None:
-    fit = fitted(Turn(FLOW, "q"), model("temperature"), {"temperature": 0, "top_p": 1, "seed": 2}, "")
+    fit = with_overrides(Turn(FLOW, "q"), model("temperature"), {"temperature": 0, "top_p": 1, "seed": 2}, "")
     assert (fit.turn.overrides, fit.ignored) == ({"temperature": "0"}, ("top_p", "seed"))
 
 
 @pytest.mark.parametrize("config", ["llmModelConfig", "agentModelConfig", "conditionAgentModelConfig"])
 def test_an_agentflows_model_takes_what_its_node_reads_whichever_it_is(config: str) -> None:
-    fit = fitted(
+    fit = with_overrides(
         Turn(FLOW, "q"), model(config), {"temperature": 0, "max_tokens": 9, "top_p": 1, "seed": 2}, ""
     )
     tokens = dict.fromkeys(("maxTokens", "maxOutputTokens", "maxTokensToSample", "numPredict"), 9)
@@ -139,7 +139,7 @@ def test_an_override_that_is_not_enabled_is_named() -> None:
     fit = passing(given, "temperature", "vars.b")
     assert fit.ignored == ("vars.a", "overrideConfig.topP")
     assert fit.turn.overrides == {name: value for name, value in given.items() if name != "sessionId"}
-    unknown = fitted(Turn(FLOW, "q"), Model("m", FLOW, "M"), {}, "", {"overrideConfig": given})
+    unknown = with_overrides(Turn(FLOW, "q"), Model("m", FLOW, "M"), {}, "", {"overrideConfig": given})
     assert unknown.ignored == (), "where Flowise does not tell, it may be enabled"
 
 
@@ -159,8 +159,8 @@ def test_what_is_false_to_javascript_is_sent_so_that_it_is_heard() -> None:
 def test_a_form_takes_the_questions_place_and_the_system_texts_before_it() -> None:
     turn = Turn(FLOW, "q", instructions="Be brief.")
     form = {"form": {"city": "Rome"}}
-    assert fitted(turn, model(), {}, "", form).ignored == ("system",)
-    fit = fitted(turn, model("systemMessage"), {}, "", form)
+    assert with_overrides(turn, model(), {}, "", form).ignored == ("system",)
+    fit = with_overrides(turn, model("systemMessage"), {}, "", form)
     assert (fit.turn.overrides, fit.ignored) == ({"systemMessage": "Be brief."}, ())
     assert fit.turn.extra == form
 

@@ -12,11 +12,11 @@ from flowise_gateway.flow.model import FLOW_ID
 from flowise_gateway.flowise.profiles import (
     FlowProfile,
     flow_nodes,
-    packed,
-    profiled,
+    flow_profiles,
+    pack_profiles,
     public_profile,
     slug_of,
-    unpacked,
+    unpack_profiles,
     with_capabilities,
 )
 from tests.support.flow_rows import enabled, flow_id, overridable, row
@@ -53,7 +53,7 @@ def test_a_slug_is_the_name_in_plain_letters(name: str, slug: str) -> None:
 
 def test_a_name_of_another_script_takes_no_name_that_a_flow_has_had() -> None:
     rows = [row(1, "Größe"), row(2, "Groe"), row(3, "Подд"), row(4, "Podd"), row(5, "Grosse"), row(6, "подд")]
-    profiles = profiled(rows)
+    profiles = flow_profiles(rows)
     slugs = {profile.flow: profile.slug for profile in profiles}
     assert [slugs[flow_id(n)] for n in (2, 4, 5)] == ["groe-aaaaaaaa", "podd", "grosse"], "as before"
     assert [slugs[flow_id(n)] for n in (1, 3, 6)] == [
@@ -67,7 +67,7 @@ def test_a_name_of_another_script_takes_no_name_that_a_flow_has_had() -> None:
 
 
 def test_the_oldest_flow_of_a_name_keeps_it() -> None:
-    profiles = profiled([row(2, "Bot"), row(1, "Bot"), row(3, "bot")])
+    profiles = flow_profiles([row(2, "Bot"), row(1, "Bot"), row(3, "bot")])
     slugs = {profile.flow: profile.slug for profile in profiles}
     assert slugs[flow_id(1)] == "bot"
     assert slugs[flow_id(2)] == "bot-aaaaaaaa"
@@ -76,13 +76,13 @@ def test_the_oldest_flow_of_a_name_keeps_it() -> None:
 
 def test_no_flow_is_lost_and_none_has_anothers_id_as_its_name() -> None:
     rows = [row(1, "販売"), row(2, flow_id(9)), row(3, "flow aaaaaaaa"), row(4, "")]
-    slugs = [profile.slug for profile in profiled(rows)]
+    slugs = [profile.slug for profile in flow_profiles(rows)]
     assert len(set(slugs)) == 4
     assert not any(FLOW_ID.fullmatch(slug) for slug in slugs)
 
 
 def test_rows_that_are_none_are_left_out() -> None:
-    assert profiled([{}, {"id": "x", "name": "y"}, {"id": flow_id(1), "name": 5}]) == []
+    assert flow_profiles([{}, {"id": "x", "name": "y"}, {"id": flow_id(1), "name": 5}]) == []
 
 
 BUFFER = {"id": "bufferMemory_0", "category": "Memory"}
@@ -123,7 +123,7 @@ def start(forgets: Any, *nodes: dict[str, Any]) -> str:
     ],
 )
 def test_memory_is_read_from_the_flows_nodes(flow_data: str, has_memory: bool | None) -> None:
-    assert profiled([row(1, "a", flow_data)])[0].has_memory is has_memory
+    assert flow_profiles([row(1, "a", flow_data)])[0].has_memory is has_memory
 
 
 def chain(nodes: dict[str, str], *edges: str) -> str:
@@ -157,17 +157,17 @@ TWO = {"s": "startAgentflow", "a": "llmAgentflow", "r": "directReplyAgentflow", 
     ],
 )
 def test_models_one_after_the_other_are_seen_in_the_drawing(flow_data: str, chains: bool) -> None:
-    assert profiled([row(1, "a", flow_data)])[0].chains_models is chains
+    assert flow_profiles([row(1, "a", flow_data)])[0].chains_models is chains
     assert public_profile("f", {"flowData": flow_data}).chains_models is chains
 
 
 def test_an_assistant_of_flowise_always_remembers() -> None:
-    assert profiled([row(1, "a", "{", type="ASSISTANT")])[0].has_memory is True
+    assert flow_profiles([row(1, "a", "{", type="ASSISTANT")])[0].has_memory is True
 
 
 def test_a_listing_without_drawings_tells_nothing_of_nodes() -> None:
     assert flow_nodes(None) is None
-    bare = profiled([{"id": flow_id(1), "name": "a", "type": None, "createdDate": "?"}])[0]
+    bare = flow_profiles([{"id": flow_id(1), "name": "a", "type": None, "createdDate": "?"}])[0]
     assert (bare.type, bare.has_memory, bare.inputs) == ("CHATFLOW", None, None)
 
 
@@ -197,18 +197,18 @@ NODES = [
     ],
 )
 def test_the_inputs_that_callers_may_set_are_told(api_config: Any, inputs: dict[str, str]) -> None:
-    assert profiled([row(1, "a", NODES, apiConfig=api_config)])[0].inputs == inputs
+    assert flow_profiles([row(1, "a", NODES, apiConfig=api_config)])[0].inputs == inputs
 
 
 def test_inputs_are_not_told_without_the_drawing_that_names_their_nodes() -> None:
     enabled_one = overridable({"OpenAI": [enabled("temperature")]})
-    assert profiled([row(1, "a", "{", apiConfig=enabled_one)])[0].inputs is None
-    assert profiled([row(1, "a", NODES)])[0].inputs is None
-    assert profiled([row(1, "a", "{", apiConfig=None)])[0].inputs == {}
+    assert flow_profiles([row(1, "a", "{", apiConfig=enabled_one)])[0].inputs is None
+    assert flow_profiles([row(1, "a", NODES)])[0].inputs is None
+    assert flow_profiles([row(1, "a", "{", apiConfig=None)])[0].inputs == {}
 
 
 def test_rows_of_a_real_flowise_are_read() -> None:
-    read = {p.name: (p.has_memory, p.inputs) for p in profiled(json.loads(RECORDED.read_text()))}
+    read = {p.name: (p.has_memory, p.inputs) for p in flow_profiles(json.loads(RECORDED.read_text()))}
     assert read == {
         "conv_override": (
             True,
@@ -236,7 +236,7 @@ def test_rows_of_a_real_flowise_are_read() -> None:
 
 
 def test_a_name_that_utf_8_cannot_spell_is_a_name() -> None:
-    profile = profiled([row(1, "a\ud800b", type="x\udfff")])[0]
+    profile = flow_profiles([row(1, "a\ud800b", type="x\udfff")])[0]
     assert (profile.name, profile.slug, profile.type) == ("a?b", "a-b", "x?")
 
 
@@ -263,12 +263,12 @@ def test_a_recorded_public_answer_is_read() -> None:
 
 
 def test_profiles_that_are_kept_come_back() -> None:
-    profiles = profiled(json.loads(RECORDED.read_text()))
-    content = packed(profiles, {"old": "x"})
-    assert unpacked(content) == (sorted(profiles, key=lambda profile: profile.flow), {"old": "x"})
-    assert packed(reversed(profiles), {"old": "x"}) == content
-    assert unpacked(b"") == ([], {})
-    assert unpacked(b'{"fields": ["flow"], "flows": [], "former": {}}') == ([], {})
+    profiles = flow_profiles(json.loads(RECORDED.read_text()))
+    content = pack_profiles(profiles, {"old": "x"})
+    assert unpack_profiles(content) == (sorted(profiles, key=lambda profile: profile.flow), {"old": "x"})
+    assert pack_profiles(reversed(profiles), {"old": "x"}) == content
+    assert unpack_profiles(b"") == ([], {})
+    assert unpack_profiles(b'{"fields": ["flow"], "flows": [], "former": {}}') == ([], {})
 
 
 def test_abilities_are_those_that_the_probes_tell() -> None:
@@ -287,16 +287,18 @@ def test_abilities_are_those_that_the_probes_tell() -> None:
 def test_flows_that_no_chat_can_start_are_hidden(start: str) -> None:
     node = {"name": "startAgentflow", "inputs": {"startInputType": start}}
     chat = {"name": "startAgentflow", "inputs": {"startInputType": "chatInput"}}
-    assert [p.name for p in profiled([row(1, "hidden", [node]), row(2, "seen", [chat])])] == ["seen"]
+    assert [p.name for p in flow_profiles([row(1, "hidden", [node]), row(2, "seen", [chat])])] == ["seen"]
 
 
 def test_a_flow_on_two_pages_of_a_listing_is_one() -> None:
-    assert [profile.slug for profile in profiled([row(1, "Bot"), row(1, "Bot")])] == ["bot"]
+    assert [profile.slug for profile in flow_profiles([row(1, "Bot"), row(1, "Bot")])] == ["bot"]
 
 
 def test_a_name_is_found_even_if_all_made_up_ones_are_taken() -> None:
     rows = [row(1, "bot"), row(2, "bot aaaaaaaa"), row(3, f"bot {flow_id(4)}"), row(4, "bot")]
-    slugs = {profile.flow: profile.slug for profile in profiled(rows)}
+    slugs = {profile.flow: profile.slug for profile in flow_profiles(rows)}
     assert len(set(slugs.values())) == 4
     assert slugs[flow_id(4)] == flow_id(4)
-    assert all(len(slug) <= 128 for slug in (p.slug for p in profiled([row(n, "x" * 200) for n in range(4)])))
+    assert all(
+        len(slug) <= 128 for slug in (p.slug for p in flow_profiles([row(n, "x" * 200) for n in range(4)]))
+    )

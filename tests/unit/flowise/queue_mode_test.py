@@ -16,7 +16,7 @@ from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import RunFailed
 from flowise_gateway.flow.events import HumanInputRequested, TextDelta, UsageReported
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.queue_mode import DOUBT_SECONDS, MAX_DOUBTS, QueueMode, Said
+from flowise_gateway.flowise.queue_mode import DOUBT_SECONDS, MAX_DOUBTS, AnswerText, QueueMode
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise, Step, event, token
 
@@ -276,12 +276,12 @@ def test_a_later_node_is_completed_in_a_paragraph_of_its_own(flowise: SayingFlow
 # The text alone
 
 
-def said(*texts: str | None) -> Said:
+def said(*texts: str | None) -> AnswerText:
     """These texts one by one; None for a step or a tool between them."""
-    told = Said()
+    told = AnswerText()
     for text in texts:
         if text is None:
-            told.turn()
+            told.start_step()
         else:
             told.add(text)
     return told
