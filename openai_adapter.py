@@ -20,6 +20,7 @@ from flowise_gateway.openai.answer_text import answer_text, reasoning_text, whol
 from flowise_gateway.openai.citations import source_events, url_annotations
 from flowise_gateway.openai.fields import (
     boolean,
+    expect,
     identifiers,
     include_usage,
     integer,
@@ -28,7 +29,6 @@ from flowise_gateway.openai.fields import (
     passed_through,
     stop_sequences,
     string,
-    wrong_type,
     wrong_value,
 )
 from flowise_gateway.openai.flowise_details import answer_metadata
@@ -103,13 +103,11 @@ def _prompts(prompt: Any) -> list[str]:
     if prompt is None:
         raise missing("prompt")
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list):
-        raise wrong_type("prompt", "a string or an array of strings", prompt)
+    expect(prompts, list, "prompt", "a string or an array of strings")
     if not 1 <= len(prompts) <= MAX_CHOICES:
         raise wrong_value("prompt", f"1 to {MAX_CHOICES} prompts are allowed")
     for n, text in enumerate(prompts):
-        if not isinstance(text, str):
-            raise wrong_type(f"prompt[{n}]", "a string (token lists cannot be read here)", text)
+        expect(text, str, f"prompt[{n}]", "a string (token lists cannot be read here)")
     return prompts
 
 

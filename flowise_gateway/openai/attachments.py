@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 from flowise_gateway.flow.cooperative import slices, yield_before
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.turn import Attachment, Upload
-from flowise_gateway.openai.fields import missing, string, wrong_type, wrong_value
+from flowise_gateway.openai.fields import missing, optional, required, string, wrong_type, wrong_value
 
 _MAX_HEAD = 1000
 _MAX_NAME = 120
@@ -209,7 +209,7 @@ def is_image_address(address: str) -> bool:
 
 def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
     """An `input_audio` part, in one of the formats that Flowise transcribes."""
-    audio = _object(part, "input_audio", param)
+    audio = required(part.get("input_audio"), dict, f"{param}.input_audio")
     kind = string(audio, "format", f"{param}.input_audio.format").lower()
     data = string(audio, "data", f"{param}.input_audio.data")
     if kind not in _AUDIO:
@@ -225,16 +225,14 @@ def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
 
 def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
     """A `file` part: text is read here, an image goes as one, anything else is for Flowise to read."""
-    file = _object(part, "file", param)
+    file = required(part.get("file"), dict, f"{param}.file")
     if file.get("file_id") is not None:
         raise BadRequest(
             "This server keeps no files; send the file itself as file_data.",
             param=f"{param}.file.file_id",
             code="unsupported_content",
         )
-    name = file.get("filename")
-    if name is not None and not isinstance(name, str):
-        raise wrong_type(f"{param}.file.filename", "a string", name)
+    name = optional(file.get("filename"), str, f"{param}.file.filename")
     data = string(file, "file_data", f"{param}.file.file_data")
     return document(name or "", data, f"{param}.file.file_data", number)
 
@@ -257,15 +255,6 @@ def document(name: str, data: str, param: str, number: int) -> Attachment:
         return Attachment(Upload("file:full", name, mime, text), param, digest=_digest(text))
     upload = Upload("file", name, mime, f"data:{mime};base64,{data}")
     return Attachment(upload, param, digest=_digest(data))
-
-
-def _object(part: Mapping[str, Any], name: str, param: str) -> Mapping[str, Any]:
-    value = part.get(name)
-    if value is None:
-        raise missing(f"{param}.{name}")
-    if not isinstance(value, dict):
-        raise wrong_type(f"{param}.{name}", "an object", value)
-    return value
 
 
 def _data_uri(uri: str, param: str) -> tuple[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flowise_gateway.flow.errors import BadRequest
 
+T = TypeVar("T")
 _KINDS: Mapping[type, str] = {
     bool: "a boolean",
     int: "an integer",
@@ -50,22 +51,33 @@ def missing(param: str) -> BadRequest:
     )
 
 
+def expect(value: Any, kind: type[T], param: str, expected: str = "") -> T:
+    """The value, which must be of this type; `expected` tells the type where others are possible, too."""
+    if not isinstance(value, kind):
+        raise wrong_type(param, expected or _KINDS[kind], value)
+    return value
+
+
+def required(value: Any, kind: type[T], param: str) -> T:
+    """The value, which must be there and of this type."""
+    if value is None:
+        raise missing(param)
+    return expect(value, kind, param)
+
+
+def optional(value: Any, kind: type[T], param: str) -> T | None:
+    """The value, which must be null or of this type."""
+    return None if value is None else expect(value, kind, param)
+
+
 def string(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
     """A string that must be there."""
-    value = body.get(name)
-    if value is None:
-        raise missing(param or name)
-    if not isinstance(value, str):
-        raise wrong_type(param or name, "a string", value)
-    return value
+    return required(body.get(name), str, param or name)
 
 
 def boolean(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
     """A boolean; absent or null is false."""
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise wrong_type(param or name, "a boolean", value)
-    return bool(value)
+    return bool(optional(body.get(name), bool, param or name))
 
 
 def integer(body: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
@@ -82,10 +94,7 @@ def integer(body: Mapping[str, Any], name: str, default: int, low: int, high: in
 
 def optional_object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     """An object; absent or null is empty."""
-    value = body.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise wrong_type(name, "an object", value)
-    return value or {}
+    return optional(body.get(name), dict, name) or {}
 
 
 def include_usage(body: Mapping[str, Any]) -> bool:
@@ -104,13 +113,11 @@ def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     if value is None:
         return ()
     sequences = [value] if isinstance(value, str) else value
-    if not isinstance(sequences, list):
-        raise wrong_type("stop", "a string or an array of strings", value)
+    expect(sequences, list, "stop", "a string or an array of strings")
     if len(sequences) > MAX_STOPS:
         raise wrong_value("stop", f"at most {MAX_STOPS} sequences are allowed")
     for n, sequence in enumerate(sequences):
-        if not isinstance(sequence, str):
-            raise wrong_type(f"stop[{n}]", "a string", sequence)
+        expect(sequence, str, f"stop[{n}]")
         if len(sequence) > MAX_STOP_CHARACTERS:
             raise wrong_value(f"stop[{n}]", f"at most {MAX_STOP_CHARACTERS} characters are allowed")
     return tuple(sequence for sequence in sequences if sequence)
@@ -148,11 +155,9 @@ def of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
 
 
 def _metadata(name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise wrong_type(name, "an object", value)
+    expect(value, dict, name)
     for key, text in value.items():
-        if not isinstance(text, str):
-            raise wrong_type(f"{name}.{key[:64]}", "a string", text)
+        expect(text, str, f"{name}.{key[:64]}")
 
 
 _TOKENS = _integer(0, 2**53)
@@ -277,10 +282,7 @@ def identifiers(body: Mapping[str, Any]) -> Identifiers:
 
 def text_or_nothing(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
     """A string; absent or null is empty."""
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise wrong_type(param or name, "a string", value)
-    return value or ""
+    return optional(body.get(name), str, param or name) or ""
 
 
 PASSED_THROUGH: Mapping[str, Callable[[str, Any], None]] = {

@@ -16,7 +16,7 @@ from flowise_gateway.openai.conversation_builder import (
     is_thought,
     part_kind,
 )
-from flowise_gateway.openai.fields import missing, string, wrong_type, wrong_value
+from flowise_gateway.openai.fields import expect, missing, required, string, wrong_type, wrong_value
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 _READERS = {"image_url": image_part, "input_audio": audio_part, "file": file_part}
@@ -32,8 +32,7 @@ def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
     if messages is None and not may_be_silent:
         raise missing("messages")
     messages = [] if messages is None else messages
-    if not isinstance(messages, list):
-        raise wrong_type("messages", "an array", messages)
+    expect(messages, list, "messages")
     if not (messages or may_be_silent) or len(messages) > MAX_MESSAGES:
         raise wrong_value("messages", f"it must hold 1 to {MAX_MESSAGES} messages")
     roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
@@ -61,8 +60,7 @@ def _is_thought(message: Mapping[str, Any]) -> bool:
 
 
 def _read(builder: ConversationBuilder, message: Any, param: str) -> None:
-    if not isinstance(message, dict):
-        raise wrong_type(param, "an object", message)
+    expect(message, dict, param)
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
         raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
@@ -90,8 +88,7 @@ def _tool_calls(builder: ConversationBuilder, message: Mapping[str, Any], param:
     for n, call in enumerate(yield_between(calls or ())):
         place = f"{param}.tool_calls[{n}]"
         try:
-            if not isinstance(call, dict):
-                raise wrong_type(place, "an object", call)
+            expect(call, dict, place)
             kind = "custom" if call.get("type") == "custom" else "function"
             yield _tool_call(builder, call.get("id"), call.get(kind), f"{place}.{kind}")
         except BadRequest as error:
@@ -104,10 +101,7 @@ def _tool_calls(builder: ConversationBuilder, message: Mapping[str, Any], param:
 
 
 def _tool_call(builder: ConversationBuilder, call_id: Any, function: Any, param: str) -> str:
-    if function is None:
-        raise missing(param)
-    if not isinstance(function, dict):
-        raise wrong_type(param, "an object", function)
+    required(function, dict, param)
     name = string(function, "name", f"{param}.name")
     return builder.tool_call(call_id, name, json_text(function.get("arguments", function.get("input", ""))))
 
@@ -140,8 +134,7 @@ def _part(builder: ConversationBuilder, part: Any, param: str) -> str | None:
     """The text of a part; None for an attachment."""
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict):
-        raise wrong_type(param, "an object", part)
+    expect(part, dict, param)
     kind = string(part, "type", f"{param}.type")
     if kind in ("text", "refusal", "input_text", "output_text"):
         name = "refusal" if kind == "refusal" else "text"

@@ -22,11 +22,12 @@ from flowise_gateway.flow.filters import map_events
 from flowise_gateway.flow.lenient_json import json_text
 from flowise_gateway.openai.fields import (
     boolean,
+    expect,
     missing,
+    optional,
     optional_object,
     string,
     text_or_nothing,
-    wrong_type,
     wrong_value,
 )
 
@@ -55,31 +56,26 @@ def parse_format(body: Mapping[str, Any]) -> JsonFormat | None:
     given, param = optional_object(body, "response_format"), "response_format"
     text = body.get("text")
     if not given and isinstance(text, dict) and text.get("format") is not None:
-        given, param = text["format"], "text.format"
-    if not isinstance(given, dict):
-        raise wrong_type(param, "an object", given)
-    if not given:
-        return None
+        given, param = expect(text["format"], dict, "text.format"), "text.format"
+    return read_format(given, param) if given else None
+
+
+def read_format(given: Mapping[str, Any], param: str) -> JsonFormat | None:
+    """What one of the two fields asks for; a schema is nested in `response_format` alone."""
     kind = string(given, "type", f"{param}.type")
     if kind not in _KINDS:
         raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join(_KINDS)}")
-    if kind == "json_schema":
-        return _of_schema(given, param)
-    return JsonFormat() if kind == "json_object" else None
-
-
-def _of_schema(given: Mapping[str, Any], param: str) -> JsonFormat:
+    if kind != "json_schema":
+        return JsonFormat() if kind == "json_object" else None
     if param == "response_format":
-        given, param = given.get("json_schema", {}), f"{param}.json_schema"
-        if not isinstance(given, dict):
-            raise wrong_type(param, "an object", given)
+        param = f"{param}.json_schema"
+        given = expect(given.get("json_schema", {}), dict, param)
         if not given:
             raise missing(param)
-    name, schema = string(given, "name", f"{param}.name"), given.get("schema")
+    name = string(given, "name", f"{param}.name")
     if not _NAME.fullmatch(name):
         raise wrong_value(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
-    if schema is not None and not isinstance(schema, dict):
-        raise wrong_type(f"{param}.schema", "an object", schema)
+    schema = optional(given.get("schema"), dict, f"{param}.schema")
     boolean(given, "strict", f"{param}.strict")
     return JsonFormat(schema or {}, name, text_or_nothing(given, "description", f"{param}.description"))
 

@@ -15,7 +15,16 @@ import orjson
 
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.flow.lenient_json import json_text
-from flowise_gateway.openai.fields import boolean, missing, string, text_or_nothing, wrong_type, wrong_value
+from flowise_gateway.openai.fields import (
+    boolean,
+    expect,
+    missing,
+    optional,
+    required,
+    string,
+    text_or_nothing,
+    wrong_value,
+)
 
 ToolChoice = Literal["none", "auto", "required"]
 
@@ -88,8 +97,7 @@ def _of_tools(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools | No
     ignored = []
     for n, tool in enumerate(given):
         param = f"tools[{n}]"
-        if not isinstance(tool, dict):
-            raise wrong_type(param, "an object", tool)
+        expect(tool, dict, param)
         if string(tool, "type", f"{param}.type") == "function":
             _add(tools, *_function(tool, param))
         else:
@@ -113,16 +121,13 @@ def _of_functions(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools:
         return ClientTools(_offered(tools, choice, tools), choice, is_parallel=False, is_legacy=True)
     if isinstance(call, str):
         raise wrong_value("function_call", f"'{call[:40]}' is none of none, auto")
-    if not isinstance(call, dict):
-        raise wrong_type("function_call", "a string or an object", call)
+    expect(call, dict, "function_call", "a string or an object")
     named = _known(call, "function_call", tools)
     return ClientTools((tools[named],), "required", is_parallel=False, is_legacy=True)
 
 
 def _array(body: Mapping[str, Any], name: str) -> Sequence[Any]:
-    value = body.get(name)
-    if value is not None and not isinstance(value, list):
-        raise wrong_type(name, "an array", value)
+    value = optional(body.get(name), list, name)
     if value and len(value) > MAX_TOOLS:
         raise _not_told(name, f"at most {MAX_TOOLS} are allowed")
     return value or ()
@@ -143,27 +148,28 @@ def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
 
 
 def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
-    if not isinstance(function, dict):
-        raise wrong_type(param, "an object", function)
+    expect(function, dict, param)
     name = string(function, "name", f"{param}.name")
     if not _NAME.fullmatch(name):
         raise _not_told(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
     if name in tools:
         raise _not_told(f"{param}.name", f"'{name}' is there twice")
-    parameters = function.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise wrong_type(f"{param}.parameters", "an object", parameters)
+    tools[name] = checked_function(function, param)
+
+
+def checked_function(function: Mapping[str, Any], param: str) -> ClientTool:
+    """A function whose name has been checked. Raises BadRequest for another field of the wrong type."""
+    parameters = optional(function.get("parameters"), dict, f"{param}.parameters")
     boolean(function, "strict", f"{param}.strict")
     description = text_or_nothing(function, "description", f"{param}.description")
-    tools[name] = ClientTool(name, description, parameters or {})
+    return ClientTool(function["name"], description, parameters or {})
 
 
 def _choice(value: Any, tools: Mapping[str, ClientTool]) -> tuple[ToolChoice | None, Sequence[str]]:
     """What `tool_choice` asks for, None if it is a tool that is not ours, and the names it allows."""
     if value is None or isinstance(value, str):
-        return _mode(value or "auto", "tool_choice"), [*tools]
-    if not isinstance(value, dict):
-        raise wrong_type("tool_choice", "a string or an object", value)
+        return tool_mode(value or "auto", "tool_choice"), [*tools]
+    expect(value, dict, "tool_choice", "a string or an object")
     kind = string(value, "type", "tool_choice.type")
     if kind == "function":
         return "required", [_known(*_function(value, "tool_choice"), tools)]
@@ -172,7 +178,8 @@ def _choice(value: Any, tools: Mapping[str, ClientTool]) -> tuple[ToolChoice | N
     return None, [*tools]
 
 
-def _mode(value: str, param: str) -> ToolChoice:
+def tool_mode(value: str, param: str) -> ToolChoice:
+    """Whether tools may or must be called. Raises BadRequest."""
     for mode in get_args(ToolChoice):
         if mode == value:
             return mode  # type: ignore[no-any-return]
@@ -182,27 +189,21 @@ def _mode(value: str, param: str) -> ToolChoice:
 def _allowed(value: Mapping[str, Any], tools: Mapping[str, ClientTool]) -> tuple[ToolChoice, Sequence[str]]:
     given, param = value, "tool_choice"
     if value.get("allowed_tools") is not None:
-        given, param = value["allowed_tools"], "tool_choice.allowed_tools"
-        if not isinstance(given, dict):
-            raise wrong_type(param, "an object", given)
-    mode, listed = _mode(string(given, "mode", f"{param}.mode"), f"{param}.mode"), given.get("tools")
-    if listed is None:
-        raise missing(f"{param}.tools")
-    if not isinstance(listed, list):
-        raise wrong_type(f"{param}.tools", "an array", listed)
+        param = "tool_choice.allowed_tools"
+        given = expect(value["allowed_tools"], dict, param)
+    mode = tool_mode(string(given, "mode", f"{param}.mode"), f"{param}.mode")
+    listed = required(given.get("tools"), list, f"{param}.tools")
     names = []
     for n, tool in enumerate(listed):
         place = f"{param}.tools[{n}]"
-        if not isinstance(tool, dict):
-            raise wrong_type(place, "an object", tool)
+        expect(tool, dict, place)
         if tool.get("type") == "function":
             names.append(_known(*_function(tool, place), tools))
     return (mode if names else "none"), names
 
 
 def _known(function: Any, param: str, tools: Mapping[str, ClientTool]) -> str:
-    if not isinstance(function, dict):
-        raise wrong_type(param, "an object", function)
+    expect(function, dict, param)
     name = string(function, "name", f"{param}.name")
     if name not in tools:
         raise wrong_value(f"{param}.name", f"'{name[:64]}' is none of the tools")

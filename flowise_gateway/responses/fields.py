@@ -1,6 +1,6 @@
-"""Fields of a Responses request beside its input: checked, and as the answer repeats them. Wire layer, pure.
+"""The fields of a Responses request beside its input: checked, and as the answer repeats them. Pure.
 
-Every field may be null. What no flow can obey is checked for its type alone and named by `parameters`.
+Every field may be null. What no flow can obey is checked for its type alone, and named by `parameters`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from flowise_gateway.openai.fields import (
     NO_LIMIT,
     asks_obfuscation,
     boolean,
+    expect,
     integer,
     is_done_anyway,
     missing,
     of_type,
+    optional,
     optional_object,
+    required,
     string,
-    wrong_type,
     wrong_value,
 )
+from flowise_gateway.openai.response_format import read_format
+from flowise_gateway.openai.tools import checked_function, tool_mode
 
 TOOL_CALLS = "flowise.tool_calls"
 """The entry of `include` that asks for the flow's own tools as items of the output."""
@@ -80,11 +84,14 @@ class Echo(TypedDict):
 
 
 def echoed(body: Mapping[str, Any]) -> Echo:
-    """All that a response repeats of its request, with what holds where the request is silent."""
+    """All that a response repeats of its request, with OpenAI's defaults where the request is silent."""
+    tools = optional(body.get("tools"), list, "tools") or ()
+    text_or_null(body, "service_tier")  # any may be asked for, although there is one only
+    has_no_limit = body.get("max_output_tokens") == NO_LIMIT
     return {
         "instructions": text_or_null(body, "instructions"),
         "previous_response_id": text_or_null(body, "previous_response_id"),
-        "tools": _tools(body),
+        "tools": [_tool(tool, f"tools[{n}]") for n, tool in enumerate(tools)],
         "tool_choice": _tool_choice(body.get("tool_choice")),
         "parallel_tool_calls": _boolean_or_true(body, "parallel_tool_calls"),
         "truncation": _truncation(body),
@@ -95,11 +102,11 @@ def echoed(body: Mapping[str, Any]) -> Echo:
         "frequency_penalty": _number(body, "frequency_penalty", 0),
         "top_logprobs": integer(body, "top_logprobs", 0, 0, 20),
         "reasoning": _reasoning(body),
-        "max_output_tokens": _most_tokens(body),
+        "max_output_tokens": None if has_no_limit else _count(body, "max_output_tokens", 16),
         "max_tool_calls": _count(body, "max_tool_calls", 1),
         "store": _boolean_or_true(body, "store"),
         "background": boolean(body, "background"),
-        "service_tier": _service_tier(body),
+        "service_tier": "default",
         "metadata": _metadata(body),
         "safety_identifier": text_or_null(body, "safety_identifier", MAX_SAFETY_IDENTIFIER),
         "prompt_cache_key": text_or_null(body, "prompt_cache_key"),
@@ -108,7 +115,13 @@ def echoed(body: Mapping[str, Any]) -> Echo:
 
 def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     """What was asked for and a flow may or may not obey."""
-    asked = {**_fields(body), **_reasoning_asked(echo["reasoning"] or {})}
+    asked = _checked_parameters(body)
+    reasoning = echo["reasoning"] or {}
+    for name, default in _REASONING_DEFAULTS.items():
+        if reasoning.get(name, default) != default:
+            asked[f"reasoning.{name}"] = reasoning[name]
+    if reasoning.get("effort"):
+        asked["reasoning_effort"] = reasoning["effort"]
     if asks_obfuscation(body):
         asked["stream_options.include_obfuscation"] = True
     if echo["text"] != {"format": {"type": "text"}}:
@@ -120,7 +133,7 @@ def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     return asked
 
 
-def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, check in _TYPED.items():
         if body.get(name) is not None:
             check(name, body[name])
@@ -133,26 +146,10 @@ def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def _reasoning_asked(reasoning: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {
-        f"reasoning.{name}": reasoning[name]
-        for name, default in _REASONING_DEFAULTS.items()
-        if reasoning.get(name, default) != default
-    }
-    return {**asked, "reasoning_effort": reasoning["effort"]} if reasoning.get("effort") else asked
-
-
 def included(body: Mapping[str, Any]) -> tuple[str, ...]:
     """What the answer is to hold beside its text."""
-    value = body.get("include")
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise wrong_type("include", "an array", value)
-    for n, entry in enumerate(value):
-        if not isinstance(entry, str):
-            raise wrong_type(f"include[{n}]", "a string", entry)
-    return tuple(value)
+    value = optional(body.get("include"), list, "include") or ()
+    return tuple(expect(entry, str, f"include[{n}]") for n, entry in enumerate(value))
 
 
 def conversation_id(body: Mapping[str, Any]) -> str:
@@ -160,23 +157,20 @@ def conversation_id(body: Mapping[str, Any]) -> str:
     value = body.get("conversation")
     if value is None or isinstance(value, str):
         return value or ""
-    if not isinstance(value, dict):
-        raise wrong_type("conversation", "a string or an object", value)
+    expect(value, dict, "conversation", "a string or an object")
     return string(value, "id", "conversation.id")
 
 
 def generates(body: Mapping[str, Any]) -> bool:
-    """Whether an answer is wanted at all: a client may send a request ahead, to go on from it later."""
+    """Whether the flow is to run: a client may send a request ahead of time, to continue from it later."""
     options = optional_object(body, "prompt_cache_options")
-    is_ahead = boolean(options, "prewarm", "prompt_cache_options.prewarm")
-    return _boolean_or_true(body, "generate") and not is_ahead
+    is_prewarm = boolean(options, "prewarm", "prompt_cache_options.prewarm")
+    return _boolean_or_true(body, "generate") and not is_prewarm
 
 
 def text_or_null(body: Mapping[str, Any], name: str, longest: int | None = None) -> str | None:
     """A string or null."""
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise wrong_type(name, "a string", value)
+    value = optional(body.get(name), str, name)
     if value is not None and longest is not None and len(value) > longest:
         raise wrong_value(name, f"at most {longest} characters are allowed")
     return value
@@ -187,20 +181,15 @@ def _boolean_or_true(body: Mapping[str, Any], name: str) -> bool:
 
 
 def _number(body: Mapping[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    if value is None:
+    number: float | None = body.get(name)
+    if number is None:
         return default
-    CHECKS[name](name, value)
-    number: float = value
+    CHECKS[name](name, number)
     return number
 
 
 def _count(body: Mapping[str, Any], name: str, low: int) -> int | None:
     return None if body.get(name) is None else integer(body, name, low, low, _LARGEST)
-
-
-def _most_tokens(body: Mapping[str, Any]) -> int | None:
-    return None if body.get("max_output_tokens") == NO_LIMIT else _count(body, "max_output_tokens", 16)
 
 
 def _truncation(body: Mapping[str, Any]) -> str:
@@ -210,19 +199,11 @@ def _truncation(body: Mapping[str, Any]) -> str:
     return value
 
 
-def _service_tier(body: Mapping[str, Any]) -> str:
-    """There is one tier here, whichever is asked for."""
-    text_or_null(body, "service_tier")
-    return "default"
-
-
 def _reasoning(body: Mapping[str, Any]) -> dict[str, Any] | None:
     value = optional_object(body, "reasoning")
-    if not value:
-        return None
     names = ("effort", "summary", "mode", "context", "generate_summary")
     given = {name: string(value, name, f"reasoning.{name}") for name in names if value.get(name) is not None}
-    return {"effort": None, "summary": None, **given}
+    return {"effort": None, "summary": None, **given} if value else None
 
 
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
@@ -232,101 +213,53 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
     for key, text in value.items():
         if len(key) > MAX_KEY:
             raise wrong_value("metadata", f"a key has at most {MAX_KEY} characters")
-        if not isinstance(text, str):
-            raise wrong_type(f"metadata.{key}", "a string", text)
-        if len(text) > MAX_VALUE:
+        if len(expect(text, str, f"metadata.{key}")) > MAX_VALUE:
             raise wrong_value(f"metadata.{key}", f"at most {MAX_VALUE} characters are allowed")
     return value
 
 
 def _text(body: Mapping[str, Any]) -> dict[str, Any]:
     value = optional_object(body, "text")
-    given = value.get("format")
-    if given is not None and not isinstance(given, dict):
-        raise wrong_type("text.format", "an object", given)
-    text: dict[str, Any] = {"format": _format(given) if given is not None else {"type": "text"}}
+    given = optional(value.get("format"), dict, "text.format")
+    text: dict[str, Any] = {"format": {"type": "text"}}
+    if given is not None:
+        read, kind = read_format(given, "text.format"), given["type"]
+        text["format"] = {"type": kind}
+        if kind == "json_schema" and read is not None:
+            if given.get("schema") is None:
+                raise missing("text.format.schema")
+            of_schema = {"name": read.name, "description": read.description, "schema": read.schema}
+            text["format"] = {"type": kind, **of_schema, "strict": bool(given.get("strict"))}
     if value.get("verbosity") is not None:
         text["verbosity"] = string(value, "verbosity", "text.verbosity")
     return text
 
 
-def _format(given: Mapping[str, Any]) -> dict[str, Any]:
-    kind = string(given, "type", "text.format.type")
-    if kind in ("text", "json_object"):
-        return {"type": kind}
-    if kind != "json_schema":
-        raise wrong_value("text.format.type", f"'{kind[:40]}' is none of text, json_object, json_schema")
-    name = string(given, "name", "text.format.name")
-    schema, description = given.get("schema"), given.get("description")
-    if schema is None:
-        raise missing("text.format.schema")
-    if not isinstance(schema, dict):
-        raise wrong_type("text.format.schema", "an object", schema)
-    if description is not None:
-        string(given, "description", "text.format.description")
-    strict = boolean(given, "strict", "text.format.strict")
-    return {
-        "type": kind,
-        "name": name,
-        "description": description or "",
-        "schema": schema,
-        "strict": strict,
-    }
-
-
-def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    value = body.get("tools")
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise wrong_type("tools", "an array", value)
-    return [_tool(tool, f"tools[{n}]") for n, tool in enumerate(value)]
-
-
 def _tool(tool: Any, param: str) -> dict[str, Any]:
-    """A tool as it came; a function with all keys that Open Responses wants, null or not."""
-    if not isinstance(tool, dict):
-        raise wrong_type(param, "an object", tool)
-    if string(tool, "type", f"{param}.type") != "function":
-        return tool
-    string(tool, "name", f"{param}.name")
-    kinds = {"description": str, "parameters": dict, "strict": bool}
-    words = {"description": "a string", "parameters": "an object", "strict": "a boolean"}
-    for name, kind in kinds.items():
-        if tool.get(name) is not None and not isinstance(tool[name], kind):
-            raise wrong_type(f"{param}.{name}", words[name], tool[name])
-    return {**dict.fromkeys(kinds), **tool}
+    """A tool as it came; a function with all keys that Open Responses requires, null or not."""
+    given = expect(tool, dict, param)
+    if string(given, "type", f"{param}.type") != "function":
+        return given
+    string(given, "name", f"{param}.name")
+    checked_function(given, param)
+    return {"description": None, "parameters": None, "strict": None, **given}
 
 
 def _tool_choice(choice: Any) -> Any:
-    if choice is None:
-        return "auto"
-    if isinstance(choice, str):
-        if choice not in ("none", "auto", "required"):
-            raise wrong_value("tool_choice", f"'{choice[:40]}' is none of none, auto, required")
-        return choice
-    if not isinstance(choice, dict):
-        raise wrong_type("tool_choice", "a string or an object", choice)
+    if choice is None or isinstance(choice, str):
+        return "auto" if choice is None else tool_mode(choice, "tool_choice")
+    expect(choice, dict, "tool_choice", "a string or an object")
     kind = string(choice, "type", "tool_choice.type")
     if kind == "function":
         string(choice, "name", "tool_choice.name")
     if kind == "allowed_tools":
-        _check_allowed(choice)
+        tool_mode(string(choice, "mode", "tool_choice.mode"), "tool_choice.mode")
+        required(choice.get("tools"), list, "tool_choice.tools")
     return choice
 
 
-def _check_allowed(choice: Mapping[str, Any]) -> None:
-    mode, tools = string(choice, "mode", "tool_choice.mode"), choice.get("tools")
-    if mode not in ("none", "auto", "required"):
-        raise wrong_value("tool_choice.mode", f"'{mode[:40]}' is none of none, auto, required")
-    if tools is None:
-        raise missing("tool_choice.tools")
-    if not isinstance(tools, list):
-        raise wrong_type("tool_choice.tools", "an array", tools)
-
-
-def check_alone(body: Mapping[str, Any]) -> None:
-    """A response goes on from another one or in a conversation; what runs on unseen must be stored."""
+def check_exclusive(body: Mapping[str, Any]) -> None:
+    """Refuse fields that exclude each other."""
     if body.get("background") and body.get("store") is False:
         raise BadRequest(
             "A background response must be stored: 'store' cannot be false.",

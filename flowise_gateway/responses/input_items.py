@@ -23,7 +23,7 @@ from flowise_gateway.openai.conversation_builder import (
     newest_of,
     part_kind,
 )
-from flowise_gateway.openai.fields import string, wrong_type, wrong_value
+from flowise_gateway.openai.fields import expect, string, wrong_value
 from flowise_gateway.openai.json_body import has_too_many_values, is_too_deep
 from flowise_gateway.responses.items import (
     MAX_TEXT,
@@ -73,8 +73,7 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
         check_length(value, MAX_TEXT, "input")
         message = {"type": "message", "role": "user", "content": value}
         return [Entry(complete(message, "input", make_id), "input")]
-    if not isinstance(value, list):
-        raise wrong_type("input", "a string or an array of items", value)
+    expect(value, list, "input", "a string or an array of items")
     if len(value) > MAX_MESSAGES:
         raise wrong_value("input", f"it must hold at most {MAX_MESSAGES} items")
     newest = newest_of([_role(item) for item in value])
@@ -127,8 +126,7 @@ def _with_notes(item: Item) -> tuple[Item, tuple[str, ...]]:
 
 def _referred(item: Any, place: str, resolve: Resolver) -> Item:
     """The item itself, or the one that it refers to: a reference may lack its type, as a message may."""
-    if not isinstance(item, dict):
-        raise wrong_type(place, "an object", item)
+    expect(item, dict, place)
     kind = item.get("type")
     if kind is None:
         kind = "message" if "role" in item or "content" in item else "item_reference"

@@ -13,7 +13,7 @@ from typing import Any
 from flowise_gateway.flow.cooperative import yield_between
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.attachments import is_image_address
-from flowise_gateway.openai.fields import missing, string, wrong_type, wrong_value
+from flowise_gateway.openai.fields import expect, missing, optional, required, string, wrong_value
 
 Item = Mapping[str, Any]
 MakeId = Callable[[str], str]
@@ -36,8 +36,7 @@ def complete(item: Item, place: str, make_id: MakeId) -> Item:
             raise wrong_value(f"{place}.type", "it must be 1 to 64 letters, digits, '_', '.' and '-'")
         return {**item, "id": item_id if item_id and isinstance(item_id, str) else make_id("item_")}
     prefix, read = READERS[kind]
-    if item_id is not None and not isinstance(item_id, str):
-        raise wrong_type(f"{place}.id", "a string", item_id)
+    optional(item_id, str, f"{place}.id")
     return {"id": item_id or make_id(prefix), "type": kind, **read(item, place)}
 
 
@@ -80,16 +79,10 @@ def _non_empty(item: Item, field: str, place: str) -> str:
 
 
 def _reasoning(item: Item, place: str) -> dict[str, Any]:
-    summary = item.get("summary")
-    if summary is None:
-        raise missing(f"{place}.summary")
-    if not isinstance(summary, list):
-        raise wrong_type(f"{place}.summary", "an array", summary)
     texts = []
-    for n, part in enumerate(summary):
+    for n, part in enumerate(required(item.get("summary"), list, f"{place}.summary")):
         param = f"{place}.summary[{n}]"
-        if not isinstance(part, dict):
-            raise wrong_type(param, "an object", part)
+        expect(part, dict, param)
         texts.append({"type": "summary_text", "text": string(part, "text", f"{param}.text")})
     return {"summary": texts}
 
@@ -114,8 +107,7 @@ def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
     if isinstance(content, str):
         check_length(content, MAX_TEXT, param)
         return [_text_part(content, role)]
-    if not isinstance(content, list):
-        raise wrong_type(param, "a string or an array of parts", content)
+    expect(content, list, param, "a string or an array of parts")
     return [complete_part(part, f"{param}[{n}]", role) for n, part in enumerate(yield_between(content))]
 
 
@@ -127,8 +119,7 @@ def _text_part(text: str, role: str) -> dict[str, Any]:
 
 def complete_part(part: Any, param: str, role: str) -> dict[str, Any]:
     """A part of a message or of a tool's output with all fields of its type. Raises BadRequest."""
-    if not isinstance(part, dict):
-        raise wrong_type(param, "an object", part)
+    expect(part, dict, param)
     kind = string(part, "type", f"{param}.type")
     if kind in ("input_text", "output_text", "text"):
         text = string(part, "text", f"{param}.text")
@@ -156,10 +147,9 @@ def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
 
 
 def _audio(part: Mapping[str, Any], param: str) -> dict[str, Any]:
-    audio = part.get("input_audio")
-    if audio is None:
+    if part.get("input_audio") is None:
         raise missing(f"{param}.input_audio")
-    return {"type": "input_audio", "input_audio": audio}
+    return {"type": "input_audio", "input_audio": part["input_audio"]}
 
 
 def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:

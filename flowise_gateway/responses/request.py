@@ -13,7 +13,7 @@ from flowise_gateway.openai.response_format import parse_format
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import read_tools
 from flowise_gateway.responses.fields import (
-    check_alone,
+    check_exclusive,
     conversation_id,
     echoed,
     generates,
@@ -55,7 +55,7 @@ def parse_response(
     """
     model, stream = deployment or string(body, "model"), boolean(body, "stream")
     echo, include, conversation = echoed(body), included(body), conversation_id(body)
-    check_alone(body)
+    check_exclusive(body)
     before = earlier_entries(echo["previous_response_id"], earlier, make_id)
     is_wanted, passed = generates(body), passed_through(body)
     is_form = bool(passed.get("form"))

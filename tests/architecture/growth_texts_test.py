@@ -413,7 +413,15 @@ OUR_OWN = {
     ),
     *(
         f"flowise_gateway.openai.fields.{name}"
-        for name in ("text_or_nothing", "wrong_type", "wrong_value", "of_type")
+        for name in (
+            "text_or_nothing",
+            "wrong_type",
+            "wrong_value",
+            "of_type",
+            "expect",
+            "optional",
+            "required",
+        )
     ),
     *("flowise_gateway.openai.fields.is_done_anyway", "flowise_gateway.openai.answer_text.reasoning_text"),
     *(
@@ -442,6 +450,9 @@ READ_BY = {
     "flowise_gateway.openai.json_body.is_too_deep": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.responses.compaction.input_tokens": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.stored_entries": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.openai.tools.checked_function": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.openai.tools.tool_mode": "flowise_gateway.responses.request.parse_response",
+    "flowise_gateway.openai.response_format.read_format": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.items.complete": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.items.complete_part": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.items.check_length": "flowise_gateway.responses.request.parse_response",
