@@ -32,7 +32,7 @@ class ServingEdge:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; while draining only tell that the server lives."""
-        if self.is_draining and environ["PATH_INFO"] not in ("/health", "/v1/health"):
+        if self.is_draining and environ["PATH_INFO"] != "/health":
             return _refusal(start_response)
         client = environ.get("gunicorn.socket")
         watcher = _ClientWatcher(client, self._runs)

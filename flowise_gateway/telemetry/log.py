@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -25,7 +26,7 @@ _PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
 _WORD = re.compile(r"[a-z]+(?:[._-][a-z]+)*")
 _OWN_ID = re.compile(r"resp_[0-9A-Za-z]+")
 _MAX_PATH, _MAX_WORD = 200, 24
-_QUIET = ("/health", "/v1/health", "/metrics")
+_QUIET = ("/health", "/metrics")
 
 Record = Callable[[Mapping[str, Any], str, float], object]
 """Gets a request's line, the rule of its route (empty: no route) and the seconds it took."""
@@ -42,14 +43,13 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     """Send all log lines to standard error, as JSON objects or as text a person reads."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    # Nothing of these is written, so it need not be found out for each line (Python's logging howto).
+    # No line names its thread, process or source, so logging need not find them out (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Their debug lines hold addresses, headers and bodies.
-    # Its warnings name Flowise's host.
+    # Warnings of urllib3's pool name Flowise's host; debug lines of these libraries hold headers and bodies.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     for name in ("urllib3", "requests", "openai", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -111,7 +111,7 @@ class RequestLog:
         scope = request_scope(environ)
         fields = scope.log_fields
         fields["method"], fields["path"] = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        line = _Line(fields, time.monotonic(), self._record)
+        started = time.monotonic()
 
         def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             fields["status"] = int(status[:3])
@@ -121,25 +121,13 @@ class RequestLog:
             body = self._application(environ, noted)
         except BaseException:
             scope.close()
-            line.write("client_gone")
+            self._write(fields, started, "client_gone")
             raise
-        return _Closing(body, line, scope)
+        return _Closing(body, scope, partial(self._write, fields, started))
 
-
-class _Line:
-    """The line of a request, from its beginning on."""
-
-    __slots__ = ("_fields", "_record", "_started")
-
-    def __init__(self, fields: dict[str, Any], started: float, record: Record) -> None:
-        self._fields = fields
-        self._started = started
-        self._record = record
-
-    def write(self, outcome: str) -> None:
+    def _write(self, fields: dict[str, Any], started: float, outcome: str) -> None:
         """Write the line, with this outcome unless another is known."""
-        fields = self._fields
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - started
         fields.setdefault("outcome", outcome)
         fields["ms"] = round(seconds * 1000, 1)
         rule = fields.pop("rule", "")
@@ -151,18 +139,20 @@ class _Line:
 
 
 class _Closing:
-    """An answer's body that tells when it is closed, and whether it was read to its end."""
+    """An answer's body; closing it releases what the request holds and writes its line.
 
-    def __init__(self, body: Iterable[bytes], line: _Line, scope: RequestScope) -> None:
+    Not a generator: one that is dropped would be closed by a finalizer, where no failure can be reported.
+    """
+
+    def __init__(self, body: Iterable[bytes], scope: RequestScope, write_line: Callable[[str], None]) -> None:
         self._body, self._pieces = body, iter(body)
-        self._line = line
         self._scope = scope
+        self._write_line = write_line
         self._is_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
-    # No generator: one that is dropped ends its run in a finalizer, where no failure can be told.
     def __next__(self) -> bytes:
         try:
             return next(self._pieces)
@@ -171,18 +161,17 @@ class _Closing:
             raise
 
     def close(self) -> None:
-        """Close the answer and write the line."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
                 close()
         finally:
             self._scope.close()
-            self._line.write("ok" if self._is_whole else "client_gone")
+            self._write_line("ok" if self._is_whole else "client_gone")
 
 
 def _harmless(path: str, rule: str) -> str:
-    """The path as it may be logged: a caller may have put a key there, and a file's link opens it to anybody.
+    """The path as it may be logged: a caller may have put a key there, and a file's link opens the file.
 
     Shown are the words of the route's rule, our own ids, and where there is no route short plain words.
     """

@@ -1,6 +1,6 @@
 """What is counted for Prometheus, and the text of `/metrics`. Policy.
 
-Recording is a look-up in a dict and an addition; all else is done when somebody asks. No label holds what a
+To count is a look-up in a dict and an addition; all else is done when somebody asks. No label holds what a
 client made up: routes are templates, models are flows that exist, outcomes are our own error codes.
 """
 
@@ -30,11 +30,11 @@ UNCOUNTED = ("/", "/page/{name}", "/health", "/ready", ROUTE)
 
 MAX_MODELS = 200
 MAX_ROWS = 4000
-"""What a worker tells apart; beyond either, models are `other`."""
+"""How many models and rows a worker tells apart; beyond either, models are `other`."""
 
 OTHER = "other"
 SHOW_SECONDS = 1.0
-"""How old what other workers have counted may be."""
+"""How old other workers' counts may be."""
 
 _PREFIX = "flowise_proxy_"
 _CHARACTERS_A_TOKEN = 4
@@ -47,7 +47,7 @@ _ROUTE_PREFIX = re.compile(
 
 
 class Kind(NamedTuple):
-    """A metric: what it says, its labels, and the buckets of a histogram."""
+    """A metric: its help, its labels, and the buckets of a histogram."""
 
     help: str
     labels: tuple[str, ...] = ()
@@ -91,10 +91,10 @@ _GAUGES = {name for name, kind in KINDS.items() if not kind.buckets and not name
 
 
 class Metrics:
-    """What one worker counts, and with a board the sum over all of them."""
+    """The counts of one worker, and with a board the sums over all workers."""
 
     def __init__(self, board: Board | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Count on from the worker that had this one's place on the board."""
+        """Count on from the rows of the worker that had this slot of the board before."""
         self._board, self._clock = board, clock
         self._rows: Rows = board.own() if board else {}
         self._models = {key[1] for key in self._rows if _has_model(key)}
@@ -108,11 +108,11 @@ class Metrics:
         self.watch("runs_open", lambda: self._runs)
 
     def watch(self, name: str, read: Callable[[], float], *labels: str) -> None:
-        """Read a number that somebody else keeps whenever metrics are asked for; totals begin at 0."""
+        """Read a number that another object keeps whenever metrics are asked for; totals begin at 0."""
         self._watched.append(((name, *labels), read))
 
     def admit(self, model: Model) -> None:
-        """Give a model a name of its own here, if it was found: anybody can make up a flow's id."""
+        """Give a model a label of its own if Flowise is known to have it: anybody can make up a flow's id."""
         if model.id not in self._models and (model.type or not FLOW_ID.fullmatch(model.id)):
             self._name(model.id)
 
@@ -129,12 +129,12 @@ class Metrics:
         model = self._label(line["model"]) if "model" in line else ""
         method = method if method in _METHODS else OTHER
         self._row(("requests_total", model, route, method, str(status), line["outcome"]))[0] += 1
-        if status != 101:  # a connection that stays is no request that takes long
+        if status != 101:  # a WebSocket's connection is no slow request
             stream = "true" if line.get("stream") else "false"
             self._observe(("request_duration_seconds", route, stream), seconds)
 
     def _route(self, rule: str) -> str:
-        """The template of a route, the same for all its prefixes; rules are as many as there are routes."""
+        """The template of a route, the same for all its prefixes; there are only as many as rules."""
         route = re.sub(r"<(?:path:)?(\w+)>", r"{\1}", _ROUTE_PREFIX.sub("", rule)) or "none"
         if route.startswith("/") and route not in UNCOUNTED and not route.startswith("/openai"):
             route = f"/v1{route}"
@@ -160,35 +160,36 @@ class Metrics:
         self._observe(("run_duration_seconds", label), self._clock() - started)
 
     def stream(self) -> Callable[[], None]:
-        """Count an open stream; what is returned counts it no more."""
+        """Count an open stream until what is returned is called."""
         self._streams += 1
-        return self._stream_ended
 
-    def _stream_ended(self) -> None:
-        self._streams -= 1
+        def ended() -> None:
+            self._streams -= 1
+
+        return ended
 
     def tokens(self, model: str, turns: Sequence[Turn], transcripts: Sequence[Transcript]) -> None:
-        """Count the tokens of a whole answer. Exact counting would take longer than all else."""
+        """Count the tokens of a whole answer; counting them exactly would take longer than all else."""
         label = self._label(model)
         for turn, transcript in zip(turns, transcripts, strict=True):
             used = transcript.usage
             if used is not None:
-                source, asked, said = "reported", used.input_tokens, used.output_tokens
+                source, tokens_in, tokens_out = "reported", used.input_tokens, used.output_tokens
             else:
-                source, said = "estimated", _estimated(map(len, transcript.texts))
+                source, tokens_out = "estimated", _estimated(map(len, transcript.texts))
                 history = (len(message.content) for message in turn.history)
-                asked = _estimated((len(turn.system_text), len(turn.question), *history))
-            self._row(("tokens_total", label, "input", source))[0] += asked
-            self._row(("tokens_total", label, "output", source))[0] += said
+                tokens_in = _estimated((len(turn.system_text), len(turn.question), *history))
+            self._row(("tokens_total", label, "input", source))[0] += tokens_in
+            self._row(("tokens_total", label, "output", source))[0] += tokens_out
 
     def beat(self, late_seconds: float) -> None:
-        """Note how late the loop was, and show the other workers what was counted, once a second."""
+        """Note how late the loop was, and once a second show this worker's counts to the others."""
         self._observe(("event_loop_lag_seconds",), late_seconds)
         if self._clock() >= self._due:
             self.show()
 
     def show(self) -> None:
-        """Show the other workers what was counted."""
+        """Show this worker's counts to the others."""
         self._due = self._clock() + SHOW_SECONDS
         for key, read in self._watched:
             value = read()
@@ -201,18 +202,19 @@ class Metrics:
             self._board.show(self._rows)
 
     def text(self, may_see: Callable[[str], bool] = lambda _model: True) -> bytes:
-        """All that was counted, in Prometheus' text format; a model that may not be seen is `other`."""
-        # Shown before it is told: should this worker be killed, its successor must not count from less.
+        """All counts in Prometheus' text format; a model that the caller may not see is `other`."""
+        # Shown before a scrape has them: the successor of a worker that is killed counts on from what was
+        # shown, and no sum may fall.
         self.show()
         rows: Rows = {}
         add_up(rows, _as_seen(self._rows, may_see))
-        for others, lives in self._board.others() if self._board else ():
+        for others, is_alive in self._board.others() if self._board else ():
             seen = _as_seen(others, may_see)
-            add_up(rows, ((key, values) for key, values in seen if lives or key[0] not in _GAUGES))
+            add_up(rows, ((key, values) for key, values in seen if is_alive or key[0] not in _GAUGES))
         pieces = []
         for name in KINDS:
             pieces.append(generate_latest(_Family(name, rows)))
-            time.sleep(1e-6)  # others get their turn; after 0 the loop would not look at its sockets
+            time.sleep(1e-6)  # let other greenlets run; a sleep of 0 would not look at sockets
         return b"".join(pieces)
 
     def _label(self, model: str) -> str:

@@ -1,7 +1,7 @@
-"""Numbers that a worker counts, and the memory in which all workers show each other theirs. Leaf.
+"""The rows that a worker counts in, and the memory in which workers show each other their rows.
 
-A row is named by a metric and its labels and holds one number, or of a histogram how many observations fell
-into each bucket, then their sum. Nothing here waits, so greenlets need no lock.
+A row's key is a metric and its labels. It holds one number, or for a histogram the number of observations in
+each bucket, then their sum. Nothing here waits, so greenlets need no lock.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ Key = tuple[str, ...]
 Rows = dict[Key, list[float]]
 
 HALF_BYTES = 2 * 1024**2
-"""What a worker's rows may take as JSON; only what is used takes memory."""
+"""The bound of a worker's rows as JSON; only the pages that are used take memory."""
 
 _SLOT_BYTES = 2 * HALF_BYTES + mmap.PAGESIZE
 _LENGTH_BYTES = 4
-_MARK, _LIVES, _HEAD = 0, 1, mmap.PAGESIZE
+_MARK, _IS_ALIVE, _HEAD = 0, 1, mmap.PAGESIZE
 
 
 class Board:
     """Memory made before workers are forked, with a slot for each; it has no files, and ends with them.
 
-    A slot has two halves that are written in turn, and a byte that tells which is valid: a worker may be
-    killed at any moment. The successor of a worker takes its slot and counts on, so that no sum ever falls.
+    A slot has two halves that are written in turn, and a byte that says which is valid, for a worker may be
+    killed while it writes. The successor of a worker takes its slot and counts on, so that no sum ever falls.
     """
 
     def __init__(self, slots: int) -> None:
-        """Make room for so many workers at once."""
+        """Make slots for so many workers at once."""
         self._slots = range(slots)
         self._memory = mmap.mmap(-1, slots * _SLOT_BYTES)
         self.slot: int | None = None
@@ -41,12 +41,12 @@ class Board:
         return self.slot
 
     def leave(self, slot: int | None) -> None:
-        """Note that a slot's worker has ended: what it counted stays, what it had in hand is gone."""
+        """Note that a slot's worker has ended: its totals stay, its gauges no longer count."""
         if slot is not None:
-            self._memory[slot * _SLOT_BYTES + _LIVES] = 0
+            self._memory[slot * _SLOT_BYTES + _IS_ALIVE] = 0
 
     def show(self, rows: Rows) -> None:
-        """Show the others this worker's rows."""
+        """Write this worker's rows for the others; too many rows are not written."""
         text = orjson.dumps(list(rows.items()))
         if self.slot is None or len(text) + _LENGTH_BYTES > HALF_BYTES:
             return
@@ -57,17 +57,17 @@ class Board:
             len(text).to_bytes(_LENGTH_BYTES, "big") + text
         )
         self._memory[start + _MARK] = mark
-        self._memory[start + _LIVES] = 1
+        self._memory[start + _IS_ALIVE] = 1
 
     def own(self) -> Rows:
-        """What the worker before this one counted in its slot."""
+        """The rows of the worker that had this slot before."""
         return {} if self.slot is None else self._rows(self.slot)
 
     def others(self) -> Iterator[tuple[Rows, bool]]:
-        """The rows of all other slots, and whether their worker lives."""
+        """The rows of all other slots, and whether their worker is alive."""
         for slot in self._slots:
             if slot != self.slot:
-                yield self._rows(slot), bool(self._memory[slot * _SLOT_BYTES + _LIVES])
+                yield self._rows(slot), bool(self._memory[slot * _SLOT_BYTES + _IS_ALIVE])
 
     def _rows(self, slot: int) -> Rows:
         text = self._text(slot * _SLOT_BYTES)
@@ -79,7 +79,7 @@ class Board:
             half = _half(start, mark)
             length = int.from_bytes(self._memory[half : half + _LENGTH_BYTES], "big")
             text = self._memory[half + _LENGTH_BYTES : half + _LENGTH_BYTES + length]
-            # Else its worker has gone on meanwhile, and may be writing what was just read.
+            # Another mark means that the slot's worker has begun to write over the half just read.
             if self._memory[start + _MARK] == mark:
                 return text
 

@@ -290,7 +290,7 @@ def test_an_application_that_fails_is_noted_too(error: type[BaseException], line
 
 @pytest.mark.parametrize(
     ("path", "level"),
-    [("/health", logging.DEBUG), ("/v1/health", logging.DEBUG), ("/v1/models", logging.INFO)],
+    [("/health", logging.DEBUG), ("/metrics", logging.DEBUG), ("/v1/models", logging.INFO)],
 )
 def test_health_checks_are_noted_only_when_debugging(path: str, level: int, lines: Lines) -> None:
     answer, _ = served(Body(), path=path)
