@@ -34,6 +34,8 @@ def model_body(model: Model) -> dict[str, Any]:
             "files": model.takes_files,
             "memory": model.has_memory,
         },
+        # What a request may set in the flow; null where Flowise does not tell.
+        "flowise": {"override_inputs": None if model.inputs is None else sorted(model.inputs)},
     }
 
 

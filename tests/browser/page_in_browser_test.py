@@ -17,6 +17,7 @@ import pytest
 
 from tests.browser.browsing import SECTIONS, ask, chromium, opened, send, serious_findings
 from tests.support.demo_server import DemoServer
+from tests.support.flow_rows import enabled, overridable
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise
 
@@ -50,7 +51,22 @@ def keyed(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 # ------------------------------------------------------------------------------------------------ status
-def test_the_status_shows_flowise_the_store_and_the_models(browser: Any, proxy: RunningProxy) -> None:
+def test_the_status_shows_flowise_the_store_and_the_models(
+    browser: Any, demo: DemoServer, tmp_path: Path
+) -> None:
+    allowed = {"Agent": [enabled("systemMessage")], "OpenAI": [enabled("temperature")]}
+    nodes = [{"data": {"id": f"{name}_0", "name": name, "label": name}} for name in allowed]
+    drawing = json.dumps({"nodes": nodes, "edges": []})
+    row = {"name": "open to overrides", "apiConfig": overridable(allowed), "flowData": drawing}
+    flow = demo.control("POST", "/__demo/flows", row)["id"]
+    try:
+        with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url) as own:
+            _check_status(browser, own)
+    finally:
+        demo.control("DELETE", f"/__demo/flows/{flow}")
+
+
+def _check_status(browser: Any, proxy: RunningProxy) -> None:
     with opened(browser, proxy) as page:
         page.get_by_role("rowheader", name="demo-assistant").wait_for()
         cards = page.locator(".cards").inner_text()
@@ -60,6 +76,9 @@ def test_the_status_shows_flowise_the_store_and_the_models(browser: Any, proxy: 
         assert "In order" in cards
         row = page.locator("tr", has_text="demo-agent").first.inner_text()
         assert "Agentflow" in row
+        open_row = page.locator("tr", has_text="open to overrides").first.inner_text()
+        assert "systemMessage" in open_row
+        assert "temperature" in open_row
         search = page.get_by_label("Search")
         search.fill("APPROVAL")
         assert page.locator(".models tbody tr").count() == 2

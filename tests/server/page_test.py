@@ -170,3 +170,8 @@ def test_the_page_may_call_the_server_that_served_it_also_where_nobody_needs_a_k
             headers = CLOSE | {"Host": origin.removeprefix("http://"), "Origin": origin}
             answer = requests.post(f"{own.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
             assert answer.status_code == status
+
+
+def test_every_module_is_fetched_at_once() -> None:
+    preloaded = re.findall(r'rel="modulepreload" href="page/([^"]*)"', (STATIC / "index.html").read_text())
+    assert sorted([*preloaded, "app.js"]) == [name for name in NAMES if name.endswith(("js", "mjs"))]

@@ -2,10 +2,12 @@
 import { getJson, hasKey } from './api.js';
 
 export const state = new EventTarget();
-Object.assign(state, { ready: null, latency: 0, models: [], model: '', error: null, isKnown: false, isLoading: true });
+Object.assign(state, { ready: null, latency: 0, models: [], model: '', error: null, isKnown: false, isLoading: true, at: 0 });
 
-/** Whether the server tells us of Flowise: it does so only to a caller whom it knows. */
-export const isLetIn = () => state.isKnown;
+/** Ask the server anew if what it said is old; it may have got flows since. */
+export function refreshIfOld() {
+  if (!state.isLoading && performance.now() - state.at > 15_000) refresh();
+}
 
 /** Ask the server for everything anew. */
 export async function refresh() {
@@ -25,6 +27,7 @@ export async function refresh() {
   }
   if (!state.models.some((model) => model.id === state.model)) state.model = state.models[0]?.id ?? '';
   state.isLoading = false;
+  state.at = performance.now();
   changed();
 }
 

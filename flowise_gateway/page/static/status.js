@@ -1,7 +1,7 @@
 // How things stand, and which models there are.
 import { BASE } from './api.js';
 import { h, seconds } from './dom.js';
-import { choose, needsKey, refresh, state } from './state.js';
+import { choose, needsKey, refresh, refreshIfOld, state } from './state.js';
 
 const TYPES = { CHATFLOW: 'Chatflow', AGENTFLOW: 'Agentflow', MULTIAGENT: 'Multi-agent', ASSISTANT: 'Assistant' };
 
@@ -36,7 +36,7 @@ export function statusSection() {
 
   state.addEventListener('change', show);
   show();
-  return { title: 'Status', element };
+  return { title: 'Status', element, entered: refreshIfOld };
 }
 
 function emptyText() {
@@ -73,7 +73,7 @@ function card(title, kind, value, ...more) {
 const COLUMNS = [['Streams', 'streaming'], ['Images', 'vision'], ['Files', 'files'], ['Memory', 'memory']];
 
 function table(models) {
-  const head = ['Model', 'Type', ...COLUMNS.map(([title]) => title)].map((title) => h('th', { scope: 'col' }, title));
+  const head = ['Model', 'Type', ...COLUMNS.map(([title]) => title), 'Overrides'].map((title) => h('th', { scope: 'col' }, title));
   return h('table', { class: 'models' },
     h('thead', null, h('tr', null, ...head, h('td', null))),
     h('tbody', null, ...models.map(row)));
@@ -88,7 +88,14 @@ function row(model) {
       model.description && h('span', { class: 'muted detail' }, model.description)),
     h('td', { 'data-label': 'Type' }, TYPES[model.type] ?? (model.type || 'unknown')),
     ...COLUMNS.map(([title, name]) => h('td', { 'data-label': title }, ability(model.capabilities?.[name]))),
+    h('td', { 'data-label': 'Overrides', class: 'overrides' }, overrides(model.flowise?.override_inputs)),
     h('td', { class: 'actions' }, use('#/try', 'Try'), use('#/connect', 'Connect')));
+}
+
+// What a request's parameters and overrides can set in the flow, as its API configuration in Flowise allows.
+function overrides(inputs) {
+  if (!inputs?.length) return h('span', { class: 'muted' }, inputs ? 'none' : 'not told');
+  return inputs.map((name) => h('code', null, name));
 }
 
 function ability(value) {
