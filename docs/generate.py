@@ -21,7 +21,9 @@ def configuration() -> str:
         "# Settings",
         "",
         "In the environment, or in the file `.env` of the folder that the gateway is started in, else beside",
-        "it; the environment wins. A bad value stops the start with one line.",
+        "it; the environment wins. A bad value stops the start with one line. What is secret",
+        "(`FLOWISE_API_KEY`, `PROXY_API_KEYS`, `PROXY_SECRET`, `PROXY_STORE`) may stand in a file:",
+        "`FLOWISE_API_KEY_FILE` names it.",
         "",
         "This page is made from `.env.example`.",
     ]

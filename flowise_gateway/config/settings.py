@@ -1,4 +1,4 @@
-"""Settings from the environment and `.env`; the only reader of either. Leaf."""
+"""Settings from the environment, `.env` and the files of secrets; the only reader of them."""
 
 from __future__ import annotations
 
@@ -199,6 +199,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 _SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
+_MAX_SECRET_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +300,29 @@ def misspelt_settings(
     """A line for each name that is no setting, but nearly one."""
     names = [field.name.upper() for field in fields(Settings)]
     values = _values(os.environ if environ is None else environ, dotenv)
-    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in names}
+    known = {*names, *(f"{name.upper()}_FILE" for name in _SECRET)}
+    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in known}
     return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
 
 
 def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
     file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
-    return {**{name: text for name, text in file.items() if text is not None}, **environ}
+    values = {**{name: text for name, text in file.items() if text is not None}, **environ}
+    for name in map(str.upper, _SECRET):
+        if path := values.get(f"{name}_FILE", "").strip():
+            if values.get(name, "").strip():
+                raise SettingsError(f"{name} and {name}_FILE exclude each other: set one of them")
+            values[name] = _content(name, path)
+    return values
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_MAX_SECRET_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise SettingsError(f"{name}_FILE={path!r} cannot be read ({reason})") from None
 
 
 def _parsed(name: str, text: str, parse: Callable[[str], _T]) -> _T:

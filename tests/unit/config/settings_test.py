@@ -332,3 +332,25 @@ def test_files_are_those_of_the_folder_it_is_started_in_else_those_beside_it(
     assert Settings.from_env({}).port == 1111
     (program / ".env").unlink()
     assert Settings.from_env({}).port == 8000
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-one-of-sixteen, sk-two-of-sixteen\n")
+    settings = Settings.from_env({"PROXY_API_KEYS_FILE": str(file)}, dotenv=None)
+    assert settings.proxy_api_keys == ("sk-one-of-sixteen", "sk-two-of-sixteen")
+
+
+def test_a_file_of_a_secret_that_cannot_be_used_is_told_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    with pytest.raises(SettingsError, match=r"FLOWISE_API_KEY_FILE=.*No such file"):
+        Settings.from_env({"FLOWISE_API_KEY_FILE": str(file)}, dotenv=None)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="no UTF-8"):
+        Settings.from_env({"FLOWISE_API_KEY_FILE": str(file)}, dotenv=None)
+    file.write_text("canary key")
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({"FLOWISE_API_KEY_FILE": str(file)}, dotenv=None)
+    assert "canary" not in str(raised.value)
+    with pytest.raises(SettingsError, match="exclude each other"):
+        Settings.from_env({"PROXY_SECRET": "x" * 16, "PROXY_SECRET_FILE": str(file)}, dotenv=None)
