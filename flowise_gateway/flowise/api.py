@@ -57,7 +57,7 @@ class FlowiseApi:
         for page in range(1, MAX_PAGES + 1):
             head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
             if head.status != 200:
-                raise listing_refused(head, body, has_key=bool(self._api_key))
+                raise listing_refused(head, has_key=bool(self._api_key))
             answer = lenient_json(body)
             rows = answer.get("data") if isinstance(answer, dict) else answer
             if not isinstance(rows, list):

@@ -46,14 +46,6 @@ class FlowSource(Protocol):
         """Tell what anybody may know of a flow, its drawing among it."""
 
 
-def _nothing_saved() -> bytes | None:
-    return None
-
-
-def _save_nothing(_content: bytes) -> None:
-    pass
-
-
 class Catalog:
     """The flows of one Flowise for one key; reading waits for nothing but a first listing, two seconds.
 
@@ -67,8 +59,8 @@ class Catalog:
         refresh_seconds: float = 60,
         clock: Callable[[], float] = time.monotonic,
         *,
-        saved: Callable[[], bytes | None] = _nothing_saved,
-        save: Callable[[bytes], None] = _save_nothing,
+        saved: Callable[[], bytes | None] = lambda: None,
+        save: Callable[[bytes], None] = lambda _content: None,
     ) -> None:
         """Take where to ask; the first reader starts the first listing."""
         self.refresh_seconds = refresh_seconds

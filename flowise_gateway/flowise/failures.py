@@ -6,7 +6,7 @@ Flowise answers nearly every failure with one status, 500, or with a text in a 2
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -133,8 +133,8 @@ def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
     """The error behind any answer to a prediction of `flow` that is neither a stream nor a JSON 200."""
     if head.status < 400:
         return not_the_api()
-    if head.status in _BY_STATUS:
-        return _BY_STATUS[head.status](head, body)
+    if error := _by_status(head):
+        return error
     answer = _json(body)
     message = answer.get("message") if isinstance(answer, dict) else None
     if head.status == 404:
@@ -149,7 +149,7 @@ def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
 _WORKS_ANYWAY = "A flow's id works as model all the same, and so do the models of proxy.yaml."
 
 
-def listing_refused(head: ReplyHead, body: bytes, *, has_key: bool) -> ProxyError:
+def listing_refused(head: ReplyHead, *, has_key: bool) -> ProxyError:
     """Why Flowise gives no list of its flows."""
     if head.status < 400 or head.status == 404:
         return not_the_api()
@@ -163,8 +163,8 @@ def listing_refused(head: ReplyHead, body: bytes, *, has_key: bool) -> ProxyErro
             "Flowise does not let FLOWISE_API_KEY list its flows: give it the right to view chatflows or "
             f"agentflows. {_WORKS_ANYWAY}"
         )
-    if make := _BY_STATUS.get(head.status):
-        return make(head, body)
+    if error := _by_status(head):
+        return error
     return FlowiseUnavailable(
         f"Flowise could not list its flows (status {head.status}).", retry_after_seconds=5
     )
@@ -192,30 +192,6 @@ def not_the_api() -> ProxyError:
     )
 
 
-def _rate_limited(head: ReplyHead, _body: bytes) -> ProxyError:
-    return RateLimited(
-        "Flowise limits the rate of this flow. Nothing has run; try again later.",
-        retry_after_seconds=_retry_after(head) or 1,
-    )
-
-
-def _unavailable(head: ReplyHead, _body: bytes) -> ProxyError:
-    return FlowiseUnavailable(
-        "Flowise is not available at the moment. Nothing has run; try again later.",
-        retry_after_seconds=_retry_after(head) or 1,
-    )
-
-
-def _unauthorized(_head: ReplyHead, _body: bytes) -> ProxyError:
-    return FlowiseRefused("Flowise refused the key: check FLOWISE_API_KEY.")
-
-
-def _forbidden(_head: ReplyHead, _body: bytes) -> ProxyError:
-    return FlowiseMisconfigured(
-        "Flowise forbids this call: check the flow's allowed origins and the rights of FLOWISE_API_KEY."
-    )
-
-
 def _not_found(message: Any, flow: str) -> ProxyError:
     if not isinstance(message, str):
         return not_the_api()
@@ -223,17 +199,30 @@ def _not_found(message: Any, flow: str) -> ProxyError:
     return failure(message, flow) if is_flow else no_such_flow()
 
 
-def _too_large(_head: ReplyHead, _body: bytes) -> ProxyError:
-    return BodyTooLarge("The request is larger than Flowise takes (its FLOWISE_FILE_SIZE_LIMIT).")
-
-
-_BY_STATUS: Mapping[int, Callable[[ReplyHead, bytes], ProxyError]] = {
-    401: _unauthorized,
-    403: _forbidden,
-    413: _too_large,
-    429: _rate_limited,
-    503: _unavailable,
-}
+def _by_status(head: ReplyHead) -> ProxyError | None:
+    """The error that some statuses mean whatever stands in the body."""
+    match head.status:
+        case 401:
+            return FlowiseRefused("Flowise refused the key: check FLOWISE_API_KEY.")
+        case 403:
+            return FlowiseMisconfigured(
+                "Flowise forbids this call: check the flow's allowed origins and the rights of "
+                "FLOWISE_API_KEY."
+            )
+        case 413:
+            return BodyTooLarge("The request is larger than Flowise takes (its FLOWISE_FILE_SIZE_LIMIT).")
+        case 429:
+            return RateLimited(
+                "Flowise limits the rate of this flow. Nothing has run; try again later.",
+                retry_after_seconds=_retry_after(head) or 1,
+            )
+        case 503:
+            return FlowiseUnavailable(
+                "Flowise is not available at the moment. Nothing has run; try again later.",
+                retry_after_seconds=_retry_after(head) or 1,
+            )
+        case _:
+            return None
 
 
 def _retry_after(head: ReplyHead) -> float | None:

@@ -123,14 +123,11 @@ def _not_overridable(model: Model, given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         if name == "vars" or name in _ALWAYS_OPEN:
             continue
-        if value in ("", None) or (name not in inputs and not (inputs and _is_merged(value))):
+        # An object that is not about single nodes is merged by Flowise without asking.
+        is_merged = isinstance(value, dict) and not all(map(_is_node_id, value))
+        if value in ("", None) or (name not in inputs and not (inputs and is_merged)):
             names.append(f"overrideConfig.{name}")
     return names
-
-
-def _is_merged(value: Any) -> bool:
-    """Whether it is an object that is not about single nodes: those Flowise merges without asking."""
-    return isinstance(value, dict) and not all(map(_is_node_id, value))
 
 
 def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def flow_profiles(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
     ordered = sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id"))))
     profiles = [profile for profile in map(_profile, ordered) if profile and not profile.is_hidden]
     taken: dict[str, str] = {}
-    first = [_claim_slug(_ascii_slug(profile.name), profile, taken) for profile in profiles]
+    first = [
+        _claim_slug(_hyphenated(_ascii(profile.name[:_MAX_NAME])), profile, taken) for profile in profiles
+    ]
     return [
         replace(profile, slug=_claim_slug(slug_of(profile.name), profile, taken), first_slug=slug)
         for profile, slug in zip(profiles, first, strict=True)
@@ -186,7 +188,11 @@ def _is_on(node: Mapping[str, Any], switch: str) -> bool:
 def chains_models(flow_data: Any) -> bool:
     """Whether one model of an agentflow runs after another, which then does not see a history sent along."""
     drawing = _object(flow_data) or {}
-    models = {str(node["id"]) for node in flow_nodes(drawing) or () if _is_model(node)}
+    models = {
+        str(node["id"])
+        for node in flow_nodes(drawing) or ()
+        if "id" in node and node.get("name") in _MODEL_NODES
+    }
     edges = drawing.get("edges")
     following: dict[str, list[str]] = {}
     for edge in edges if isinstance(edges, list) else ():
@@ -202,10 +208,6 @@ def chains_models(flow_data: Any) -> bool:
             seen.add(node)
             to_see += following.get(node, ())
     return False
-
-
-def _is_model(node: Mapping[str, Any]) -> bool:
-    return "id" in node and node.get("name") in _MODEL_NODES
 
 
 def enabled_inputs(row: Mapping[str, Any], nodes: Nodes | None) -> dict[str, str] | None:
@@ -268,10 +270,6 @@ def _transliterated(char: str) -> str:
     if kind in "LM":
         return "".join(filter(str.isalnum, anyascii(char)))
     return anyascii(char) if kind == "N" else _ascii(char) or "-"
-
-
-def _ascii_slug(name: str) -> str:
-    return _hyphenated(_ascii(name[:_MAX_NAME]))
 
 
 def _ascii(text: str) -> str:
