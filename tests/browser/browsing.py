@@ -91,14 +91,13 @@ def axe() -> str:
     return importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 
-def serious_findings(page: Any) -> list[str]:
-    """What axe-core finds in the page as it is now: serious and critical findings, with their elements."""
+def findings(page: Any) -> list[str]:
+    """What axe-core finds in the page as it is now, however slight, with the elements."""
     page.evaluate(axe())
     found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
     return [
-        f"{one['id']}: {node['html'][:150]} {node.get('failureSummary', '')}"
+        f"{one['impact']} {one['id']}: {node['html'][:150]} {node.get('failureSummary', '')}"
         for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.browsing import SECTIONS, ask, chromium, opened, send, serious_findings
+from tests.browser.browsing import SECTIONS, ask, chromium, findings, opened, send
 from tests.support.demo_server import DemoServer
 from tests.support.flow_rows import enabled, overridable
 from tests.support.running_proxy import RunningProxy
@@ -327,15 +327,15 @@ def test_nobody_is_shut_out(browser: Any, proxy: RunningProxy, keyed: RunningPro
         ask(page, "demo-errors", "markdown")
         ask(page, "demo-errors", "fail500")
         ask(page, "demo-approval", "Go")
-        assert serious_findings(page) == []
+        assert findings(page) == []
         for section in ("status", "connect", "keys", "live"):
             page.goto(page.url.partition("#")[0] + f"#/{section}")
             page.locator(f"main[data-section={section}] h1").wait_for()
             page.wait_for_timeout(3500 if section == "live" else 100)
-            assert serious_findings(page) == [], section
+            assert findings(page) == [], section
     with opened(browser, keyed, "/#/keys", theme=theme) as page:
         page.get_by_text("Key needed").wait_for()
-        assert serious_findings(page) == []
+        assert findings(page) == []
 
 
 @pytest.mark.parametrize("section", SECTIONS)

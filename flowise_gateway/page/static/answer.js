@@ -113,7 +113,7 @@ function fold(title, entries, show) {
 const asText = (value) => (typeof value === 'string' ? value : JSON.stringify(value, null, 2) ?? '');
 
 const tool = (used) => h('li', null, h('strong', null, used.name), used.error && h('span', { class: 'error-text' }, ` failed: ${used.error}`),
-  h('pre', { class: 'value', tabIndex: 0, role: 'region', 'aria-label': `Input and output of ${used.name}` }, `${asText(used.input)}\n→ ${asText(used.output)}`));
+  h('pre', { class: 'value', tabIndex: 0, role: 'group', 'aria-label': `Input and output of ${used.name}` }, `${asText(used.input)}\n→ ${asText(used.output)}`));
 
 const node = (step) => h('li', null, step.name,
   h('span', { class: 'muted' }, ` ${[step.state?.toLowerCase(), step.seconds !== undefined && seconds(step.seconds)].filter(Boolean).join(' · ')}`));

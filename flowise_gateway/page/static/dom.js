@@ -58,7 +58,7 @@ async function copy(text) {
 export function codeBlock(text, title, props = {}) {
   return h('figure', { class: 'code', ...props },
     h('figcaption', null, h('span', null, title), copyButton(() => text, 'Copy', title)),
-    h('pre', { tabIndex: 0, role: 'region', 'aria-label': title }, h('code', null, text)));
+    h('pre', { tabIndex: 0, role: 'group', 'aria-label': title }, h('code', null, text)));
 }
 
 /** Seconds as a person reads them. */

@@ -22,7 +22,7 @@ export function keysSection() {
     h('h2', null, 'Make keys'),
     h('p', null, 'Client keys are set in ', h('code', null, 'PROXY_API_KEYS'), ', or in ', h('code', null, 'proxy.yaml'),
       ' with the models and limits of each. This command makes one, with its lines for that file:'),
-    h('pre', { tabIndex: 0, role: 'region', 'aria-label': 'Command' }, h('code', null, 'flowise-gateway keys new librechat')));
+    h('pre', { tabIndex: 0, role: 'group', 'aria-label': 'Command' }, h('code', null, 'flowise-gateway keys new librechat')));
 
   async function tryKey(event) {
     event.preventDefault();

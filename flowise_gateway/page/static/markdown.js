@@ -33,13 +33,13 @@ export function markdown(text) {
   for (const image of content.querySelectorAll('img')) amendImage(image);
   for (const anchor of content.querySelectorAll('a')) anchor.replaceWith(link(anchor.getAttribute('href') ?? '', [...anchor.childNodes]));
   for (const table of content.querySelectorAll('table')) {
-    const frame = h('div', { class: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Table' });
+    const frame = h('div', { class: 'scroll', tabIndex: 0, role: 'group', 'aria-label': 'Table' });
     table.replaceWith(frame);
     frame.append(table);
   }
   for (const block of content.querySelectorAll('pre')) {
     block.tabIndex = 0;
-    block.setAttribute('role', 'region');
+    block.setAttribute('role', 'group');
     block.setAttribute('aria-label', 'Code');
     const frame = h('div', { class: 'code-frame' });
     block.replaceWith(frame);
