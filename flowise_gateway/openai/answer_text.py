@@ -20,9 +20,9 @@ from flowise_gateway.openai.artifacts import artifact_text
 
 
 def reasoning_text(event: FlowEvent, *, steps: bool = True, before: str = "") -> str:
-    """What an event tells about how the answer came about: thoughts as they are, else one readable line.
+    """The text that an event adds to the reasoning: thoughts as they are, each step as one readable line.
 
-    Without `steps` thoughts alone. `before` is what was told last: a thought ends anywhere in a line.
+    `before` is the text added last: a step begins a new line, wherever in a line the thought before it ended.
     """
     if isinstance(event, ReasoningDelta):
         return event.text
@@ -42,11 +42,11 @@ def _step_line(event: FlowEvent) -> str:
 
 
 DECISION = "(Waiting for your decision: "
-"""Begins the line that ends a question of a stopped flow; the choices and a reference follow."""
+"""The beginning of the last line of a question for a decision; the choices and a reference follow."""
 
 
 def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
-    """What an event adds to the answer a person reads: text, or a paragraph set apart unless it is first."""
+    """The text that an event adds to the answer: text as it is, else a paragraph."""
     if isinstance(event, TextDelta):
         return event.text
     paragraph = ""
@@ -64,17 +64,16 @@ def without_decision(text: str) -> str:
 
 
 def whole_text(transcript: Transcript) -> str:
-    """The answer a person reads; the same as the joined text of its stream."""
+    """The whole text of the answer, equal to the joined text of its stream."""
     texts = [text] if (text := transcript.text) else []
-    told: list[FlowEvent] = [transcript.action] if transcript.action else []
-    for event in [*told, *transcript.artifacts]:
+    actions: list[FlowEvent] = [transcript.action] if transcript.action else []
+    for event in [*actions, *transcript.artifacts]:
         if more := answer_text(event, is_first=not texts):
             texts.append(more)
     return "".join(texts)
 
 
 def whole_reasoning(transcript: Transcript, *, steps: bool = True) -> str:
-    """All that was told about how the answer came about."""
     texts: list[str] = []
     for event in transcript.trail:
         if text := reasoning_text(event, steps=steps, before=texts[-1] if texts else ""):

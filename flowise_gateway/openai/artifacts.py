@@ -45,7 +45,7 @@ def without_links(text: str) -> str:
 
 
 def label(text: str, limit: int = 200) -> str:
-    """A text of somebody else's as the text of a Markdown link: one line that cannot end the link."""
+    """Foreign text as the text of a Markdown link: one line, escaped so that it cannot end the link."""
     line = " ".join(text.split())
     shown = line if len(line) <= limit else line[:limit] + "…"
     return re.sub(r"([\\\[\]`*_<>|!])", r"\\\1", shown)

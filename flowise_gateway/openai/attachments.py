@@ -64,7 +64,7 @@ _STANDARD = {
         ("application/excel", "application/x-excel", "application/xls"), "application/vnd.ms-excel"
     ),
 }
-"""Names for types that are not the registered ones."""
+"""Unregistered names of registered types."""
 
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -79,7 +79,7 @@ _AUDIO = {
     **dict.fromkeys(("mp4", "m4a"), "audio/mp4"),
     **dict.fromkeys(("ogg", "oga", "opus"), "audio/ogg"),
 }
-"""The formats that Flowise transcribes; it drops others without a word."""
+"""The formats that Flowise transcribes; it ignores others without an error."""
 
 _TEXTS = frozenset(
     f"application/{kind}"
@@ -97,7 +97,7 @@ _MORE_TYPES = {
     ),
     "csv": "text/csv",
 }
-"""The types of extensions, which differ by what is installed where this server runs."""
+"""The types of extensions that `mimetypes` knows or not, depending on the operating system."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -108,7 +108,7 @@ _SAYS_NOTHING = (
     "application/vnd.ms-excel",
     "video/mp2t",
 )
-"""Types that say less than the file's extension: browsers send the last two for tables and for TypeScript."""
+"""Types that say less than the extension: browsers send the last two for tables and TypeScript."""
 
 
 def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
@@ -127,7 +127,7 @@ def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
 
 
 def image_at(address: str, param: str) -> Attachment:
-    """An image by its address, which is a data URI or one that whoever runs the model fetches."""
+    """An image by its address: a data URI, or an address that the model's provider fetches."""
     if address[:5].lower() == "data:":
         mime, data = _data_uri(address, param)
         return _image(mime, data, param)
@@ -150,15 +150,15 @@ def _image(mime: str, data: str, param: str) -> Attachment:
 
 
 def _image_type(data: str) -> str:
-    """What an image is by its first bytes."""
-    begun = base64.b64decode(data[:24])
-    if begun[:4] == b"RIFF" and begun[8:12] == b"WEBP":
+    """The MIME type of an image by its first bytes."""
+    head = base64.b64decode(data[:24])
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return next((mime for beginning, mime in _BEGINNINGS.items() if begun.startswith(beginning)), "")
+    return next((mime for beginning, mime in _BEGINNINGS.items() if head.startswith(beginning)), "")
 
 
 def _named_by_content(kind: Literal["image", "audio"], mime: str, data: str, param: str) -> Attachment:
-    """An upload with a name of its content's own: Flowise keeps the files of a session in one folder."""
+    """An upload named by its content, since Flowise puts all files of a session in one folder."""
     digest = _digest(data)
     name = f"{kind}-{digest[:12]}.{_EXTENSIONS[mime]}"
     upload = Upload("audio" if kind == "audio" else "file", name, mime, f"data:{mime};base64,{data}")
@@ -173,13 +173,13 @@ def _digest(content: str) -> str:
 
 
 def _check_plain(text: str, param: str) -> None:
-    """Refuse control characters, some of which whoever reads an address drops: it is then another one."""
+    """Refuse control characters: some readers of an address drop them, and fetch another address."""
     if _CONTROL.search(text):
         raise wrong_value(param, "it holds control characters")
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address, all empty for one that is none."""
+    """The parts of an address, all empty if it is malformed."""
     try:
         return urlsplit(address if len(address) <= _MAX_ADDRESS else "")
     except ValueError:
@@ -187,7 +187,7 @@ def _split(address: str) -> SplitResult:
 
 
 def _remote_image(address: str, param: str) -> Attachment:
-    """An image that whoever runs the model fetches; never we."""
+    """An image that the model's provider fetches; this server never does."""
     if len(address) > _MAX_ADDRESS:
         raise wrong_value(param, f"an address may have at most {_MAX_ADDRESS} characters")
     _check_plain(address, param)
@@ -197,7 +197,7 @@ def _remote_image(address: str, param: str) -> Attachment:
     mime = _type_of(parts.path)
     mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
     name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
-    unsigned = address.partition("#")[0].partition("?")[0]  # it is signed anew each day
+    unsigned = address.partition("#")[0].partition("?")[0]  # a signed address has another query each day
     return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
 
 
@@ -224,7 +224,7 @@ def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
 
 
 def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
-    """A `file` part: text is read here, an image goes as one, anything else is for Flowise to read."""
+    """A `file` part: a text is read here, an image becomes an image, Flowise reads all others."""
     file = required(part.get("file"), dict, f"{param}.file")
     if file.get("file_id") is not None:
         raise BadRequest(
@@ -276,7 +276,7 @@ def _data_uri(uri: str, param: str) -> tuple[str, str]:
 
 
 def _base64(text: str, param: str) -> str:
-    """Base64 in its plain form, whatever alphabet, line breaks and padding it came with."""
+    """Base64 in its standard form, from any alphabet, line breaks and padding."""
     if not _is_plain(text):  # hardly any, and each step here copies all
         parts = ["".join(part.split()).replace("-", "+").replace("_", "/") for part in slices(text)]
         yield_before(len(text))
@@ -290,7 +290,7 @@ def _base64(text: str, param: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text is base64 of the one kind that everybody reads."""
+    """Whether a text is base64 in the standard form, which every reader accepts."""
     if len(text) % 4 or text.find("=", 0, -2) >= 0:
         return False
     try:
@@ -302,7 +302,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _decoded(text: str) -> Iterator[bytes]:
-    """The bytes of plain base64, in pieces. Raises ValueError."""
+    """The bytes of standard base64, in pieces. Raises ValueError."""
     return (binascii.a2b_base64(part, strict_mode=True) for part in slices(text))  # of 2 ** 20, so by fours
 
 

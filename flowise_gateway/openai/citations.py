@@ -13,10 +13,10 @@ from flowise_gateway.openai.artifacts import label, without_links
 MAX_CITATIONS = 100
 MAX_PASSAGE = 2_000
 MAX_MARKED = 200_000
-"""Characters of an answer in which the markers of its sources are looked for."""
+"""Characters of an answer that are searched for markers of its sources."""
 
 FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
-"""These words begin our footer, and nothing but its lines may follow them to the end of the text."""
+"""The beginning of our footer, which is one only if nothing but its lines follow to the end."""
 
 _URL_KEYS = ("url", "source", "link", "href", "source_url", "sourceURL")
 _TITLE_KEYS = ("title", "name", "fileName", "filename")
@@ -31,7 +31,7 @@ _FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?
 
 
 class UrlCitation(TypedDict):
-    """OpenAI's citation of a web page; the indexes are code points of the text, 0 and 0 for all of it."""
+    """OpenAI's citation of a web page; the indexes are code points of the text, both 0 for the whole text."""
 
     url: str
     title: str
@@ -40,8 +40,6 @@ class UrlCitation(TypedDict):
 
 
 class Annotation(TypedDict):
-    """A citation as chat completions have it."""
-
     type: Literal["url_citation"]
     url_citation: UrlCitation
 
@@ -58,25 +56,22 @@ def citations(transcript: Transcript) -> list[UrlCitation]:
     for number, url, title in sources:
         start, end = places.get(number, (0, 0))
         if url not in found or (end and not found[url]["end_index"]):
-            kept = found[url]["title"] if url in found else title
-            found[url] = {"url": url, "title": kept, "start_index": start, "end_index": end}
+            first_title = found[url]["title"] if url in found else title
+            found[url] = {"url": url, "title": first_title, "start_index": start, "end_index": end}
     return list(found.values())[:MAX_CITATIONS]
 
 
 def url_annotations(transcript: Transcript) -> list[Annotation]:
-    """The citations in the form of chat completions."""
     return [{"type": "url_citation", "url_citation": citation} for citation in citations(transcript)]
 
 
 class Source(TypedDict):
-    """A source as Open WebUI names it."""
-
     name: str
     url: NotRequired[str]
 
 
 class Passage(TypedDict):
-    """Where a text of a source stands; `page` is counted from 0, `source` tells sources apart."""
+    """Where a text of a source stands; `page` is counted from 0, `source` identifies the source."""
 
     source: str
     name: str
@@ -84,22 +79,20 @@ class Passage(TypedDict):
 
 
 class SourceData(TypedDict):
-    """A source with its texts, each with its passage."""
-
     source: Source
     document: list[str]
     metadata: list[Passage]
 
 
 class SourceEvent(TypedDict):
-    """What Open WebUI lists below an answer; it does so for files too, which annotations cannot name."""
+    """What Open WebUI lists below an answer, files too, which annotations cannot name."""
 
     type: Literal["source"]
     data: SourceData
 
 
 def source_events(transcript: Transcript) -> list[SourceEvent]:
-    """The sources of an answer as Open WebUI takes them beside a chunk, with or without a web address."""
+    """The sources of an answer as Open WebUI takes them in a chunk, with or without a web address."""
     found: dict[str, SourceData] = {}
     for number, document in enumerate(transcript.sources[:MAX_CITATIONS], 1):
         metadata, text = document.get("metadata"), document.get("pageContent")
@@ -161,7 +154,7 @@ def _markers(text: str) -> dict[int, tuple[int, int]]:
 
 
 def _end_of_code(text: str, at: int, size: int) -> int:
-    """Where the code ends whose fence of `size` ends at `at`: behind one as long, or with the text."""
+    """Where the code behind an opening fence ends: behind a fence of at least `size`, or with the text."""
     fences = _FENCE.finditer(text, at, MAX_MARKED)
     return next((fence.end() for fence in fences if len(fence[0]) >= size), len(text))
 

@@ -1,4 +1,4 @@
-"""How an answer is told: a model's choices in `proxy.yaml`, what the caller's program shows. Leaf, pure."""
+"""How an answer is presented: by the model's settings and by what the client program shows. Leaf."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flowise_gateway.flow.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a renderer tells beside the text; `usage` is the usage chunk of a stream, unasked.
+    """What a renderer adds to the text; `usage` is a usage chunk that the client did not ask for.
 
-    `repeats_failures` tells that the client sends a failed response's request again, whatever has run;
-    `source_events` that it is Open WebUI, to which a stream tells its sources as events of its own.
+    `repeats_failures`: the client sends the request of a failed response again, whatever has run.
+    `source_events`: the client is Open WebUI, whose streams get their sources as events of its own.
     """
 
     steps: bool = True
@@ -28,7 +28,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a client program does not do as OpenAI's own clients do."""
+    """Where a client program differs from OpenAI's own clients."""
 
     shows_annotations: bool = True
     asks_for_usage: bool = True
@@ -58,7 +58,6 @@ CLIENTS: tuple[tuple[Callable[[str, str], bool], Traits], ...] = (
 
 
 def traits_of(user_agent: str, user: Any) -> Traits:
-    """What is known of the program that asks."""
     known = user if isinstance(user, str) else ""
     return next((traits for is_client, traits in CLIENTS if is_client(user_agent, known)), Traits())
 
@@ -71,7 +70,7 @@ def style_of(
     is_task: bool = False,
     is_open_webui: bool = False,
 ) -> Style:
-    """The style for one request. A task's answer (a title) and JSON get no footer: both are parsed."""
+    """The style for one request. The answer of a UI task and JSON get no footer, since both are parsed."""
     traits = traits_of(user_agent, body.get("user"))
     wants_footer = model.sources == "footer" or (model.sources == "auto" and not traits.shows_annotations)
     return Style(

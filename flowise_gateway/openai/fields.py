@@ -1,4 +1,4 @@
-"""Fields of a request body, checked as they are taken out; a bad one is a 400 that names it. Leaf."""
+"""Fields of a request body, checked as they are read; a bad one is a 400 that names it. Leaf."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _KINDS: Mapping[type, str] = {
 }
 
 MAX_STOPS = 64
-"""Each costs every token a search."""
+"""Stop sequences: every token is searched for each of them."""
 
 NO_LIMIT = -1
-"""What some programs send as a number of tokens that they do not want to limit."""
+"""Some clients send this as a limit of tokens, and mean no limit."""
 
 
 def kind_of(value: Any) -> str:
-    """A value's kind in words."""
+    """The name of a value's JSON type."""
     return _KINDS.get(type(value), "something else")
 
 
 def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
-    """The error for a value of the wrong kind, in OpenAI's words."""
+    """OpenAI's error for a value of the wrong type."""
     return BadRequest(
         f"Invalid type for '{param}': expected {expected}, but got {kind_of(value)} instead.",
         param=param,
@@ -40,19 +40,17 @@ def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
 
 
 def wrong_value(param: str, complaint: str) -> BadRequest:
-    """The error for a value that is not allowed."""
     return BadRequest(f"Invalid value for '{param}': {complaint}.", param=param, code="invalid_value")
 
 
 def missing(param: str) -> BadRequest:
-    """The error for a field that must be there."""
     return BadRequest(
         f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
     )
 
 
 def expect(value: Any, kind: type[T], param: str, expected: str = "") -> T:
-    """The value, which must be of this type; `expected` tells the type where others are possible, too."""
+    """The value, which must be of this type; `expected` names the allowed types if there are several."""
     if not isinstance(value, kind):
         raise wrong_type(param, expected or _KINDS[kind], value)
     return value
@@ -71,7 +69,7 @@ def optional(value: Any, kind: type[T], param: str) -> T | None:
 
 
 def string(body: Mapping[str, Any], name: str, param: str | None = None) -> str:
-    """A string that must be there."""
+    """A required string."""
     return required(body.get(name), str, param or name)
 
 
@@ -104,11 +102,11 @@ def include_usage(body: Mapping[str, Any]) -> bool:
 
 
 MAX_STOP_CHARACTERS = 256
-"""Of a stop sequence: each piece of the answer is searched for its beginnings."""
+"""Characters of a stop sequence: each piece of the answer is searched for its beginnings."""
 
 
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sequences that end the answer: a string or some of them, more than OpenAI's four."""
+    """The sequences that end the answer: a string or an array, which may be longer than OpenAI's four."""
     value = body.get("stop")
     if value is None:
         return ()
@@ -145,7 +143,7 @@ def _integer(low: int, high: int) -> Callable[[str, Any], None]:
 
 
 def of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
-    """A check that a field's value is of one of these types."""
+    """A check that a value is of one of these types."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -205,7 +203,7 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "prompt_cache_options": _OBJECT,
     "prompt_cache_retention": _TEXT,
 }
-"""Fields whose type is checked although no flow can obey them yet; sent, they are named as ignored."""
+"""Fields that no flow can obey: their type is checked, and a request with one names it as ignored."""
 
 MAX_SAFETY_IDENTIFIER = 128
 
@@ -224,7 +222,7 @@ _TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
 
 
 def is_done_anyway(name: str, value: Any) -> bool:
-    """Whether a field asks for no more than what is done for every request."""
+    """Whether a field asks for nothing but what is done for every request."""
     if name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         return bool(value == NO_LIMIT)
     if name == "store":  # nothing of a chat completion is stored
@@ -233,13 +231,13 @@ def is_done_anyway(name: str, value: Any) -> bool:
 
 
 def asks_obfuscation(body: Mapping[str, Any]) -> bool:
-    """Whether the chunks of a stream are to be padded, which is not done here."""
+    """Whether the chunks of a stream should be padded, which is not done here."""
     options = optional_object(body, "stream_options")
     return boolean(options, "include_obfuscation", "stream_options.include_obfuscation")
 
 
 def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Check what only has a type, and give what was asked for beside the conversation itself."""
+    """The fields that a flow may or may not obey. Checks them, and fields that only have a type."""
     for name, check in _TYPED_ONLY.items():
         if body.get(name) is not None:
             check(name, body[name])
@@ -255,9 +253,9 @@ def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Identifiers(NamedTuple):
-    """What a body says of whom it is from: the conversation's id and the user, both empty if not said.
+    """The ids of the conversation and of the user that a body gives, empty if it gives none.
 
-    `resends` tells that a client that gives its id in this way always sends the whole conversation.
+    `resends` means that a client that gives its id in this field always sends the whole conversation.
     """
 
     conversation: str = ""
@@ -266,7 +264,7 @@ class Identifiers(NamedTuple):
 
 
 def identifiers(body: Mapping[str, Any]) -> Identifiers:
-    """The ids in a body: of the conversation (its several names) and of the user."""
+    """The ids in a body: the conversation has several names."""
     user = text_or_nothing(body, "user") or text_or_nothing(body, "safety_identifier")
     overrides = passed_through(body).get("overrideConfig", {})
     for place, name, param in (
@@ -293,7 +291,7 @@ PASSED_THROUGH: Mapping[str, Callable[[str, Any], None]] = {
     "uploads": _LIST,
     "leadEmail": _TEXT,
 }
-"""Fields of Flowise's own request that a caller may set, if its key may."""
+"""Fields of Flowise's own request that a caller may set if its key allows it."""
 
 
 def passed_through(body: Mapping[str, Any]) -> dict[str, Any]:

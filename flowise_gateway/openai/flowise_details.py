@@ -1,7 +1,7 @@
-"""The vendor key `flowise` and the standard key `metadata`: what a run tells beside its answer. Leaf, pure.
+"""The vendor key `flowise` and the standard key `metadata`: what an answer tells of its run. Leaf, pure.
 
-Tools, sources and nodes are told by name, result and time. What Flowise shows of its insides (prompts,
-credentials, flow state, settings of nodes, paths of its disk) never comes this far or is taken out here.
+Tools, sources and nodes are shown by name, result and time. Flowise's internals (prompts, credentials, flow
+state, settings of nodes, paths of its disk) never come this far or are removed here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ MAX_VALUE = 2_000
 
 
 class UsedTool(TypedDict):
-    """A tool of the flow that has run."""
-
     name: str
     input: Any
     output: Any
@@ -32,23 +30,17 @@ class UsedTool(TypedDict):
 
 
 class SourceDocument(TypedDict):
-    """A document the answer rests on."""
-
     pageContent: str
     metadata: Any
 
 
 class Node(TypedDict):
-    """A node or an agent that ran."""
-
     name: str
     state: NotRequired[str]
     seconds: NotRequired[float]
 
 
 class File(TypedDict):
-    """A file of the run that can be fetched."""
-
     name: str
     url: str
 
@@ -78,7 +70,7 @@ def flowise_details(
 ) -> FlowiseDetails:
     """The vendor key for an answer that took `seconds`; ids are those of the first choice.
 
-    Where one of `turns` was spoken, what Flowise heard is told.
+    If one of `turns` was spoken, it holds the transcript of the speech.
     """
     is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
     first = transcripts[0]
@@ -101,15 +93,15 @@ def flowise_details(
         "usage_estimated": any(one.usage is None for one in transcripts),
         "warnings": _warnings(transcripts, tools, max(len(tools), len(documents), len(nodes))),
     }
-    told: FlowiseDetails = {"chat_id": first.chat_id}
+    shown: FlowiseDetails = {"chat_id": first.chat_id}
     if seconds is not None:
-        told["execution_time_seconds"] = round(seconds, 3)
-    told.update({name: value for name, value in details.items() if value})  # type: ignore[typeddict-item]
-    return told
+        shown["execution_time_seconds"] = round(seconds, 3)
+    shown.update({name: value for name, value in details.items() if value})  # type: ignore[typeddict-item]
+    return shown
 
 
 def answer_metadata(transcripts: Sequence[Transcript], seconds: float) -> dict[str, str]:
-    """The standard key `metadata`, whose values are strings: agents as JSON text, time, steps."""
+    """The standard key `metadata`, whose values are strings."""
     labels = [step.label for one in transcripts for step in one.steps if step.label]
     return {
         "agents_used": orjson.dumps(list(dict.fromkeys(labels))[:MAX_ENTRIES]).decode(),
@@ -170,7 +162,7 @@ _LOCAL_PATH = re.compile(r"(?:file://|[A-Za-z]:[\\/]|\\\\|/)[^\n]*[\\/]([^\\/\n]
 
 
 def _public(value: Any) -> Any:
-    """Metadata without what only Flowise needs: its own keys, and the folders of paths on its disk."""
+    """Metadata without Flowise's own keys and without the folders of paths on its disk."""
     if isinstance(value, str):
         path = _LOCAL_PATH.fullmatch(value)
         return path[1] if path else value
@@ -180,7 +172,7 @@ def _public(value: Any) -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    """A JSON value as it is if it is short, else the beginning of its text."""
+    """A JSON value as it is if it is short, else the beginning of its JSON text."""
     text = json_text(value)
     return _cut(text) if len(text) > MAX_VALUE or text == "…" else value
 

@@ -1,4 +1,4 @@
-"""Answers in JSON: `response_format` and `text.format` read, told to the flow, and kept to. Leaf, pure."""
+"""Answers in JSON: `response_format` and `text.format` read, put to the flow, and enforced. Leaf, pure."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _MAX_INFO = 10
 _RUN = re.compile("`{3,}")
 _MAX_INDENT = 100
 _MAX_TRIES = 8
-"""So many fences in the middle of a line are tried as the end of the JSON: each time all of it is read."""
+"""Fences in the middle of a line that are tried as the end of the JSON: each try parses all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """That an answer must be JSON: any object, or what a JSON Schema describes."""
+    """A demand for JSON: for any object, or for what a JSON Schema describes."""
 
     schema: Mapping[str, Any] | None = None
     name: str = ""
@@ -61,7 +61,7 @@ def parse_format(body: Mapping[str, Any]) -> JsonFormat | None:
 
 
 def read_format(given: Mapping[str, Any], param: str) -> JsonFormat | None:
-    """What one of the two fields asks for; a schema is nested in `response_format` alone."""
+    """What one of these fields asks for; only `response_format` nests the schema in `json_schema`."""
     kind = string(given, "type", f"{param}.type")
     if kind not in _KINDS:
         raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join(_KINDS)}")
@@ -81,7 +81,7 @@ def read_format(given: Mapping[str, Any], param: str) -> JsonFormat | None:
 
 
 def format_instructions(fmt: JsonFormat) -> str:
-    """What the flow is told of the format."""
+    """The instructions that describe the format to the flow."""
     how = "Answer with nothing but {}: no words before or after it, and no code block."
     if fmt.schema is None:
         return how.format("one JSON object")
@@ -90,50 +90,48 @@ def format_instructions(fmt: JsonFormat) -> str:
 
 
 def json_guard(batches: Batches, fmt: JsonFormat) -> Batches:
-    """Take the code fence off an answer that begins with one, and warn of an answer that is no JSON.
+    """Remove the code fence around an answer, and warn of an answer that is not JSON.
 
-    Words behind fenced JSON are left out with a warning: no client could read them with it. Nothing else is
-    changed. Only what may be a fence is held back.
+    Words after fenced JSON are dropped with a warning, since no client could parse the answer with them.
+    Nothing else is changed, and nothing but a possible fence is delayed.
     """
     return map_events(batches, _JsonAnswer(fmt).take)
 
 
 class _JsonAnswer:
-    """The answer as far as it came."""
-
     def __init__(self, fmt: JsonFormat) -> None:
         self._format = fmt
         self._fence = _Fence(self._ends_with)
-        self._said: list[str] = []
+        self._texts: list[str] = []
         self._has_calls = False
 
     def take(self, event: FlowEvent) -> Batch:
         if isinstance(event, TextDelta):
-            return self._say(self._fence.read(event.text))
+            return self._emit(self._fence.read(event.text))
         if isinstance(event, TurnEnded):
-            return [*self._say(self._fence.end()), *self._warnings(), event]
+            return [*self._emit(self._fence.end()), *self._warnings(), event]
         self._has_calls = self._has_calls or isinstance(event, ClientToolCalled)
         return [event]
 
-    def _say(self, text: str) -> Batch:
+    def _emit(self, text: str) -> Batch:
         if not text:
             return []
-        self._said.append(text)
+        self._texts.append(text)
         return [TextDelta(text)]
 
     def _ends_with(self, text: str) -> bool:
-        """Whether the answer is all there with this end."""
-        return self._is_kept("".join([*self._said, text]))
+        """Whether the answer so far and this text are the whole JSON."""
+        return self._is_valid("".join([*self._texts, text]))
 
     def _warnings(self) -> Batch:
-        text = "".join(self._said)
+        text = "".join(self._texts)
         if self._fence.is_cut:
             return [Warned("Words behind the JSON that was asked for were left out.")]
-        if not text.strip() or self._has_calls or self._is_kept(text):
+        if not text.strip() or self._has_calls or self._is_valid(text):
             return []
         return [Warned("The answer is not the JSON that was asked for.")]
 
-    def _is_kept(self, text: str) -> bool:
+    def _is_valid(self, text: str) -> bool:
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -142,27 +140,27 @@ class _JsonAnswer:
 
 
 class _Fence:
-    """Takes an opening fence off the beginning of a text, and then the closing one.
+    """Removes an opening fence from the beginning of a text, and then the closing one.
 
-    `ends_with` tells whether what was passed on and some more text are the whole JSON. `is_cut` tells that
-    there were words behind it.
+    `ends_with` tells whether the text so far and some more are the whole JSON. `is_cut` means that there were
+    words after it, which were dropped.
     """
 
     def __init__(self, ends_with: Callable[[str], bool]) -> None:
         self.is_cut = False
         self._ends_with = ends_with
-        self._held = ""
+        self._pending = ""
         self._last = ""
         self._tries = _MAX_TRIES
         self._is_decided = False
         self._is_open = False
-        self._is_begun = False
+        self._has_content = False
 
     def read(self, text: str) -> str:
-        """What may be passed on now."""
+        """The part of the text that may be passed on now."""
         if self.is_cut:
             return ""
-        text, self._held = self._held + text, ""
+        text, self._pending = self._pending + text, ""
         if not self._is_decided:
             text = self._without_opening(text)
         if self._is_open:
@@ -171,13 +169,13 @@ class _Fence:
         return text
 
     def _without_closing(self, text: str) -> str:
-        if not self._is_begun:
+        if not self._has_content:
             text = text.lstrip()
-            self._is_begun = bool(text)
+            self._has_content = bool(text)
         for run in _RUN.finditer(text, 0, len(text.rstrip().rstrip("`"))):
-            # No text in JSON holds a bare line end, so a fence on a line of its own is none of it.
-            begun = self._last + text[max(0, run.start() - _MAX_INDENT) : run.start()]
-            is_line = begun.rstrip(" \t")[-1:] in ("", "\n")
+            # A string in JSON holds no bare line end, so a fence on a line of its own is outside the JSON.
+            before = self._last + text[max(0, run.start() - _MAX_INDENT) : run.start()]
+            is_line = before.rstrip(" \t")[-1:] in ("", "\n")
             self._tries -= not is_line
             if (is_line or self._tries >= 0) and self._ends_with(text[: run.start()]):
                 self.is_cut = True
@@ -188,22 +186,22 @@ class _Fence:
         # White space and backticks at the end may be the closing fence.
         end = len(text.rstrip().rstrip("`").rstrip())
         end = max(end, len(text) - _MAX_SPACE)
-        self._held = text[end:]
+        self._pending = text[end:]
         return text[:end]
 
     def _without_opening(self, text: str) -> str:
-        begun = text.lstrip()
-        info = begun[3:] or "x"
-        may_be = "```".startswith(begun[:3]) and len(text) - len(begun) <= _MAX_SPACE
+        content = text.lstrip()
+        info = content[3:] or "x"
+        may_be = "```".startswith(content[:3]) and len(text) - len(content) <= _MAX_SPACE
         if may_be and info.isalnum() and len(info) <= _MAX_INFO:
-            self._held = text
+            self._pending = text
             return ""
         self._is_decided = True
-        fence = _FENCE.match(begun) if may_be else None
+        fence = _FENCE.match(content) if may_be else None
         self._is_open = fence is not None and fence[1].lower() in ("", "json")
-        return begun[fence.end() :] if fence and self._is_open else text
+        return content[fence.end() :] if fence and self._is_open else text
 
     def end(self) -> str:
-        """What is left at the end of the text."""
-        held, self._held = self._held, ""
-        return "" if self._is_open and _RUN.fullmatch(held.strip()) else held
+        """The part of the text that was withheld to the end."""
+        pending, self._pending = self._pending, ""
+        return "" if self._is_open and _RUN.fullmatch(pending.strip()) else pending

@@ -16,22 +16,20 @@ def new_id(prefix: str) -> str:
 
 
 class CalledFunction(TypedDict):
-    """A function of the client's with its arguments, which are JSON text."""
+    """A call of a client function; the arguments are JSON text."""
 
     name: str
     arguments: str
 
 
 class ToolCall(TypedDict):
-    """A call of a client's tool."""
-
     id: str
     type: Literal["function"]
     function: CalledFunction
 
 
 class ChatMessage(TypedDict):
-    """The message of a choice; `function_call` is what `tool_calls` was before."""
+    """The message of a choice; `function_call` is the old form of `tool_calls`."""
 
     role: Literal["assistant"]
     content: str | None
@@ -43,8 +41,6 @@ class ChatMessage(TypedDict):
 
 
 class ChatChoice(TypedDict):
-    """A choice of a chat completion."""
-
     index: int
     message: ChatMessage
     logprobs: None
@@ -52,7 +48,7 @@ class ChatChoice(TypedDict):
 
 
 class ChatCompletion(TypedDict):
-    """The body of a chat completion; with `conversation_id` a client may send only what is new."""
+    """The body of a chat completion; a client that returns `conversation_id` may send new messages only."""
 
     conversation_id: NotRequired[str]
     id: str
@@ -66,8 +62,6 @@ class ChatCompletion(TypedDict):
 
 
 class CompletionChoice(TypedDict):
-    """A choice of a legacy completion."""
-
     text: str
     index: int
     logprobs: None
@@ -75,8 +69,6 @@ class CompletionChoice(TypedDict):
 
 
 class Completion(TypedDict):
-    """The body of a legacy completion."""
-
     id: str
     object: Literal["text_completion"]
     created: int

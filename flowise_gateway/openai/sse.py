@@ -1,4 +1,4 @@
-"""Server-sent events as OpenAI's clients read them: frames, the heartbeat, `[DONE]`."""
+"""Server-sent events as OpenAI's clients read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowise_gateway.flow.errors import ErrorObject, ProxyError, error_body
 
 
 class Frame(NamedTuple):
-    """One event of a server-sent stream before it is bytes; `data` is one line."""
+    """One event of a stream before it is bytes; `data` is one line."""
 
     data: bytes
     event: str | None = None
@@ -20,8 +20,8 @@ class Frame(NamedTuple):
 
 DONE = Frame(b"[DONE]")
 COMMENT = b": keep-alive\n"
-"""A sign of life that is no event. No empty line follows: openai-go before 3.43 takes that for an event
-without data, and ends the stream."""
+"""A comment, which shows a silent stream to be alive. No empty line follows it: openai-go before 3.43 takes
+one for an event without data, and ends the stream."""
 
 
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
@@ -54,14 +54,14 @@ def on_one_line(raw: bytes) -> bytes:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A body of ours."""
+    """The JSON text of an answer."""
     raw = orjson.dumps(value)
     yield_before(len(raw))
     return on_one_line(raw)
 
 
 def error_frame(error: ProxyError) -> Frame:
-    """A failure in the middle of a stream, as the OpenAI SDKs raise it: `data: {"error": {…}}`."""
+    """A failure in the middle of a stream, in the form that the OpenAI SDKs raise: `data: {"error": {…}}`."""
     return Frame(orjson.dumps(error_body(error)))
 
 

@@ -1,8 +1,8 @@
-"""Finds calls of a client's tools in what a flow writes, however its text is split. Wire layer, pure.
+"""Finds calls of a client's tools in what a flow writes, however its text is split. Pure.
 
 A call is `<tool_call>{"name": …, "arguments": {…}}</tool_call>` with exactly these two keys, of a tool that
-was offered; white space is free, and a code fence inside the tags is taken off. Anything else is text and
-passes unchanged: an unknown tool, JSON that is none, tags in code, half a tag at the end.
+was offered; white space is free, and a code fence inside the tags is ignored. Anything else is text and
+passes unchanged: an unknown tool, invalid JSON, tags in code, half a tag at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import ClientTools
 
 MAX_CALL = 1024 * 1024
-"""Characters of a call; a longer one is let go as text."""
+"""Characters of a call; a longer one passes as text."""
 
 ONE_ONLY = "Only the first of several tool calls was passed on: the request allows one at a time."
 NONE_MADE = "The request demands a tool call, but the flow made none."
@@ -50,15 +50,15 @@ _FENCES = ("```", "~~~")
 def extract_tool_calls(
     batches: Batches, tools: ClientTools, make_id: Callable[[str], str] = new_id
 ) -> Batches:
-    """Put calls in the place of the text that makes them; with one at least the run ends as tool_calls.
+    """Replace the text of calls by call events; with at least one the run ends as tool_calls.
 
-    Text is held back only while it may be a call. Of several calls where one is allowed the first counts.
+    Text is withheld only while it may be a call. Of several calls where one is allowed, the first is taken.
     """
     return map_events(batches, _Reader(tools, make_id).take)
 
 
 class _Reader:
-    """The answer as far as it came; `_scan` and `_pieces` are of a call that is not yet whole."""
+    """The state between events; `_scan` and `_pieces` belong to a call that is not yet complete."""
 
     def __init__(self, tools: ClientTools, make_id: Callable[[str], str]) -> None:
         self._tools = tools
@@ -66,93 +66,92 @@ class _Reader:
         self._make_id = make_id
         self._calls = 0
         self._code = _Code()
-        self._held = ""
+        self._pending = ""
         self._space = ""
         self._is_blank = True
         self._scan: _Scan | None = None
         self._pieces: list[str] = []
-        self._found: Batch = []
+        self._events: Batch = []
 
     def take(self, event: FlowEvent) -> Batch:
-        """What one event becomes."""
         if isinstance(event, TextDelta):
             self._read(event.text)
         elif isinstance(event, TurnEnded):
             self._end(event)
         else:
             return [event]
-        found, self._found = self._found, []
-        return _joined(found)
+        events, self._events = self._events, []
+        return _with_joined_texts(events)
 
     def _read(self, text: str) -> None:
         scan = self._scan
         if scan is None:
-            self._search(self._held + text, 0)
+            self._search(self._pending + text, 0)
             return
         end = scan.take(text)
         self._pieces.append(text)
         if not scan.is_open:
             whole, self._scan = "".join(self._pieces), None
-            self._search(whole, self._settled(scan, whole, 0, len(whole) - len(text) + end))
+            self._search(whole, self._take_call(scan, whole, 0, len(whole) - len(text) + end))
 
     def _search(self, text: str, at: int) -> None:
-        self._held = ""
+        self._pending = ""
         while (place := text.find(_OPENING, at)) >= 0:
-            self._say(text[at:place])
+            self._emit(text[at:place])
             at = place + 1
             if self._code.is_inside:
-                self._say("<")
+                self._emit("<")
                 continue
             scan = _Scan()
             end = scan.take(text, place + len(_OPENING))
             if scan.is_open:
                 self._scan, self._pieces = scan, [text[place:]]
                 return
-            at = self._settled(scan, text, place, end)
-        end = len(text) - _begun(text, at)
-        self._say(text[at:end])
-        self._held = text[end:]
+            at = self._take_call(scan, text, place, end)
+        end = len(text) - _partial_opening(text, at)
+        self._emit(text[at:end])
+        self._pending = text[end:]
 
-    def _settled(self, scan: _Scan, text: str, start: int, end: int) -> int:
-        """Take the call at `start`, if it is one, and tell where to go on from."""
+    def _take_call(self, scan: _Scan, text: str, start: int, end: int) -> int:
+        """Take the call at `start`, if it is one; gives where to search on."""
         call = _call(text[start:end]) if scan.is_whole else None
         if call is None or call[0] not in self._names:
-            self._say("<")
+            self._emit("<")
             return start + 1
         self._calls += 1
         if self._calls == 1 or self._tools.is_parallel:
-            self._found.append(ClientToolCalled(self._make_id("call_"), *call))
+            self._events.append(ClientToolCalled(self._make_id("call_"), *call))
         self._space, self._is_blank = "", True
         return end
 
-    def _say(self, text: str) -> None:
-        """Pass text on; white space before, between and after calls is none of the answer."""
+    def _emit(self, text: str) -> None:
+        """Pass text on, without the white space before, between and after calls."""
         self._space += text
         if self._is_blank and len(self._space) <= _MAX_SPACE and not self._space.strip():
             return
         text, self._space, self._is_blank = self._space, "", False
         self._code.read(text)
-        self._found.append(TextDelta(text))
+        self._events.append(TextDelta(text))
 
     def _end(self, event: TurnEnded) -> None:
         while self._scan is not None:
             text, self._scan = "".join(self._pieces), None
-            self._say("<")
+            self._emit("<")
             self._search(text, 1)
-        self._say(self._held)
+        self._emit(self._pending)
         if self._calls == 0:
-            self._found.append(TextDelta(self._space))
-            demanded = self._tools.choice == "required"
-            self._found.extend([Warned(NONE_MADE)] if demanded else [])
+            self._events.append(TextDelta(self._space))
+            is_required = self._tools.choice == "required"
+            self._events.extend([Warned(NONE_MADE)] if is_required else [])
         else:
             event = replace(event, reason="tool_calls")
-            dropped = self._calls > 1 and not self._tools.is_parallel
-            self._found.extend([Warned(ONE_ONLY)] if dropped else [])
-        self._found.append(event)
+            has_more = self._calls > 1 and not self._tools.is_parallel
+            self._events.extend([Warned(ONE_ONLY)] if has_more else [])
+        self._events.append(event)
 
 
 class _Scan:
-    """Reads on from an opening tag, as long as it may become a call."""
+    """Reads from an opening tag on, as long as the text may become a call."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -166,11 +165,11 @@ class _Scan:
         self._is_escaped = False
 
     def take(self, text: str, at: int = 0) -> int:
-        """Read more; tells how far."""
-        begun = at
+        """Read more text; gives how far it was read."""
+        start = at
         while self.is_open and at < len(text):
             at = self._step(text, at)
-        self._size += at - begun
+        self._size += at - start
         if self._size > MAX_CALL:
             self.is_open = self.is_whole = False
         return at
@@ -219,21 +218,21 @@ class _Scan:
     def _tail(self, text: str, at: int) -> int:
         end = _end_of_space(text, at)
         self._after += text[at:end]
-        wanted = "```" + _CLOSING if "`" in self._before else _CLOSING
+        expected = "```" + _CLOSING if "`" in self._before else _CLOSING
         given = "".join(self._after.split())
-        self.is_whole = given == wanted
-        self.is_open = not self.is_whole and wanted.startswith(given) and len(self._after) <= _MAX_SPACE
+        self.is_whole = given == expected
+        self.is_open = not self.is_whole and expected.startswith(given) and len(self._after) <= _MAX_SPACE
         return end
 
 
 def _end_of_space(text: str, at: int) -> int:
-    """Where the white space at `at` ends, or one character that is none: each step looks at all before it."""
+    """Where the white space at `at` ends; behind one character if it is none, so that each is checked."""
     space = _SPACE.match(text, at)
     return space.end() if space else at + 1
 
 
 class _Code:
-    """Whether the text so far ends inside of a code block or right behind a backtick."""
+    """Whether the text so far ends inside a code block or right behind a backtick."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -241,7 +240,6 @@ class _Code:
         self._is_fenced = False
 
     def read(self, text: str) -> None:
-        """Take more text in."""
         first, *others = text.split("\n")
         self._line = (self._line + first)[:80]
         for line in others:
@@ -255,17 +253,16 @@ class _Code:
 
     @property
     def is_inside(self) -> bool:
-        """Whether a tag here would be shown, not meant."""
+        """Whether a tag at this place would be shown rather than meant."""
         return self._is_fenced or self._is_fence or self._last == "`"
 
 
 def _call(text: str) -> tuple[str, str] | None:
-    """The name and the arguments of a call."""
-    begun = _BEGINNING.match(text)
+    beginning = _BEGINNING.match(text)
     end = text.removesuffix(_CLOSING).rstrip().removesuffix("```").rstrip()
-    if begun is None or not end.endswith("}"):
+    if beginning is None or not end.endswith("}"):
         return None
-    name, arguments = _named(end[begun.end() : -1])
+    name, arguments = _name_and_arguments(end[beginning.end() : -1])
     try:
         is_object = isinstance(orjson.loads(arguments), dict)
     except orjson.JSONDecodeError:
@@ -273,8 +270,8 @@ def _call(text: str) -> tuple[str, str] | None:
     return (name, arguments) if is_object else None
 
 
-def _named(members: str) -> tuple[str, str]:
-    """The name and the arguments of the two members of a call, in any order; empty if they are others."""
+def _name_and_arguments(members: str) -> tuple[str, str]:
+    """The name and the arguments of a call, in any order; empty if the members are others."""
     if first := _NAME_FIRST.match(members):
         return first["name"], members[first.end() :].strip()
     arguments, place = _ARGUMENTS.match(members), members.rfind('"name"')
@@ -283,14 +280,14 @@ def _named(members: str) -> tuple[str, str]:
     return (last["name"], before[:-1].strip()) if last and before.endswith(",") else ("", "")
 
 
-def _begun(text: str, at: int) -> int:
-    """How much of the end of `text` may be the beginning of an opening tag."""
+def _partial_opening(text: str, at: int) -> int:
+    """How many characters at the end of `text` may be the beginning of an opening tag."""
     longest = min(len(text) - at, len(_OPENING) - 1)
     return next((size for size in range(longest, 0, -1) if _OPENING.startswith(text[-size:])), 0)
 
 
-def _joined(events: Iterable[FlowEvent]) -> Batch:
-    """The events with neighbouring texts as one, without empty ones."""
+def _with_joined_texts(events: Iterable[FlowEvent]) -> Batch:
+    """The events with neighbouring texts joined, without empty ones."""
     joined: Batch = []
     texts: list[str] = []
     for event in events:

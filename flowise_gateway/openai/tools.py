@@ -1,6 +1,6 @@
-"""Functions of a client's that a flow may call: read from a request, told to the flow in words. Leaf, pure.
+"""The functions of a client that a flow may call: read from a request, described to the flow in words. Leaf.
 
-Chat completions nest a function in its tool, Responses do not; `functions` is what both had before.
+Chat completions nest a function in its tool, Responses do not; `functions` is the old form of both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ClientTool:
-    """A function of the client's; `parameters` is a JSON Schema."""
+    """A function of the client; `parameters` is a JSON Schema."""
 
     name: str
     description: str = ""
@@ -43,10 +43,10 @@ class ClientTool:
 
 @dataclass(frozen=True, slots=True)
 class ClientTools:
-    """The functions that may be called in this answer: none at all if `choice` is none.
+    """The functions that may be called in this answer, none if `choice` is none.
 
-    `is_legacy` tells that they came as `functions`. `ignored` names what stood beside them and is not obeyed.
-    `refusal` is why no flow can be told of them, which harms nobody where tools are ignored.
+    `is_legacy` means that they came as `functions`. `ignored` names other tools, which are not obeyed.
+    `refusal` is why the tools cannot be described to a flow; it is raised only if they are to be described.
     """
 
     tools: tuple[ClientTool, ...]
@@ -58,7 +58,6 @@ class ClientTools:
 
     @property
     def names(self) -> frozenset[str]:
-        """What may be called."""
         return frozenset(tool.name for tool in self.tools)
 
     @property
@@ -69,23 +68,22 @@ class ClientTools:
         return ("tools", "tool_choice", "parallel_tool_calls")
 
 
-class ToolsNotTold(BadRequest):
-    """Tools that are well formed, but cannot be told to a flow."""
+class UnsupportedTools(BadRequest):
+    """Tools that are well formed, but cannot be described to a flow."""
 
 
 def read_tools(body: Mapping[str, Any]) -> ClientTools | None:
-    """The functions that a client offers, or why they cannot be told; None if there are none.
+    """The functions that a client offers, or why they cannot be described; None if there are none.
 
-    Raises BadRequest for what is not well formed.
+    Raises BadRequest for tools that are not well formed.
     """
     try:
         return parse_tools(body)
-    except ToolsNotTold as refusal:
+    except UnsupportedTools as refusal:
         return ClientTools((), refusal=refusal)
 
 
 def parse_tools(body: Mapping[str, Any]) -> ClientTools | None:
-    """The functions that a client offers; None if there are none. Raises BadRequest."""
     tools, functions = _array(body, "tools"), _array(body, "functions")
     if tools:
         return _of_tools(body, tools)
@@ -129,13 +127,13 @@ def _of_functions(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools:
 def _array(body: Mapping[str, Any], name: str) -> Sequence[Any]:
     value = optional(body.get(name), list, name)
     if value and len(value) > MAX_TOOLS:
-        raise _not_told(name, f"at most {MAX_TOOLS} are allowed")
+        raise _unsupported(name, f"at most {MAX_TOOLS} are allowed")
     return value or ()
 
 
-def _not_told(param: str, complaint: str) -> ToolsNotTold:
+def _unsupported(param: str, complaint: str) -> UnsupportedTools:
     error = wrong_value(param, complaint)
-    return ToolsNotTold(error.message, param=error.param, code=error.code)
+    return UnsupportedTools(error.message, param=error.param, code=error.code)
 
 
 def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
@@ -151,9 +149,9 @@ def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
     expect(function, dict, param)
     name = string(function, "name", f"{param}.name")
     if not _NAME.fullmatch(name):
-        raise _not_told(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
+        raise _unsupported(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
     if name in tools:
-        raise _not_told(f"{param}.name", f"'{name}' is there twice")
+        raise _unsupported(f"{param}.name", f"'{name}' is there twice")
     tools[name] = checked_function(function, param)
 
 
@@ -166,7 +164,7 @@ def checked_function(function: Mapping[str, Any], param: str) -> ClientTool:
 
 
 def _choice(value: Any, tools: Mapping[str, ClientTool]) -> tuple[ToolChoice | None, Sequence[str]]:
-    """What `tool_choice` asks for, None if it is a tool that is not ours, and the names it allows."""
+    """What `tool_choice` asks for, None if it is a tool of another kind, and the names it allows."""
     if value is None or isinstance(value, str):
         return tool_mode(value or "auto", "tool_choice"), [*tools]
     expect(value, dict, "tool_choice", "a string or an object")
@@ -217,29 +215,29 @@ def _offered(
 
 
 def call_text(name: str, arguments: str) -> str:
-    """A call as the flow is asked to write it; arguments that are no JSON object become a JSON string."""
+    """A call as the flow should write it; arguments that are no JSON object become a JSON string."""
     try:
         is_object = isinstance(orjson.loads(arguments or "{}"), dict)
     except orjson.JSONDecodeError:
         is_object = False
-    told = (arguments.strip() or "{}") if is_object else json.dumps(arguments, ensure_ascii=False)
-    return f'<tool_call>{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{told}}}</tool_call>'
+    text = (arguments.strip() or "{}") if is_object else json.dumps(arguments, ensure_ascii=False)
+    return f'<tool_call>{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{text}}}</tool_call>'
 
 
-_HOW = """\
+_CALL_FORM = """\
 To call a tool, write the call in exactly this form, on lines of its own and in no code block:
 <tool_call>{"name": "the tool's name", "arguments": {"parameter": "value"}}</tool_call>
 The arguments are one JSON object that fits the tool's parameters. End your answer after the call: what \
 the tool gives comes with the next message, in a line that begins with "Tool result of" and the tool's name. \
 Never make up such a result."""
-_SEVERAL = "To call several tools at once, write one call after the other, each in its own tags."
-_ONE = "Call at most one tool in an answer."
+_PARALLEL = "To call several tools at once, write one call after the other, each in its own tags."
+_SINGLE = "Call at most one tool in an answer."
 _IF_NEEDED = "Call a tool only where it is needed, and only one that is listed above; otherwise just answer."
 _NO_TOOL = "Call no tool in this answer, even if tools were called before: answer in words."
 
 
 def tool_instructions(tools: ClientTools) -> str:
-    """What the flow is told of the tools: which there are, how to call one, and whether it must."""
+    """The instructions that describe the tools to the flow, how to call one, and whether it must."""
     if not tools.tools:
         return _NO_TOOL
     listed = [
@@ -254,8 +252,8 @@ def tool_instructions(tools: ClientTools) -> str:
     ]
     parts = [
         "\n".join(["Available tools, one JSON object a line:", *listed]),
-        _HOW,
-        " ".join([_SEVERAL if tools.is_parallel else _ONE, _duty(tools)]),
+        _CALL_FORM,
+        " ".join([_PARALLEL if tools.is_parallel else _SINGLE, _duty(tools)]),
     ]
     return "\n\n".join(parts)
 

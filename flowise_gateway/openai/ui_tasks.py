@@ -1,8 +1,8 @@
-"""Requests that chat UIs make for themselves (titles, tags, follow-up questions) and answers without a flow.
+"""Requests that chat UIs make for themselves (titles, tags, follow-up questions), answered without a flow.
 
-Their prompts are their mark, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: the fixed
-words or the frame of a prompt that nobody writes by hand. What only resembles them runs the flow.
-Wire layer, pure.
+They are recognized by their prompts, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: by the
+fixed words or the frame of a prompt that nobody writes by hand. A prompt that only resembles one runs the
+flow. Pure.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOISE = re.compile(
     re.MULTILINE,
 )
 _EMPHASIS = re.compile(r"(?<![\w*_~])[*_~]++(?=\S)|(?<=[^\s*_~])[*_~]++(?!\w)")
-"""Signs around words; the one in `6*7` is a word's own."""
+"""Markdown's marks around words; the asterisk in `6*7` is none."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
 _ENDS = " .,;:!-–—。！"
 _MAX_TITLE = 48
@@ -50,7 +50,7 @@ _NOTHING_SAID = "New Chat"
 
 
 def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
-    """Which of a chat UI's own requests this is: one user message that is one of their prompts; else None."""
+    """The kind of a chat UI's own request: one user message that is one of the known prompts; else None."""
     turn = turns[0]
     if turn.history or turn.instructions:
         return None
@@ -79,8 +79,8 @@ def _framed_kind(text: str) -> TaskKind | None:
 def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str:
     """The answer to a task from its own text, in the form that its prompt asks for.
 
-    A title is the beginning of what the user said; of what only a model could think of there is nothing. What
-    may follow a question for a decision is its choices, which the UI then shows as buttons.
+    A title is the beginning of the user's text; tags and search queries, which only a model could find, are
+    empty. Follow-ups of a question for a decision are its choices, which the UI then shows as buttons.
     """
     if kind == "emoji":
         return "💬"
@@ -119,7 +119,7 @@ def as_schema(title: str, response_format: Any) -> str | None:
 
 
 def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
-    """What the user said first, or last, in the conversation that a prompt quotes."""
+    """The user's first, or newest, message in the conversation that a prompt quotes."""
     says = deque(_USER_SAYS.finditer(prompt, max(0, len(prompt) - _LOOKED_AT)) if is_newest else (), 1)
     found = says[0] if says else _USER_SAYS.search(prompt)
     if not found:

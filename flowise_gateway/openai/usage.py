@@ -1,4 +1,4 @@
-"""Token usage: as Flowise reports it, else counted here; never on the way of a token."""
+"""Token usage: as Flowise reports it, else counted here, after the answer's last token."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from flowise_gateway.openai.answer_text import whole_reasoning
 
 
 class TokensDetails(TypedDict):
-    """Details of the completion's tokens."""
-
     reasoning_tokens: int
 
 
 class PromptTokensDetails(TypedDict):
-    """Details of the prompt's tokens."""
-
     cached_tokens: int
 
 
@@ -64,7 +60,7 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
 
 
 MAX_COUNTED = 50_000
-"""Characters, some 7 ms: the tokenizer holds up every other stream. What follows is taken to be like them."""
+"""Characters that the tokenizer reads, in 7 ms that delay all other streams; more are extrapolated."""
 
 
 def count_tokens(text: str) -> int:

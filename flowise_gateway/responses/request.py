@@ -48,23 +48,23 @@ def parse_response(
     earlier: Earlier = nothing_stored,
     make_id: Callable[[str], str] = new_id,
 ) -> ParsedRequest:
-    """A request for a response. Raises BadRequest.
+    """Parse a request for a response. Raises BadRequest.
 
-    `resolve` gives the item that a reference names, `earlier` the input and output of the response that
-    `previous_response_id` names, with all that it went on from; both give None for what is unknown.
+    `resolve` gives the item that a reference names; `earlier` gives the items of the response that
+    `previous_response_id` names and of all before it. Both give None for an unknown id.
     """
     model, stream = deployment or string(body, "model"), boolean(body, "stream")
     echo, include, conversation = echoed(body), included(body), conversation_id(body)
     check_exclusive(body)
     before = earlier_entries(echo["previous_response_id"], earlier, make_id)
-    is_wanted, passed = generates(body), passed_through(body)
+    is_run, passed = generates(body), passed_through(body)
     is_form = bool(passed.get("form"))
-    entries = input_entries(body, resolve, make_id, may_be_empty=bool(before) or not is_wanted or is_form)
+    entries = input_entries(body, resolve, make_id, may_be_empty=bool(before) or not is_run or is_form)
     whole = expand_compactions([*before, *entries], make_id)
     check_actions(whole)
     if not conversation:
         check_calls(whole)
-    chat = read_conversation(whole, echo["instructions"], may_be_empty=not is_wanted, may_be_silent=is_form)
+    chat = read_conversation(whole, echo["instructions"], may_be_empty=not is_run, may_be_silent=is_form)
     ids = identifiers(body)
     return ParsedRequest(
         model,
@@ -88,14 +88,14 @@ def parse_response(
         input_items=tuple(entry.item for entry in entries),
         include=include,
         echo=echo,
-        generates=is_wanted,
+        generates=is_run,
     )
 
 
 def earlier_entries(
     response_id: str | None, earlier: Earlier, make_id: Callable[[str], str] = new_id
 ) -> list[Entry]:
-    """The items that a request goes on from. Raises BadRequest for an unknown response."""
+    """The items that a request continues. Raises BadRequest for an unknown response."""
     if not response_id:
         return []
     items = earlier(response_id)

@@ -1,7 +1,7 @@
-"""Responses that are kept: what was asked, what was answered, all that went before. Policy.
+"""Stored responses: each with its request's items, its answer and the conversation before it. Policy.
 
-A response belongs to the caller that asked for it; to all others its id names nothing. Each is kept whole,
-with the conversation before it, so that it can be gone on from whatever becomes of the others.
+A response belongs to the caller that asked for it; to all others its id names nothing. Each is stored with
+the whole conversation before it, so that it can be continued after earlier responses have been deleted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from flowise_gateway.storage.store import WatchedStore
 Item = Mapping[str, Any]
 
 MAX_BYTES = 16 * 2**20
-"""A conversation that is larger is answered, but no longer kept."""
+"""Of a conversation: a larger one is answered, but not stored."""
 MAX_REFERENCES = 1000
 ALIVE_SECONDS = 20.0
-"""A run in the background whose worker has not been heard of for so long is dead."""
+"""A background run whose worker has not shown it to be alive for this long is dead."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OVER = ("completed", "failed", "incomplete", "cancelled")
@@ -35,9 +35,9 @@ _DEAD = {"code": "server_error", "message": "The server that ran this response h
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A response with its own input and the items before that, told or answered in earlier ones.
+    """A response with the items of its own input and the items of the conversation before that.
 
-    `blocks` counts the pieces in which the events of a background response are kept, `size` the bytes of all.
+    `blocks` counts the stored pieces of a background response's events, `size` the bytes of the record.
     """
 
     response: Mapping[str, Any]
@@ -48,21 +48,19 @@ class Record:
 
     @property
     def context(self) -> list[Item]:
-        """What a response that goes on from this one begins with."""
+        """The items with which a response that continues this one begins."""
         return [*self.before, *self.input_items, *self.response["output"]]
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will be added."""
         return self.response["status"] in _OVER
 
     def written(self) -> bytes:
-        """The record as bytes."""
+        """The record as bytes, for `read`."""
         return _packed([self.response, list(self.input_items), list(self.before), self.blocks])
 
     @classmethod
     def read(cls, packed: bytes) -> Record:
-        """The record of its bytes."""
         raw = decompressed(packed)
         response, input_items, before, blocks = orjson.loads(raw)
         return cls(response, input_items, before, blocks, len(raw))
@@ -80,39 +78,37 @@ def _packed(value: Any) -> bytes:
 
 
 class StoredResponses:
-    """The responses of all callers, over a store that all workers share."""
+    """The responses of all callers, in a store that all workers share."""
 
     def __init__(self, store: WatchedStore, secret: bytes, ttl_seconds: float) -> None:
-        """Derive keys with `secret`: whoever reads the store's keys learns no id."""
+        """Derive keys with `secret`, so that whoever reads the store's keys learns no id."""
         self.store = store
         self.ttl_seconds = ttl_seconds
         self._secret = secret
 
     def of(self, scope: str, response_id: str) -> StoredResponse:
-        """Where a caller's response is kept, or is to be."""
+        """The place of a response in the store, whether there is one or not."""
         return StoredResponse(self, scope, response_id)
 
     def item(self, scope: str, item_id: str) -> Item | None:
-        """An item that was answered to this caller."""
+        """An output item of a response of this caller."""
         packed = self.store.get(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
         item: Item | None = orjson.loads(decompressed(packed)) if packed else None
         return item
 
     def key(self, kind: str, *parts: str) -> str:
-        """The key of what a caller has under a name."""
         return f"{kind}:{hmac.new(self._secret, orjson.dumps([kind, *parts]), hashlib.sha256).hexdigest()}"
 
 
 class StoredResponse:
-    """One response in the store. What is said of its run is for runs in the background."""
+    """The place of one response in the store, and messages between workers about its background run."""
 
     def __init__(self, responses: StoredResponses, scope: str, response_id: str) -> None:
-        """Name a response; there need not be one."""
         self._responses, self._store = responses, responses.store
         self._scope, self.id = scope, response_id
 
     def record(self) -> Record | None:
-        """The record; one whose run died reads as failed."""
+        """The record; one whose background run died with its worker reads as failed."""
         packed = self._store.get(self._key("resp")) if _ID.fullmatch(self.id) else None
         if packed is None:
             return None
@@ -122,7 +118,7 @@ class StoredResponse:
         return replace(record, response={**record.response, "status": "failed", "error": _DEAD})
 
     def keep(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
-        """Keep a record, each item of its output under its own id, and pieces of its events; all or none."""
+        """Store a record, each item of its output under its own id, and pieces of its events; all or none."""
         entries = {self._key("resp"): record.written()}
         for item in record.response["output"]:
             entries[self._responses.key("item", self._scope, item["id"])] = _packed(item)
@@ -130,7 +126,7 @@ class StoredResponse:
         return self._put(entries)
 
     def forget(self) -> bool:
-        """Delete all that is kept, end the run, and tell whether there was anything."""
+        """Delete the response and abort its run; gives whether there was a response."""
         record = self.record()
         if record is None:
             return False
@@ -140,28 +136,27 @@ class StoredResponse:
         return True
 
     def forget_events(self, blocks: int) -> None:
-        """Delete so many pieces of events, left by a run that was deleted while it went on."""
+        """Delete the pieces of events that a run stored after its response was deleted."""
         self._store.delete(self._key("resp"), *(self._key("events", str(n)) for n in range(blocks)))
 
     def keep_events(self, number: int, events: bytes) -> None:
-        """Keep a piece of the events of a run that goes on."""
+        """Store one piece of the events of a run."""
         self._put(self._packed_events({number: events}))
 
     def events(self, number: int) -> bytes | None:
-        """A piece of the events."""
         packed = self._store.get(self._key("events", str(number)))
         return decompressed(packed) if packed else None
 
     def show_life(self) -> bool:
-        """Tell that the run goes on."""
+        """Show other workers that the run goes on."""
         return self._put({self._key("alive"): b"1"}, ALIVE_SECONDS)
 
     def ask_to_end(self, why: str) -> None:
-        """Ask the run to end, whichever worker has it."""
+        """Ask the worker that has the run to abort it."""
         self._put({self._key("end"): why.encode()}, 2 * ALIVE_SECONDS)
 
     def asked_to_end(self) -> str:
-        """Why the run is to end; empty if it may go on."""
+        """The reason for which the run must be aborted; empty if none."""
         return (self._store.get(self._key("end")) or b"").decode()
 
     def _packed_events(self, events: Mapping[int, bytes]) -> dict[str, bytes]:
@@ -181,7 +176,7 @@ class StoredResponse:
 
 
 class Context:
-    """What one request refers to, looked up for its parser; `before` is then what it goes on from.
+    """Looks up what one request refers to; `before` is then the conversation that it continues.
 
     `own` are conversations that only this connection knows.
     """
@@ -189,14 +184,13 @@ class Context:
     def __init__(
         self, responses: StoredResponses, scope: str, own: Mapping[str, Sequence[Item]] | None = None
     ) -> None:
-        """Look up for the caller of this scope."""
         self._responses, self._scope, self._own = responses, scope, own or {}
         self._references = 0
         self.before: Sequence[Item] = ()
         self.size = 0
 
     def earlier(self, response_id: str) -> Sequence[Item] | None:
-        """The items of a response and of all before it. Raises BadRequest for one that is not over."""
+        """The items of a response and of all before it. Raises BadRequest if its run goes on."""
         if response_id in self._own:
             self.before = self._own[response_id]
             return self.before
@@ -213,19 +207,18 @@ class Context:
         return self.before
 
     def resolve(self, item_id: str) -> Item | None:
-        """The item that a reference names."""
         self._references += 1
         return self._responses.item(self._scope, item_id) if self._references <= MAX_REFERENCES else None
 
     def fits(self, items: Sequence[Item]) -> bool:
-        """Whether the conversation with these items may still be kept."""
+        """Whether the conversation with these items is small enough to be stored."""
         return self.size + len(_raw(items)) <= MAX_BYTES
 
 
 def page(
     items: Sequence[Item], *, order: str = "desc", limit: int = 20, after: str | None = None
 ) -> dict[str, Any]:
-    """A page of a list of items. Raises BadRequest for an item that is not in it."""
+    """A page of a list of items. Raises BadRequest for an `after` that is not in it."""
     ordered = list(items) if order == "asc" else list(reversed(items))
     first = 0
     if after:
