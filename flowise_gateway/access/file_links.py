@@ -1,8 +1,7 @@
-"""Signed links to files that a flow made, and the headers under which they may be shown. Policy.
+"""Signed links to files that a flow made.
 
 A link opens one file of one run until it expires, without a key, so that a browser can show it; nobody can
-make one up. What comes from a flow never becomes a page of our origin: only images are shown, and only if
-their first bytes are those of an image; everything else is a download.
+forge one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MAX_TOKEN = 1_500
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that Flowise keeps beside a run."""
+    """A file that Flowise stores with a run."""
 
     flow: str
     chat_id: str
@@ -35,13 +34,13 @@ class StoredFile:
 
     @property
     def path(self) -> str:
-        """Where Flowise's API gives it."""
+        """Its path in Flowise's API."""
         query = {"chatflowId": self.flow, "chatId": self.chat_id, "fileName": self.name}
         return f"/get-upload-file?{urlencode(query, quote_via=quote, safe='')}"
 
 
 class FileLinks:
-    """Makes and opens the tokens that stand in links."""
+    """Makes and opens the tokens in links."""
 
     def __init__(self, secret: bytes, days: float, clock: Callable[[], float] = time.time) -> None:
         """Sign with `secret` for `days`."""
@@ -50,7 +49,7 @@ class FileLinks:
         self._clock = clock
 
     def token(self, file: StoredFile) -> str:
-        """A text for a URL's path that opens this file and no other, until it expires."""
+        """A text for a URL's path that opens this file alone, until it expires."""
         expiry = int(self._clock() + self._seconds)
         ids = UUID(file.flow).bytes + UUID(file.chat_id).bytes
         content = ids + expiry.to_bytes(5, "big") + file.name.encode()
@@ -58,29 +57,25 @@ class FileLinks:
 
     def opened(self, token: str) -> StoredFile:
         """The file of a token. Raises FileNotFound, the same for what is forged, damaged or too old."""
-        content, signature = self._taken_apart(token)
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise file_not_found()
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
+        except binascii.Error:
+            raise file_not_found() from None
+        if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
+            raise file_not_found()
+        content, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(content)):
-            raise _not_found()
+            raise file_not_found()
         if int.from_bytes(content[32:_HEAD_BYTES], "big") < self._clock():
-            raise _not_found()
+            raise file_not_found()
         flow, chat_id = UUID(bytes=content[:16]), UUID(bytes=content[16:32])
         return StoredFile(str(flow), str(chat_id), content[_HEAD_BYTES:].decode())
 
     def _signature(self, content: bytes) -> bytes:
         return hmac.digest(self._secret, _CONTEXT + content, hashlib.sha256)
 
-    @staticmethod
-    def _taken_apart(token: str) -> tuple[bytes, bytes]:
-        if len(token) > MAX_TOKEN or not token.isascii():
-            raise _not_found()
-        try:
-            raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
-        except binascii.Error:
-            raise _not_found() from None
-        if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
-            raise _not_found()
-        return raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
 
-
-def _not_found() -> FileNotFound:
+def file_not_found() -> FileNotFound:
     return FileNotFound("There is no such file, or its link has expired.")

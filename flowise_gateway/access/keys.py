@@ -1,4 +1,4 @@
-"""Who calls: client keys, and what each may use."""
+"""Client keys: who calls, and what each caller may use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flowise_gateway.flow.model import FLOW_ID
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, and what it may; the name may be logged, it tells nothing of the key.
+    """Who sent a request, and what it may use; the name may be logged, since it reveals nothing of the key.
 
-    `single_user` tells that one person alone holds the key, `overrides` that it may set Flowise's own fields;
+    `single_user`: one person alone holds the key. `overrides`: the caller may set Flowise's own fields.
     `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
-    apart where the name does not, and is not for logs.
+    apart whose names are the same, and must not be logged.
     """
 
     name: str
@@ -34,21 +34,21 @@ class Caller:
 
     def may_use(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is among those that the caller may use."""
-        return any(_is_like(name, pattern) for pattern in self.models for name in names)
-
-
-def _is_like(name: str, pattern: str) -> bool:
-    # A flow's id is the same in capitals, and stands in small letters among a model's names.
-    return fnmatchcase(name, pattern.lower() if FLOW_ID.fullmatch(name) else pattern)
+        # Among a model's names a flow's id is in small letters; a pattern may have it in capitals.
+        return any(
+            fnmatchcase(name, pattern.lower() if FLOW_ID.fullmatch(name) else pattern)
+            for pattern in self.models
+            for name in names
+        )
 
 
 ANONYMOUS = Caller("anonymous")
 LOCAL = Caller("anonymous", single_user=True, overrides=True)
-"""Whoever asks a server that needs no key and listens on loopback alone: its owner."""
+"""The caller of a server that needs no key and listens on loopback alone: its owner."""
 
 
 class Keys:
-    """The client keys, kept as digests; with pass-through any key, which is then Flowise's to judge."""
+    """The digests of client keys; with pass-through any key is taken, for Flowise to judge."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Keys:
         passes_through: bool = False,
         anonymous: Caller = LOCAL,
     ) -> None:
-        """Take the keys of the settings and those of the file; none at all lets everybody in."""
+        """Take the keys of the settings and of the file; without any, everybody is let in."""
         self._passes_through = passes_through
         self._anonymous = anonymous
         self._callers = {_digest(key): Caller(f"key-{_digest(key).hex()[:8]}") for key in keys}
@@ -81,14 +81,14 @@ class Keys:
         """The caller behind `Authorization: Bearer` or `api-key`. Raises NotAuthenticated, always alike."""
         offered = _offered(header)
         if self._passes_through and offered:
-            # Anybody can make up a key whose digest begins like another's.
+            # The scope is the whole digest: anybody can make up a key whose digest begins like another's.
             whole = _digest(offered[0]).hex()
             return Caller(f"flowise-{whole[:8]}", flowise_key=offered[0], scope=whole)
         if self.is_open:
             return self._anonymous
         for key in offered:
             digest = _digest(key)
-            # Every key is compared, so that time tells nothing.
+            # Every key is compared, so that the time taken reveals nothing.
             matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
             if matches:
                 return matches[0]
@@ -99,7 +99,7 @@ _WRONG_KEY = "Incorrect API key provided: send a client key of this server."
 
 
 def check_known(caller: Caller, settings: Settings) -> None:
-    """Refuse a key that is not ours but Flowise's to judge, unless it is the one of the settings."""
+    """Refuse a passed-through key, which only Flowise can judge, unless it is the one of the settings."""
     known = settings.flowise_api_key.encode()
     if caller.flowise_key and not hmac.compare_digest(caller.flowise_key.encode(), known):
         raise NotAuthenticated(_WRONG_KEY)
@@ -113,6 +113,3 @@ def _offered(header: Callable[[str], str | None]) -> list[str]:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
-_MAX_ADDRESS = 2000

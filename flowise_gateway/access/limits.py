@@ -58,7 +58,7 @@ class Slots:
 
 
 class InFlight:
-    """How many runs of all callers a worker has in flight; refused at once beyond that, never queued."""
+    """The bound of all callers' runs in a worker; beyond it requests are refused at once, never queued."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Names to flows: models of `proxy.yaml`, discovered ones, any flow's id; and who may use which. Policy."""
+"""Models by name: those of `proxy.yaml`, discovered flows, any flow's id; and which a caller may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowise_gateway.flowise.profiles import FlowProfile
 
 
 class Profiles(Protocol):
-    """What is asked of a catalog."""
+    """What models need of a catalog."""
 
     def profiles(self) -> list[FlowProfile]:
         """List all flows."""
@@ -32,7 +32,7 @@ class Models:
     """The models of one configuration over one catalog, as one caller may use them."""
 
     def __init__(self, config: ProxyConfig, catalog: Profiles, caller: Caller) -> None:
-        """Look at the configuration and the catalog as they are now."""
+        """Take the configuration and the catalog as they are now."""
         self._config = config
         self._catalog = catalog
         self._caller = caller
@@ -41,8 +41,8 @@ class Models:
     def listed(self) -> list[Model]:
         """What the caller may use: configured models, then flows that no configured model stands for.
 
-        Raises FlowiseRefused for a caller whose own key Flowise refuses, and why no flow is known if none is:
-        clients that get an empty list take it for the truth.
+        Raises FlowiseRefused for a caller whose own key Flowise refuses, and the catalog's failure if no flow
+        is known: clients would take an empty list for the truth.
         """
         models = self._listed()
         failure = self._catalog.failure() if self._config.discovery.enabled else None
@@ -99,7 +99,7 @@ class Models:
         return self._of_flow(profile.flow) if profile.type in self._config.discovery.types else None
 
     def _of_flow(self, flow: str) -> Model:
-        """The first model of a flow that the caller may use; one that the file has, if it has any."""
+        """The file's first model of this flow that the caller may use, else the flow itself."""
         configured = [self._configured(model) for model in self._config.models if model.flow.lower() == flow]
         usable = [model for model in configured if self._caller.may_use(model.names)]
         if configured:
@@ -116,7 +116,7 @@ class Models:
         return _model(slug or profile.flow, profile, self._names(profile))
 
     def _names(self, profile: FlowProfile) -> frozenset[str]:
-        """What a flow goes by of itself: its id, and its slugs where they lead to it."""
+        """The names of a flow itself: its id, and those of its slugs that lead to it."""
         discovery = self._config.discovery
         is_found = discovery.enabled and profile.type in discovery.types
         slugs = {profile.slug, profile.first_slug} - self._taken - {""} if is_found else set()

@@ -1,4 +1,4 @@
-"""Which web pages may call, and what their browsers are told."""
+"""Which web pages may call the server, and the CORS headers of their answers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import ipaddress
 from urllib.parse import urlsplit
 
-from flowise_gateway.access.keys import _MAX_ADDRESS
 from flowise_gateway.config.settings import Settings, is_loopback_host
 from flowise_gateway.flow.errors import BadRequest, HostNotAllowed, OriginNotAllowed
 
+_MAX_ADDRESS = 2000
+
 
 def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool:
-    """Whether a page of this origin may read answers: as set, else any if keys protect us, else local."""
+    """Whether a page of this origin may read answers: as set, else any if there are keys, else local ones."""
     if settings.proxy_cors_origins is not None:
         return "*" in settings.proxy_cors_origins or origin in settings.proxy_cors_origins
     return not is_open or _is_local_origin(origin)
@@ -32,11 +33,11 @@ def check_origin(origin: str | None, host: str | None, settings: Settings, *, is
 
 
 def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: bool) -> None:
-    """Refuse names that are not ours where no key protects us: a page may have had its own lead here."""
+    """Refuse other host names where there are no keys: a web page may have had its own resolve to us."""
     if host is None:
         if protocol == "HTTP/1.1":
             raise BadRequest("The request has no Host header, which HTTP/1.1 requires.")
-        return  # no browser sends that
+        return  # HTTP/1.0, which no browser sends
     if is_open and settings.is_loopback and not _is_own_name(_name_in(f"//{host}"), settings):
         raise HostNotAllowed(
             "This server has no client keys and therefore answers only to names of this machine, such as "
@@ -69,17 +70,17 @@ def _is_this_machine(name: str) -> bool:
 
 def _name_in(address: str) -> str:
     try:
-        # To split a long one takes time: letters beyond ASCII are normalised.
+        # A long address is not looked at: urlsplit normalises letters beyond ASCII, which takes long.
         return (urlsplit(address if len(address) <= _MAX_ADDRESS else "").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
 _FROM_CONTAINERS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
-"""How programs in containers on a desktop reach its loopback; nobody can register these."""
+"""Names by which containers on a desktop reach its loopback; nobody can register these."""
 
 _DESKTOP_SCHEMES = ("app", "tauri", "capacitor", "ionic", "vscode-webview", "vscode-file")
-"""Of pages that come with a desktop program; no web page has them."""
+"""The schemes of pages in desktop programs; no web page has them."""
 
 
 def _is_local_origin(origin: str) -> bool:
@@ -120,7 +121,7 @@ def cors_headers(
     }
     if asked_headers is not None:
         headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-        # The Fetch standard lets `*` not cover Authorization, so the names are given back.
+        # By the Fetch standard `*` does not cover Authorization, so the names asked for are given back.
         headers["Access-Control-Allow-Headers"] = asked_headers or _ALLOWED_HEADERS
         headers["Access-Control-Allow-Private-Network"] = "true"
         headers["Access-Control-Max-Age"] = "600"

@@ -1,7 +1,7 @@
-"""What was attached to a conversation as its flow takes it: documents as text, pictures as uploads. Policy.
+"""Fits a conversation's attachments to its flow: documents become text, pictures become uploads.
 
-A document goes into the text of its message, so that Flowise's memory holds it: it keeps questions, but of a
-`file:full` upload its name alone.
+A document goes into the text of its message, so that Flowise's memory has it: of a `file:full` upload that
+memory has the name alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_CACHED_CHARACTERS = 1_000_000
 
 
 class UploadClient(Protocol):
-    """What is asked of a flow's client to fit attachments to the flow. Both methods raise ProxyError."""
+    """What attachments need of a flow's client. Both methods raise ProxyError."""
 
     flow_id: str
 
@@ -41,20 +41,20 @@ class UploadClient(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a flow takes; its client reads documents for it."""
+    """Which attachments a flow takes, and its client, by which Flowise reads documents."""
 
     client: UploadClient
     image: bool
     audio: bool
 
     def takes(self, kind: Kind) -> bool:
-        """Whether it takes such uploads; of a document that is known when it is read."""
+        """Whether it takes such uploads; documents are refused later, when Flowise cannot read one."""
         return kind == "file" or (self.image if kind == "image" else self.audio)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The history to send, what goes before the question, the uploads, and the kinds of what was left out."""
+    """The history to send, the text before the question, the uploads, and the kinds of what was left out."""
 
     history: tuple[HistoryMessage, ...]
     documents: str = ""
@@ -63,10 +63,9 @@ class Fitted:
 
 
 class Attachments:
-    """Fits what requests have attached to their flows; remembers the texts of documents that come again."""
+    """Fits requests' attachments to their flows; caches the texts of documents, which clients send again."""
 
     def __init__(self) -> None:
-        """Begin without any text."""
         self._texts: LRU[tuple[str, str], str] = LRU(_MAX_CACHED_TEXTS)
 
     def fitted(
@@ -79,15 +78,15 @@ class Attachments:
     ) -> Fitted:
         """Fit the attachments of the messages that are `sent`, of a history of `length`, and of the question.
 
-        Raises BadRequest for a document in the user's last message that Flowise cannot read; in the place of
-        any other a note stands.
+        Raises BadRequest for a document in the user's last message that Flowise cannot read; any other one is
+        replaced by a note.
         """
         texts: dict[int, list[str]] = {}
         uploads, left_out = [], []
         wanted = [a for a in attachments if a.position < len(sent) or a.position >= length]
         for attachment in wanted:
             position, kind = attachment.position, kind_of(attachment.upload)
-            # Of an earlier recording Flowise would put the words in the place of the question.
+            # Flowise would replace the question by the words of an earlier recording.
             if kind != "file" and flow.takes(kind) and (kind == "image" or position >= length):
                 uploads.append(attachment.upload)
                 continue
@@ -101,7 +100,7 @@ class Attachments:
         for position, message in enumerate(sent):
             attached = "\n\n".join(texts.get(position, [message.attached]))
             if message.files and not attached and position not in at_hand:
-                # Its client sends only what is new, and Flowise's memory has it in another session.
+                # The client sends only new messages, and only another session of Flowise has the attachment.
                 attached = left_out_note("file")
                 left_out.append("file")
             history.append(HistoryMessage(message.role, with_attached(attached, message.content)))
@@ -133,14 +132,14 @@ def _doc(name: str, text: str) -> str:
 
 
 def kind_of(upload: Upload) -> Kind:
-    """What a file is to a flow."""
+    """The kind of an upload as a flow sees it."""
     if upload.type == "audio":
         return "audio"
     return "image" if upload.type != "file:full" and upload.mime.startswith("image/") else "file"
 
 
 def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClient) -> Takes:
-    """What the flow takes, as far as it matters. Raises ProxyError from Flowise, which may be asked."""
+    """What the flow takes, as far as the attachments need it; may ask Flowise, and raise ProxyError."""
     kinds = {kind_of(attachment.upload) for attachment in attachments}
     images, audio = model.takes_images, model.takes_audio
     if ("image" in kinds and images is None) or ("audio" in kinds and audio is None):
@@ -149,14 +148,14 @@ def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClie
         except ProxyError:
             if not model.fallback:
                 raise
-            return Takes(client, image=True, audio=True)  # its run will fail, and the fallback be asked
+            return Takes(client, image=True, audio=True)  # the run will fail, and the fallback take its place
         images = found.get("isImageUploadAllowed") is True
         audio = found.get("isSpeechToTextEnabled") is True
     return Takes(client, image=bool(images), audio=bool(audio))
 
 
 def refuse(attachments: Iterable[Attachment], flow: Takes) -> None:
-    """Refuse what Flowise would drop without a word, if the user has just sent it."""
+    """Refuse what the user has just sent and Flowise would drop silently."""
     for attachment in attachments:
         kind = kind_of(attachment.upload)
         if attachment.is_newest and not flow.takes(kind):
@@ -169,6 +168,6 @@ def refuse(attachments: Iterable[Attachment], flow: Takes) -> None:
 
 
 def left_out_warning(kinds: Iterable[str]) -> str:
-    """The warning for what was left out of earlier messages; empty for nothing."""
+    """The warning about what was left out of earlier messages; empty if nothing was."""
     counted = ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(kinds).items()))
     return f"Left out of earlier messages, which this model cannot take: {counted}." if counted else ""

@@ -1,4 +1,8 @@
-"""Files that a flow made, passed on piece by piece under headers that make them harmless."""
+"""Files that a flow made, passed on piece by piece under headers that make them harmless.
+
+What comes from a flow never becomes a page of our origin: a file is shown only if its first bytes are those
+of an image; any other file is a download.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from flowise_gateway.access.file_links import _not_found
+from flowise_gateway.access.file_links import file_not_found
 from flowise_gateway.flow.errors import FlowiseUnavailable
 from flowise_gateway.flowise.transport.base import ConnectionBroken, Reply
 
@@ -50,7 +54,7 @@ def check_is_file(status: int, content_type: str) -> None:
     """
     kind = content_type.partition(";")[0].strip().lower()
     if status != 200 or kind in ("text/html", "application/json"):
-        raise _not_found()
+        raise file_not_found()
 
 
 def file_headers(name: str, beginning: bytes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the Flowise client needs of HTTP: a request goes out, its reply is read as it comes."""
+"""What the Flowise client needs of HTTP: a request is sent, and its reply read as it arrives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from flowise_gateway.flow.errors import SettingsError
 
 _KEEP_ALIVE_SECONDS = 30.0
-"""How long an idle connection is used again where the server does not tell."""
+"""How long an idle connection is used again if the server sends no Keep-Alive header."""
 
 
 class NotSent(Exception):
@@ -63,10 +63,11 @@ class Reply(Protocol):
         """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
-        """Have `take` called with what has arrived and was not read yet, while the reply is waited for.
+        """Have `take` called with what has arrived and was not read yet, while the reader waits.
 
-        It is called in the loop, so it must not wait; what it leaves in is read as ever. True lets the reader
-        wait on, false wakes it, with None if nothing is left in. Not every reply does this.
+        `take` runs in the event loop, so it must not wait. What it leaves in its argument is read as usual.
+        True lets the reader wait on; False wakes it, and it gets None if nothing was left. A reply may
+        ignore `take`.
         """
 
     def close(self) -> None:
@@ -86,7 +87,7 @@ class EnvironmentSettings:
 
 
 def environment_settings(base_url: str, ca_file: str = "") -> EnvironmentSettings:
-    """The outgoing proxy, of which none is asked for on this machine, and the certificate authorities.
+    """The outgoing proxy, none for an address of this machine, and the certificate authorities.
 
     These are the ones of `ca_file`, else of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE, else those
     that `requests` brings along. Raises SettingsError if they cannot be read.
@@ -123,7 +124,7 @@ def _check_ca_bundle(path: str) -> None:
 
 
 def not_trusted(error: ssl.SSLCertVerificationError) -> NotTrusted:
-    """What a certificate lacks, without the names that it is about."""
+    """What is wrong with a certificate, without the host names in it."""
     return NotTrusted(_CERTIFICATE_FAULTS.get(error.verify_code) or error.verify_message)
 
 
@@ -134,11 +135,11 @@ _CERTIFICATE_FAULTS = {
     62: "it is for another host name than that of FLOWISE_BASE_URL",
     64: "it is for another address than that of FLOWISE_BASE_URL",
 }
-"""By OpenSSL's number (X509_V_ERR_…); what it says itself of a name holds the name."""
+"""By OpenSSL's number (X509_V_ERR_…), whose own messages about a host name contain it."""
 
 
 def keep_alive_seconds(headers: Mapping[str, str]) -> float:
-    """How long a kept-alive connection can be used again: a second less than the server told."""
+    """How long an idle connection can be used again: a second less than its server keeps it open."""
     for part in headers.get("keep-alive", "").split(","):
         name, _, seconds = part.strip().partition("=")
         if name.lower() == "timeout" and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
@@ -204,7 +205,7 @@ class Transport(Protocol):
     """Sends requests to one Flowise."""
 
     def send(self, request: FlowiseRequest) -> Reply:
-        """Return a call's reply at once; the call is sure to go on only while the reply is waited for."""
+        """Return the call's reply at once; only while its reader waits is the call sure to proceed."""
 
     def close(self) -> None:
         """Close idle connections."""

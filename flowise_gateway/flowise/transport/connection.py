@@ -14,24 +14,24 @@ from gevent.monkey import get_original
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 READ, WRITE = 1, 2
-"""What a connection can be waited for; the numbers are those of gevent's loop."""
+"""The events to wait for on a connection; the numbers are those of gevent's loop."""
 
 _READ_BYTES = 32768
 _SHORTEST_SECONDS = 0.0005
 _LATE_SECONDS = 0.001
 
 Waits = Generator[int, None, None]
-"""A call under way; it gives what its connection must be ready for before it can go on."""
+"""The steps of a call: each value is the event that its connection must have before the next step."""
 
 OnReadable = Callable[[], bool]
-"""Called in the loop when there is something to read; whether its reader need not be woken for it."""
+"""Called in the loop when there is something to read; True if the reader need not be woken."""
 
-# A bare socket: it never blocks, so it needs none of the watchers that gevent's own kind carries.
+# The socket never blocks, so it does not need the watchers that each of gevent's own sockets makes.
 _native_socket = get_original("socket", "socket")
 
 
 class Connection:
-    """A connection to Flowise that never blocks; `wait` is where others get their turn."""
+    """A connection to Flowise that never blocks; only in `wait` do other greenlets run."""
 
     __slots__ = ("_reading", "_socket", "pump", "usable_until")
 
@@ -43,9 +43,9 @@ class Connection:
         self.pump: OnReadable | None = None
 
     def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
-        """Connect, giving what must be waited for; whether it worked before `until`. Raises OSError."""
+        """Connect; the result says whether that succeeded before `until`. Raises OSError."""
         self._socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        # A host that vanished without a word is found out although a run may be silent for long.
+        # Keep-alive probes find out a host that vanished, although a run may be silent for long.
         self._socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         try:
             self._socket.connect(address)
@@ -55,7 +55,7 @@ class Connection:
         return True
 
     def encrypt(self, context: Any, host: str, until: float) -> Waits:
-        """Put TLS over the connection. Raises OSError."""
+        """Do the TLS handshake. Raises OSError."""
         bare = socket.socket(fileno=self._socket.detach())
         bare.settimeout(0.0)
         self._socket = context.wrap_socket(bare, server_hostname=host, do_handshake_on_connect=False)
@@ -71,14 +71,14 @@ class Connection:
         raise TimeoutError
 
     def send(self, data: memoryview) -> int:
-        """How much of `data` went out, possibly nothing. Raises OSError."""
+        """Send what the socket takes of `data`, possibly nothing; how much that was. Raises OSError."""
         try:
             return int(self._socket.send(data))
         except BlockingIOError:
             return 0
 
     def receive(self) -> bytes | None:
-        """What has arrived, `b""` at the end, None for nothing. Raises OSError."""
+        """What has arrived, `b""` at the end, None if nothing has. Raises OSError."""
         try:
             return bytes(self._socket.recv(_READ_BYTES))
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -86,7 +86,7 @@ class Connection:
 
     @property
     def is_ready(self) -> bool:
-        """Whether bytes have been received and decrypted already, which the socket would not tell."""
+        """Whether there are decrypted bytes, for which the socket does not become readable again."""
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def is_quiet(self) -> bool:
@@ -102,7 +102,7 @@ class Connection:
         return False
 
     def wait(self, events: int, seconds: float) -> bool:
-        """Let others run until the connection is ready; whether it was within `seconds`."""
+        """Let other greenlets run until the connection is ready; whether it was within `seconds`."""
         if events == READ:
             if self._reading is None:
                 self._reading = _Reading(self._socket.fileno())
@@ -114,7 +114,7 @@ class Connection:
             watcher.close()
 
     def close(self) -> None:
-        """Close the connection, whatever it is doing, and let go of the run."""
+        """Close the connection, whatever it is doing, and drop the pump, which refers to the run."""
         self.pump = None
         if self._reading is not None:
             self._reading.close()
@@ -123,7 +123,7 @@ class Connection:
 
 
 def _is_ready(watcher: Any, seconds: float) -> bool:
-    # Half the cost of `socket.wait` with a time limit, which builds an exception for each wait.
+    # A Waiter costs half of `socket.wait` with a time limit, which builds an exception for each wait.
     waiter: Any = Waiter()
     timer = gevent.get_hub().loop.timer(max(seconds, _SHORTEST_SECONDS))
     watcher.start(waiter.switch, True)
@@ -136,9 +136,10 @@ def _is_ready(watcher: Any, seconds: float) -> bool:
 
 
 class _Reading:
-    """Waits for one connection again and again, a token at a time: that must not cost a timer each.
+    """Waits for one connection to be readable, once for each token, without a timer of its own for each wait.
 
-    The watcher stays on between waits, and the timer runs on past them, to look then what is due.
+    The watcher stays started between waits. The timer is not stopped when a wait ends; when it fires during a
+    later wait, it is set again for what is left of that.
     """
 
     __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_pump", "_timer", "_waiting", "_watcher")
@@ -153,7 +154,7 @@ class _Reading:
         self._due = self._fires = 0.0
 
     def wait(self, seconds: float, pump: OnReadable | None) -> bool:
-        """Let others run until there is something to read; whether it came within `seconds`."""
+        """Let other greenlets run until there is something to read; whether it came within `seconds`."""
         self._waiting = gevent.getcurrent()
         self._pump = pump
         self._due = time.monotonic() + seconds
@@ -168,7 +169,6 @@ class _Reading:
             self._waiting = self._pump = None
 
     def close(self) -> None:
-        """Wait no more."""
         self._watcher.close()
         if self._timer is not None:
             self._timer.close()
@@ -207,22 +207,22 @@ class _Reading:
 
 
 class AnswerParser(HTTPResponse):
-    """llhttp for one answer; `body` is what has come of its body and was not taken yet."""
+    """llhttp for one answer; `body` is the part that has arrived and was not taken yet."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = bytearray()
-        # Called by llhttp for each chunk, which may be each token: without a step of Python's.
+        # llhttp calls this for each chunk, perhaps for each token: a C function, so that no Python code runs.
         vars(self)["_on_body"] = self.body.extend
         self.is_whole = False
 
     @property
     def has_head(self) -> bool:
-        """Whether the head of the answer proper is there; interim answers come before it."""
+        """Whether the answer's head is there; interim answers (1xx), which come before it, do not count."""
         return self.headers_complete and self.get_code() >= 200
 
     def headers_by_name(self) -> Mapping[str, str]:
-        """Headers, names in lower case, a repeated one's values joined."""
+        """The headers, names in lower case, the values of a repeated one joined."""
         found: dict[str, str] = {}
         for name, value in self.items():
             lowered = name.lower()

@@ -1,7 +1,7 @@
 """The HTTP seam for serving: kept-alive connections that wait in gevent's loop. Upstream layer.
 
-No thread or greenlet is started for a call: whoever reads a reply waits on its socket, for as long as it
-likes, and nothing is lost when it stops waiting. HTTP itself is parsed by `geventhttpclient` (llhttp).
+No thread or greenlet is started for a call: the reader of a reply waits on its socket, and nothing is lost
+when it stops waiting. HTTP is parsed by `geventhttpclient` (llhttp).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ADDRESSES_SECONDS = 10.0
 
 
 class GeventTransport:
-    """The seam under gevent, to one origin; not for outgoing proxies, which `RequestsTransport` knows."""
+    """The transport under gevent, to one origin; outgoing proxies are a matter of `RequestsTransport`."""
 
     def __init__(
         self, base_url: str, *, connect_timeout_seconds: float = 5, max_idle: int = 1024, ca_file: str = ""
@@ -61,7 +61,7 @@ class GeventTransport:
         self.idle.close()
 
     def request_bytes(self, request: FlowiseRequest) -> bytes:
-        """The request as it goes over the wire. Raises NotSent for what cannot be one."""
+        """The request as it goes over the wire. Raises NotSent if its address or a header is malformed."""
         path = request.url.removeprefix(self._origin) or "/"
         lines = [f"{request.method} {path} HTTP/1.1", *self._fixed_head]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
@@ -78,11 +78,11 @@ class GeventTransport:
         return f"{head}\r\n\r\n".encode("latin-1", "replace") + body
 
     def forget_addresses(self) -> None:
-        """Look the name up anew for the next call: none of its addresses could be reached."""
+        """Look the name up again for the next call, since none of its addresses could be reached."""
         self._addresses_until = -math.inf
 
     def addresses(self) -> list[Any]:
-        """The origin's addresses, looked up again after some seconds. Raises NotSent."""
+        """The origin's addresses, looked up every ten seconds. Raises NotSent."""
         if time.monotonic() >= self._addresses_until:
             try:
                 with gevent.Timeout(self.connect_timeout_seconds, NotSent("looking up the name timed out")):
@@ -111,7 +111,7 @@ def _tls_context(base_url: str, ca_file: str) -> Any:
 
 
 class _GeventReply:
-    """One call: it stops wherever its connection is not ready, and goes on when asked again."""
+    """One call, which proceeds while its reader waits and stops wherever its connection is not ready."""
 
     __slots__ = (
         *("_connect_until", "_connection", "_failure", "_head", "_head_bytes", "_needs", "_parser"),
@@ -178,7 +178,7 @@ class _GeventReply:
             self._connection = None
 
     def _let_go(self) -> None:
-        """Keep the connection for another call, if both ends may."""
+        """Give the connection back for another call, unless the answer ends it."""
         connection, head = self._connection, self._head
         if connection is not None and head is not None and not self._parser.should_close():
             self._connection = connection.pump = None
@@ -186,15 +186,15 @@ class _GeventReply:
         self.close()
 
     def _may_go_on(self, deadline: float) -> bool:
-        """Wait for what the call needs; false at the deadline, true also if connecting took too long."""
+        """Wait for what the call needs; False at the deadline, True also if connecting took too long."""
         connection = self._connection
         if connection is None:
             raise ConnectionAbortedError("closed by its reader")
         until = min(deadline, self._connect_until)
         while not connection.wait(self._needs, until - time.monotonic()):
-            # The loop's timers may be a little early.
+            # The loop's timers may fire a little early.
             if time.monotonic() >= until:
-                # What is there counts, if it was the loop that was late to tell.
+                # If the loop stood still, the timer and what arrived in time are due together: that counts.
                 is_there = self._needs == READ and not connection.is_quiet()
                 return is_there or until == self._connect_until
         return True
@@ -220,11 +220,11 @@ class _GeventReply:
         until = time.monotonic() + self._transport.connect_timeout_seconds
         for number, (family, _, _, _, address) in enumerate(addresses):
             now = time.monotonic()
-            # An address that does not answer leaves time for the next one.
+            # Each address gets a share of the time, so that a silent one leaves some for the next.
             self._connect_until = now + (until - now) / (len(addresses) - number)
             if (yield from self._has_connected(family, address)):
                 self._connect_until = math.inf
-                assert self._connection is not None  # noqa: S101 - what has just been connected
+                assert self._connection is not None  # noqa: S101 - it has just been connected
                 return self._connection
             self.close()
         self._transport.forget_addresses()
@@ -249,7 +249,7 @@ class _GeventReply:
         return True
 
     def _was_sent(self, connection: Connection, data: bytes) -> Generator[int, None, bool]:
-        """Send all of `data`; what broke off before its end cannot have run, unless it was answered."""
+        """Send all of `data`; a request that broke off cannot have run, unless there is an answer."""
         left = memoryview(data)
         try:
             while left:
@@ -271,13 +271,13 @@ class _GeventReply:
             if not connection.is_ready:
                 if connection.wait(READ, deadline - time.monotonic()):
                     if connection.pump is not None:
-                        return  # it has received what there is
+                        return  # the pump has received what there is
                 elif connection.is_quiet():
                     return
             self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:
-        """Take in what has arrived; a failure is kept until all before it has been given."""
+        """Parse what has arrived; a failure is raised only after all before it has been read."""
         try:
             data = connection.receive()
             if data is None:
