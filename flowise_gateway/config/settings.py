@@ -232,7 +232,6 @@ class Settings:
     proxy_run_error_status: Annotated[int, _run_error_status] = 400
     proxy_heartbeat_seconds: Annotated[float, _number(0.05, 3600)] = 15
     proxy_drain_seconds: Annotated[float, _number(0, 3600)] = 30
-    proxy_event_pump: Annotated[bool, _boolean] = True
     proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
     proxy_page: Annotated[bool, _boolean] = True
     proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"

@@ -28,8 +28,8 @@ from flowise_gateway.responses.websocket_session import (
     scope,
     stored_responses,
 )
-from flowise_gateway.web.answer import Heartbeat
 from flowise_gateway.web.answering import Answering
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.hooks import Hooks
 from flowise_gateway.web.request import current_scope, json_body
 from flowise_gateway.web.services import Services

@@ -29,8 +29,9 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import Context, Item, Record, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
-from flowise_gateway.web.answer import Heartbeat, PendingAnswer
+from flowise_gateway.web.answer import PendingAnswer
 from flowise_gateway.web.answering import Answering
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.hooks import Hooks
 from flowise_gateway.web.services import Services
 

@@ -6,7 +6,6 @@ A stream, a WebSocket and a background response write the frames; a JSON body ne
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,29 +15,8 @@ from flowise_gateway.flow.parallel import ChoiceBatches
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.sse import Frame
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.pump import Pump
-
-
-class Heartbeat:
-    """When a client must be written to next; its `remaining` is what a run is asked to wake us by."""
-
-    def __init__(self, heartbeat_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start the first interval now."""
-        self._heartbeat_seconds = heartbeat_seconds
-        self._clock = clock
-        self._due = clock() + heartbeat_seconds
-
-    def reset(self) -> None:
-        """Begin the interval anew."""
-        self._due = self._clock() + self._heartbeat_seconds
-
-    def due_within(self, seconds: float) -> None:
-        """Be due in `seconds` at the latest."""
-        self._due = min(self._due, self._clock() + seconds)
-
-    def remaining(self) -> float:
-        """Seconds until a write is due, never below zero."""
-        return max(0.0, self._due - self._clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +24,7 @@ class PendingAnswer:
     """A request whose runs are ready to begin, and all that it takes to answer it.
 
     `record` is called once all runs are whole, before the client is told; `headers` are the answer's.
-    `pump`, if there is one, is where the batches offer their tokens first.
+    `pump`, if there is one, may take tokens before they become batches.
     """
 
     batches: ChoiceBatches
@@ -70,6 +48,9 @@ class PendingAnswer:
                     transcript.add(event)
                     frames += chunks(event, number)
                 yield batch, frames
+                if self.pump is not None and transcript.texts:
+                    # The first text went through here, where it is timed, and has been written.
+                    self.pump.open(transcript, chunks)
 
     def closing(self) -> list[Frame]:
         """Record the whole answer, then give the frames that end it. Raises ProxyError."""

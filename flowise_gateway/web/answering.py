@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from flask import Response, g
@@ -22,7 +21,8 @@ from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
 from flowise_gateway.openai.usage import count_tokens
-from flowise_gateway.web.answer import Heartbeat, PendingAnswer, refuse_empty
+from flowise_gateway.web.answer import PendingAnswer, refuse_empty
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.request import (
     answer_headers,
@@ -73,7 +73,9 @@ class Answering:
         pump = None
         if heartbeat is None:
             heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
-            pump = self._pump(heartbeat) if parsed.stream and is_plain(parsed) else None
+            write_now = current_scope().write_now
+            if write_now is not None and parsed.stream and is_plain(parsed):
+                pump = Pump(write_now, heartbeat)
         reference = plan.continued.reference if plan.continued else ""
         runs = Runs(
             parsed,
@@ -158,10 +160,3 @@ class Answering:
             return planner.plan_standalone(parsed, model, g.caller)
         client = self._services.clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, header, client)
-
-    def _pump(self, heartbeat: Heartbeat) -> Pump | None:
-        write_now = current_scope().write_now
-        if write_now is None or not self._services.settings.proxy_event_pump:
-            return None
-        # What a slow client did not take is written by its greenlet, which can wait for it.
-        return Pump(write_now, heartbeat.reset, partial(heartbeat.due_within, 0))

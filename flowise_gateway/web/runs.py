@@ -25,7 +25,7 @@ from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.web.answer import Heartbeat
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.services import Services
 

@@ -47,7 +47,6 @@ def _event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
             return
         heartbeat.reset()
         try:
-            _open_pump(answer)
             for _, frames in steps:
                 piece = stream_bytes(frames) if frames else b""
                 if not piece and not heartbeat.remaining():
@@ -55,7 +54,6 @@ def _event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
                 if piece:
                     yield piece
                     heartbeat.reset()
-                    _open_pump(answer)
             # Yield, so that other streams' waiting tokens are sent before this answer's closing work.
             time.sleep(0)
             yield stream_bytes(answer.closing())
@@ -81,9 +79,3 @@ def _opening(answer: PendingAnswer, steps: Steps) -> tuple[bytes, bool]:
         if not heartbeat.remaining():
             return stream_bytes(frames) or answer.renderer.heartbeat(), False
     return stream_bytes([*frames, *answer.closing()]), True
-
-
-def _open_pump(answer: PendingAnswer) -> None:
-    """Let tokens go past this generator once the first has gone through it, where it is timed."""
-    if answer.pump is not None and answer.transcripts[0].texts:
-        answer.pump.open(answer.renderer, answer.transcripts[0])

@@ -1,4 +1,7 @@
-"""The event pump: a stream with it is what it is without, whatever Flowise says and however the client reads."""
+"""The event pump: a stream with it is what it is without, whatever Flowise says and however the client reads.
+
+A client of HTTP/1.0 gets no chunks, and so nothing from the pump.
+"""
 
 from __future__ import annotations
 
@@ -105,38 +108,43 @@ def flowise() -> Iterator[SayingFlowise]:
 
 
 @pytest.fixture(scope="module")
-def pumping(flowise: SayingFlowise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
-    """The server as it is by default, quick to send heartbeats and to give up."""
-    with RunningProxy(tmp_path_factory.mktemp("pumping"), **settings(flowise)) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def plain(flowise: SayingFlowise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
-    """The same without the pump."""
-    more = settings(flowise) | {"PROXY_EVENT_PUMP": "false"}
-    with RunningProxy(tmp_path_factory.mktemp("plain"), **more) as proxy:
-        yield proxy
-
-
-def settings(flowise: SayingFlowise) -> dict[str, str]:
-    """What both servers are told."""
-    return {
+def proxy(flowise: SayingFlowise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """The server, quick to send heartbeats and to give up."""
+    settings = {
         "FLOWISE_BASE_URL": flowise.base_url,
         "FLOWISE_STREAM_IDLE_TIMEOUT": "1",
         "PROXY_HEARTBEAT_SECONDS": "0.4",
     }
+    with RunningProxy(tmp_path_factory.mktemp("pump"), **settings) as server:
+        yield server
 
 
-def streamed(proxy: RunningProxy, path: str = "chat/completions", **more: Any) -> bytes:
+def streamed(
+    proxy: RunningProxy, path: str = "chat/completions", *, version: str = "1.1", **more: Any
+) -> bytes:
     """The whole of a streamed answer."""
     said = {"input": "Hi"} if path == "responses" else {"messages": [{"role": "user", "content": "Hi"}]}
     body = {"model": FLOW, "stream": True, "store": False, **said, **more}
     if path == "completions":
         body["prompt"] = "Hi"
+    if version == "1.0":
+        return streamed_to_http_1_0(proxy, path, body)
     answer = requests.post(f"{proxy.url}/v1/{path}", json=body, headers={"Connection": "close"}, timeout=30)
     assert answer.status_code == 200
     return answer.content
+
+
+def streamed_to_http_1_0(proxy: RunningProxy, path: str, body: dict[str, Any]) -> bytes:
+    """The same, as a client of HTTP/1.0 gets it: without chunks."""
+    content = orjson.dumps(body)
+    head = f"POST /v1/{path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(head.encode() + content)
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    status, _, stream = answer.partition(b"\r\n\r\n")
+    assert b" 200 " in status.partition(b"\r\n")[0]
+    return stream
 
 
 def told(stream: bytes) -> tuple[list[bytes], str]:
@@ -170,18 +178,16 @@ def text_of(stream: bytes) -> str:
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_is_the_same_with_the_pump(
-    flowise: SayingFlowise, pumping: RunningProxy, plain: RunningProxy, name: str, path: str
+    flowise: SayingFlowise, proxy: RunningProxy, name: str, path: str
 ) -> None:
     flowise.streams(*STREAMS[name])
-    assert told(streamed(pumping, path)) == told(streamed(plain, path))
+    assert told(streamed(proxy, path)) == told(streamed(proxy, path, version="1.0"))
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
-def test_a_character_cut_in_two_arrives_whole(
-    flowise: SayingFlowise, pumping: RunningProxy, path: str
-) -> None:
+def test_a_character_cut_in_two_arrives_whole(flowise: SayingFlowise, proxy: RunningProxy, path: str) -> None:
     flowise.streams(*STREAMS["a character cut in two"])
-    assert "Hello, wörld🙂x🙂y🙂\ufffdz\ufffd" in told(streamed(pumping, path))[1]
+    assert "Hello, wörld🙂x🙂y🙂\ufffdz\ufffd" in told(streamed(proxy, path))[1]
 
 
 @pytest.mark.parametrize(
@@ -195,10 +201,10 @@ def test_a_character_cut_in_two_arrives_whole(
     ids=lambda more: next(iter(more)),
 )
 def test_what_changes_the_text_goes_around_the_pump(
-    flowise: SayingFlowise, pumping: RunningProxy, plain: RunningProxy, more: dict[str, Any]
+    flowise: SayingFlowise, proxy: RunningProxy, more: dict[str, Any]
 ) -> None:
     flowise.streams(*HELLO, token("."), 0.02, ending())
-    ours, theirs = streamed(pumping, **more), streamed(plain, **more)
+    ours, theirs = streamed(proxy, **more), streamed(proxy, version="1.0", **more)
     if "n" not in more:  # the choices come in any order
         assert told(ours) == told(theirs)
     assert len(told(ours)[1]) == len(told(theirs)[1])
@@ -206,7 +212,7 @@ def test_what_changes_the_text_goes_around_the_pump(
 
 
 def test_a_token_is_with_the_client_before_the_next_is_there(
-    flowise: SayingFlowise, pumping: RunningProxy
+    flowise: SayingFlowise, proxy: RunningProxy
 ) -> None:
     has_two, has_three = threading.Event(), threading.Event()
     in_time: list[bool] = []
@@ -215,7 +221,7 @@ def test_a_token_is_with_the_client_before_the_next_is_there(
         *(token("three"), lambda: in_time.append(has_three.wait(10)), ending()),
     )
     body = {"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-    with requests.post(f"{pumping.url}/v1/chat/completions", json=body, stream=True, timeout=30) as answer:
+    with requests.post(f"{proxy.url}/v1/chat/completions", json=body, stream=True, timeout=30) as answer:
         for line in answer.iter_lines(chunk_size=1):
             for word, has_come in ((b"two", has_two), (b"three", has_three)):
                 if word in line:
@@ -223,30 +229,22 @@ def test_a_token_is_with_the_client_before_the_next_is_there(
     assert in_time == [True, True]
 
 
-def test_a_client_of_http_1_0_gets_no_chunks(flowise: SayingFlowise, pumping: RunningProxy) -> None:
+def test_a_client_of_http_1_0_gets_no_chunks(flowise: SayingFlowise, proxy: RunningProxy) -> None:
     flowise.streams(*HELLO, ending())
-    body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
-    head = (
-        b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    )
-    host, port = pumping.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
-        raw.sendall(head % len(body) + body)
-        answer = b"".join(iter(lambda: raw.recv(65536), b""))
-    content = answer.partition(b"\r\n\r\n")[2]
+    content = streamed(proxy, version="1.0")
     assert content.startswith(b"data: {")
     assert content.endswith(b"data: [DONE]\n\n")
     assert text_of(content) == "Hello, wörld"
 
 
 def test_a_client_that_reads_late_gets_every_token_and_holds_flowise_back(
-    flowise: SayingFlowise, pumping: RunningProxy
+    flowise: SayingFlowise, proxy: RunningProxy
 ) -> None:
     words = [f"{number} " * 200 for number in range(30_000)]
     flowise.streams(*[b"".join(map(token, words[at : at + 10])) for at in range(0, len(words), 10)], ending())
     body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    host, port = pumping.url.removeprefix("http://").split(":")
+    host, port = proxy.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         raw.sendall(head % len(body) + body)
         done = -1
@@ -264,25 +262,25 @@ def test_a_client_that_reads_late_gets_every_token_and_holds_flowise_back(
 
 
 def test_a_heartbeat_and_a_time_limit_count_from_the_last_token(
-    flowise: SayingFlowise, pumping: RunningProxy
+    flowise: SayingFlowise, proxy: RunningProxy
 ) -> None:
     talking: Steps = [step for number in range(12) for step in (token(f"{number} "), 0.2)]
     flowise.streams(*talking, 0.7, token("late"), 0.1, ending())
-    stream = streamed(pumping)
+    stream = streamed(proxy)
     assert text_of(stream) == "".join(f"{n} " for n in range(12)) + "late"
     spoken, _, silent = stream.partition(b"11 ")
     assert spoken.count(SILENCE) < 3  # of six that a clock of its own would make
     assert SILENCE in silent
     flowise.streams(*talking[:4], 3.0, ending())
-    stream = streamed(pumping)
+    stream = streamed(proxy)
     assert text_of(stream[: stream.index(b'data: {"error"')]) == "0 1 "
     assert b'"flowise_timeout"' in stream
 
 
-def test_a_client_that_leaves_ends_a_pumped_run(flowise: SayingFlowise, pumping: RunningProxy) -> None:
+def test_a_client_that_leaves_ends_a_pumped_run(flowise: SayingFlowise, proxy: RunningProxy) -> None:
     flowise.streams(*[step for _ in range(100) for step in (token("again "), 0.05)], ending())
     body = {"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-    with requests.post(f"{pumping.url}/v1/chat/completions", json=body, stream=True, timeout=30) as answer:
+    with requests.post(f"{proxy.url}/v1/chat/completions", json=body, stream=True, timeout=30) as answer:
         assert len(answer.raw.read(2000)) == 2000
     deadline = time.monotonic() + 5
     while flowise.is_streaming and time.monotonic() < deadline:
@@ -291,16 +289,14 @@ def test_a_client_that_leaves_ends_a_pumped_run(flowise: SayingFlowise, pumping:
     assert flowise.steps_done < 100
 
 
-def test_the_first_token_is_timed_behind_a_heartbeat_too(
-    flowise: SayingFlowise, pumping: RunningProxy
-) -> None:
+def test_the_first_token_is_timed_behind_a_heartbeat_too(flowise: SayingFlowise, proxy: RunningProxy) -> None:
     def count() -> int:
-        text = requests.get(f"{pumping.url}/metrics", timeout=5).text
+        text = requests.get(f"{proxy.url}/metrics", timeout=5).text
         return sum(int(n) for n in re.findall(r"(?m)^\S*first_token_seconds_count\S* (\d+)", text))
 
     before = count()
     flowise.streams(0.9, *HELLO, ending())
-    stream = streamed(pumping)
+    stream = streamed(proxy)
     assert stream.index(SILENCE) < stream.index(b"Hel")
     assert count() == before + 1
 
@@ -380,13 +376,11 @@ def test_a_run_that_is_over_is_let_go_of(flowise: SayingFlowise, last: bytes) ->
         transport.close()
 
 
-def test_clients_that_reset_leave_no_failure_in_the_log(
-    flowise: SayingFlowise, pumping: RunningProxy
-) -> None:
+def test_clients_that_reset_leave_no_failure_in_the_log(flowise: SayingFlowise, proxy: RunningProxy) -> None:
     flowise.streams(*[step for _ in range(300) for step in (token("again " * 500), 0.001)], ending())
     body = orjson.dumps({"model": FLOW, "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    host, port = pumping.url.removeprefix("http://").split(":")
+    host, port = proxy.url.removeprefix("http://").split(":")
     for number in range(30):
         with socket.create_connection((host, int(port)), timeout=10) as raw:
             raw.sendall(head % len(body) + body)
@@ -394,6 +388,6 @@ def test_clients_that_reset_leave_no_failure_in_the_log(
             time.sleep(0.002 * number)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     time.sleep(0.3)
-    log = pumping.log()
+    log = proxy.log()
     assert "Exception ignored" not in log
     assert "Traceback" not in log

@@ -28,7 +28,8 @@ from flowise_gateway.responses.stored import (
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import WatchedStore
-from flowise_gateway.web.answer import Heartbeat, PendingAnswer
+from flowise_gateway.web.answer import PendingAnswer
+from flowise_gateway.web.heartbeat import Heartbeat
 from tests.support.flow_events import transcript_of
 from tests.support.openai_check import valid
 

@@ -20,7 +20,8 @@ from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.metrics import Metrics
-from flowise_gateway.web.answer import Heartbeat, PendingAnswer
+from flowise_gateway.web.answer import PendingAnswer
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.runs import Runs
 from flowise_gateway.web.services import Services
 from openai_adapter import ChatRenderer

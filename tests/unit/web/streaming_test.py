@@ -31,7 +31,8 @@ from flowise_gateway.flow.parallel import ChoiceBatches
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.web.answer import Heartbeat, PendingAnswer, refuse_empty
+from flowise_gateway.web.answer import PendingAnswer, refuse_empty
+from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.streaming import STEP_HOLD_SECONDS, event_stream
 from openai_adapter import ChatRenderer
 
