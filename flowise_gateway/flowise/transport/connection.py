@@ -9,7 +9,6 @@ from typing import Any
 
 import gevent
 from gevent import socket, ssl
-from gevent.hub import Waiter
 from gevent.monkey import get_original
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
@@ -38,7 +37,7 @@ class Connection:
     def __init__(self, family: int) -> None:
         self._socket: Any = _native_socket(family, SOCK_STREAM)
         self._socket.setblocking(False)
-        self._reading: _Reading | None = None
+        self._reading: _Waiter | None = None
         self.usable_until = 0.0
         self.pump: OnReadable | None = None
 
@@ -105,13 +104,13 @@ class Connection:
         """Let other greenlets run until the connection is ready; whether it was within `seconds`."""
         if events == READ:
             if self._reading is None:
-                self._reading = _Reading(self._socket.fileno())
+                self._reading = _Waiter(self._socket.fileno(), READ)
             return self._reading.wait(seconds, self.pump)
-        watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
+        writing = _Waiter(self._socket.fileno(), events)
         try:
-            return _is_ready(watcher, seconds)
+            return writing.wait(seconds, None)
         finally:
-            watcher.close()
+            writing.close()
 
     def close(self) -> None:
         """Close the connection, whatever it is doing, and drop the pump, which refers to the run."""
@@ -122,31 +121,19 @@ class Connection:
         self._socket.close()
 
 
-def _is_ready(watcher: Any, seconds: float) -> bool:
-    # A Waiter costs half of `socket.wait` with a time limit, which builds an exception for each wait.
-    waiter: Any = Waiter()
-    timer = gevent.get_hub().loop.timer(max(seconds, _SHORTEST_SECONDS))
-    watcher.start(waiter.switch, True)
-    timer.start(waiter.switch, False)
-    try:
-        return bool(waiter.get())
-    finally:
-        watcher.stop()
-        timer.close()
-
-
-class _Reading:
-    """Waits for one connection to be readable, once for each token, without a timer of its own for each wait.
+class _Waiter:
+    """Waits for one connection to be ready, once for each token, without a timer of its own for each wait.
 
     The watcher stays started between waits. The timer is not stopped when a wait ends; when it fires during a
-    later wait, it is set again for what is left of that.
+    later wait, it is set again for what is left of that. `socket.wait` with a time limit costs twice as much,
+    since it builds an exception for each wait.
     """
 
     __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_pump", "_timer", "_waiting", "_watcher")
 
-    def __init__(self, fileno: int) -> None:
+    def __init__(self, fileno: int, events: int) -> None:
         self._hub: Any = gevent.get_hub()
-        self._watcher = self._hub.loop.io(fileno, READ)
+        self._watcher = self._hub.loop.io(fileno, events)
         self._timer: Any = None
         self._waiting: Any = None
         self._is_watching = False
@@ -154,7 +141,7 @@ class _Reading:
         self._due = self._fires = 0.0
 
     def wait(self, seconds: float, pump: OnReadable | None) -> bool:
-        """Let other greenlets run until there is something to read; whether it came within `seconds`."""
+        """Let other greenlets run until the connection is ready; whether it was within `seconds`."""
         self._waiting = gevent.getcurrent()
         self._pump = pump
         self._due = time.monotonic() + seconds
@@ -162,7 +149,7 @@ class _Reading:
             self._set_timer(seconds)
         if not self._is_watching:
             self._is_watching = True
-            self._watcher.start(self._readable)
+            self._watcher.start(self._ready)
         try:
             return bool(self._hub.switch())
         finally:
@@ -181,7 +168,7 @@ class _Reading:
         self._timer = self._hub.loop.timer(max(seconds, _SHORTEST_SECONDS))
         self._timer.start(self._fired)
 
-    def _readable(self) -> None:
+    def _ready(self) -> None:
         if self._waiting is None:
             self._is_watching = False
             self._watcher.stop()

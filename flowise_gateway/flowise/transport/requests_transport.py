@@ -140,13 +140,7 @@ class _RequestsReply:
 
     def read_available(self, seconds: float) -> bytes | None:
         piece = self._next(seconds)
-        if not piece or isinstance(piece, ReplyHead):
-            return piece if isinstance(piece, bytes) else None
-        pieces = [piece]
-        with contextlib.suppress(queue.Empty):
-            while self._pieces.queue and isinstance(self._pieces.queue[0], bytes) and self._pieces.queue[0]:
-                pieces.append(self._pieces.get_nowait())  # type: ignore[arg-type]
-        return b"".join(pieces)
+        return piece if isinstance(piece, bytes) else None
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
         """Read everything as ever: pieces arrive in another thread."""
