@@ -443,7 +443,6 @@ READ_BY = {
     "flowise_gateway.flowise.answer.item_key": "flowise_gateway.flowise.events.EventDecoder",
     "flowise_gateway.flow.cooperative.compressed": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flow.cooperative.decompressed": "flowise_gateway.conversation.sessions.Conversations",
-    "flowise_gateway.flowise.failures.listing_refused": "flowise_gateway.flowise.failures.refused",
     "flowise_gateway.flowise.overrides.with_overrides": "flowise_gateway.conversation.planner",
     "flowise_gateway.flowise.prediction.question_with_instructions": "flowise_gateway.flowise.prediction.prediction_body",
     "flowise_gateway.openai.json_body.has_too_many_values": "flowise_gateway.openai.json_body.json_object",
