@@ -25,10 +25,10 @@ def answer_text(flow: Flow, messages: list[Message]) -> str:
     if spoken is not None:
         return spoken
     earlier = sum(message["role"] != "system" for message in messages[:-1])
-    asked = question if len(question) <= 300 else question[:300] + "…"
+    shown = question if len(question) <= 300 else question[:300] + "…"
     role = flow.name.removeprefix("demo-")
     return (
-        f'You asked: "{asked}" This is the demo {role}; connect your own Flowise to get real answers. '
+        f'You asked: "{shown}" This is the demo {role}; connect your own Flowise to get real answers. '
         f"I remember {earlier} earlier messages of this conversation."
     )
 
@@ -39,13 +39,13 @@ def _tool_answer(earlier: str, question: str) -> str | None:
     described = _last_heading(lines)
     answered = max((at for at, line in enumerate(lines) if line.startswith(_TOOL_RESULT)), default=-1)
     tools = _described_tools(lines[described + 1 :]) if described >= 0 else []
-    said = lines[:described] + lines[described + 1 + len(tools) :] if tools else lines
+    rest = lines[:described] + lines[described + 1 + len(tools) :] if tools else lines
     if described < 0:
         before = earlier.splitlines()
         heading = _last_heading(before)
         tools = _described_tools(before[heading + 1 :]) if heading >= 0 else []
     if tools and (answered < 0 or answered < described):
-        return _tool_call(tools, "\n".join(said))
+        return _tool_call(tools, "\n".join(rest))
     if answered >= 0:
         label, colon, result = "\n".join(lines[answered:]).split("\n\n")[0].partition(":")
         return f"The tool said: {result.strip() if colon else label.removeprefix(_TOOL_RESULT).strip()}"
@@ -69,9 +69,11 @@ def _described_tools(lines: list[str]) -> list[Json]:
     return tools
 
 
-def _tool_call(tools: list[Json], said: str) -> str:
-    tool = next((one for one in tools if re.search(rf"\b{re.escape(str(one['name']))}\b", said)), tools[0])
-    words = re.findall(r"\w+", said) or ["something"]
+def _tool_call(tools: list[Json], question: str) -> str:
+    tool = next(
+        (one for one in tools if re.search(rf"\b{re.escape(str(one['name']))}\b", question)), tools[0]
+    )
+    words = re.findall(r"\w+", question) or ["something"]
     arguments = sample(tool.get("parameters") or {"type": "object"}, words[-1])
     call = json.dumps(
         {"name": tool["name"], "arguments": arguments}, ensure_ascii=False, separators=(",", ":")

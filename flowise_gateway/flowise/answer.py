@@ -62,9 +62,11 @@ def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> 
 
 
 def _once(finds: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """What nodes, agents and the flow itself found, each once although several may tell of it."""
-    told = {item_key("", item): item for find in finds for name in names for item in as_dicts(find.get(name))}
-    return list(told.values())
+    """What nodes, agents and the flow itself found, each once although several may report it."""
+    found = {
+        item_key("", item): item for find in finds for name in names for item in as_dicts(find.get(name))
+    }
+    return list(found.values())
 
 
 _ENVELOPE = frozenset(
@@ -203,8 +205,8 @@ def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
     """A file with the name under which Flowise keeps it, if it does and the name is a plain one."""
     name = artifact.get("fileName") if "filePath" in artifact else artifact.get("data")
     stored = _STORED.fullmatch(name) if isinstance(name, str) else None
-    is_kept = stored and ("filePath" in artifact or stored["mark"])
-    return ArtifactMade(artifact, stored["name"] if stored and is_kept else "")
+    is_file = stored and ("filePath" in artifact or stored["mark"])
+    return ArtifactMade(artifact, stored["name"] if stored and is_file else "")
 
 
 _STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7f]{1,200})")

@@ -264,9 +264,9 @@ class EventDecoder:
             self._before, self._spoke = None, True
             yield TextDelta(before + text)
         execution = as_dict(row.get("execution"))
-        told = {**row, "agentFlowExecutedData": execution.get("executionData")}
+        columns = {**row, "agentFlowExecutedData": execution.get("executionData")}
         for name in ("agentFlowExecutedData", "usedTools", "sourceDocuments", "artifacts", "fileAnnotations"):
-            yield from self._HANDLERS[name](self, parse_column(told.get(name)))
+            yield from self._HANDLERS[name](self, parse_column(columns.get(name)))
         yield from self._action(parse_column(row.get("action")))
 
     def closing(self) -> Iterator[FlowEvent]:
@@ -290,18 +290,18 @@ class EventDecoder:
 
     def _silent_end(self) -> str:
         """The text of the last node, which is Flowise's answer, if no token carried it."""
-        is_told = self._speakers and as_text(last_node(self._executed).get("nodeId")) != self._node
-        return "" if is_told else executed_text(self._executed).lstrip("\r\n")
+        is_carried = self._speakers and as_text(last_node(self._executed).get("nodeId")) != self._node
+        return "" if is_carried else executed_text(self._executed).lstrip("\r\n")
 
     @staticmethod
-    def _unseen(told: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
+    def _unseen(before: Counter[str], kind: str, data: Any) -> list[dict[str, Any]]:
         seen: Counter[str] = Counter()
         fresh = []
         for item in as_dicts(data):
             key = item_key(kind, item)
             seen[key] += 1
-            if seen[key] > told[key]:
-                told[key] += 1
+            if seen[key] > before[key]:
+                before[key] += 1
                 fresh.append(item)
         return fresh
 

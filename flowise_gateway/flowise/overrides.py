@@ -1,9 +1,9 @@
 """What a request asks of the flow beside its question, by the override inputs that the flow has enabled.
 
 Flowise ignores any other input without a word (docs/reference/flowise.md, Overrides), so what is not in
-the flow's profile is told to the caller as ignored. What a caller says in Flowise's own words, its
+the flow's profile is named to the caller as ignored. What a caller says in Flowise's own words, its
 `overrideConfig`, beats what it says in OpenAI's: a system text then goes with the
-question, a parameter is told as ignored.
+question, a parameter is named as ignored.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _claim_slug(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
 
 
 def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
-    """The profile with what Flowise's public probes told, and for the rest with what it was."""
+    """The profile with what Flowise's public probes say; what they do not say stays as it was."""
 
     def probed(name: str, before: bool | None) -> bool | None:
         return bool(uploads[name]) if name in uploads else before
@@ -89,7 +89,7 @@ def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mappi
 
 
 def with_capabilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
-    """The profile with what the probes told of it before."""
+    """The profile with what the probes said of an earlier state of the flow."""
     return replace(
         profile,
         streams=known.streams,
