@@ -241,15 +241,15 @@ def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, check in _TYPED_ONLY.items():
         if body.get(name) is not None:
             check(name, body[name])
-    asked = {}
+    sent = {}
     for name, check in CHECKS.items():
         if body.get(name) is not None:
             check(name, body[name])
             if not is_done_anyway(name, body[name]):
-                asked[name] = body[name]
+                sent[name] = body[name]
     if asks_obfuscation(body):
-        asked["stream_options.include_obfuscation"] = True
-    return asked
+        sent["stream_options.include_obfuscation"] = True
+    return sent
 
 
 class Identifiers(NamedTuple):

@@ -139,10 +139,10 @@ def _source_document(document: Mapping[str, Any]) -> SourceDocument:
 
 
 def _action(transcript: Transcript) -> dict[str, Any] | None:
-    asked = transcript.action
-    if asked is None:
+    action = transcript.action
+    if action is None:
         return None
-    return {"id": json_text(asked.action.get("id")), "choices": list(asked.choices)}
+    return {"id": json_text(action.action.get("id")), "choices": list(action.choices)}
 
 
 def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], longest: int) -> list[str]:

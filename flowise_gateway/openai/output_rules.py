@@ -24,11 +24,11 @@ def with_output_rules(parsed: ParsedRequest, mode: str) -> ParsedRequest:
     """
     if not (parsed.parameters or parsed.tools or parsed.format):
         return parsed
-    asked = [name for name in ("tools", "functions") if parsed.parameters.get(name)]
-    if mode == "reject" and asked:
+    fields = [name for name in ("tools", "functions") if parsed.parameters.get(name)]
+    if mode == "reject" and fields:
         raise BadRequest(
-            f"Unsupported parameter: '{asked[0]}' is not supported with this model.",
-            param=asked[0],
+            f"Unsupported parameter: '{fields[0]}' is not supported with this model.",
+            param=fields[0],
             code="unsupported_parameter",
         )
     tools = parsed.tools if mode == "prompt" else None
@@ -52,8 +52,8 @@ def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dic
 
 def is_plain(parsed: ParsedRequest) -> bool:
     """Whether there is one choice, whose text `enforce_output_rules` would not change."""
-    is_kept = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
-    return len(parsed.turns) == 1 and not is_kept
+    has_rules = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
+    return len(parsed.turns) == 1 and not has_rules
 
 
 def enforce_output_rules(

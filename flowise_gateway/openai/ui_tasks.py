@@ -67,7 +67,7 @@ def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
 
 
 def _framed_kind(text: str) -> TaskKind | None:
-    """The task whose JSON is asked for under `### Output:`, if the prompt ends with a chat's history."""
+    """The task whose JSON is start for under `### Output:`, if the prompt ends with a chat's history."""
     chat = text.find(_OPEN_WEBUI_CHAT, 0, _LOOKED_AT)
     if chat < 0 or not text.endswith(_CHAT_END, 0, len(text.rstrip())):
         return None
@@ -93,16 +93,16 @@ def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str
     if kind == "prompt":
         answer = prompt_text(prompt, is_newest=True)
     elif kind == "follow_ups":
-        answer = asked_choices(prompt)
+        answer = choices_of_decision(prompt)
     return orjson.dumps({kind: answer}).decode()
 
 
-def asked_choices(prompt: str) -> list[str]:
+def choices_of_decision(prompt: str) -> list[str]:
     """The choices of the question for a decision that a prompt's chat ends with."""
     chat = prompt.rstrip().removesuffix(_CHAT_END).rstrip()
-    asked = chat.rfind(DECISION)
-    choices = chat[asked + len(DECISION) : -1]
-    if asked < 0 or not chat.endswith(")") or "\n" in choices:
+    start = chat.rfind(DECISION)
+    choices = chat[start + len(DECISION) : -1]
+    if start < 0 or not chat.endswith(")") or "\n" in choices:
         return []
     return _REFERENCE.sub("", choices).split(" / ")
 
@@ -140,5 +140,5 @@ def title_of(text: str) -> str:
     if len(title) <= _MAX_TITLE:
         return title
     cut = title[: _MAX_TITLE - 1]
-    kept = cut if title[len(cut)] == " " else cut.rpartition(" ")[0]
-    return (kept if len(kept) > len(cut) // 2 else cut).rstrip(_ENDS) + "…"
+    words = cut if title[len(cut)] == " " else cut.rpartition(" ")[0]
+    return (words if len(words) > len(cut) // 2 else cut).rstrip(_ENDS) + "…"

@@ -36,9 +36,9 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
     for turn, transcript in zip(turns, transcripts, strict=True):
         reported = transcript.usage
         if reported is None:
-            asked = (turn.system_text, *(m.content for m in turn.history), turn.question)
-            yield_before(sum(map(len, asked)))
-            prompt += count("\n".join(asked))
+            texts = (turn.system_text, *(m.content for m in turn.history), turn.question)
+            yield_before(sum(map(len, texts)))
+            prompt += count("\n".join(texts))
             called = [part for call in transcript.calls for part in (call.name, call.arguments)]
             completion += count("".join([transcript.text, *called]))
             thoughts = whole_reasoning(transcript, steps=False)

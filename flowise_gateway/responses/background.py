@@ -55,12 +55,12 @@ class BackgroundRun:
 
     def queue(self) -> bool:
         """Keep the response as it waits to be run; tells whether it could be kept."""
-        return self._place.show_life() and self._place.keep(self._with("queued"))
+        return self._place.show_alive() and self._place.save(self._with("queued"))
 
     def run(self) -> None:
         """Run to the end."""
         try:
-            self._place.keep(self._with("in_progress"))
+            self._place.save(self._with("in_progress"))
             self._follow()
         except _EndAsked:
             self._frames += self._renderer.cancelled()
@@ -81,29 +81,29 @@ class BackgroundRun:
                 if not answer.heartbeat.remaining():
                     self._step()
                     answer.heartbeat.reset()
-        if self._place.asked_to_end():
+        if self._place.abort_reason():
             raise _EndAsked
         self._frames += answer.closing()
 
     def _step(self) -> None:
-        if self._place.asked_to_end():
+        if self._place.abort_reason():
             raise _EndAsked
         now = time.monotonic()
         if now - self._lived > ALIVE_SECONDS / 4:
             self._lived = now
-            self._place.show_life()
+            self._place.show_alive()
         if self._frames:
-            self._place.keep_events(self._blocks, stream_bytes(self._frames))
+            self._place.save_events(self._blocks, stream_bytes(self._frames))
             self._blocks += 1
             self._frames = []
 
     def _finish(self) -> None:
-        if self._place.asked_to_end() == "forget":
-            self._place.forget_events(self._blocks)
+        if self._place.abort_reason() == "delete":
+            self._place.delete_events(self._blocks)
             return
         response = self._renderer.body(self._answer.transcripts)
         record = replace(self._record, response=response, blocks=self._blocks + 1)
-        self._place.keep(record, {self._blocks: stream_bytes(self._frames)})
+        self._place.save(record, {self._blocks: stream_bytes(self._frames)})
 
     def _with(self, status: Literal["queued", "in_progress"]) -> Record:
         return replace(self._record, response=self._renderer.before_output(status))
@@ -148,7 +148,7 @@ def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes
 
 def cancelled(place: StoredResponse, sleep: Callable[[float], None] = time.sleep) -> Record | None:
     """Ask the run to end and wait for it; the record as it then is."""
-    place.ask_to_end("cancel")
+    place.request_abort("cancel")
     waited = 0.0
     while (record := place.record()) and not record.is_over and waited < CANCEL_SECONDS:
         sleep(STEP_SECONDS / 2)

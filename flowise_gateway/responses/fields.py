@@ -115,35 +115,35 @@ def echoed(body: Mapping[str, Any]) -> Echo:
 
 def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     """What was asked for and a flow may or may not obey."""
-    asked = _checked_parameters(body)
+    sent = _checked_parameters(body)
     reasoning = echo["reasoning"] or {}
     for name, default in _REASONING_DEFAULTS.items():
         if reasoning.get(name, default) != default:
-            asked[f"reasoning.{name}"] = reasoning[name]
+            sent[f"reasoning.{name}"] = reasoning[name]
     if reasoning.get("effort"):
-        asked["reasoning_effort"] = reasoning["effort"]
+        sent["reasoning_effort"] = reasoning["effort"]
     if asks_obfuscation(body):
-        asked["stream_options.include_obfuscation"] = True
+        sent["stream_options.include_obfuscation"] = True
     if echo["text"] != {"format": {"type": "text"}}:
-        asked["text"] = echo["text"]
+        sent["text"] = echo["text"]
     if echo["truncation"] == "auto":
-        asked["truncation"] = "auto"
+        sent["truncation"] = "auto"
     if others := set(included(body)) - {TOOL_CALLS}:
-        asked["include"] = sorted(others)
-    return asked
+        sent["include"] = sorted(others)
+    return sent
 
 
 def _checked_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, check in _TYPED.items():
         if body.get(name) is not None:
             check(name, body[name])
-    asked = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
+    sent = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
     for name in ("service_tier", "max_output_tokens"):
-        if is_done_anyway(name, asked.get(name)):
-            del asked[name]
-    if set(asked.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
-        del asked["prompt_cache_options"]
-    return asked
+        if is_done_anyway(name, sent.get(name)):
+            del sent[name]
+    if set(sent.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
+        del sent["prompt_cache_options"]
+    return sent
 
 
 def included(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ from flowise_gateway.responses.items import (
     MakeId,
     check_length,
     complete,
-    complete_part,
 )
 
 Resolver = Callable[[str], Item | None]
@@ -94,34 +93,16 @@ def _role(item: Any) -> Any:
 
 
 def _earlier(item: Any, place: str, resolve: Resolver, make_id: MakeId) -> Entry:
-    """An item of an earlier turn, completed, with a note in place of what cannot be read of it."""
+    """An item of an earlier turn, completed, with notes in place of what cannot be read of it."""
+    left_out: list[str] = []
     if isinstance(item, dict):
         item = _referred(item, place, resolve)
         with contextlib.suppress(BadRequest):
-            return Entry(complete(item, place, make_id), place, is_earlier=True)
-        readable, left_out = _with_notes(item)
-        with contextlib.suppress(BadRequest):
-            return Entry(complete(readable, place, make_id), place, is_earlier=True, left_out=left_out)
+            complete_item = complete(item, place, make_id, left_out)
+            return Entry(complete_item, place, is_earlier=True, left_out=tuple(left_out))
     role = "user" if _role(item) == "user" else "assistant"
     note = {"type": "message", "role": role, "content": left_out_note("message")}
     return Entry(complete(note, place, make_id), place, is_earlier=True, left_out=("message",))
-
-
-def _with_notes(item: Item) -> tuple[Item, tuple[str, ...]]:
-    """The item with a note in place of each part that cannot be read, and the kinds of these parts."""
-    readable, left_out = dict(item), []
-    for name in ("content", "output"):
-        if not isinstance(item.get(name), list):
-            readable[name] = "" if item.get(name) is None else item[name]
-            continue
-        readable[name] = []
-        for part in item[name]:
-            try:
-                readable[name].append(complete_part(part, name, str(item.get("role"))))
-            except BadRequest:
-                left_out.append(part_kind(part))
-                readable[name].append({"type": "text", "text": left_out_note(left_out[-1])})
-    return readable, tuple(left_out)
 
 
 def _referred(item: Any, place: str, resolve: Resolver) -> Item:
@@ -194,10 +175,11 @@ def check_calls(entries: Iterable[Entry]) -> None:
     """Refuse an output that answers no call before it."""
     called = set()
     for entry in entries:
-        if entry.item["type"] == "function_call":
-            called.add(entry.item["call_id"])
-        answers = entry.item.get("call_id") if entry.item["type"] == "function_call_output" else None
-        if answers is not None and answers not in called and not entry.is_earlier:
+        kind, call_id = entry.item["type"], entry.item.get("call_id")
+        may_come_alone = entry.is_earlier or call_id is None
+        if kind == "function_call":
+            called.add(call_id)
+        elif kind == "function_call_output" and not (may_come_alone or call_id in called):
             raise wrong_value(f"{entry.place}.call_id", "no function call before it has this id")
 
 
@@ -282,8 +264,8 @@ def _add(builder: ConversationBuilder, number: int, role: str, message: Sequence
         return
     text = _text(builder, entry, "content") if item["type"] == "message" else ""
     if role == "assistant":
-        told = [(call.item["call_id"], call.item["name"], call.item["arguments"]) for call in calls]
-        builder.add_answer(text, [builder.tool_call(*call) for call in told])
+        fields = [(call.item["call_id"], call.item["name"], call.item["arguments"]) for call in calls]
+        builder.add_answer(text, [builder.tool_call(*each) for each in fields])
     elif role == "user":
         builder.add_user(text)
     else:

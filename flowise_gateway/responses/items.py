@@ -13,10 +13,12 @@ from typing import Any
 from flowise_gateway.flow.cooperative import yield_between
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.attachments import is_image_address
+from flowise_gateway.openai.conversation_builder import left_out_note, part_kind
 from flowise_gateway.openai.fields import expect, missing, optional, required, string, wrong_value
 
 Item = Mapping[str, Any]
 MakeId = Callable[[str], str]
+LeftOut = list[str] | None
 
 MAX_TEXT = 10 * 2**20
 _MAX_IMAGE = 20 * 2**20
@@ -27,8 +29,11 @@ _DETAILS = ("low", "high", "auto", "original")
 _ITEM_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def complete(item: Item, place: str, make_id: MakeId) -> Item:
-    """The item with its id and all fields of its type. Raises BadRequest."""
+def complete(item: Item, place: str, make_id: MakeId, left_out: LeftOut = None) -> Item:
+    """The item with its id and all fields of its type. Raises BadRequest.
+
+    With `left_out`, a note stands for each part that cannot be read, whose kind is added to the list.
+    """
     kind = string(item, "type", f"{place}.type")
     item_id = item.get("id")
     if kind not in READERS:
@@ -37,28 +42,28 @@ def complete(item: Item, place: str, make_id: MakeId) -> Item:
         return {**item, "id": item_id if item_id and isinstance(item_id, str) else make_id("item_")}
     prefix, read = READERS[kind]
     optional(item_id, str, f"{place}.id")
-    return {"id": item_id or make_id(prefix), "type": kind, **read(item, place)}
+    return {"id": item_id or make_id(prefix), "type": kind, **read(item, place, left_out)}
 
 
-def _message(item: Item, place: str) -> dict[str, Any]:
+def _message(item: Item, place: str, left_out: LeftOut) -> dict[str, Any]:
     role, phase = string(item, "role", f"{place}.role"), item.get("phase")
     if role not in _ROLES:
         raise wrong_value(f"{place}.role", f"'{role[:40]}' is none of {', '.join(_ROLES)}")
     if phase is not None and phase not in _PHASES:
         raise wrong_value(f"{place}.phase", f"it is none of {', '.join(_PHASES)}")
-    content = _parts(item.get("content"), f"{place}.content", role)
+    content = _parts(item.get("content"), f"{place}.content", role, left_out)
     message = {"role": role, "status": "completed", "content": content}
     return {**message, "phase": phase} if phase else message
 
 
-def _function_call(item: Item, place: str) -> dict[str, Any]:
+def _function_call(item: Item, place: str, _: LeftOut) -> dict[str, Any]:
     # Names and ids of any length and letters: calls of other models are resent too, which have other rules.
     call_id, name = (_non_empty(item, field, place) for field in ("call_id", "name"))
     arguments = string(item, "arguments", f"{place}.arguments")
     return {"call_id": call_id, "name": name, "arguments": arguments, "status": "completed"}
 
 
-def _function_call_output(item: Item, place: str) -> dict[str, Any]:
+def _function_call_output(item: Item, place: str, left_out: LeftOut) -> dict[str, Any]:
     fields = ("call_id", "name")
     named = {field: _non_empty(item, field, place) for field in fields if item.get(field) is not None}
     output = item.get("output")
@@ -67,7 +72,7 @@ def _function_call_output(item: Item, place: str) -> dict[str, Any]:
     if isinstance(output, str):
         check_length(output, MAX_TEXT, f"{place}.output")
     else:
-        output = _parts(output, f"{place}.output", "tool")
+        output = _parts(output, f"{place}.output", "tool", left_out)
     return {**named, "output": output, "status": "completed"}
 
 
@@ -78,7 +83,7 @@ def _non_empty(item: Item, field: str, place: str) -> str:
     return text
 
 
-def _reasoning(item: Item, place: str) -> dict[str, Any]:
+def _reasoning(item: Item, place: str, _: LeftOut) -> dict[str, Any]:
     texts = []
     for n, part in enumerate(required(item.get("summary"), list, f"{place}.summary")):
         param = f"{place}.summary[{n}]"
@@ -87,11 +92,11 @@ def _reasoning(item: Item, place: str) -> dict[str, Any]:
     return {"summary": texts}
 
 
-def _compaction(item: Item, place: str) -> dict[str, Any]:
+def _compaction(item: Item, place: str, _: LeftOut) -> dict[str, Any]:
     return {"encrypted_content": string(item, "encrypted_content", f"{place}.encrypted_content")}
 
 
-READERS: Mapping[str, tuple[str, Callable[[Item, str], dict[str, Any]]]] = {
+READERS: Mapping[str, tuple[str, Callable[[Item, str, LeftOut], dict[str, Any]]]] = {
     "message": ("msg_", _message),
     "function_call": ("fc_", _function_call),
     "function_call_output": ("fco_", _function_call_output),
@@ -101,14 +106,25 @@ READERS: Mapping[str, tuple[str, Callable[[Item, str], dict[str, Any]]]] = {
 """The known types: the prefix of their ids, and what reads their fields."""
 
 
-def _parts(content: Any, param: str, role: str) -> list[dict[str, Any]]:
+def _parts(content: Any, param: str, role: str, left_out: LeftOut) -> list[dict[str, Any]]:
     if content is None:
-        raise missing(param)
+        if left_out is None:
+            raise missing(param)
+        content = ""
     if isinstance(content, str):
         check_length(content, MAX_TEXT, param)
         return [_text_part(content, role)]
     expect(content, list, param, "a string or an array of parts")
-    return [complete_part(part, f"{param}[{n}]", role) for n, part in enumerate(yield_between(content))]
+    parts = []
+    for n, part in enumerate(yield_between(content)):
+        try:
+            parts.append(_part(part, f"{param}[{n}]", role))
+        except BadRequest:
+            if left_out is None:
+                raise
+            left_out.append(part_kind(part))
+            parts.append(_text_part(left_out_note(left_out[-1]), role))
+    return parts
 
 
 def _text_part(text: str, role: str) -> dict[str, Any]:
@@ -117,8 +133,7 @@ def _text_part(text: str, role: str) -> dict[str, Any]:
     return {"type": "input_text", "text": text}
 
 
-def complete_part(part: Any, param: str, role: str) -> dict[str, Any]:
-    """A part of a message or of a tool's output with all fields of its type. Raises BadRequest."""
+def _part(part: Any, param: str, role: str) -> dict[str, Any]:
     expect(part, dict, param)
     kind = string(part, "type", f"{param}.type")
     if kind in ("input_text", "output_text", "text"):

@@ -16,6 +16,7 @@ import orjson
 from flowise_gateway.flow.errors import ErrorObject
 from flowise_gateway.flow.events import ClientToolCalled, ToolUsed
 from flowise_gateway.flow.lenient_json import json_text
+from flowise_gateway.openai.citations import UrlCitation
 from flowise_gateway.openai.sse import Frame, failed_response
 from flowise_gateway.responses.input_items import OWN_CALL
 from flowise_gateway.responses.items import MakeId
@@ -23,14 +24,10 @@ from flowise_gateway.responses.items import MakeId
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class Citation(TypedDict):
-    """A web page that the text rests on; the indexes are those of its first mark in the text."""
+class Citation(UrlCitation):
+    """A citation as Responses have it."""
 
     type: Literal["url_citation"]
-    url: str
-    title: str
-    start_index: int
-    end_index: int
 
 
 class TextPart(TypedDict):

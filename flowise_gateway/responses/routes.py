@@ -79,7 +79,7 @@ class ResponseRoutes:
 
     def delete(self, response_id: str) -> Response:
         """Delete a response; if it is still run, that ends."""
-        if not self._place(response_id).forget():
+        if not self._place(response_id).delete():
             raise _not_found(response_id)
         self._services.planner.forget(g.caller, response_id)
         return _json({"id": response_id, "object": "response", "deleted": True})
@@ -192,7 +192,7 @@ def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
 def _keep(
     place: StoredResponse, items: Sequence[Item], before: Sequence[Item], response: Mapping[str, Any]
 ) -> None:
-    place.keep(Record(response, items, before))
+    place.save(Record(response, items, before))
 
 
 def _number(name: str, default: int, *, low: int, high: int) -> int:

@@ -55,12 +55,12 @@ class Record:
     def is_over(self) -> bool:
         return self.response["status"] in _OVER
 
-    def written(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The record as bytes, for `read`."""
         return _packed([self.response, list(self.input_items), list(self.before), self.blocks])
 
     @classmethod
-    def read(cls, packed: bytes) -> Record:
+    def from_bytes(cls, packed: bytes) -> Record:
         raw = decompressed(packed)
         response, input_items, before, blocks = orjson.loads(raw)
         return cls(response, input_items, before, blocks, len(raw))
@@ -112,34 +112,34 @@ class StoredResponse:
         packed = self._store.get(self._key("resp")) if _ID.fullmatch(self.id) else None
         if packed is None:
             return None
-        record = Record.read(packed)
+        record = Record.from_bytes(packed)
         if record.is_over or self._store.get(self._key("alive")):
             return record
         return replace(record, response={**record.response, "status": "failed", "error": _DEAD})
 
-    def keep(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
+    def save(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
         """Store a record, each item of its output under its own id, and pieces of its events; all or none."""
-        entries = {self._key("resp"): record.written()}
+        entries = {self._key("resp"): record.to_bytes()}
         for item in record.response["output"]:
             entries[self._responses.key("item", self._scope, item["id"])] = _packed(item)
         entries.update(self._packed_events(events or {}))
         return self._put(entries)
 
-    def forget(self) -> bool:
+    def delete(self) -> bool:
         """Delete the response and abort its run; gives whether there was a response."""
         record = self.record()
         if record is None:
             return False
         if not record.is_over:
-            self.ask_to_end("forget")
+            self.request_abort("delete")
         self._store.delete(*self._keys_of(record))
         return True
 
-    def forget_events(self, blocks: int) -> None:
+    def delete_events(self, blocks: int) -> None:
         """Delete the pieces of events that a run stored after its response was deleted."""
         self._store.delete(self._key("resp"), *(self._key("events", str(n)) for n in range(blocks)))
 
-    def keep_events(self, number: int, events: bytes) -> None:
+    def save_events(self, number: int, events: bytes) -> None:
         """Store one piece of the events of a run."""
         self._put(self._packed_events({number: events}))
 
@@ -147,15 +147,15 @@ class StoredResponse:
         packed = self._store.get(self._key("events", str(number)))
         return decompressed(packed) if packed else None
 
-    def show_life(self) -> bool:
+    def show_alive(self) -> bool:
         """Show other workers that the run goes on."""
         return self._put({self._key("alive"): b"1"}, ALIVE_SECONDS)
 
-    def ask_to_end(self, why: str) -> None:
+    def request_abort(self, why: str) -> None:
         """Ask the worker that has the run to abort it."""
         self._put({self._key("end"): why.encode()}, 2 * ALIVE_SECONDS)
 
-    def asked_to_end(self) -> str:
+    def abort_reason(self) -> str:
         """The reason for which the run must be aborted; empty if none."""
         return (self._store.get(self._key("end")) or b"").decode()
 

@@ -166,7 +166,7 @@ class ResponseSocket:
         def keep(response: Mapping[str, Any]) -> None:
             record = Record(response, parsed.input_items, context.before)
             if parsed.store:
-                place.keep(record)
+                place.save(record)
             else:
                 self._own[parsed.response_id] = record.context
 

@@ -19,7 +19,7 @@ from flowise_gateway.openai.client_quirks import style_of
 from flowise_gateway.openai.output_rules import is_plain, with_output_rules
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
-from flowise_gateway.openai.ui_tasks import TaskKind, asked_choices, task_answer, task_kind
+from flowise_gateway.openai.ui_tasks import TaskKind, choices_of_decision, task_answer, task_kind
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.web.answer import PendingAnswer, refuse_empty
 from flowise_gateway.web.heartbeat import Heartbeat
@@ -151,7 +151,7 @@ class Answering:
         if task is not None:
             plan = planner.plan_standalone(parsed, model, g.caller)
             # A run that waits for a decision has named its choices: no model need think of follow-ups.
-            is_known = task == "follow_ups" and asked_choices(parsed.user_text)
+            is_known = task == "follow_ups" and choices_of_decision(parsed.user_text)
             if g.config.tasks.model != "builtin" and not is_known:
                 return plan
             answer = task_answer(task, parsed.user_text, parsed.parameters.get("response_format"))

@@ -71,7 +71,7 @@ from flowise_gateway.openai.tool_calls import extract_tool_calls
 from flowise_gateway.openai.tools import ClientTool, ClientTools, call_text
 from flowise_gateway.openai.ui_tasks import (
     as_schema,
-    asked_choices,
+    choices_of_decision,
     prompt_text,
     task_answer,
     task_kind,
@@ -315,7 +315,7 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.openai.conversation_builder.without_attached_files": lambda text: [
         without_attached_files(begun + text) for begun in ("", "<attached_files>", "<attached_files>\n")
     ],
-    "flowise_gateway.openai.ui_tasks.asked_choices": lambda text: asked_choices(
+    "flowise_gateway.openai.ui_tasks.choices_of_decision": lambda text: choices_of_decision(
         f"(Waiting for your decision: {text})"
     ),
     "flowise_gateway.openai.ui_tasks.as_schema": lambda text: as_schema(text, {"type": "json_schema"}),
@@ -453,7 +453,6 @@ READ_BY = {
     "flowise_gateway.openai.tools.tool_mode": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.openai.response_format.read_format": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.items.complete": "flowise_gateway.responses.request.parse_response",
-    "flowise_gateway.responses.items.complete_part": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.items.check_length": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.read_conversation": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.openai.client_quirks.style_of": "flowise_gateway.openai.client_quirks.traits_of",

@@ -46,7 +46,7 @@ def responses(store: MemoryStore | None = None) -> StoredResponses:
 def test_a_record_is_read_as_it_was_kept() -> None:
     stored = responses()
     record = Record(DONE, [{"id": "a"}], [{"id": "b"}], 3)
-    assert stored.of("ann", "resp_1").keep(record)
+    assert stored.of("ann", "resp_1").save(record)
     found = stored.of("ann", "resp_1").record()
     assert found is not None
     assert (found.response, found.input_items, found.before, found.blocks) == (
@@ -62,17 +62,17 @@ def test_a_record_is_read_as_it_was_kept() -> None:
 @pytest.mark.parametrize(("scope", "name"), [("bob", "resp_1"), ("ann", "resp_2"), ("ann", "\ud800")])
 def test_only_its_caller_finds_a_response(scope: str, name: str) -> None:
     stored = responses()
-    stored.of("ann", "resp_1").keep(Record(DONE))
+    stored.of("ann", "resp_1").save(Record(DONE))
     assert stored.of(scope, name).record() is None
     assert stored.item("bob", "msg_1") is None
     assert stored.item(scope, "\ud800") is None
-    assert not stored.of(scope, name).forget()
+    assert not stored.of(scope, name).delete()
     assert stored.of("ann", "resp_1").record() is not None
 
 
 def test_numbers_that_only_python_reads_are_kept() -> None:
     stored = responses()
-    stored.of("ann", "resp_1").keep(Record(DONE, [{"id": "a", "n": 2**70}]))
+    stored.of("ann", "resp_1").save(Record(DONE, [{"id": "a", "n": 2**70}]))
     found = stored.of("ann", "resp_1").record()
     assert found is not None
     assert found.input_items[0]["n"] == pytest.approx(2**70)
@@ -81,25 +81,25 @@ def test_numbers_that_only_python_reads_are_kept() -> None:
 def test_what_is_forgotten_leaves_nothing() -> None:
     store = MemoryStore()
     place = responses(store).of("ann", "resp_1")
-    place.keep(Record(DONE, blocks=2), {0: b"x", 1: b"y"})
-    assert place.forget()
+    place.save(Record(DONE, blocks=2), {0: b"x", 1: b"y"})
+    assert place.delete()
     assert not store._values
 
 
 def test_the_store_holds_no_text_and_no_id_in_its_keys() -> None:
     store = MemoryStore()
-    responses(store).of("ann", "resp_1").keep(Record(DONE))
+    responses(store).of("ann", "resp_1").save(Record(DONE))
     assert not [key for key in store._values if "resp_1" in key or "msg_1" in key or "ann" in key]
 
 
 def test_a_run_without_a_sign_of_life_reads_as_failed() -> None:
     stored = responses()
     place = stored.of("ann", "resp_1")
-    place.keep(Record({**DONE, "status": "in_progress", "output": []}))
+    place.save(Record({**DONE, "status": "in_progress", "output": []}))
     found = place.record()
     assert found is not None
     assert (found.response["status"], found.response["error"]["code"]) == ("failed", "server_error")
-    place.show_life()
+    place.show_alive()
     found = place.record()
     assert found is not None
     assert found.response["status"] == "in_progress"
@@ -117,12 +117,12 @@ class Lost(MemoryStore):
 
 
 def test_it_is_told_whether_a_record_could_be_kept() -> None:
-    assert not responses(Lost()).of("ann", "resp_1").keep(Record(DONE))
+    assert not responses(Lost()).of("ann", "resp_1").save(Record(DONE))
 
 
 def test_only_so_many_references_are_looked_up() -> None:
     stored = responses()
-    stored.of("ann", "resp_1").keep(Record(DONE))
+    stored.of("ann", "resp_1").save(Record(DONE))
     context = Context(stored, "ann")
     assert [context.resolve("msg_1") for _ in range(MAX_REFERENCES + 1)][-2:] == [ITEM, None]
 
@@ -130,7 +130,7 @@ def test_only_so_many_references_are_looked_up() -> None:
 def test_a_conversation_is_kept_up_to_a_size() -> None:
     stored = responses()
     large = {"id": "a", "text": "x" * (MAX_BYTES - 1000)}
-    stored.of("ann", "resp_1").keep(Record(DONE, [large]))
+    stored.of("ann", "resp_1").save(Record(DONE, [large]))
     context = Context(stored, "ann")
     assert context.fits([large])
     assert not context.fits([large, large])
@@ -218,8 +218,8 @@ def test_a_run_is_kept_with_its_events(events: Sequence[Any], status: str) -> No
         assert b"".join(replayed(place, after, never)) == b"\n\n".join(frames[after + 1 :])
 
 
-@pytest.mark.parametrize("why", ["cancel", "forget"])
-def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "forget"]) -> None:
+@pytest.mark.parametrize("why", ["cancel", "delete"])
+def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "delete"]) -> None:
     store = MemoryStore()
     place = responses(store).of("ann", "resp_1")
     closed = []
@@ -227,7 +227,7 @@ def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "forget"]) -> Non
     def told() -> Numbered:
         try:
             yield 0, [TextDelta("Hel")]
-            place.ask_to_end("cancel") if why == "cancel" else place.forget()
+            place.request_abort("cancel") if why == "cancel" else place.delete()
             yield 0, [KeepAlive()]
             yield 0, [TextDelta("never")]
         finally:
@@ -238,7 +238,7 @@ def test_a_run_ends_when_it_is_asked_to(why: Literal["cancel", "forget"]) -> Non
     run.run()
     assert closed
     record = place.record()
-    if why == "forget":
+    if why == "delete":
         assert record is None
         assert {key.partition(":")[0] for key in store._values} == {"alive", "end"}
         return
@@ -295,7 +295,7 @@ def test_a_reader_is_kept_awake_and_told_when_the_response_is_deleted() -> None:
     running(place, batches_of()).queue()
     pieces = replayed(place, -1, lambda _: None)
     assert next(pieces) == b": keep-alive\n"
-    place.forget()
+    place.delete()
     assert list(pieces) == [b"data: [DONE]\n\n"]
 
 
