@@ -12,11 +12,18 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple, Protocol
 
-from flowise_gateway.flow.errors import BadRequest, FlowiseUnavailable, RateLimited, SettingsError
+from flowise_gateway.access.keys import Caller
+from flowise_gateway.flow.errors import (
+    BadRequest,
+    FlowiseUnavailable,
+    ProxyError,
+    RateLimited,
+    SettingsError,
+)
 from flowise_gateway.flow.lru import LRU
 
 log = logging.getLogger(__name__)
@@ -28,59 +35,39 @@ _STORE_MAX_CONNECTIONS = 1000
 _MAX_WINDOWS = 10_000
 
 
+class SlotsFull(Exception):
+    """One of the names has no slots left for all runs: the first argument."""
+
+
 class Slots:
-    """How many runs each name has in flight."""
+    """How many runs are in flight under each name, None being all callers together."""
 
     def __init__(self) -> None:
-        self._counts = Counter[str]()
+        self._counts = Counter[str | None]()
         self._lock = Lock()
 
-    def count(self, name: str) -> int:
-        """How many slots a name holds."""
+    def count(self, name: str | None) -> int:
         return self._counts[name]
 
-    def take(self, name: str, runs: int, limit: int) -> Callable[[], None] | None:
-        """Take a slot for each run and return what frees them, once; None if there are not so many."""
+    def take(self, runs: int, limits: Mapping[str | None, int]) -> Callable[[], None]:
+        """Take a slot for each run under every name; what is returned frees them, once. Raises SlotsFull."""
         with self._lock:
-            if self._counts[name] + runs > limit:
-                return None
-            self._counts[name] += runs
-        taken = [runs]
+            for name, limit in limits.items():
+                if self._counts[name] + runs > limit:
+                    raise SlotsFull(name)
+            for name in limits:
+                self._counts[name] += runs
+        taken = [*limits]
 
         def free() -> None:
             with self._lock:
                 while taken:
-                    self._counts[name] -= taken.pop()
-                if not self._counts[name]:
-                    del self._counts[name]
+                    name = taken.pop()
+                    self._counts[name] -= runs
+                    if not self._counts[name]:
+                        del self._counts[name]
 
         return free
-
-
-class InFlight:
-    """The bound of all callers' runs in a worker; beyond it requests are refused at once, never queued."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._slots = Slots()
-        self.refusals = 0
-
-    @property
-    def count(self) -> int:
-        """How many runs are in flight now."""
-        return self._slots.count("")
-
-    def enter(self, runs: int = 1) -> Callable[[], None]:
-        """Let a request in; what is returned lets it out, once. Raises FlowiseUnavailable."""
-        leave = self._slots.take("", runs, self._limit)
-        if leave is None:
-            self.refusals += 1
-            raise FlowiseUnavailable(
-                "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
-                "try again later.",
-                retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
-            )
-        return leave
 
 
 class Admission(NamedTuple):
@@ -117,60 +104,77 @@ class RatesLost(Exception):
     """Shared windows cannot be read or written; the text is the kind of failure, without the address."""
 
 
-class KeyLimits:
-    """The limits of all keys in this worker, or with shared windows the rates in all workers together."""
+class Limits:
+    """The limits of all callers in this worker, or with shared windows the rates in all workers together."""
 
     def __init__(
-        self, workers: int, shared_rates: Rates | None = None, clock: Callable[[], float] = time.time
+        self,
+        workers: int,
+        max_in_flight: int,
+        shared_rates: Rates | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Share the limits between so many workers."""
+        """Share the keys' limits between so many workers; `max_in_flight` is this worker's alone."""
         self._workers = workers
+        self._max_in_flight = max_in_flight
         self._clock = clock
         self._own_rates = MemoryRates(clock)
         self._shared_rates = shared_rates
         self._shared_usable_at = -math.inf
-        self._in_flight = Slots()
-        self.refusals = {"key_requests_per_minute": 0, "key_max_in_flight": 0}
+        self._slots = Slots()
+        self.refusals = {"max_in_flight": 0, "key_requests_per_minute": 0, "key_max_in_flight": 0}
 
-    def check_runs(self, runs: int, requests_per_minute: int | None, max_in_flight: int | None) -> None:
+    @property
+    def in_flight(self) -> int:
+        """How many runs this worker has in flight."""
+        return self._slots.count(None)
+
+    def check_runs(self, caller: Caller, runs: int) -> None:
         """Refuse what could never be let in, however long its caller waits. Raises BadRequest."""
-        allowed = [] if max_in_flight is None else [self._share(max_in_flight)]
-        if requests_per_minute is not None:
-            is_shared = self._shared_rates is not None
-            allowed.append(requests_per_minute if is_shared else self._share(requests_per_minute))
+        allowed = [] if caller.max_in_flight is None else [self._share(caller.max_in_flight)]
+        if (rate := caller.requests_per_minute) is not None:
+            allowed.append(self._share(rate) if self._shared_rates is None else rate)
         if allowed and runs > min(allowed):
             raise BadRequest(
                 f"Each choice is a run of its own, and this key's limits allow {min(allowed)} of them.",
                 code="invalid_value",
             )
 
-    def admit(
-        self, caller_name: str, requests_per_minute: int | None, max_in_flight: int | None, *, runs: int = 1
-    ) -> Admission:
-        """Let a request in, its slots to be released. Raises RateLimited, which then counts for nothing."""
-        release: Callable[[], None] | None = _nothing
-        if max_in_flight is not None:
-            release = self._in_flight.take(caller_name, runs, self._share(max_in_flight))
-        if release is None:
-            raise self._too_many_in_flight(caller_name, requests_per_minute, max_in_flight or 0)
+    def admit(self, caller: Caller, runs: int = 1, *, takes_slots: bool = True) -> Admission:
+        """Let a request in, its slots to be released; one that is refused counts for nothing.
+
+        Raises FlowiseUnavailable if all callers together, RateLimited if this one has too much in flight.
+        """
+        limits: dict[str | None, int] = {None: self._max_in_flight} if takes_slots else {}
+        if takes_slots and caller.max_in_flight is not None:
+            limits[caller.name] = self._share(caller.max_in_flight)
+        try:
+            release = self._slots.take(runs, limits)
+        except SlotsFull as full:
+            raise self._too_many_in_flight(caller, full.args[0]) from None
         headers: dict[str, str] = {}
         try:
-            if requests_per_minute is not None:
-                headers = self._count(caller_name, requests_per_minute, runs)
+            if caller.requests_per_minute is not None:
+                headers = self._count(caller.name, caller.requests_per_minute, runs)
         except BaseException:  # also the kill of a greenlet that waits for the store
             release()
             raise
         return Admission(headers, release)
 
-    def _too_many_in_flight(
-        self, name: str, requests_per_minute: int | None, max_in_flight: int
-    ) -> RateLimited:
+    def _too_many_in_flight(self, caller: Caller, name: str | None) -> ProxyError:
+        if name is None or caller.max_in_flight is None:
+            self.refusals["max_in_flight"] += 1
+            return FlowiseUnavailable(
+                "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
+                "try again later.",
+                retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
+            )
         self.refusals["key_max_in_flight"] += 1
         headers = {}
-        if requests_per_minute is not None:
-            headers = self._rate(name, requests_per_minute, runs=0).headers()
-        limit = f"have {max_in_flight} requests in flight"
-        return _refusal(limit + self._shares(max_in_flight), _IN_FLIGHT_RETRY_SECONDS, headers)
+        if caller.requests_per_minute is not None:
+            headers = self._rate(name, caller.requests_per_minute, runs=0).headers()
+        limit = f"have {caller.max_in_flight} requests in flight" + self._shares(caller.max_in_flight)
+        return _refusal(limit, _IN_FLIGHT_RETRY_SECONDS, headers)
 
     def _count(self, name: str, requests_per_minute: int, runs: int) -> dict[str, str]:
         rate = self._rate(name, requests_per_minute, runs=runs)
@@ -301,7 +305,3 @@ class _RedisRates:
             raise RatesLost(type(error.storage_error).__name__) from error
         reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - self._clock())
         return Rate(limit, is_admitted, remaining, reset_seconds)
-
-
-def _nothing() -> None:
-    pass

@@ -11,7 +11,6 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flowise_gateway.access.keys import ANONYMOUS
-from flowise_gateway.access.limits import Admission
 from flowise_gateway.access.origins import check_host, check_origin, cors_headers
 from flowise_gateway.flow.errors import (
     BadRequest,
@@ -76,7 +75,7 @@ class Hooks:
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
             # A cancel frees a place; refused for want of one, it could never free it.
-            self._take_places(1, counts_in_flight=not rule.endswith("/cancel"))
+            self._take_places(1, takes_slots=not rule.endswith("/cancel"))
         return None
 
     def admit_choices(self, parsed: ParsedRequest, body: Mapping[str, Any]) -> None:
@@ -85,7 +84,7 @@ class Hooks:
         if runs == 1:
             return
         try:
-            self._services.limits.check_runs(runs, g.caller.requests_per_minute, g.caller.max_in_flight)
+            self._services.limits.check_runs(g.caller, runs)
         except BadRequest as error:
             error.param = "prompt" if isinstance(body.get("prompt"), list) else "n"
             raise
@@ -97,24 +96,15 @@ class Hooks:
         services.follow_config()
         g.config = services.config
         g.caller = services.keys.caller(header)
-        with contextlib.ExitStack() as places:
-            places.callback(services.in_flight.enter())
-            places.callback(self._admission(1).release)
-            return places.pop_all()
+        places = contextlib.ExitStack()
+        places.callback(services.limits.admit(g.caller).release)
+        return places
 
-    def _take_places(self, runs: int, *, counts_in_flight: bool = True) -> None:
+    def _take_places(self, runs: int, *, takes_slots: bool = True) -> None:
         """Take a place for each run, held until the answer has ended."""
-        on_close = current_scope().on_close
-        if counts_in_flight:
-            on_close.append(self._services.in_flight.enter(runs))
-        admission = self._admission(runs, counts_in_flight=counts_in_flight)
-        on_close.append(admission.release)
+        admission = self._services.limits.admit(g.caller, runs, takes_slots=takes_slots)
+        current_scope().on_close.append(admission.release)
         g.limit_headers = admission.headers
-
-    def _admission(self, runs: int, *, counts_in_flight: bool = True) -> Admission:
-        caller = g.caller
-        max_in_flight = caller.max_in_flight if counts_in_flight else None
-        return self._services.limits.admit(caller.name, caller.requests_per_minute, max_in_flight, runs=runs)
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id

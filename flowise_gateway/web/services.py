@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
-from flowise_gateway.access.limits import InFlight, KeyLimits, shared_rates
+from flowise_gateway.access.limits import Limits, shared_rates
 from flowise_gateway.access.models import Models
 from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import ProxyConfig
@@ -78,8 +78,8 @@ class Services:
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
         self.keys = Keys()
-        self.limits = KeyLimits(settings.workers, shared_rates(settings.proxy_store))
-        self.in_flight = InFlight(settings.proxy_max_in_flight)
+        rates = shared_rates(settings.proxy_store)
+        self.limits = Limits(settings.workers, settings.proxy_max_in_flight, rates)
         store = open_store(settings.proxy_store, run)
         self.store = WatchedStore(store, _log_lost_store, settings.proxy_secret.encode())
         # Of one secret at a time: the store has another one if it was lost when the worker began.
@@ -91,14 +91,13 @@ class Services:
 
     def _watch(self) -> None:
         """Show in the metrics what other parts count."""
-        watch, limits = self.metrics.watch, self.limits.refusals
-        watch("requests_in_flight", lambda: self.in_flight.count)
+        watch, refusals = self.metrics.watch, self.limits.refusals
+        watch("requests_in_flight", lambda: self.limits.in_flight)
         watch("breakers_open", lambda: self.clients.health.is_down)
         watch("retries_total", lambda: self.clients.health.retries)
         watch("store_errors_total", lambda: self.store.failures)
-        watch("limit_refusals_total", lambda: self.in_flight.refusals, "max_in_flight")
-        for limit in limits:
-            watch("limit_refusals_total", partial(limits.__getitem__, limit), limit)
+        for limit in refusals:
+            watch("limit_refusals_total", partial(refusals.__getitem__, limit), limit)
 
     def follow_config(self) -> None:
         """Take over a changed `proxy.yaml`; requests under way go on with the one they began with."""

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowise_gateway.access.keys import ANONYMOUS, Caller
 from flowise_gateway.access.limits import (
     Admission,
-    InFlight,
-    KeyLimits,
+    Limits,
     MemoryRates,
     Rate,
     RatesLost,
@@ -44,6 +44,22 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class OneCallersLimits(Limits):
+    """Limits in a worker that has room, for callers who have but a name and limits."""
+
+    def __init__(
+        self, workers: int, shared: CommonRates | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(workers, 1_000_000, shared, clock)
+
+    def let_in(self, name: str, per_minute: int | None, in_flight: int | None, *, runs: int = 1) -> Admission:
+        caller = Caller(name, requests_per_minute=per_minute, max_in_flight=in_flight)
+        return self.admit(caller, runs)
+
+    def check(self, runs: int, per_minute: int | None, in_flight: int | None) -> None:
+        self.check_runs(Caller("key", requests_per_minute=per_minute, max_in_flight=in_flight), runs)
 
 
 class CommonRates:
@@ -74,28 +90,28 @@ def common(clock: Clock) -> CommonRates:
 
 
 @contextmanager
-def holding(limits: KeyLimits, *limit: int | None, runs: int = 1) -> Iterator[Admission]:
+def holding(limits: OneCallersLimits, *limit: int | None, runs: int = 1) -> Iterator[Admission]:
     """A request let in, until the end of the block."""
-    admission = limits.admit("key", *limit, runs=runs)
+    admission = limits.let_in("key", *limit, runs=runs)
     try:
         yield admission
     finally:
         admission.release()
 
 
-def refused(limits: KeyLimits, *limit: int | None, name: str = "key") -> RateLimited:
+def refused(limits: OneCallersLimits, *limit: int | None, name: str = "key") -> RateLimited:
     """The refusal of a request that must be refused."""
     with pytest.raises(RateLimited) as caught:
-        limits.admit(name, *limit)
+        limits.let_in(name, *limit)
     return caught.value
 
 
-def admitted(limits: KeyLimits, *limit: int | None, name: str = "key") -> int:
+def admitted(limits: OneCallersLimits, *limit: int | None, name: str = "key") -> int:
     """How many requests are let in before one is refused; all slots stay taken until then."""
     held = []
     try:
         while True:
-            held.append(limits.admit(name, *limit))
+            held.append(limits.let_in(name, *limit))
     except RateLimited:
         return len(held)
     finally:
@@ -116,9 +132,9 @@ def rate_headers(limit: int, remaining: int, reset: str) -> dict[str, str]:
 
 
 def test_sixty_a_minute_are_let_in_and_the_next_is_told_exactly_when_to_come(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     for _ in range(60):
-        limits.admit("key", 60, None)
+        limits.let_in("key", 60, None)
         clock.now += 0.5
     error = refused(limits, 60, None)
     assert error.retry_after_seconds == 30
@@ -129,12 +145,12 @@ def test_sixty_a_minute_are_let_in_and_the_next_is_told_exactly_when_to_come(clo
     clock.now += 30 - 1 / 1024
     assert refused(limits, 60, None).retry_after_seconds == 1 / 1024
     clock.now += 1 / 1024
-    limits.admit("key", 60, None)
+    limits.let_in("key", 60, None)
     assert refused(limits, 60, None).retry_after_seconds == 0.5
 
 
 def test_refused_requests_do_not_count(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     assert admitted(limits, 3, None) == 3
     for _ in range(100):
         clock.now += 0.5
@@ -149,13 +165,13 @@ def test_refused_requests_do_not_count(clock: Clock) -> None:
 )
 def test_the_window_is_exact(limit: int, gaps: list[float]) -> None:
     clock = Clock()
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     let_in: list[float] = []
     for gap in gaps:
         clock.now += gap
         recent = [moment for moment in let_in if moment > clock.now - 60]
         if len(recent) < limit:
-            headers = limits.admit("key", limit, None).headers
+            headers = limits.let_in("key", limit, None).headers
             assert headers["x-ratelimit-remaining-requests"] == str(limit - len(recent) - 1)
             let_in.append(clock.now)
         else:
@@ -163,19 +179,19 @@ def test_the_window_is_exact(limit: int, gaps: list[float]) -> None:
 
 
 def test_keys_do_not_share_a_limit(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     assert [admitted(limits, 2, None, name=name) for name in "ab"] == [2, 2]
 
 
 def test_a_clock_set_back_locks_nobody_out(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     assert admitted(limits, 2, None) == 2
     clock.now -= 3600
     assert admitted(limits, 2, None) == 2
 
 
 def test_the_default_clock_is_the_time() -> None:
-    limits = KeyLimits(1)
+    limits = OneCallersLimits(1)
     assert admitted(limits, 2, None) == 2
     wait = refused(limits, 2, None).retry_after_seconds
     assert wait is not None
@@ -186,12 +202,12 @@ def test_the_default_clock_is_the_time() -> None:
 
 
 def test_headers_tell_limit_rest_and_when_the_next_place_comes(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    assert limits.admit("key", 3, None).headers == rate_headers(3, 2, "1m0s")
+    limits = OneCallersLimits(1, clock=clock)
+    assert limits.let_in("key", 3, None).headers == rate_headers(3, 2, "1m0s")
     clock.now += 0.25
-    assert limits.admit("key", 3, None).headers == rate_headers(3, 1, "59.75s")
+    assert limits.let_in("key", 3, None).headers == rate_headers(3, 1, "59.75s")
     clock.now += 59
-    assert limits.admit("key", 3, None).headers == rate_headers(3, 0, "750ms")
+    assert limits.let_in("key", 3, None).headers == rate_headers(3, 0, "750ms")
     error = refused(limits, 3, None)
     assert error.headers == rate_headers(3, 0, "750ms")
     assert error_headers(error) == {
@@ -202,9 +218,9 @@ def test_headers_tell_limit_rest_and_when_the_next_place_comes(clock: Clock) -> 
 
 
 def test_a_caller_without_a_limit_gets_no_headers(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    assert limits.admit("key", None, None).headers == {}
-    held = limits.admit("key", None, 1)
+    limits = OneCallersLimits(1, clock=clock)
+    assert limits.let_in("key", None, None).headers == {}
+    held = limits.let_in("key", None, 1)
     assert held.headers == {}
     assert refused(limits, None, 1).headers == {}
 
@@ -241,7 +257,7 @@ def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) 
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 10), (2, 5), (3, 3), (4, 2), (5, 2)])
 def test_each_worker_takes_its_share(workers: int, share: int, clock: Clock) -> None:
-    for limits in [KeyLimits(workers, clock=clock) for _ in range(workers)]:
+    for limits in [OneCallersLimits(workers, clock=clock) for _ in range(workers)]:
         assert admitted(limits, 10, None) == share
         assert admitted(limits, None, 10) == share
     assert share * workers <= 10
@@ -249,18 +265,18 @@ def test_each_worker_takes_its_share(workers: int, share: int, clock: Clock) -> 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 5])
 def test_each_worker_lets_one_in_at_least(workers: int, clock: Clock) -> None:
-    limits = KeyLimits(workers, clock=clock)
+    limits = OneCallersLimits(workers, clock=clock)
     assert admitted(limits, 1, None) == 1
     assert admitted(limits, None, 1) == 1
 
 
 def test_a_refusal_names_the_share(clock: Clock) -> None:
-    limits = KeyLimits(4, clock=clock)
+    limits = OneCallersLimits(4, clock=clock)
     admitted(limits, 120, None)
     error = refused(limits, 120, None)
     assert error.headers == rate_headers(30, 0, "1m0s")
     assert "120 requests per minute (30 in each of 4 workers); try again in 1m0s." in error.message
-    held = [limits.admit("key", None, 8) for _ in range(2)]
+    held = [limits.let_in("key", None, 8) for _ in range(2)]
     assert (
         "8 requests in flight (2 in each of 4 workers); try again in 1s." in refused(limits, None, 8).message
     )
@@ -271,48 +287,48 @@ def test_a_refusal_names_the_share(clock: Clock) -> None:
 
 
 def test_a_key_has_only_so_many_requests_in_flight(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    first, _second = limits.admit("key", None, 2), limits.admit("key", None, 2)
+    limits = OneCallersLimits(1, clock=clock)
+    first, _second = limits.let_in("key", None, 2), limits.let_in("key", None, 2)
     error = refused(limits, None, 2)
     assert error.retry_after_seconds == 1
     assert error.message == "Rate limit reached: this key may have 2 requests in flight; try again in 1s."
-    limits.admit("other", None, 2)
+    limits.let_in("other", None, 2)
     first.release()
-    _third = limits.admit("key", None, 2)
+    _third = limits.let_in("key", None, 2)
     refused(limits, None, 2)
 
 
 def test_a_second_release_does_nothing(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    held = [limits.admit("key", None, 2) for _ in range(2)]
+    limits = OneCallersLimits(1, clock=clock)
+    held = [limits.let_in("key", None, 2) for _ in range(2)]
     for _ in range(3):
         held[0].release()
     assert admitted(limits, None, 2) == 1
 
 
-def with_block(limits: KeyLimits) -> None:
+def with_block(limits: OneCallersLimits) -> None:
     with holding(limits, 60, 1):
         refused(limits, None, 1)
 
 
-def failing_block(limits: KeyLimits) -> None:
+def failing_block(limits: OneCallersLimits) -> None:
     with pytest.raises(ZeroDivisionError), holding(limits, 60, 1):
         _ = 1 / 0
 
 
-def answer(limits: KeyLimits) -> Generator[bytes, None, None]:
+def answer(limits: OneCallersLimits) -> Generator[bytes, None, None]:
     with holding(limits, 60, 1):
         yield b"data"
         yield b"more"
 
 
-def closed_answer(limits: KeyLimits) -> None:
+def closed_answer(limits: OneCallersLimits) -> None:
     with closing(answer(limits)) as chunks:
         assert next(chunks) == b"data"
         refused(limits, None, 1)
 
 
-def killed_greenlet(limits: KeyLimits) -> None:
+def killed_greenlet(limits: OneCallersLimits) -> None:
     def hold() -> None:
         with holding(limits, 60, 1):
             gevent.sleep(60)
@@ -332,21 +348,21 @@ def killed_greenlet(limits: KeyLimits) -> None:
         killed_greenlet,
     ],
 )
-def test_a_place_comes_back(use: Callable[[KeyLimits], None], clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+def test_a_place_comes_back(use: Callable[[OneCallersLimits], None], clock: Clock) -> None:
+    limits = OneCallersLimits(1, clock=clock)
     use(limits)
     assert admitted(limits, None, 1) == 1
 
 
 def test_a_request_refused_for_its_rate_takes_no_place(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    limits.admit("key", 1, 1).release()
+    limits = OneCallersLimits(1, clock=clock)
+    limits.let_in("key", 1, 1).release()
     refused(limits, 1, 1)
     assert admitted(limits, None, 1) == 1
 
 
 def test_a_request_refused_for_its_place_does_not_count_in_the_rate(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     with holding(limits, 2, 1):
         for _ in range(10):
             assert refused(limits, 2, 1).headers == rate_headers(2, 1, "1m0s")
@@ -384,13 +400,13 @@ def hammer(act: Callable[[], None]) -> None:
 
 @pytest.mark.usefixtures("hurried_threads")
 def test_threads_never_get_more_than_the_rate(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     let_in: list[str] = []
 
     def act() -> None:
         for _ in range(50):
             try:
-                admission = limits.admit("key", 100, None)
+                admission = limits.let_in("key", 100, None)
             except RateLimited:
                 continue
             let_in.append(admission.headers["x-ratelimit-limit-requests"])
@@ -401,7 +417,7 @@ def test_threads_never_get_more_than_the_rate(clock: Clock) -> None:
 
 @pytest.mark.usefixtures("hurried_threads")
 def test_threads_never_hold_more_than_the_places(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     lock = Lock()
     holding = most = 0
 
@@ -409,7 +425,7 @@ def test_threads_never_hold_more_than_the_places(clock: Clock) -> None:
         nonlocal holding, most
         for _ in range(100):
             try:
-                admission = limits.admit("key", None, 5)
+                admission = limits.let_in("key", None, 5)
             except RateLimited:
                 continue
             with lock:
@@ -428,34 +444,34 @@ def test_threads_never_hold_more_than_the_places(clock: Clock) -> None:
 # Memory
 
 
-def kept(limits: KeyLimits) -> int:
+def kept(limits: OneCallersLimits) -> int:
     """How many names the limits remember, in either way."""
-    return len(limits._own_rates._windows) + len(limits._in_flight._counts)
+    return len(limits._own_rates._windows) + len(limits._slots._counts.keys() - {None})
 
 
 def test_a_hundred_thousand_names_at_once_take_bounded_memory(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     for number in range(100_000):
-        limits.admit(f"key-{number}", 60, 5).release()
+        limits.let_in(f"key-{number}", 60, 5).release()
     assert kept(limits) == 10_000
-    assert limits.admit("key-99999", 60, None).headers["x-ratelimit-remaining-requests"] == "58"
+    assert limits.let_in("key-99999", 60, None).headers["x-ratelimit-remaining-requests"] == "58"
 
 
 def test_only_the_names_of_the_last_minute_are_kept(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     for number in range(1000):
         clock.now += 1
-        limits.admit(f"key-{number}", 60, 5).release()
-        limits.admit("always", 60, None)
+        limits.let_in(f"key-{number}", 60, 5).release()
+        limits.let_in("always", 60, None)
         assert kept(limits) <= 61
     clock.now += 60
-    limits.admit("key-0", 60, None)
+    limits.let_in("key-0", 60, None)
     assert kept(limits) == 1
 
 
 def test_a_flood_of_refused_requests_keeps_nothing(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
-    held = [limits.admit("key", 2, 2), limits.admit("other", 1, None)]
+    limits = OneCallersLimits(1, clock=clock)
+    held = [limits.let_in("key", 2, 2), limits.let_in("other", 1, None)]
     for _ in range(1000):
         refused(limits, 2, 1)
         refused(limits, 1, 1, name="other")
@@ -467,9 +483,9 @@ def test_a_flood_of_refused_requests_keeps_nothing(clock: Clock) -> None:
 
 
 def test_a_shared_rate_is_exact_over_all_workers(common: CommonRates, clock: Clock) -> None:
-    workers = [KeyLimits(4, common, clock=clock) for _ in range(4)]
+    workers = [OneCallersLimits(4, common, clock=clock) for _ in range(4)]
     for turn in range(10):
-        assert workers[turn % 4].admit("key", 10, None).headers == rate_headers(10, 9 - turn, "1m0s")
+        assert workers[turn % 4].let_in("key", 10, None).headers == rate_headers(10, 9 - turn, "1m0s")
     for limits in workers:
         error = refused(limits, 10, None)
         assert error.headers == rate_headers(10, 0, "1m0s")
@@ -477,7 +493,7 @@ def test_a_shared_rate_is_exact_over_all_workers(common: CommonRates, clock: Clo
 
 
 def test_places_are_shared_out_also_with_a_shared_store(common: CommonRates, clock: Clock) -> None:
-    limits = KeyLimits(4, common, clock=clock)
+    limits = OneCallersLimits(4, common, clock=clock)
     assert admitted(limits, None, 8) == 2
 
 
@@ -487,7 +503,7 @@ def test_when_the_shared_store_fails_each_worker_takes_its_share(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limits = KeyLimits(2, common, clock=clock)
+    limits = OneCallersLimits(2, common, clock=clock)
     common.failure = RatesLost("OSError")
     with caplog.at_level(logging.WARNING):
         assert admitted(limits, 10, 100) == 5
@@ -503,17 +519,17 @@ def test_when_the_shared_store_fails_each_worker_takes_its_share(
 def test_a_greenlet_killed_while_it_waits_for_the_store_keeps_no_place(
     common: CommonRates, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = KeyLimits(1, common, clock=clock)
+    limits = OneCallersLimits(1, common, clock=clock)
     common.failure = gevent.GreenletExit()
     with pytest.raises(gevent.GreenletExit):
-        limits.admit("key", 10, 1)
+        limits.let_in("key", 10, 1)
     assert admitted(limits, None, 1) == 1
 
 
 def test_a_window_that_frees_while_it_is_read_lets_the_client_come_at_once(
     common: CommonRates, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = KeyLimits(1, common, clock=clock)
+    limits = OneCallersLimits(1, common, clock=clock)
     assert admitted(limits, 1, None) == 1
 
     def late(*_: object) -> Rate:
@@ -563,26 +579,27 @@ def test_a_redis_that_cannot_be_reached_is_lost_and_not_named() -> None:
 
 
 def test_beyond_what_may_be_in_flight_requests_are_refused_at_once_and_let_in_once_one_has_left() -> None:
-    in_flight = InFlight(2)
-    first, _second = in_flight.enter(), in_flight.enter()
+    limits = Limits(4, 2)
+    first, _second = limits.admit(ANONYMOUS), limits.admit(ANONYMOUS)
     with pytest.raises(FlowiseUnavailable, match="PROXY_MAX_IN_FLIGHT") as refused:
-        in_flight.enter()
+        limits.admit(ANONYMOUS)
     assert error_headers(refused.value)["Retry-After"] == "1"
-    first()
-    first()  # again does nothing
-    in_flight.enter()
+    limits.admit(ANONYMOUS, takes_slots=False)
+    first.release()
+    first.release()  # again does nothing
+    limits.admit(ANONYMOUS)
     with pytest.raises(FlowiseUnavailable):
-        in_flight.enter()
+        limits.admit(ANONYMOUS)
 
 
 def test_a_request_of_several_choices_counts_as_a_run_for_each(clock: Clock) -> None:
-    limits = KeyLimits(1, clock=clock)
+    limits = OneCallersLimits(1, clock=clock)
     with holding(limits, 10, 5, runs=3) as admission:
         assert admission.headers["x-ratelimit-remaining-requests"] == "7"
         refused_runs(limits, 3, 10, 5)
-        limits.admit("key", 10, 5, runs=2).release()
-        limits.admit("key", 10, 5, runs=2).release()
-    limits.admit("key", 10, 5, runs=3).release()
+        limits.let_in("key", 10, 5, runs=2).release()
+        limits.let_in("key", 10, 5, runs=2).release()
+    limits.let_in("key", 10, 5, runs=3).release()
     error = refused_runs(limits, 1, 10, 5)
     assert error.retry_after_seconds == 60
 
@@ -590,19 +607,19 @@ def test_a_request_of_several_choices_counts_as_a_run_for_each(clock: Clock) -> 
 def test_a_refusal_of_several_choices_counts_for_nothing_and_waits_until_the_oldest_is_gone(
     clock: Clock,
 ) -> None:
-    limits = KeyLimits(1, clock=clock)
-    limits.admit("key", 8, None, runs=6).release()
+    limits = OneCallersLimits(1, clock=clock)
+    limits.let_in("key", 8, None, runs=6).release()
     clock.now += 10
     error = refused_runs(limits, 4, 8, None)
     assert error.retry_after_seconds == 50, "although there is room for two"
     assert error.headers["x-ratelimit-remaining-requests"] == "2"
-    limits.admit("key", 8, None, runs=2).release()
+    limits.let_in("key", 8, None, runs=2).release()
 
 
-def refused_runs(limits: KeyLimits, runs: int, per_minute: int, in_flight: int | None) -> RateLimited:
+def refused_runs(limits: OneCallersLimits, runs: int, per_minute: int, in_flight: int | None) -> RateLimited:
     """The refusal of a request of several choices."""
     with pytest.raises(RateLimited) as caught:
-        limits.admit("key", per_minute, in_flight, runs=runs)
+        limits.let_in("key", per_minute, in_flight, runs=runs)
     return caught.value
 
 
@@ -621,24 +638,31 @@ def refused_runs(limits: KeyLimits, runs: int, per_minute: int, in_flight: int |
 def test_what_could_never_be_let_in_is_no_matter_of_waiting(
     workers: int, limit: tuple[int | None, int | None], runs: int, allowed: int | None
 ) -> None:
-    limits = KeyLimits(workers)
+    limits = OneCallersLimits(workers)
     if allowed is None:
-        limits.check_runs(runs, *limit)
+        limits.check(runs, *limit)
         return
     with pytest.raises(BadRequest, match=f"allow {allowed} of"):
-        limits.check_runs(runs, *limit)
+        limits.check(runs, *limit)
 
 
 def test_a_rate_that_is_shared_is_not_divided(common: CommonRates) -> None:
-    KeyLimits(4, common).check_runs(8, 8, None)
+    OneCallersLimits(4, common).check(8, 8, None)
 
 
 def test_a_worker_counts_runs() -> None:
-    places = InFlight(8)
-    leave = places.enter(7)
+    limits = Limits(1, 8)
+    admission = limits.admit(ANONYMOUS, 7)
     with pytest.raises(FlowiseUnavailable):
-        places.enter(2)
-    assert (places.count, places.refusals) == (7, 1)
-    leave()
-    leave()
-    assert places.count == 0
+        limits.admit(ANONYMOUS, 2)
+    assert (limits.in_flight, limits.refusals["max_in_flight"]) == (7, 1)
+    admission.release()
+    admission.release()
+    assert limits.in_flight == 0
+
+
+def test_a_caller_that_is_refused_takes_nothing_of_the_workers_room() -> None:
+    limits = OneCallersLimits(1)
+    limits.let_in("key", None, 1)
+    refused(limits, None, 1)
+    assert limits.in_flight == 1
