@@ -131,7 +131,17 @@ def image_at(address: str, param: str) -> Attachment:
     if address[:5].lower() == "data:":
         mime, data = _data_uri(address, param)
         return _image(mime, data, param)
-    return _remote_image(address, param)
+    if len(address) > _MAX_ADDRESS:
+        raise wrong_value(param, f"an address may have at most {_MAX_ADDRESS} characters")
+    _check_plain(address, param)
+    parts = _split(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise wrong_value(param, "it must be a data: URI or an http(s) address")
+    mime = _type_of(parts.path)
+    mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
+    name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
+    unsigned = address.partition("#")[0].partition("?")[0]  # a signed address has another query each day
+    return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
 
 
 def _image(mime: str, data: str, param: str) -> Attachment:
@@ -184,21 +194,6 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address if len(address) <= _MAX_ADDRESS else "")
     except ValueError:
         return urlsplit("")
-
-
-def _remote_image(address: str, param: str) -> Attachment:
-    """An image that the model's provider fetches; this server never does."""
-    if len(address) > _MAX_ADDRESS:
-        raise wrong_value(param, f"an address may have at most {_MAX_ADDRESS} characters")
-    _check_plain(address, param)
-    parts = _split(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise wrong_value(param, "it must be a data: URI or an http(s) address")
-    mime = _type_of(parts.path)
-    mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
-    name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
-    unsigned = address.partition("#")[0].partition("?")[0]  # a signed address has another query each day
-    return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
 
 
 def is_image_address(address: str) -> bool:

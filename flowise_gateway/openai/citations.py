@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from flowise_gateway.flow.transcript import Transcript
@@ -65,44 +65,21 @@ def url_annotations(transcript: Transcript) -> list[Annotation]:
     return [{"type": "url_citation", "url_citation": citation} for citation in citations(transcript)]
 
 
-class Source(TypedDict):
-    name: str
-    url: NotRequired[str]
+def source_events(transcript: Transcript) -> list[dict[str, Any]]:
+    """The sources of an answer as Open WebUI lists them: files too, which annotations cannot name.
 
-
-class Passage(TypedDict):
-    """Where a text of a source stands; `page` is counted from 0, `source` identifies the source."""
-
-    source: str
-    name: str
-    page: NotRequired[int]
-
-
-class SourceData(TypedDict):
-    source: Source
-    document: list[str]
-    metadata: list[Passage]
-
-
-class SourceEvent(TypedDict):
-    """What Open WebUI lists below an answer, files too, which annotations cannot name."""
-
-    type: Literal["source"]
-    data: SourceData
-
-
-def source_events(transcript: Transcript) -> list[SourceEvent]:
-    """The sources of an answer as Open WebUI takes them in a chunk, with or without a web address."""
-    found: dict[str, SourceData] = {}
+    Texts of one source stand together, each with its passage, whose `page` is counted from 0.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for number, document in enumerate(transcript.sources[:MAX_CITATIONS], 1):
         metadata, text = document.get("metadata"), document.get("pageContent")
         known = metadata if isinstance(metadata, Mapping) else {}
         url = _url(known)
         name = _title(known, url) or _file_name(known) or f"Source {number}"
-        passage: Passage = {"source": url or name, "name": name}
+        passage: dict[str, Any] = {"source": url or name, "name": name}
         if page := _page(known):
             passage["page"] = page - 1
-        source: Source = {"name": name, "url": url} if url else {"name": name}
+        source = {"name": name, "url": url} if url else {"name": name}
         data = found.setdefault(url or name, {"source": source, "document": [], "metadata": []})
         data["document"].append(text[:MAX_PASSAGE] if isinstance(text, str) else "")
         data["metadata"].append(passage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,31 +35,25 @@ class Traits:
     repeats_failures: bool = False
 
 
-def _is_librechat(user_agent: str, user: str) -> bool:
-    # Its agents run on LangChain, which n8n uses too: the user's id is a MongoDB ObjectId in LibreChat alone.
-    return user_agent.startswith("langchainjs-openai/") and bool(re.fullmatch("[0-9a-f]{24}", user))
-
-
-def _is_librechat_on_azure(user_agent: str, _user: str) -> bool:
-    return user_agent.startswith("librechat-azure-openai-v2")
-
-
-def _is_codex(user_agent: str, _user: str) -> bool:
-    # It begins with the program's part: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
-    return bool(re.match("(?i)codex[-_ ]", user_agent))
-
-
-CLIENTS: tuple[tuple[Callable[[str, str], bool], Traits], ...] = (
-    (_is_librechat, Traits(shows_annotations=False, asks_for_usage=False)),
-    (_is_librechat_on_azure, Traits(shows_annotations=False)),
-    (_is_codex, Traits(repeats_failures=True)),
+CLIENTS = (
+    # LibreChat's agents run on LangChain, which n8n uses too, but only LibreChat's user ids are MongoDB's.
+    (
+        re.compile(r"langchainjs-openai/"),
+        re.compile(r"[0-9a-f]{24}"),
+        Traits(shows_annotations=False, asks_for_usage=False),
+    ),
+    (re.compile(r"librechat-azure-openai-v2"), None, Traits(shows_annotations=False)),
+    # The names of Codex's programs: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
+    (re.compile(r"(?i)codex[-_ ]"), None, Traits(repeats_failures=True)),
 )
-"""Programs that are treated differently, known by `User-Agent` and the body's `user`."""
+"""Client programs that are treated differently, by the beginning of `User-Agent` and the body's `user`."""
 
 
 def traits_of(user_agent: str, user: Any) -> Traits:
-    known = user if isinstance(user, str) else ""
-    return next((traits for is_client, traits in CLIENTS if is_client(user_agent, known)), Traits())
+    for program, users, traits in CLIENTS:
+        if program.match(user_agent) and (users is None or (isinstance(user, str) and users.fullmatch(user))):
+            return traits
+    return Traits()
 
 
 def style_of(

@@ -74,7 +74,7 @@ def flowise_details(
     """
     is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
     first = transcripts[0]
-    identity = first.identity
+    identity, action = first.identity, first.action
     tools = [event for one in transcripts for event in one.trail if isinstance(event, ToolUsed)]
     documents = [document for one in transcripts for document in one.sources]
     nodes = [step for one in transcripts for step in one.steps]
@@ -89,7 +89,7 @@ def flowise_details(
         "source_documents": [_source_document(document) for document in documents[:MAX_ENTRIES]],
         "files": [{"name": f.stored, "url": f.url} for one in transcripts for f in one.artifacts if f.url],
         "follow_up_prompts": list(identity.follow_up_prompts),
-        "action": _action(first),
+        "action": action and {"id": json_text(action.action.get("id")), "choices": list(action.choices)},
         "usage_estimated": any(one.usage is None for one in transcripts),
         "warnings": _warnings(transcripts, tools, max(len(tools), len(documents), len(nodes))),
     }
@@ -136,13 +136,6 @@ def _source_document(document: Mapping[str, Any]) -> SourceDocument:
         "pageContent": _cut(json_text("" if text is None else text)),
         "metadata": _bounded(_public(metadata if isinstance(metadata, Mapping) else {})),
     }
-
-
-def _action(transcript: Transcript) -> dict[str, Any] | None:
-    action = transcript.action
-    if action is None:
-        return None
-    return {"id": json_text(action.action.get("id")), "choices": list(action.choices)}
 
 
 def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], longest: int) -> list[str]:

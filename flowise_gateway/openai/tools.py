@@ -250,17 +250,13 @@ def tool_instructions(tools: ClientTools) -> str:
         )
         for tool in tools.tools
     ]
+    duty = _IF_NEEDED
+    if tools.choice == "required":
+        one = f"the tool {tools.tools[0].name}" if len(tools.tools) == 1 else "one of these tools"
+        duty = f"This answer must be a call of {one}."
     parts = [
         "\n".join(["Available tools, one JSON object a line:", *listed]),
         _CALL_FORM,
-        " ".join([_PARALLEL if tools.is_parallel else _SINGLE, _duty(tools)]),
+        " ".join([_PARALLEL if tools.is_parallel else _SINGLE, duty]),
     ]
     return "\n\n".join(parts)
-
-
-def _duty(tools: ClientTools) -> str:
-    if tools.choice != "required":
-        return _IF_NEEDED
-    if len(tools.tools) == 1:
-        return f"This answer must be a call of the tool {tools.tools[0].name}."
-    return "This answer must be a call of one of these tools."
