@@ -55,7 +55,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
     turns = tuple(
         Turn(model, chat.question, chat.history, chat.instructions, stream=stream) for _ in range(count)
     )
-    conversation_id, user, resends = identifiers(body)
+    conversation_id, user, resends = identifiers(body, passed)
     return ParsedRequest(
         model,
         turns,
@@ -80,6 +80,7 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
     """A legacy completion's request: each prompt, `n` times, is a choice. Raises BadRequest."""
     model = deployment or string(body, "model")
     stream = boolean(body, "stream")
+    passed = passed_through(body)
     prompts = _prompts(body.get("prompt"))
     count = integer(body, "n", 1, 1, MAX_CHOICES)
     if len(prompts) * count > MAX_CHOICES:
@@ -93,9 +94,9 @@ def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> 
         stop_sequences(body),
         tuple(texts) if boolean(body, "echo") else (),
         user_text=prompts[0],
-        user=identifiers(body).user,
+        user=identifiers(body, passed).user,
         parameters=parameters(body),
-        passed=passed_through(body),
+        passed=passed,
     )
 
 

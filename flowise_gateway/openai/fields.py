@@ -263,15 +263,14 @@ class Identifiers(NamedTuple):
     resends: bool = False
 
 
-def identifiers(body: Mapping[str, Any]) -> Identifiers:
-    """The ids in a body: the conversation has several names."""
+def identifiers(body: Mapping[str, Any], passed: Mapping[str, Any]) -> Identifiers:
+    """The ids in a body, `passed` being Flowise's own fields in it: the conversation has several names."""
     user = text_or_nothing(body, "user") or text_or_nothing(body, "safety_identifier")
-    overrides = passed_through(body).get("overrideConfig", {})
     for place, name, param in (
         (body, "conversation_id", "conversation_id"),
         (body, "session_id", "session_id"),
         (optional_object(body, "metadata"), "conversation_id", "metadata.conversation_id"),
-        (overrides, "sessionId", "overrideConfig.sessionId"),
+        (passed.get("overrideConfig", {}), "sessionId", "overrideConfig.sessionId"),
     ):
         if conversation := text_or_nothing(place, name, param):
             return Identifiers(conversation, user)

@@ -65,7 +65,7 @@ def parse_response(
     if not conversation:
         check_calls(whole)
     chat = read_conversation(whole, echo["instructions"], may_be_empty=not is_run, may_be_silent=is_form)
-    ids = identifiers(body)
+    ids = identifiers(body, passed)
     return ParsedRequest(
         model,
         (Turn(model, chat.question, chat.history, chat.instructions, stream=stream),),

@@ -19,9 +19,10 @@ from flowise_gateway.openai.sse import json_bytes
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.background import BackgroundRun, cancelled, replayed
 from flowise_gateway.responses.compaction import compacted, input_tokens
+from flowise_gateway.responses.items import Item
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
-from flowise_gateway.responses.stored import Context, Item, Record, StoredResponse, page
+from flowise_gateway.responses.stored import Context, Record, StoredResponse, page
 from flowise_gateway.responses.websocket import WebSocket
 from flowise_gateway.responses.websocket_session import (
     ResponseSocket,

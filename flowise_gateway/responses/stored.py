@@ -18,9 +18,8 @@ import orjson
 
 from flowise_gateway.flow.cooperative import compressed, decompressed
 from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
-
-Item = Mapping[str, Any]
 
 MAX_BYTES = 16 * 2**20
 """Of a conversation: a larger one is answered, but not stored."""
@@ -56,7 +55,7 @@ class Record:
         return self.response["status"] in _OVER
 
     def to_bytes(self) -> bytes:
-        """The record as bytes, for `read`."""
+        """The record as bytes, for `from_bytes`."""
         return _packed([self.response, list(self.input_items), list(self.before), self.blocks])
 
     @classmethod
@@ -132,12 +131,13 @@ class StoredResponse:
             return False
         if not record.is_over:
             self.request_abort("delete")
-        self._store.delete(*self._keys_of(record))
+        items = [self._responses.key("item", self._scope, item["id"]) for item in record.response["output"]]
+        self._store.delete(self._key("resp"), *items, *self._event_keys(record.blocks))
         return True
 
     def delete_events(self, blocks: int) -> None:
         """Delete the pieces of events that a run stored after its response was deleted."""
-        self._store.delete(self._key("resp"), *(self._key("events", str(n)) for n in range(blocks)))
+        self._store.delete(self._key("resp"), *self._event_keys(blocks))
 
     def save_events(self, number: int, events: bytes) -> None:
         """Store one piece of the events of a run."""
@@ -162,10 +162,8 @@ class StoredResponse:
     def _packed_events(self, events: Mapping[int, bytes]) -> dict[str, bytes]:
         return {self._key("events", str(n)): compressed(raw) for n, raw in events.items()}
 
-    def _keys_of(self, record: Record) -> list[str]:
-        items = [self._responses.key("item", self._scope, item["id"]) for item in record.response["output"]]
-        blocks = [self._key("events", str(number)) for number in range(record.blocks)]
-        return [self._key("resp"), *items, *blocks]
+    def _event_keys(self, blocks: int) -> list[str]:
+        return [self._key("events", str(number)) for number in range(blocks)]
 
     def _put(self, entries: Mapping[str, bytes], seconds: float | None = None) -> bool:
         self._store.put(entries, seconds or self._responses.ttl_seconds, self._scope)

@@ -25,9 +25,10 @@ from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, json_bytes, on_one_line
 from flowise_gateway.responses.fields import text_or_null
+from flowise_gateway.responses.items import Item
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
-from flowise_gateway.responses.stored import Context, Item, Record, StoredResponses
+from flowise_gateway.responses.stored import Context, Record, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
 from flowise_gateway.web.answer import PendingAnswer
 from flowise_gateway.web.answering import Answering
