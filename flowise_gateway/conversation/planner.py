@@ -1,6 +1,6 @@
-"""From a parsed request to what is run for it: session, overrides, uploads, decisions. Composition.
+"""From a parsed request to what is run for it: session, overrides, uploads, decisions.
 
-Knows neither Flask nor the wire it came over; the server asks for a plan, runs it, and reports how it ended.
+Knows neither Flask nor the surface of a request; `web/answering.py` asks for a plan and has its end recorded.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ LATE_ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do for a request: `turns` to run, or `canned_events` the events of an answer without any run.
+    """What to do for a request: the `turns` to run, or the `canned_events` of an answer without a run.
 
-    `ignored` names what was asked for but cannot be obeyed, `warning` what was left out of earlier messages.
+    `ignored` names parameters that the flow cannot obey, `warning` what was left out of earlier messages.
     """
 
     turns: tuple[Turn, ...]
@@ -96,7 +96,7 @@ class Planner:
         return Plan(turns, (*ignored, *more))
 
     def prepare(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
-        """Run nothing: whoever goes on from the answer goes on from the one before it."""
+        """Run nothing; a request that continues from this answer continues from the one before it."""
         if parsed.previous_response_id and parsed.response_id:
             scope = caller.scope or caller.name
             self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
@@ -105,7 +105,7 @@ class Planner:
     def replan_for_fallback(
         self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: UploadClient
     ) -> tuple[Turn, str]:
-        """The turn for another model that stands in, and a warning: all that was said before goes along."""
+        """The turn for the fallback, with the whole conversation, and a warning of what was left out."""
         if plan.continued is None:
             return turn, ""
         request, history = plan.continued.request, plan.continued.history
@@ -138,7 +138,7 @@ class Planner:
         self._conversations.record(continued, outcomes, *also_under)
 
     def forget(self, caller: Caller, answer: str) -> None:
-        """Delete what the conversation keeps of an answer that its caller has deleted."""
+        """Delete what the conversation stores of an answer that its caller has deleted."""
         self._conversations.forget(caller.scope or caller.name, answer)
 
     def rollback(self, plan: Plan) -> None:
@@ -214,7 +214,7 @@ def _fitted(
     turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     fits = [with_overrides(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
-    # Flowise takes a form or a question.
+    # Flowise takes a form or a question, so that with a form the messages are not read.
     unread = ("messages",) if parsed.passed.get("form") and parsed.user_text else ()
     return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)
 
@@ -223,7 +223,7 @@ def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tupl
     """The request without Flowise's own fields where the caller may not set them, and their names."""
     if caller.overrides or not parsed.passed:
         return parsed, ()
-    # A session id names a conversation, which everybody may.
+    # Every caller may name its conversation by a session id.
     names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
     if "form" in names and not (parsed.user_text or parsed.turns[0].history):
         raise BadRequest("This key may not send a form, and the messages hold no text.", param="messages")
@@ -258,6 +258,6 @@ def _conversation_request(
 
 
 def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:
-    """The first header that says something: LibreChat sends empty ones, and old versions their templates."""
+    """The first header with a value: LibreChat sends empty ones, and in old versions unfilled templates."""
     values = ((header(name) or "").strip() for name in names)
     return next((value for value in values if value and "{{" not in value), "")

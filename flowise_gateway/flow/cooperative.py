@@ -1,4 +1,4 @@
-"""Long work in short turns: a worker is one thread, and others wait for whoever is at work in it. Leaf."""
+"""Long work in short turns: a worker is one thread, so that all its streams wait while one greenlet works."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _T = TypeVar("_T")
 _Text = TypeVar("_Text", str, bytes)
 
 SLICE_SECONDS = 0.002
-"""After so long at work the others get their turn."""
+"""How long a greenlet works before it yields to the others."""
 LOOP_SLEEP_SECONDS = 1e-6
-"""What to sleep so that the loop looks at its sockets: from `sleep(0)` it comes back fifty times before."""
+"""A sleep after which the loop has looked at its sockets; `sleep(0)` returns fifty times before that."""
 LONG_TEXT = 2**20
-"""Before one step over more characters or bytes, some milliseconds of work, the others get their turn."""
+"""Characters or bytes; a step over more takes some milliseconds, and others get their turn before it."""
 _REST_SECONDS = 0.005
 _PACKED_AT_ONCE = 2**18
 
 
 def yield_now() -> None:
-    """Let all others run; of those whose next work is there already, one goes on in each turn of the loop."""
+    """Let all others run. Of the greenlets that yield so, one goes on in each turn of the loop."""
     with _ready_ones():
         time.sleep(LOOP_SLEEP_SECONDS)
 
 
 @cache
 def _ready_ones() -> threading.Lock:
-    # Made late: the loop's own kind of lock is there once threads are patched.
+    # Made at the first use: before gevent has patched `threading`, the lock would block the loop.
     return threading.Lock()
 
 
 def yield_between(items: Iterable[_T]) -> Iterator[_T]:
-    """The items, with turns of others in between as far as the work on them takes long."""
+    """The items; yields to others in between if the work on them takes long."""
     turn_ends = time.monotonic() + SLICE_SECONDS
     for item in items:
         if time.monotonic() > turn_ends:
@@ -45,14 +45,14 @@ def yield_between(items: Iterable[_T]) -> Iterator[_T]:
 
 
 def yield_before(size: int) -> None:
-    """Let others do all that they have to before a step over a long text, which nothing can interrupt."""
+    """Before a step over a long text, which nothing can interrupt, let others do all their waiting work."""
     if size > LONG_TEXT:
         with _ready_ones():
             time.sleep(_REST_SECONDS)
 
 
 def slices(text: _Text, size: int = LONG_TEXT) -> Iterator[_Text]:
-    """A text or bytes in slices of this size, with turns of others in between."""
+    """A text or bytes in slices of this size, with a yield to others before each but the first."""
     for begin in range(0, len(text), size):
         if begin:
             yield_now()
@@ -60,13 +60,13 @@ def slices(text: _Text, size: int = LONG_TEXT) -> Iterator[_Text]:
 
 
 def compressed(raw: bytes, level: int = 1) -> bytes:
-    """Bytes packed in zlib's form."""
+    """Bytes compressed by zlib, with yields to others in between."""
     packing = zlib.compressobj(level)
     return b"".join([*map(packing.compress, slices(raw, _PACKED_AT_ONCE)), packing.flush()])
 
 
 def decompressed(packed: bytes, most: int | None = None) -> bytes:
-    """What was packed. Raises zlib.error for what was not, or unpacks into more than `most` bytes."""
+    """The bytes before `compressed`. Raises zlib.error for other bytes, and for more than `most` bytes."""
     unpacking, pieces, size = zlib.decompressobj(), list[bytes](), 0
     while not unpacking.eof:
         if pieces:

@@ -1,4 +1,4 @@
-"""What a flow reports while it runs: one case for each thing that a client may be told of."""
+"""What a flow reports while it runs: one class for each thing that a client may see."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ClientToolCalled:
 
 @dataclass(frozen=True, slots=True)
 class SourcesFound:
-    """Documents the answer rests on, `{pageContent, metadata}` each, none told before in this run."""
+    """Documents the answer rests on, `{pageContent, metadata}` each, each reported once in a run."""
 
     documents: tuple[Mapping[str, Any], ...]
 
@@ -78,7 +78,7 @@ class ArtifactMade:
     """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`.
 
     `stored` is its name if Flowise keeps it beside the run, `url` where a client can get it, if known.
-    Files are told after the text and the action, whenever they were made.
+    Files are reported after the text and the action, whenever they were made.
     """
 
     artifact: Mapping[str, Any]
@@ -100,7 +100,7 @@ class HumanInputRequested:
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
-    """Tokens of the run so far; a later report replaces an earlier one."""
+    """Tokens of the run so far; a later event replaces an earlier one."""
 
     input_tokens: int
     output_tokens: int
@@ -110,7 +110,7 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class TurnIdentified:
-    """The ids under which Flowise keeps the run, as far as it told them, and the question as it ran."""
+    """The ids under which Flowise stores the run, as far as it sends them, and the question as it ran."""
 
     chat_message_id: str | None = None
     session_id: str | None = None
@@ -122,19 +122,19 @@ class TurnIdentified:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something that whoever reads the answer should know of it."""
+    """A warning for the reader of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing new: Flowise's heartbeat, or the moment the consumer asked to be woken at."""
+    """Nothing new: Flowise's heartbeat, or the time at which the consumer asked to be woken."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The run is over and whole; `is_cut` tells that it was ended here, and Flowise may have gone on."""
+    """The run is over and whole; with `is_cut` the gateway ended it, and Flowise may still be running."""
 
     reason: FinishReason = "stop"
     is_cut: bool = False
@@ -162,7 +162,7 @@ SUBSTANCE = (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, A
 """What an answer consists of; all other events tell about its run."""
 
 TrailEvent = ReasoningDelta | StepStarted | FlowToolCalled | ToolUsed
-"""What tells how an answer came about, in the order it happened."""
+"""Events that tell how an answer came about."""
 
 Batch = list[FlowEvent]
 Batches = Generator[Batch, None, None]

@@ -32,7 +32,7 @@ def map_events(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batche
 def stop_at(batches: Batches, sequences: Sequence[str]) -> Batches:
     """End the answer before the first of `sequences` to be complete, however it is split over events.
 
-    What is left of the run is aborted. Calls before that stay calls.
+    The rest of the run is aborted. Calls of tools before the sequence stay calls.
     """
     beginnings = frozenset(sequence[:size] for sequence in sequences for size in range(1, len(sequence)))
     longest = max(map(len, sequences)) - 1
@@ -67,7 +67,7 @@ def _first_stop(text: str, sequences: Sequence[str]) -> int | None:
 
 
 def _kept_back(text: str, beginnings: Container[str], longest: int) -> int:
-    """How much of the end of `text` may be the beginning of a stop sequence."""
+    """How many characters at the end of `text` may begin a stop sequence."""
     sizes = range(min(len(text), longest), 0, -1)
     return next((size for size in sizes if text[-size:] in beginnings), 0)
 

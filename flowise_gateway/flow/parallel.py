@@ -12,10 +12,10 @@ from flowise_gateway.flow.errors import ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, Batches
 
 POLL_SECONDS = 0.25
-"""How soon a run that is one of several notices that nobody reads it any more."""
+"""How soon a run that is one of several notices that its reader has left."""
 
 RUN_THREAD = "flowise run"
-"""How the names of threads begin that have a run in hand; a server that ends lets them finish."""
+"""How the names of the threads of runs begin; a worker that ends lets them finish."""
 
 _BATCHES_AHEAD = 64
 
@@ -44,7 +44,7 @@ def run_concurrently(
 ) -> Generator[tuple[int, Batch], None, None]:
     """Run several at once, each in a thread, and give their batches as they come, with the run's number.
 
-    The first failure ends all; `left` is set when nobody reads any more. A run must give a KeepAlive every
+    The first failure ends all; `left` is set when the reader has left. A run must give a KeepAlive every
     POLL_SECONDS, else it outlives its reader.
     """
     results: queue.Queue[tuple[int, Batch | Exception | None]] = queue.Queue(_BATCHES_AHEAD)
@@ -68,7 +68,7 @@ def run_concurrently(
 
 
 def _of_several(error: Exception) -> Exception:
-    """A failure of one run among others: whatever its own status says, another may have run."""
+    """The failure of one run among others, with no status that means "nothing has run": another may have."""
     if isinstance(error, ProxyError) and (error.status >= 500 or error.status in (408, 429)):
         return RunFailed(
             f"One of several choices failed, others may have run: {error.message}", code=error.code
@@ -102,7 +102,7 @@ def _feed(
 
 
 def cancellable_wait(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
-    """A wake-up call no later than POLL_SECONDS, which fails once nobody reads any more."""
+    """`wake`, but at most POLL_SECONDS, and raising RunFailed once the reader has left."""
 
     def remaining() -> float:
         if left.is_set():

@@ -40,8 +40,8 @@ _LETTERS: Mapping[type[FlowEvent], bytes] = {
 class Transcript:
     """The fold of a run's events: the source of every whole body and of a stream's closing frames.
 
-    It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state while
-    Flowise has told no end. `order` has one letter for each event of the lists, as they came.
+    It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state
+    until Flowise reports an end. `order` has one letter for each event of the lists, as they came.
     """
 
     chat_id: str = ""
@@ -61,7 +61,7 @@ class Transcript:
 
     def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
         """Take one event in."""
-        if isinstance(event, TextDelta):  # nearly all are
+        if isinstance(event, TextDelta):  # Nearly all events are.
             self.order += b"t"
             self.texts.append(event.text)
             return
@@ -102,7 +102,7 @@ class Transcript:
             self.steps.append(ended)
 
     def events(self) -> Iterator[FlowEvent]:
-        """What was said, thought, called, made and asked, in the order it came."""
+        """The events of which the answer consists, in the order in which they came."""
         kept: Mapping[int, Iterator[FlowEvent]] = {
             ord("t"): map(TextDelta, self.texts),
             ord("r"): iter(self.trail),

@@ -1,6 +1,6 @@
-"""Runs that go on without their client: kept step by step, watched and ended from any worker. Policy.
+"""Runs that go on without their client: stored step by step, read and cancelled from any worker.
 
-All that is known of such a run is in the store, so that no worker has to ask another one.
+All state of such a run is in the store, so that no worker has to ask another one.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from flowise_gateway.web.answer import PendingAnswer
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.25
-"""How often a run is written down, and a reader looks for more."""
+"""How often a run stores its events, and how often a reader looks for new ones."""
 CANCEL_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 15.0
 _END = b"\n\n"
 
 
-class _EndAsked(Exception):
-    """Somebody wants the run to end."""
+class _StopRequested(Exception):
+    """A client has cancelled or deleted the response."""
 
 
 class EarlyRenderer(Renderer, Protocol):
-    """A renderer that can also tell of an answer before its output, and of one that was ended."""
+    """A renderer that can also show a response before its output, and a cancelled one."""
 
     def before_output(self, status: Literal["queued", "in_progress"]) -> Mapping[str, Any]:
         """Give the response before its output."""
@@ -42,19 +42,19 @@ class EarlyRenderer(Renderer, Protocol):
 
 
 class BackgroundRun:
-    """A run whose events and end are kept as they come; `run` returns when it is over and never raises."""
+    """A run whose events and end are stored as they come; `run` returns when it is over and never raises."""
 
     def __init__(
         self, place: StoredResponse, answer: PendingAnswer, record: Record, renderer: EarlyRenderer
     ) -> None:
-        """Run an answer and keep it as `record`, which has no response yet."""
+        """Run an answer and store it as `record`, which has no response yet."""
         self._place, self._answer, self._record, self._renderer = place, answer, record, renderer
         self._frames: list[Frame] = []
         self._blocks = 0
-        self._lived = 0.0
+        self._alive_at = 0.0
 
     def queue(self) -> bool:
-        """Keep the response as it waits to be run; tells whether it could be kept."""
+        """Store the response as queued; false if it could not be stored."""
         return self._place.show_alive() and self._place.save(self._with("queued"))
 
     def run(self) -> None:
@@ -62,7 +62,7 @@ class BackgroundRun:
         try:
             self._place.save(self._with("in_progress"))
             self._follow()
-        except _EndAsked:
+        except _StopRequested:
             self._frames += self._renderer.cancelled()
         except ProxyError as error:
             log.info("a background run ended with an error: %s", error.code)
@@ -82,15 +82,15 @@ class BackgroundRun:
                     self._step()
                     answer.heartbeat.reset()
         if self._place.abort_reason():
-            raise _EndAsked
+            raise _StopRequested
         self._frames += answer.closing()
 
     def _step(self) -> None:
         if self._place.abort_reason():
-            raise _EndAsked
+            raise _StopRequested
         now = time.monotonic()
-        if now - self._lived > ALIVE_SECONDS / 4:
-            self._lived = now
+        if now - self._alive_at > ALIVE_SECONDS / 4:
+            self._alive_at = now
             self._place.show_alive()
         if self._frames:
             self._place.save_events(self._blocks, stream_bytes(self._frames))
@@ -112,10 +112,10 @@ class BackgroundRun:
 def replayed(
     place: StoredResponse, after: int, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[bytes]:
-    """The kept events after the one of this number, and those to come, to the end of the run."""
+    """The events after the one of this number, stored and to come, to the end of the run."""
     seen, block, silent = -1, 0, 0.0
     while True:
-        # Read first: what was kept before the end was, is there once the end is.
+        # The record is read before the events: all events of a record that is over have been stored by then.
         record = place.record()
         piece = place.events(block)
         if piece is not None:
@@ -136,7 +136,7 @@ def replayed(
 
 
 def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes]:
-    """The end of a stream whose run died, or was deleted; nothing for one that is whole."""
+    """The frames that end a stream whose run died, or was deleted; none for a whole stream."""
     if record is None:
         yield stream_bytes([DONE])
     elif blocks < max(1, record.blocks) or not record.blocks:
@@ -147,7 +147,7 @@ def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes
 
 
 def cancelled(place: StoredResponse, sleep: Callable[[float], None] = time.sleep) -> Record | None:
-    """Ask the run to end and wait for it; the record as it then is."""
+    """Ask the run to end, and wait for its end; the record as it then is."""
     place.request_abort("cancel")
     waited = 0.0
     while (record := place.record()) and not record.is_over and waited < CANCEL_SECONDS:

@@ -1,4 +1,4 @@
-"""The routes of the Responses API: answers that are kept, gone on from, run unseen. Composition."""
+"""The views of the Responses API: responses that are stored, continued, run in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flowise_gateway.flow.errors import BadRequest, ResponseNotFound, StoreUnava
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
-from flowise_gateway.openai.sse import json_bytes
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.responses.background import BackgroundRun, cancelled, replayed
 from flowise_gateway.responses.compaction import compacted, input_tokens
@@ -32,7 +31,7 @@ from flowise_gateway.responses.websocket_session import (
 from flowise_gateway.web.answering import Answering
 from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.hooks import Hooks
-from flowise_gateway.web.request import current_scope, json_body
+from flowise_gateway.web.request import current_scope, json_body, json_response
 from flowise_gateway.web.services import Services
 from flowise_gateway.web.streaming import EVENT_STREAM
 
@@ -67,56 +66,60 @@ class ResponseRoutes:
         """Give a response, or with `stream=true` its events."""
         place, record = self._found(response_id)
         if request.args.get("stream", "false").lower() != "true":
-            return _json(record.response)
+            return json_response(record.response)
         if not record.response["background"]:
             raise BadRequest(
                 "Only the events of a background response are kept: it was not created with background=true.",
                 param="stream",
             )
         after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
-        # Waiting for more must end with the client.
+        # Waiting for more events must end when the client leaves.
         current_scope().watch_client()
         return Response(replayed(place, after), headers=EVENT_STREAM)
 
     def delete(self, response_id: str) -> Response:
-        """Delete a response; if it is still run, that ends."""
+        """Delete a response, and end its run if it is under way."""
         if not self._place(response_id).delete():
             raise _not_found(response_id)
         self._services.planner.forget(g.caller, response_id)
-        return _json({"id": response_id, "object": "response", "deleted": True})
+        return json_response({"id": response_id, "object": "response", "deleted": True})
 
     def cancel(self, response_id: str) -> Response:
-        """End the run of a background response; one that is over stays as it is."""
+        """End the run of a background response; a response that is over does not change."""
         place, record = self._found(response_id)
         if not record.response["background"]:
             raise BadRequest("Only a response created with background=true can be cancelled.")
         if not record.is_over:
             record = cancelled(place) or record
-        return _json(record.response)
+        return json_response(record.response)
 
     def input_items(self, response_id: str) -> Response:
-        """List what a response was asked with."""
+        """List the input items of a response."""
         _, record = self._found(response_id)
         order = request.args.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadRequest("Invalid 'order': it is none of asc, desc.", param="order", code="invalid_value")
         limit = _number("limit", 20, low=1, high=MAX_LISTED)
-        return _json(page(record.input_items, order=order, limit=limit, after=request.args.get("after")))
+        return json_response(
+            page(record.input_items, order=order, limit=limit, after=request.args.get("after"))
+        )
 
     def input_tokens(self) -> Response:
-        """Count what a request would bring to its flow."""
+        """Count the tokens that a request would bring to its flow."""
         context = self._context()
         body = json_body(self._services.settings)
-        return _json(input_tokens(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
+        return json_response(
+            input_tokens(body, count_tokens, resolve=context.resolve, earlier=context.earlier)
+        )
 
     def compact(self) -> Response:
         """Pack a conversation into one item."""
         context = self._context()
         body = json_body(self._services.settings)
-        return _json(compacted(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
+        return json_response(compacted(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
 
     def socket(self) -> Response:
-        """Answer responses over one connection that stays."""
+        """Answer responses over a WebSocket."""
         shared = current_scope()
         if shared.connection is None:
             raise BadRequest("This server cannot take WebSockets.")
@@ -140,7 +143,7 @@ class ResponseRoutes:
         run = BackgroundRun(place, answer, record, renderer)
         if not run.queue():
             raise StoreUnavailable("Background responses need the store, which cannot be used just now.")
-        # The request ends here, but its place in flight is held as long as its run.
+        # The request ends here; its places in flight are freed at the end of its run.
         on_close = current_scope().on_close
         releases = list(on_close)
         on_close.clear()
@@ -148,7 +151,7 @@ class ResponseRoutes:
         if parsed.stream:
             current_scope().watch_client()
             return Response(replayed(place, -1), headers={**EVENT_STREAM, **answer.headers})
-        return _json(renderer.before_output("queued"), answer.headers)
+        return json_response(renderer.before_output("queued"), headers=answer.headers)
 
     def _found(self, response_id: str) -> tuple[StoredResponse, Record]:
         place = self._place(response_id)
@@ -165,10 +168,10 @@ class ResponseRoutes:
 
 
 class _Upgraded(Response):
-    """The end of a connection that was no plain request any more: nothing is left to answer."""
+    """The end of a WebSocket connection: there is no HTTP answer to send."""
 
     def __call__(self, *_: Any) -> Any:
-        """End the connection, in the way that gunicorn wants it."""
+        """End the connection: gunicorn closes it at a StopIteration."""
         raise StopIteration
 
 
@@ -181,7 +184,7 @@ def _run_and_release(run: BackgroundRun, releases: Sequence[Callable[[], None]])
 
 
 def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
-    """The request, not to be stored if it is too large; it is answered all the same, and told so."""
+    """The request, with `store` false if it is too large to be stored; the response says so."""
     if not parsed.store or context.fits(parsed.input_items):
         return parsed
     if parsed.background:
@@ -208,7 +211,3 @@ def _number(name: str, default: int, *, low: int, high: int) -> int:
 
 def _not_found(response_id: str) -> ResponseNotFound:
     return ResponseNotFound(f"Response with id '{response_id[:100]}' not found.")
-
-
-def _json(body: Any, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json_bytes(body), headers=headers, mimetype="application/json")

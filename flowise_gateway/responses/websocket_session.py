@@ -1,4 +1,4 @@
-"""The Responses API over a WebSocket: one response at a time, chains that need no store. Composition.
+"""The Responses API over a WebSocket: one response at a time, conversations that need no store.
 
 The contract is docs/reference/responses.md (WebSocket): the events of a stream as messages, errors as
 `error` events.
@@ -42,12 +42,12 @@ CONNECTION_SECONDS = 3600.0
 LOOK_SECONDS = 0.5
 """How soon a client that leaves in the middle of an answer is noticed."""
 MAX_OWN = 8
-"""So many conversations that are not to be stored are known to a connection, the latest."""
+"""A connection remembers so many responses that are not to be stored, the latest ones."""
 END_LOOK_SECONDS = 5.0
 MAX_LANE = 256
 """Characters of a `stream_id`, which each event repeats."""
 MAX_STEERABLE = 64
-"""Of so many responses, the latest, a connection knows what became of them."""
+"""A connection remembers the ids of so many responses, the latest ones, to refuse steering them properly."""
 _STEERING = {
     "steering_not_supported": "A running flow cannot be steered. Send this with the next response.create.",
     "response_already_completed": "The response is complete. Go on from it with response.create.",
@@ -85,7 +85,7 @@ class ResponseSocket:
                     self._answer(message)
             if not self._is_draining():
                 self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
-        except (WebSocketClosed, ProxyError):  # the latter while nothing was answered: the server ends
+        except (WebSocketClosed, ProxyError):  # A ProxyError comes from the drain, between two answers.
             pass
         finally:
             self._socket.close(CloseReason.GOING_AWAY)
@@ -111,9 +111,9 @@ class ResponseSocket:
             self._active = ""
 
     def _refuses_steering(self, message: str) -> bool:
-        """Tell that a response cannot be steered, even while it runs; whether that is what a message wanted.
+        """Refuse a message that steers a response, also while the response runs; false for other messages.
 
-        A flow takes no more input once it runs, and has no safe point at which to end it: it acts.
+        A flow takes no more input once it runs, and cannot be ended safely at some point: its tools act.
         """
         if '"response.steer"' not in message:
             return False
@@ -127,7 +127,7 @@ class ResponseSocket:
         return True
 
     def _steering_failed(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The event that gives a client its input back, for a later request."""
+        """The event that gives a client the refused input back, for a later request."""
         response_id, given = string(body, "previous_response_id"), body.get("input")
         if not isinstance(given, (str, list)):
             raise missing("input") if given is None else wrong_type("input", "a string or an array", given)
@@ -143,7 +143,7 @@ class ResponseSocket:
         return event if lane is None else {**event, "stream_id": lane}
 
     def _refuse(self, error: ProxyError, previous: Any = None, lane: str | None = None) -> None:
-        """Tell of an error; what could not be gone on from is forgotten, the connection stays."""
+        """Send an error and forget the response that the message went on from; the connection stays open."""
         if isinstance(previous, str):
             self._own.pop(previous, None)
         error, status = self._hooks.refused(error)
@@ -178,7 +178,7 @@ class ResponseSocket:
         self._send_all(answer)
 
     def _send_all(self, answer: PendingAnswer) -> None:
-        """Send a run's events; an error before the first of them is raised, a later one sent as its end."""
+        """Send a run's events; an error before the first of them is raised, a later one ends the response."""
         opening = answer.renderer.opening()
         try:
             with contextlib.closing(answer.steps()) as steps:
@@ -203,13 +203,13 @@ class ResponseSocket:
 
 
 class _OutOfTime(BadRequest):
-    """The connection has lasted as long as one may."""
+    """The connection is older than CONNECTION_SECONDS."""
 
     code = "websocket_connection_limit_reached"
 
 
 def _check_message(body: Mapping[str, Any]) -> None:
-    """Refuse what is no request for a response over a socket."""
+    """Raise BadRequest for a message that is no request for a response over a socket."""
     if body.get("type") != "response.create":
         raise BadRequest(
             "Invalid 'type': it is none of response.create, response.steer.",
@@ -225,11 +225,11 @@ def _check_message(body: Mapping[str, Any]) -> None:
 
 
 def scope() -> str:
-    """Whose responses this request may see."""
+    """The scope of the caller, whose responses this request may see."""
     name: str = g.caller.scope or g.caller.name
     return name
 
 
 def stored_responses(services: Services) -> StoredResponses:
-    """The responses that are kept."""
+    """The responses in the store."""
     return StoredResponses(services.store, services.store.secret, services.response_seconds)

@@ -1,4 +1,4 @@
-"""A client's connection: heads wait for their first bytes, slow readers have a time limit."""
+"""A client's connection: an answer's head waits for the first bytes of its body, a write has a time limit."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from flowise_gateway.serving.request_body import MAX_LEFT_BYTES
 
 LINGER_SECONDS = 30.0
 LINGER_SILENT_SECONDS = 5.0
-"""How long a client that was answered early may go on sending its body, and how long it may pause."""
+"""How long a client that was answered early may go on sending its body, and how long it may pause in it."""
 
 WRITE_STEP_BYTES = 65_536
-"""Each step has a time limit of its own, so that a slow client of a large answer is not taken for gone."""
+"""A large answer is written in steps with a time limit each, so that a slow client is not taken for gone."""
 _NOTHING = bytes(4)
-# Not those of 1xx, after which the client is to speak.
+# Without 1xx: after such a head the client speaks next, so that the head must not wait for a body.
 _HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
-class _Client(socket.socket):
-    """A client's connection: an answer's head waits for its first bytes, and most writes are one call."""
+class ClientSocket(socket.socket):
+    """A client's connection; the head of an answer is sent together with the first bytes of the body."""
 
     _head = b""
     _request: Any = None
 
-    def serves(self, request: Any) -> None:
-        """Take the next request, if any, and let go of the last one's body."""
+    def begin_request(self, request: Any) -> None:
+        """Take the next request, if any, and free what was read ahead of the last one's body."""
         if self._request is not None:
-            self._request.body.let_go()
+            self._request.body.free()
         self._request = request
 
-    def answered(self) -> None:
-        """Have the connection end with its answer if too much of the request's body is left to read it."""
+    def end_request(self) -> None:
+        """Close the connection after the answer if too much of the request's body is unread."""
         self._request.body.finish()
         if self._request.body.left > MAX_LEFT_BYTES:
             self._request.force_close()
 
-    def rest(self) -> None:
-        """Let others run before the next request: a client that asks on and on would never be waited for."""
+    def yield_to_others(self) -> None:
+        """Let others run before the next request, else a client that never pauses would hold the worker."""
         gevent.sleep(LOOP_SLEEP_SECONDS)
         if self._has_sent_ahead():
             yield_now()
@@ -56,7 +56,10 @@ class _Client(socket.socket):
         return unread != _NOTHING or self._request.unreader.buf.tell() > 0
 
     def linger(self) -> None:
-        """End the answer and throw away what still comes: a close would take it back (RFC 9112, 9.6)."""
+        """End the answer and discard what the client still sends.
+
+        Closing a socket with unread data resets it, and the client would lose the answer (RFC 9112, 9.6).
+        """
         deadline = time.monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             self.shutdown(SHUT_WR)
@@ -67,7 +70,7 @@ class _Client(socket.socket):
                 gevent.sleep(LOOP_SLEEP_SECONDS)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all, each step within the time limit, but keep a head back for what follows it."""
+        """Send all, each step within the time limit; an answer's head waits for the bytes that follow."""
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(_HEADS) and data.endswith(b"\r\n\r\n"):
@@ -80,11 +83,11 @@ class _Client(socket.socket):
                 super().sendall(left[start : start + WRITE_STEP_BYTES], flags)
 
     def write_chunk_now(self, data: bytes) -> bool:
-        """Send a chunk of an answer without waiting; false if some of it is kept for the next `sendall`."""
+        """Send a chunk of an answer without waiting; false if the next `sendall` has to send a rest of it."""
         chunk = b"%X\r\n%b\r\n" % (len(data), data)
         try:
             sent = os.write(self.fileno(), chunk)
-        except OSError:  # no room, or the client is gone, which that `sendall` will find
+        except OSError:  # The buffer is full, or the client is gone, which the next `sendall` finds out.
             sent = 0
         self._head = chunk[sent:]
         return sent == len(chunk)

@@ -1,4 +1,4 @@
-"""Notices a client that leaves while its flow is silent."""
+"""Notices a client that leaves while its flow is silent: nothing is written then that could fail."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from typing import Any
 import gevent
 
 
-class _ClientWatcher:
-    """Watches the client's socket while its run is on; its end ends the greenlet that serves it."""
+class ClientWatcher:
+    """Watches a client's socket during a run, and ends the greenlet that serves it when the client leaves."""
 
-    __slots__ = ("_client", "_runs", "_serving", "_watch", "is_started")
+    __slots__ = ("_client", "_runs", "_serving", "_watch")
 
     def __init__(self, client: Any, runs: set[Any]) -> None:
         self._client = client
         self._runs = runs
         self._serving: Any = None
         self._watch: Any = None
-        self.is_started = False
 
     def start(self) -> None:
-        """Watch from now on; the body must have been read."""
+        """Watch from now on; the request's body must have been read, else its bytes would end the watch."""
         if self._client is not None:
-            self.is_started = True
             self._serving = gevent.getcurrent()
             self._runs.add(self._serving)
             self._watch = gevent.get_hub().loop.io(self._client.fileno(), 1)
             self._watch.start(self._readable)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._watch is not None:
             self._runs.discard(self._serving)
             self._stop_watching()
@@ -47,5 +45,5 @@ class _ClientWatcher:
         except OSError:
             ahead = b""
         self._stop_watching()
-        if not ahead:  # else it is the next request, sent ahead
+        if not ahead:  # Bytes would be the next request, sent ahead.
             gevent.kill(self._serving)

@@ -1,4 +1,4 @@
-"""Around the application when served: the drain, clients that leave, bodies that come slowly."""
+"""Around the application in a serving process: the drain, and clients that leave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, RunFailed, error_body, error_headers
 from flowise_gateway.flow.request_scope import request_scope
-from flowise_gateway.serving.client_watcher import _ClientWatcher
+from flowise_gateway.serving.client_watcher import ClientWatcher
 from flowise_gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _SHUTTING_DOWN = "server_shutting_down"
 
 
 class ServingEdge:
-    """Around the application: a client that leaves ends its run, and what it did not read is not read."""
+    """WSGI middleware: a client that leaves ends its run, and a draining worker refuses what is new."""
 
     def __init__(self, application: WSGIApplication, metrics: Metrics) -> None:
         """Wrap an application, which calls its request's `watch_client` once a run may begin."""
@@ -31,11 +31,11 @@ class ServingEdge:
         self.is_draining = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request; while draining only tell that the server lives."""
+        """Serve one request; while draining, only the health check."""
         if self.is_draining and environ["PATH_INFO"] != "/health":
             return _refusal(start_response)
         client = environ.get("gunicorn.socket")
-        watcher = _ClientWatcher(client, self._runs)
+        watcher = ClientWatcher(client, self._runs)
         scope = request_scope(environ)
         scope.connection = client
         scope.watch_client = watcher.start
@@ -49,12 +49,12 @@ class ServingEdge:
             watcher.stop()
             raise
         if client is not None:
-            client.answered()
-        return _Watched(body, watcher)
+            client.end_request()
+        return _WatchedBody(body, watcher)
 
     @contextlib.contextmanager
     def _ended_with_runs(self) -> Iterator[None]:
-        """Have `end_runs` end the block too; its client is watched by nobody else."""
+        """Let `end_runs` end the block, too; it is for connections whose client is not watched."""
         serving = gevent.getcurrent()
         self._runs.add(serving)
         try:
@@ -63,7 +63,7 @@ class ServingEdge:
             self._runs.discard(serving)
 
     def end_runs(self) -> None:
-        """End every run with an error that its client is told: the server waits no longer."""
+        """End every run with an error that its client is told; called when the time to drain is up."""
         error = RunFailed(
             "The server is shutting down; the run was ended before its end.", code=_SHUTTING_DOWN
         )
@@ -81,10 +81,10 @@ def _refusal(start_response: StartResponse) -> Iterable[bytes]:
     return [body]
 
 
-class _Watched:
-    """An answer's body; its end stops the watch."""
+class _WatchedBody:
+    """An answer's body; closing it stops the watch of its client."""
 
-    def __init__(self, body: Iterable[bytes], watcher: _ClientWatcher) -> None:
+    def __init__(self, body: Iterable[bytes], watcher: ClientWatcher) -> None:
         self._body = body
         self._watcher = watcher
 
@@ -92,7 +92,6 @@ class _Watched:
         return iter(self._body)
 
     def close(self) -> None:
-        """End the watch, then the answer."""
         self._watcher.stop()
         close = getattr(self._body, "close", None)
         if close is not None:

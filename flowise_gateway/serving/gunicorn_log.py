@@ -12,10 +12,10 @@ from flowise_gateway.telemetry.log import request_id
 
 
 class GunicornLog:
-    """Gunicorn's log through ours; its start-up lines only when asked for."""
+    """Gunicorn's log lines through the server's log; its start-up lines at level debug."""
 
     def __init__(self, cfg: Any) -> None:
-        """Take gunicorn's configuration, which it expects to be kept."""
+        """Take gunicorn's configuration, which gunicorn reads back as `cfg`."""
         self.cfg = cfg
         self._log = logging.getLogger("gunicorn")
         self.info = self.debug
@@ -23,20 +23,20 @@ class GunicornLog:
         self.critical = self._log.critical
 
     def exception(self, message: object, *_: Any, **__: Any) -> None:
-        """Write a failure; of a client that left or took nothing, and of a run ended with us, only that."""
+        """Write a failure; as a warning if the client left or read nothing, or the drain ended its run."""
         error = sys.exc_info()[1]
         if isinstance(error, (OSError, ProxyError)):
             self._log.warning("an answer was cut off: %s", type(error).__name__)
-        else:  # without the address that gunicorn names: it may hold a key
+        else:  # Without the URL that gunicorn names: it may hold a key.
             self._log.exception("%s", str(message).partition(" %s")[0])
 
     def debug(self, message: object, *arguments: Any, **named: Any) -> None:
-        """Write gunicorn's own steps, but no request line: it may hold a key."""
+        """Write gunicorn's own steps, but no request line, which may hold a key."""
         if not str(message).startswith(("%s %s", "Ignored", "Invalid")):
             self._log.debug(message, *arguments, **named)
 
     def warning(self, message: object, *arguments: Any, **named: Any) -> None:
-        """Write a warning; of what could not be parsed only that it was so."""
+        """Write a warning; without the bytes of a request that could not be parsed."""
         if str(message).startswith("Invalid request"):
             message, arguments = "something that is no HTTP request was refused", ()
         self._log.warning(message, *arguments, **named)
@@ -46,7 +46,7 @@ class GunicornLog:
         self.cfg = cfg
 
     def access(self, *_: Any) -> None:
-        """Write nothing: the request line is ours."""
+        """Write nothing: telemetry/log.py writes the line of a request."""
 
     def reopen_files(self) -> None:
         """Nothing to reopen."""
@@ -57,7 +57,7 @@ class GunicornLog:
 
 def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
     """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
-    _ = message  # it repeats what was sent, a key perhaps
+    _ = message  # It repeats what was sent, a key perhaps.
     body = json.dumps(error_body(BadRequest(f"The request could not be read: {reason}."))).encode()
     lines = [
         f"HTTP/1.1 {status} {reason}",
@@ -67,4 +67,4 @@ def write_parse_error(client: Any, status: int, reason: str, message: str) -> No
         f"Content-Length: {len(body)}",
     ]
     client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-    client.linger()  # what it was still sending would take the answer back
+    client.linger()  # Else what the client is still sending would reset the connection, and lose the answer.

@@ -1,4 +1,4 @@
-"""A request's body as it comes: slow ones are refused, refused ones are read no further."""
+"""A request's body as it arrives: one that comes too slowly, or in too many pieces, is refused."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from flowise_gateway.flow.errors import BadRequest, BodyTooSlow
 
 MAX_HEAD_BYTES = 65_536
 HEAD_STEP_BYTES = 8_192
-"""What gunicorn reads at once while it looks for the head's end: so much may be of what follows."""
+"""What gunicorn reads at once while it looks for the head's end; as much of a read may be of the body."""
 
 BODY_STEP_BYTES = 16_384
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
-"""A body may come in so many pieces, and in one more for so many bytes: each costs as much as a large one."""
+"""A body may have so many chunks, and one more for so many bytes: a small chunk costs as much as a large."""
 
 MAX_LEFT_BYTES = 131_072
-"""Of a body that nobody wants, what is read so that its connection can be used again."""
+"""How much of a refused body is read to use its connection again; past it the connection is closed."""
 
 
 class BoundedHead(Request):  # type: ignore[misc]
-    """A request whose head is small in all: gunicorn bounds a line and their number, which makes 800 KB.
+    """A request whose whole head is bounded.
 
-    It looks through all that has come after each read, so that such a head keeps the worker for 0.2 s.
+    Gunicorn bounds a line and the number of lines, 800 KB in all, and searches all of it again after each
+    read: such a head keeps the worker busy for 0.2 s.
     """
 
     def parse(self, unreader: Any) -> bytes:
         """Read the head. Raises LimitRequestHeaders, which is answered with 431."""
-        self.max_buffer_headers = MAX_HEAD_BYTES  # of the trailers, too
+        self.max_buffer_headers = MAX_HEAD_BYTES  # The bound of trailers, too.
         self._read = 0
         rest: bytes = super().parse(unreader)
         self._check(self._read - len(rest))
@@ -47,7 +48,7 @@ class BoundedHead(Request):  # type: ignore[misc]
         super().read_into(unreader, buf, stop)
         self._read += len(buf) - before
         self._check(self._read - HEAD_STEP_BYTES)
-        if self._read > HEAD_STEP_BYTES:  # hardly any client's head
+        if self._read > HEAD_STEP_BYTES:  # Hardly any client's head is as long.
             yield_now()
 
     def _check(self, size: int) -> None:
@@ -56,7 +57,7 @@ class BoundedHead(Request):  # type: ignore[misc]
 
 
 def guard_body(worker: Any, request: Any) -> None:
-    """Put limits on a request's body before anybody reads it; gunicorn reads what we leave unread."""
+    """Put limits on a request's body before it is read; gunicorn reads what the application leaves unread."""
     reader = request.body.reader
     if hasattr(reader, "parser"):
         reader.parser = _paced(reader.parser)
@@ -64,7 +65,7 @@ def guard_body(worker: Any, request: Any) -> None:
 
 
 def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces of a body in chunks, a turn of others in between. Raises BadRequest for tiny ones."""
+    """The chunks of a body, with yields to other greenlets in between. Raises BadRequest for tiny chunks."""
     size, turn_ends = 0, time.monotonic() + SLICE_SECONDS
     for count, piece in enumerate(chunks):
         size += len(piece)
@@ -82,7 +83,7 @@ class _TimedBody:
     def __init__(self, body: Any, seconds: float) -> None:
         self._body = body
         self._seconds = seconds
-        # In chunks nobody knows before the end.
+        # The length of a chunked body is unknown before its end.
         self.left: float = getattr(body.reader, "length", math.inf)
         self._deadline: float | None = None
         self._is_finished = False
@@ -100,11 +101,11 @@ class _TimedBody:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Answered: what is read now is gunicorn's, on its way to the connection's next request."""
+        """The request is answered: from now on gunicorn reads, to reach the connection's next request."""
         self._is_finished = True
 
-    def let_go(self) -> None:
-        """Free what was read ahead: gunicorn's reader of chunks and its generator hold each other."""
+    def free(self) -> None:
+        """Free what was read ahead; gunicorn's reader of chunks and its generator refer to each other."""
         if chunks := getattr(self._body.reader, "parser", None):
             chunks.close()
 
@@ -113,9 +114,9 @@ class _TimedBody:
         if self._deadline is None:
             self._deadline = now + self._seconds
         else:
-            # A body that has arrived already is read without ever waiting: others must get their turn.
+            # Yield: reading a body that has arrived already never waits, and would hold up other streams.
             gevent.sleep(LOOP_SLEEP_SECONDS)
-        left, self.left = self.left, math.inf  # of a body that breaks off nobody knows either
+        left, self.left = self.left, math.inf  # Unknown, too, if the body breaks off here.
         try:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
                 piece: bytes = self._body.read(size)

@@ -23,7 +23,7 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             listener.close()
             if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # a machine without IPv6
+                continue  # The machine has no IPv6.
             for opened in sockets:
                 opened.close()
             raise OSError(f"PORT={port} on HOST={host}: {error.strerror}") from None

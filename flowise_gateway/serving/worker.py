@@ -1,4 +1,4 @@
-"""Gunicorn's gevent worker, and how it ends: streams finish, idle connections do not hold it."""
+"""Gunicorn's gevent worker, and how it ends: answers under way finish, idle connections are closed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from flowise_gateway.flow.parallel import RUN_THREAD
-from flowise_gateway.serving.client_socket import _Client
+from flowise_gateway.serving.client_socket import ClientSocket
 
-LAST_WORDS_SECONDS = 2.0
-"""What the answers that were ended at the limit may take to say so."""
+ENDING_SECONDS = 2.0
+"""How long answers that were ended at the drain's limit may take to tell their clients."""
 
 _STEP_SECONDS = 0.05
 _BEAT_SECONDS = 0.2
 
 
 class _Settings:
-    """Gunicorn's settings, each found once: it asks for some thirty of them a request."""
+    """Gunicorn's settings, each looked up once: gunicorn reads some thirty of them for each request."""
 
     def __init__(self, settings: Any) -> None:
         self._settings = settings
@@ -38,10 +38,9 @@ class _Settings:
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Serves until told to end; then what has begun is finished, and what is new is refused."""
+    """Serves until a signal; then answers under way are finished, and new requests are refused."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Take what gunicorn gives."""
         super().__init__(*arguments, **named)
         self._idle: set[Any] = set()
         self._busy = 0
@@ -74,7 +73,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return server
 
     def _drain(self) -> None:
-        """Let answers finish until the limit, then have them say that they could not."""
+        """Let answers finish until the limit, then end the rest with an error that their clients are told."""
         self.wsgi.is_draining = True
         for client in list(self._idle):
             with contextlib.suppress(OSError):
@@ -83,8 +82,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if self._busy:
             self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", self._busy)
             self.wsgi.end_runs()
-            self._wait_while(self._is_busy, LAST_WORDS_SECONDS)
-        self._wait_while(_has_runs_in_hand, LAST_WORDS_SECONDS)
+            self._wait_while(self._is_busy, ENDING_SECONDS)
+        self._wait_while(_is_aborting_runs, ENDING_SECONDS)
 
     def _is_busy(self) -> bool:
         return self._busy > 0
@@ -97,21 +96,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve a connection, request after request."""
-        client = _Client(fileno=client.detach())
-        # Each write has that long: a client that takes nothing must not hold a run for ever.
+        client = ClientSocket(fileno=client.detach())
+        # A time limit for each write: a client that reads nothing must not hold a run for ever.
         client.settimeout(self.app.body_timeout_seconds)
         self._idle.add(client)
         try:
-            # Not gunicorn's own `handle`, which would take the time limit off again.
+            # GeventWorker's own `handle` would take the time limit off again.
             super(GeventWorker, self).handle(listener, client, address)
         finally:
             self._idle.discard(client)
-            client.serves(None)
+            client.begin_request(None)
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
-        """Serve a request; the last one of its connection when the worker is ending."""
+        """Serve a request; when the worker is ending, the connection ends with its answer."""
         self._idle.discard(client)
-        client.serves(request)
+        client.begin_request(request)
         self._busy += 1
         is_last = False
         try:
@@ -126,9 +125,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if request.body.left:
                 client.linger()
             raise StopIteration
-        client.rest()
+        client.yield_to_others()
 
 
-def _has_runs_in_hand() -> bool:
-    """Whether Flowise is still being told of runs that were ended."""
+def _is_aborting_runs() -> bool:
+    """Whether calls that abort runs in Flowise are still under way."""
     return any(thread.name.startswith(RUN_THREAD) for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""What Flask's request tells, as the server needs it, and the answers it gives back. Composition."""
+"""Flask's request as the gateway reads it, and the headers and bodies of its answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class PlainPaths:
-    """Takes doubled and trailing slashes out of paths: a redirect would turn a client's POST into a GET."""
+    """Takes doubled and trailing slashes out of paths; after a redirect a client's POST would be a GET."""
 
     def __init__(self, application: WSGIApplication) -> None:
         """Wrap an application."""
@@ -46,7 +46,7 @@ class PlainPaths:
 
 
 def current_request() -> Request:
-    """The request itself: each use of Flask's stand-in for it costs a look-up."""
+    """The request itself; each use of Flask's stand-in for it costs a look-up."""
     return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -73,9 +73,9 @@ def raw_body(limit: int) -> bytes:
         raise EncodingNotSupported(
             f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
         )
-    asked = current_request()
-    stream, length = asked.environ["wsgi.input"], asked.content_length
-    if length is None and not asked.environ.get("wsgi.input_terminated"):
+    http_request = current_request()
+    stream, length = http_request.environ["wsgi.input"], http_request.content_length
+    if length is None and not http_request.environ.get("wsgi.input_terminated"):
         return b""
     if length is not None and length > limit:
         raise _too_large(limit)
@@ -92,7 +92,8 @@ def raw_body(limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    # Not made where the body is read: a name for it there would keep all that until a garbage collection.
+    # Made in a function of its own: as a local of the function that reads, the exception would refer to
+    # itself through its traceback, and keep the body in memory until a garbage collection.
     return BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
 
 
@@ -102,7 +103,7 @@ def json_body(settings: Settings) -> dict[str, Any]:
 
 
 def onward_headers() -> dict[str, str]:
-    """What Flowise is told of the request beside its body."""
+    """Headers of the call to Flowise: the request's id, its address, its trace."""
     headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
     trace = header("traceparent") or ""
     if _TRACEPARENT.fullmatch(trace):
@@ -111,11 +112,11 @@ def onward_headers() -> dict[str, str]:
 
 
 def link_resolver(reference: str, public_url: str, links: Callable[[], FileLinks]) -> LinkResolver:
-    """What completes the events of a flow's run: a decision's reference, a file's address with us.
+    """Gives, for a run, what completes its events: the reference of a question, the address of a file.
 
-    Without a `public_url` the address is the one by which the caller reached us.
+    Without a `public_url` the address begins with the one by which the caller reached the gateway.
     """
-    asked = current_request()  # outlives its context
+    http_request = current_request()  # The stand-in is gone once the view has returned, the request is not.
 
     def of_run(flow: str, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
         def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
@@ -124,21 +125,25 @@ def link_resolver(reference: str, public_url: str, links: Callable[[], FileLinks
             if not event.stored:
                 return event
             token = links().token(StoredFile(flow, chat_id, event.stored))
-            return replace(event, url=f"{public_url or _own_address(asked)}{FILES_PATH}{token}")
+            return replace(event, url=f"{public_url or _own_address(http_request)}{FILES_PATH}{token}")
 
         return amend
 
     return of_run
 
 
-def _own_address(asked: Request) -> str:
-    """How the caller reached us; empty (links are then relative) for a Host that no link should hold."""
-    return asked.host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(asked.host_url) else ""
+def _own_address(http_request: Request) -> str:
+    """The address by which the caller reached the gateway; empty for a Host that no link may repeat.
+
+    Links are relative then.
+    """
+    host_url = http_request.host_url
+    return host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(host_url) else ""
 
 
 def answer_headers(plan: Plan) -> dict[str, str]:
-    """What a caller is told of its run beside the answer."""
-    # Without an exchange, what stands instead of a run leaves nothing in Flowise to be found by its chat.
+    """Headers that name the run's chat, its conversation, and what was ignored of the request."""
+    # A canned answer outside a conversation leaves nothing in Flowise that its chat id could find.
     has_chat = plan.continued is not None or not plan.canned_events
     headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
     if plan.ignored:
@@ -149,7 +154,7 @@ def answer_headers(plan: Plan) -> dict[str, str]:
 
 
 def ignored_names(names: Sequence[str]) -> str:
-    """Names as a header can hold them: some are a client's own words."""
+    """Names as a header can hold them; a client may have made some of them up."""
     shown = [_NO_NAME.sub("?", name[:MAX_NAME_CHARACTERS]) for name in names[:MAX_NAMES]]
     more = len(names) - len(shown)
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
