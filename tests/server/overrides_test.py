@@ -20,13 +20,6 @@ ENABLED = [{"name": name, "enabled": True} for name in ("systemMessage", "topP")
 
 
 @pytest.fixture(scope="module")
-def flowise() -> Iterator[DemoServer]:
-    """A demo Flowise of this file's own."""
-    with DemoServer("--token-seconds", "0") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def server(flowise: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
     """A server in front of it, with a key that may override and one that may not."""
     folder = tmp_path_factory.mktemp("overrides")

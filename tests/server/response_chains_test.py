@@ -41,7 +41,7 @@ def _has(answered: dict[str, Any], goal: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def fast_demo() -> Iterator[DemoServer]:
+def flowise() -> Iterator[DemoServer]:
     """A demo Flowise that does not wait between words."""
     with DemoServer("--token-seconds", "0") as server:
         yield server
@@ -88,12 +88,12 @@ class Chain:
 
 @pytest.mark.timeout(400)  # five thousand requests: the machine may be busy
 def test_a_thousand_chains_with_forks_deletes_and_a_restart_say_what_was_said(
-    folder: Path, fast_demo: DemoServer
+    folder: Path, flowise: DemoServer
 ) -> None:
     """What each flow's model saw is the chain's transcript, to the letter; several people share the key."""
     chains = [Chain(seed) for seed in range(CHAINS)]
-    settings = {"FLOWISE_BASE_URL": fast_demo.base_url, "PROXY_API_KEYS": "shared", "WORKERS": "2"}
-    fast_demo.clear()
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_API_KEYS": "shared", "WORKERS": "2"}
+    flowise.clear()
     # Every chain is begun before a restart and ended after it; the demo flows remember 1,000 sessions.
     parts: list[list[Chain]] = [[], *(chains[n::LIVES] for n in range(LIVES)), []]
     for ending, beginning in pairwise(parts):
@@ -105,7 +105,7 @@ def test_a_thousand_chains_with_forks_deletes_and_a_restart_say_what_was_said(
     # No two say the same.
     seen = {
         record["messages"][-1]["content"]: [(m["role"], m["content"]) for m in record["messages"]]
-        for record in fast_demo.records()
+        for record in flowise.records()
     }
     for chain in chains:
         for talk in chain.asked:
@@ -135,12 +135,12 @@ def _check_lost(proxy: RunningProxy, chains: list[Chain]) -> None:
 
 
 def test_a_killed_worker_leaves_no_broken_record_and_loses_no_answered_one(
-    folder: Path, fast_demo: DemoServer
+    folder: Path, flowise: DemoServer
 ) -> None:
     answered: dict[str, dict[str, Any]] = {}
     background: list[str] = []
     is_over = threading.Event()
-    with RunningProxy(folder, FLOWISE_BASE_URL=fast_demo.base_url, WORKERS="2") as proxy:
+    with RunningProxy(folder, FLOWISE_BASE_URL=flowise.base_url, WORKERS="2") as proxy:
 
         def ask(number: int) -> None:
             while not is_over.is_set():

@@ -21,13 +21,6 @@ from tests.support.running_proxy import RunningProxy
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 
 
-@pytest.fixture(scope="module")
-def flowise() -> Iterator[DemoServer]:
-    """A demo Flowise that answers at once."""
-    with DemoServer("--token-seconds", "0") as server:
-        yield server
-
-
 @pytest.fixture
 def server(flowise: DemoServer, tmp_path: Path) -> Iterator[RunningProxy]:
     """A server with a file of its own."""
