@@ -1,1 +1,1 @@
-"""The HTTP seam under the Flowise client: one protocol, two implementations."""
+"""How requests reach Flowise over HTTP: one protocol, two implementations."""
