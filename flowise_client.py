@@ -1,4 +1,4 @@
-"""Flowise's prediction API as a client of one flow: `predict`, `stream`, `abort`. Upstream layer.
+"""Flowise's prediction API as a client of one flow: `predict`, `stream`, `abort`.
 
 Usable alone::
 

@@ -1,4 +1,4 @@
-"""Chat completions and completions: their requests into turns, flow events into their wire. Pure.
+"""Chat completions and completions: their requests into turns, flow events into their wire.
 
 Run as a program it converts the files of `sample_payload/` both ways and prints them.
 """

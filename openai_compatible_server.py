@@ -1,4 +1,4 @@
-"""The server: OpenAI's and Azure's routes over Flowise's flows. Composition.
+"""The server: OpenAI's and Azure's routes over Flowise's flows.
 
 `python3 openai_compatible_server.py` serves; `create_app` is the WSGI application for any other server.
 """

@@ -1,4 +1,4 @@
-"""What the demo's model says when it is asked for JSON: values that fit the JSON Schema it is shown. Pure.
+"""What the demo's model says when it is asked for JSON: values that fit the JSON Schema it is shown.
 
 A schema is an object that begins on a line of its own, in a text that speaks of a JSON Schema; the newest
 message's counts, else one of a system text or of the rules that clients' formats become.

@@ -1,4 +1,4 @@
-"""What the demo's model says: the question again, a call of a tool described to it, or JSON. Pure."""
+"""What the demo's model says: the question again, a call of a tool described to it, or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words in a question that make the scripted flows fail, wait or answer oddly. Pure."""
+"""The words in a question that make the scripted flows fail, wait or answer oddly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of which a run of a demo flow consists, and what the flow's nodes see of a call. Pure values."""
+"""The steps of which a run of a demo flow consists, and what the flow's nodes see of a call."""
 
 from __future__ import annotations
 

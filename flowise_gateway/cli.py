@@ -1,4 +1,4 @@
-"""The command line: `flowise-gateway serve | check | models | keys new | ask`. Composition."""
+"""The command line: `flowise-gateway serve | check | models | keys new | ask`."""
 
 from __future__ import annotations
 

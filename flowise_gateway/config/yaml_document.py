@@ -1,4 +1,4 @@
-"""YAML with places: the values of a document, where each stands, and dataclasses read from them. Leaf.
+"""YAML with places: the values of a document, where each stands, and dataclasses read from them.
 
 Every fault is one line with the file, the line, the field and what is allowed, never a value.
 """

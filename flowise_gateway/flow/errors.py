@@ -1,4 +1,4 @@
-"""The tree of errors a caller can meet, and the one function that puts an error on the wire. Leaf.
+"""The tree of errors a caller can meet, and the one function that puts an error on the wire.
 
 The status tells whether sending again is safe, since clients resend by status alone (OpenAI SDKs: 408, 409,
 429 and 5xx; LibreChat: 408, 422 and 5xx, seven times): 5xx, 429 and 408 mean that nothing has run, any other

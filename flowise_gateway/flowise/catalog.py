@@ -1,4 +1,4 @@
-"""Which flows there are: profiles of Flowise's listing and probes, fresh in the background. Upstream."""
+"""Which flows there are: profiles of Flowise's listing and probes, fresh in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Flowise's failures mean: texts, statuses and pages into errors of `flow/errors.py`. Pure.
+"""What Flowise's failures mean: texts, statuses and pages into errors of `flow/errors.py`.
 
 Flowise answers nearly every failure with one status, 500, or with a text in a 200 stream: the text decides.
 """

@@ -1,4 +1,4 @@
-"""One run of a flow as it is waited for: head, stream or JSON answer, each in its time. Upstream layer."""
+"""One run of a flow as it is waited for: head, stream or JSON answer, each in its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an answer is presented: by the model's settings and by what the client program shows. Leaf."""
+"""How an answer is presented: by the model's settings and by what the client program shows."""
 
 from __future__ import annotations
 

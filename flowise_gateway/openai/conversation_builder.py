@@ -1,4 +1,4 @@
-"""Builds question, history and system text, as Flowise takes them, from the messages of a client. Pure.
+"""Builds question, history and system text, as Flowise takes them, from the messages of a client.
 
 Chat messages (`messages.py`) and Responses items (`responses/input_items.py`) are read by their own modules
 and added here one after the other.

@@ -1,4 +1,4 @@
-"""Fields of a request body, checked as they are read; a bad one is a 400 that names it. Leaf."""
+"""Fields of a request body, checked as they are read; a bad one is a 400 that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON text of a request: bounds on what is parsed at all, and its parsing. Leaf."""
+"""The JSON text of a request: bounds on what is parsed at all, and its parsing."""
 
 from __future__ import annotations
 

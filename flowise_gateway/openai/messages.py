@@ -1,4 +1,4 @@
-"""The `messages` of a chat completion, read into a conversation. Pure."""
+"""The `messages` of a chat completion, read into a conversation."""
 
 from __future__ import annotations
 

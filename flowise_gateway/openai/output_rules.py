@@ -1,4 +1,4 @@
-"""What a client demands of an answer: put to the flow as instructions, and enforced on its answer. Pure."""
+"""What a client demands of an answer: put to the flow as instructions, and enforced on its answer."""
 
 from __future__ import annotations
 

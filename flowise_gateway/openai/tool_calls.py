@@ -1,4 +1,4 @@
-"""Finds calls of a client's tools in what a flow writes, however its text is split. Pure.
+"""Finds calls of a client's tools in what a flow writes, however its text is split.
 
 A call is `<tool_call>{"name": …, "arguments": {…}}</tool_call>` with exactly these two keys, of a tool that
 was offered; white space is free, and a code fence inside the tags is ignored. Anything else is text and

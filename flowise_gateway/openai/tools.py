@@ -1,4 +1,4 @@
-"""The functions of a client that a flow may call: read from a request, described to the flow in words. Leaf.
+"""The functions of a client that a flow may call: read from a request, described to the flow in words.
 
 Chat completions nest a function in its tool, Responses do not; `functions` is the old form of both.
 """

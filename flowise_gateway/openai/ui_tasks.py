@@ -2,7 +2,7 @@
 
 They are recognized by their prompts, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: by the
 fixed words or the frame of a prompt that nobody writes by hand. A prompt that only resembles one runs the
-flow. Pure.
+flow.
 """
 
 from __future__ import annotations

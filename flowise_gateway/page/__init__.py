@@ -1,1 +1,1 @@
-"""The page at `/`: plain HTML, CSS and ES modules, served as they are. Leaf."""
+"""The page at `/`: plain HTML, CSS and ES modules, served as they are."""

@@ -1,4 +1,4 @@
-"""The files of the page at `/`, read once, with the headers that let nothing else run in it. Leaf."""
+"""The files of the page at `/`, read once, with the headers that let nothing else run in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens of a Responses request, and its context packed into one item. Pure.
+"""The tokens of a Responses request, and its context packed into one item.
 
 Nothing is summarized: that would take a run of the flow, which may act. The packed item holds the whole
 conversation, which so continues without a store.

@@ -1,4 +1,4 @@
-"""The fields of a Responses request beside its input: checked, and as the answer repeats them. Pure.
+"""The fields of a Responses request beside its input: checked, and as the answer repeats them.
 
 Every field may be null. What no flow can obey is checked for its type alone, and named by `parameters`.
 """

@@ -1,4 +1,4 @@
-"""The input of a response: its items and those before them, and the conversation they make. Pure."""
+"""The input of a response: its items and those before them, and the conversation they make."""
 
 from __future__ import annotations
 

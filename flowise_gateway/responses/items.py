@@ -1,4 +1,4 @@
-"""One item of a response's input: checked, and completed so that it can be listed and sent back. Pure.
+"""One item of a response's input: checked, and completed so that it can be listed and sent back.
 
 Errors name the field by the place that the caller gives. An item of a type unknown here is taken as it is: a
 client that changes models in the middle of a chat sends all that another model has made.

@@ -1,4 +1,4 @@
-"""The output of a response as it grows: its items, and the events that announce them. Pure.
+"""The output of a response as it grows: its items, and the events that announce them.
 
 One message holds the whole text and stays open to the end, so that sources found late can be cited in it.
 Reasoning before the text is one item, closed when the text begins; later reasoning is a second item, open

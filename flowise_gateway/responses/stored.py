@@ -1,4 +1,4 @@
-"""Stored responses: each with its request's items, its answer and the conversation before it. Policy.
+"""Stored responses: each with its request's items, its answer and the conversation before it.
 
 A response belongs to the caller that asked for it; to all others its id names nothing. Each is stored with
 the whole conversation before it, so that it can be continued after earlier responses have been deleted.

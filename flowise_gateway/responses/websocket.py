@@ -1,4 +1,4 @@
-"""One WebSocket over a connection that a server has handed over. Policy.
+"""One WebSocket over a connection that a server has handed over.
 
 No thread of its own: while nothing is asked it waits in `receive`, and in between `look` reads what has come.
 Messages are never compressed, so that none unpacks into more than it says.

@@ -1,4 +1,4 @@
-"""Log lines and request ids: one line a request, without prompts, keys or addresses of others. Policy."""
+"""Log lines and request ids: one line a request, without prompts, keys or addresses of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted for Prometheus, and the text of `/metrics`. Policy.
+"""What is counted for Prometheus, and the text of `/metrics`.
 
 To count is a look-up in a dict and an addition; all else is done when somebody asks. No label holds what a
 client made up: routes are templates, models are flows that exist, outcomes are our own error codes.

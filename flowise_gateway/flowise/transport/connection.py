@@ -1,4 +1,4 @@
-"""A connection to Flowise in gevent's loop, and the parser of what comes over it. Upstream layer."""
+"""A connection to Flowise in gevent's loop, and the parser of what comes over it."""
 
 from __future__ import annotations
 

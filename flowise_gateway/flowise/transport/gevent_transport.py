@@ -1,4 +1,4 @@
-"""Calls of Flowise for serving, over kept-alive connections that wait in gevent's loop. Upstream layer.
+"""Calls of Flowise for serving, over kept-alive connections that wait in gevent's loop.
 
 No thread or greenlet is started for a call: the reader of a reply waits on its socket, and nothing is lost
 when it stops waiting. HTTP is parsed by `geventhttpclient` (llhttp).
