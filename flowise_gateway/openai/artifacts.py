@@ -1,4 +1,4 @@
-"""Files of a run as text of the answer: links, images, short texts, never anything large. Leaf, pure."""
+"""Files of a run as text of the answer: links, images, short texts, never anything large."""
 
 from __future__ import annotations
 

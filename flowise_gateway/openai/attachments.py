@@ -1,4 +1,4 @@
-"""Images, audio and files in a message's content into Flowise's uploads. Wire layer, pure.
+"""Images, audio and files in a message's content into Flowise's uploads.
 
 Flowise's rules (docs/reference/flowise.md, Uploads): data is a data URI, `name` has an extension that fits
 the MIME type, a text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file`

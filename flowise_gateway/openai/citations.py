@@ -1,4 +1,4 @@
-"""Sources of an answer as citations, and as a footer for clients that show no citation. Leaf, pure."""
+"""Sources of an answer as citations, and as a footer for clients that show no citation."""
 
 from __future__ import annotations
 

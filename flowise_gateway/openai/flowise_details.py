@@ -1,4 +1,4 @@
-"""The vendor key `flowise` and the standard key `metadata`: what an answer tells of its run. Leaf, pure.
+"""The vendor key `flowise` and the standard key `metadata`: what an answer tells of its run.
 
 Tools, sources and nodes are shown by name, result and time. Flowise's internals (prompts, credentials, flow
 state, settings of nodes, paths of its disk) never come this far or are removed here.

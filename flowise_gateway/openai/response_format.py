@@ -1,4 +1,4 @@
-"""Answers in JSON: `response_format` and `text.format` read, put to the flow, and enforced. Leaf, pure."""
+"""Answers in JSON: `response_format` and `text.format` read, put to the flow, and enforced."""
 
 from __future__ import annotations
 
