@@ -245,6 +245,8 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
         problems.append(_with_advice(error))
     if reason := _store_problem(settings):
         problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
+    if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
+        problems.append("PROXY_SECRET is not set: set the same one on all machines that share the Redis")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
     if short:
         problems.append(

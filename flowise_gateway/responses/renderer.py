@@ -59,7 +59,7 @@ class ResponsesRenderer(BaseRenderer):
     """
 
     def __init__(
-        self, request: ParsedRequest, *, store: Callable[[Response], object] | None = None, **options: Any
+        self, request: ParsedRequest, *, store: Callable[[Response], bool] | None = None, **options: Any
     ) -> None:
         """Prepare the response as it is before its output."""
         super().__init__(request, **options)
@@ -174,8 +174,9 @@ class ResponsesRenderer(BaseRenderer):
     def _finish(self, status: Status) -> None:
         self._is_over = True
         self._response["status"], self._response["output"] = status, self._output.items
-        if self._store is not None:
-            self._store(self._response)
+        if self._store is not None and not self._store(self._response):
+            self._response["store"] = False
+            self._add_metadata({"warnings": ["The store cannot be used: this response was not stored."]})
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
         """Add to the client's own pairs as many of ours as OpenAI's limits leave room for."""

@@ -21,7 +21,7 @@ from flowise_gateway.responses.compaction import compacted, input_tokens
 from flowise_gateway.responses.items import Item
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
-from flowise_gateway.responses.stored import Context, Record, StoredResponse, page
+from flowise_gateway.responses.stored import STORE_RETRY_SECONDS, Context, Record, StoredResponse, page
 from flowise_gateway.responses.websocket import WebSocket
 from flowise_gateway.responses.websocket_session import (
     ResponseSocket,
@@ -142,7 +142,10 @@ class ResponseRoutes:
         record = Record({}, parsed.input_items, context.before)
         run = BackgroundRun(place, answer, record, renderer)
         if not run.queue():
-            raise StoreUnavailable("Background responses need the store, which cannot be used just now.")
+            raise StoreUnavailable(
+                "Background responses need the store, which cannot be used just now.",
+                retry_after_seconds=STORE_RETRY_SECONDS,
+            )
         # The request ends here; its places in flight are freed at the end of its run.
         on_close = current_scope().on_close
         releases = list(on_close)
@@ -195,8 +198,8 @@ def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
 
 def _keep(
     place: StoredResponse, items: Sequence[Item], before: Sequence[Item], response: Mapping[str, Any]
-) -> None:
-    place.save(Record(response, items, before))
+) -> bool:
+    return place.save(Record(response, items, before))
 
 
 def _number(name: str, default: int, *, low: int, high: int) -> int:

@@ -17,13 +17,14 @@ from typing import Any
 import orjson
 
 from flowise_gateway.flow.cooperative import compressed, decompressed
-from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.flow.errors import BadRequest, StoreUnavailable
 from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
 
 MAX_BYTES = 16 * 2**20
 """Of a conversation: a larger one is answered, but not stored."""
 MAX_REFERENCES = 1000
+STORE_RETRY_SECONDS = 2.0
 ALIVE_SECONDS = 20.0
 """A background run whose worker has not shown it to be alive for this long is dead."""
 
@@ -91,9 +92,19 @@ class StoredResponses:
 
     def item(self, scope: str, item_id: str) -> Item | None:
         """An output item of a response of this caller."""
-        packed = self.store.get(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
+        packed = self.read(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
         item: Item | None = orjson.loads(decompressed(packed)) if packed else None
         return item
+
+    def read(self, key: str) -> bytes | None:
+        """A value; raises StoreUnavailable where it may be there and cannot be read."""
+        value = self.store.get(key)
+        if value is None and self.store.error is not None:
+            raise StoreUnavailable(
+                "Responses are in the store, which cannot be used just now.",
+                retry_after_seconds=STORE_RETRY_SECONDS,
+            )
+        return value
 
     def key(self, kind: str, *parts: str) -> str:
         return f"{kind}:{hmac.new(self._secret, orjson.dumps([kind, *parts]), hashlib.sha256).hexdigest()}"
@@ -107,8 +118,8 @@ class StoredResponse:
         self._scope, self.id = scope, response_id
 
     def record(self) -> Record | None:
-        """The record; one whose background run died with its worker reads as failed."""
-        packed = self._store.get(self._key("resp")) if _ID.fullmatch(self.id) else None
+        """The record; one whose run died with its worker reads as failed. Raises StoreUnavailable."""
+        packed = self._responses.read(self._key("resp")) if _ID.fullmatch(self.id) else None
         if packed is None:
             return None
         record = Record.from_bytes(packed)

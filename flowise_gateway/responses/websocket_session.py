@@ -164,12 +164,12 @@ class ResponseSocket:
         parsed = replace(parsed, response_id=new_id("resp_"))
         place = responses.of(scope(), parsed.response_id)
 
-        def keep(response: Mapping[str, Any]) -> None:
+        def keep(response: Mapping[str, Any]) -> bool:
             record = Record(response, parsed.input_items, context.before)
-            if parsed.store:
-                place.save(record)
-            else:
-                self._own[parsed.response_id] = record.context
+            if parsed.store and place.save(record):
+                return True
+            self._own[parsed.response_id] = record.context
+            return not parsed.store
 
         renderer_of = partial(ResponsesRenderer, store=keep)
         answer = self._answering.prepare(parsed, body, renderer_of, heartbeat=Heartbeat(LOOK_SECONDS))

@@ -7,6 +7,7 @@ import hmac
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,13 +36,19 @@ class WatchedStore:
     """
 
     def __init__(
-        self, store: Store, on_failure: Callable[[str], None] = lambda _reason: None, secret: bytes = b""
+        self,
+        store: Store,
+        on_failure: Callable[[str], None] = lambda _reason: None,
+        secret: bytes = b"",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap `store`; `on_failure` is called with the first of several failures in a row."""
         self._store = store
         self._on_failure = on_failure
-        self._secret = secret
-        self._own_secret = b""
+        self._clock = clock
+        self._given_secret = secret
+        self._agreed_secret = self._own_secret = b""
+        self._agree_at = -math.inf
         self._seals: tuple[bytes, bytes] = b"", b""
         self.error: str | None = None
         self.failures = 0
@@ -50,12 +57,23 @@ class WatchedStore:
     def secret(self) -> bytes:
         """The secret of the settings, else the one in the store, which the first process puts there.
 
-        While the store cannot be reached, a secret of this process, which is put there later if none is.
+        While the store cannot be reached, the last one known, or one of this process. It is put there if none
+        is, and exchanged for the one that is: a store that lost its data must not leave processes with two.
         """
-        if not self._secret:
-            self._own_secret = self._own_secret or os.urandom(_SECRET_BYTES)
-            self._secret = self._attempt(lambda: _shared_secret(self._store, self._own_secret), b"")
-        return self._secret or self._own_secret
+        if self._given_secret or self._clock() < self._agree_at:
+            return self._given_secret or self._agreed_secret
+        known = self._agreed_secret
+        if known:  # other requests go on with it while this one asks the store
+            self._agree_at = self._clock() + _AGREE_SECONDS
+        self._own_secret = known or self._own_secret or os.urandom(_SECRET_BYTES)
+        found = self._attempt(lambda: _agree(self._store, self._own_secret), b"")
+        if not found:
+            self._agree_at = -math.inf
+            return self._own_secret
+        if known and found != known:
+            log.warning("PROXY_STORE holds another secret: what the last one stored or linked is lost")
+        self._agreed_secret, self._agree_at = found, self._clock() + _AGREE_SECONDS
+        return found
 
     def get(self, key: str) -> bytes | None:
         return self._unsealed(key, self._attempt(lambda: self._store.get(key), None))
@@ -104,11 +122,12 @@ class WatchedStore:
             self.error = str(error)
             self.failures += 1
             return fallback
-        self.error = None
+        if self.error is not None:  # the store may have lost its data meanwhile, the secret among them
+            self.error, self._agree_at = None, -math.inf
         return result
 
 
-def _shared_secret(store: Store, proposed: bytes) -> bytes:
+def _agree(store: Store, proposed: bytes) -> bytes:
     """The secret in the store; the one proposed is put there if it has none, or one of another length."""
     for attempt in range(3):
         found = store.get("secret")
@@ -120,5 +139,7 @@ def _shared_secret(store: Store, proposed: bytes) -> bytes:
     raise StoreError("PROXY_STORE does not keep what is put there")
 
 
+_AGREE_SECONDS = 30.0
+"""How often a process makes sure that its secret is still the store's."""
 _SECRET_BYTES = 32
 _SEAL_BYTES = 16

@@ -100,3 +100,28 @@ def test_values_that_are_not_ours_are_404_and_never_500(
     ]
     assert all(400 <= one.status_code < 500 for one in refused)
     assert chat(server, "mine", "And on").status_code == 200
+
+
+def test_what_may_be_stored_is_not_said_to_be_missing_while_the_store_is_away(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    with RunningProxy(
+        tmp_path, FLOWISE_BASE_URL=flowise.base_url, PROXY_STORE="redis://127.0.0.1:9/0"
+    ) as server:
+        made = post(server, "/v1/responses", input="Hello").json()
+        assert made["status"] == "completed"
+        assert made["store"] is False
+        assert "not stored" in made["metadata"]["flowise_warnings"]
+        address = f"{server.url}/v1/responses/{made['id']}"
+        answers = [
+            requests.get(address, timeout=10),
+            requests.delete(address, timeout=10),
+            requests.get(f"{address}/input_items", timeout=10),
+            requests.post(f"{address}/cancel", timeout=10),
+            post(server, "/v1/responses", input="Hello", previous_response_id=made["id"]),
+            post(server, "/v1/responses", input=[{"type": "item_reference", "id": "msg_1"}]),
+            post(server, "/v1/responses", input="Hello", background=True),
+        ]
+        assert [answer.status_code for answer in answers] == [503] * len(answers)
+        assert {answer.json()["error"]["code"] for answer in answers} == {"store_unavailable"}
+        assert all(float(answer.headers["Retry-After"]) > 0 for answer in answers)

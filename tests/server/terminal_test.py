@@ -84,6 +84,7 @@ def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
         "FLOWISE_APY_KEY",
         "Flowise",
         "PROXY_STORE:",
+        "PROXY_SECRET",
         "PROXY_API_KEYS:",
     ]
     assert lines[0] == "  ! FLOWISE_APY_KEY is no setting: is FLOWISE_API_KEY meant?"

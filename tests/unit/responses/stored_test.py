@@ -303,17 +303,30 @@ class Broken(ProxyError):
     """Any failure."""
 
 
+def test_what_could_not_be_kept_says_so() -> None:
+    request = parse_response({"model": "m", "input": "Hi", "store": True})
+    transcript = transcript_of([TextDelta("Hello"), TurnEnded()], "chat")
+    body = ResponsesRenderer(request, count_tokens=len, store=lambda _: False).body([transcript])
+    assert body["store"] is False
+    assert "not stored" in body["metadata"]["flowise_warnings"]
+
+
 def test_what_is_kept_is_what_the_client_gets() -> None:
     request = parse_response({"model": "m", "input": "Hi"})
     kept: list[Mapping[str, Any]] = []
+
+    def keep(response: Mapping[str, Any]) -> bool:
+        kept.append(response)
+        return True
+
     transcript = transcript_of([TextDelta("Hello"), TurnEnded()], "chat")
-    whole = ResponsesRenderer(request, count_tokens=len, store=kept.append)
+    whole = ResponsesRenderer(request, count_tokens=len, store=keep)
     assert whole.body([transcript]) is kept.pop()
-    streamed = ResponsesRenderer(request, count_tokens=len, store=kept.append)
+    streamed = ResponsesRenderer(request, count_tokens=len, store=keep)
     assert streamed.opening()
     assert streamed.chunks(TextDelta("Hello"))
     assert b"completed" in streamed.closing([transcript])[-2].data
     assert kept.pop()["status"] == "completed"
-    broken = ResponsesRenderer(request, count_tokens=len, store=kept.append)
+    broken = ResponsesRenderer(request, count_tokens=len, store=keep)
     assert b"failed" in broken.failure(Broken("x"))[-2].data
     assert kept.pop()["status"] == "failed"

@@ -284,6 +284,52 @@ def test_a_secret_made_while_the_store_was_lost_is_everybodys_once_it_is_back(tm
     assert other.secret == own
 
 
+def test_a_store_that_lost_its_data_is_given_the_secret_again() -> None:
+    store, now = MemoryStore(), [0.0]
+    one = WatchedStore(store, clock=lambda: now[0])
+    made = one.secret
+    store.delete("secret")
+    now[0] = 31
+    assert one.secret == made
+    assert WatchedStore(store).secret == made
+
+
+def test_processes_with_two_secrets_agree_on_the_stores(caplog: pytest.LogCaptureFixture) -> None:
+    store, now = MemoryStore(), [0.0]
+    one = WatchedStore(store, clock=lambda: now[0])
+    first = one.secret
+    store.delete("secret")
+    second = WatchedStore(store).secret  # begun after the data was lost, and before the other one looked
+    assert (first != second, one.secret) == (True, first)
+    now[0] = 31
+    assert one.secret == second
+    assert "another secret" in caplog.text
+
+
+class Losable(MemoryStore):
+    """A store that another machine has, and that may be out of reach."""
+
+    is_lost = False
+
+    def get(self, key: str) -> bytes | None:
+        if self.is_lost:
+            raise StoreError("lost")
+        return super().get(key)
+
+
+def test_a_store_that_is_back_is_asked_for_its_secret_at_once() -> None:
+    store = Losable()
+    one = WatchedStore(store)
+    made = one.secret
+    store.is_lost = True
+    assert (one.get("a"), one.secret) == (None, made)
+    store.is_lost = False
+    store.delete("secret")
+    assert one.get("a") is None
+    assert one.secret == made
+    assert WatchedStore(store).secret == made
+
+
 @pytest.mark.parametrize("value", [b"", b"short", b"x" * 33])
 def test_a_secret_that_cannot_be_ours_is_replaced(store: Store, value: bytes) -> None:
     store.put({"secret": value}, 60)
