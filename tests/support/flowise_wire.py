@@ -117,3 +117,9 @@ def pairs() -> list[str]:
         if is_answer and other.exists() and other.stat().st_size:
             answered.append(name)
     return answered
+
+
+ACTION_DATA = {
+    "id": "a1",
+    "elements": [{"type": "x", "label": "Proceed"}, {"label": ""}, {"label": 1}, 5, {"label": "Reject"}],
+}
