@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from flowise_gateway.flow.events import SUBSTANCE, FlowEvent
 from flowise_gateway.flow.model import FLOW_ID, Model
@@ -144,20 +143,7 @@ class Metrics:
     def run(self, model: str, *, streams: bool) -> RunCount:
         """Count a run of a model's flow from now on."""
         self._runs += 1
-        return RunCount(self, model, self._clock(), streams=streams)
-
-    def first_token(self, model: str, started: float) -> None:
-        """Note the time from a run's start to the first of its answer."""
-        self._observe(("first_token_seconds", self._label(model)), self._clock() - started)
-
-    def run_ended(self, model: str, started: float, result: str) -> None:
-        """Count a run that ended; a flow that answers exists, so that its model gets a name of its own."""
-        self._runs -= 1
-        if result == "ok":
-            self._name(model)
-        label = self._label(model)
-        self._row(("runs_total", label, result))[0] += 1
-        self._observe(("run_duration_seconds", label), self._clock() - started)
+        return RunCount(self, model, streams=streams)
 
     def stream(self) -> Callable[[], None]:
         """Count an open stream until what is returned is called."""
@@ -213,7 +199,8 @@ class Metrics:
             add_up(rows, ((key, values) for key, values in seen if is_alive or key[0] not in _GAUGES))
         pieces = []
         for name in KINDS:
-            pieces.append(generate_latest(_Family(name, rows)))
+            family = _family(name, {key[1:]: row for key, row in rows.items() if key[0] == name})
+            pieces.append(generate_latest(_Collector([family])))
             time.sleep(1e-6)  # let other greenlets run; a sleep of 0 would not look at sockets
         return b"".join(pieces)
 
@@ -241,19 +228,28 @@ class RunCount:
 
     __slots__ = ("_awaits_first", "_metrics", "_model", "_started")
 
-    def __init__(self, metrics: Metrics, model: str, started: float, *, streams: bool) -> None:
-        self._metrics, self._model, self._started = metrics, model, started
+    def __init__(self, metrics: Metrics, model: str, *, streams: bool) -> None:
+        self._metrics, self._model, self._started = metrics, model, metrics._clock()
         self._awaits_first = streams
 
     def add(self, batch: Sequence[FlowEvent]) -> None:
         """Time the first piece of a streamed answer."""
         if self._awaits_first and any(isinstance(event, SUBSTANCE) for event in batch):
             self._awaits_first = False
-            self._metrics.first_token(self._model, self._started)
+            self._observe("first_token_seconds")
 
     def ended(self, result: str) -> None:
-        """Count the run with its result."""
-        self._metrics.run_ended(self._model, self._started, result)
+        """Count the run with its result; a flow that answers exists, so that its model gets a label."""
+        metrics = self._metrics
+        metrics._runs -= 1
+        if result == "ok":
+            metrics._name(self._model)
+        metrics._row(("runs_total", metrics._label(self._model), result))[0] += 1
+        self._observe("run_duration_seconds")
+
+    def _observe(self, name: str) -> None:
+        metrics = self._metrics
+        metrics._observe((name, metrics._label(self._model)), metrics._clock() - self._started)
 
 
 def _estimated(characters: Iterable[int]) -> int:
@@ -270,25 +266,25 @@ def _as_seen(rows: Rows, may_see: Callable[[str], bool]) -> Iterator[tuple[Key, 
         yield (key[0], OTHER, *key[2:]) if hidden else key, values
 
 
-class _Family(Collector):
-    """One metric with all its rows, as the library writes it."""
+class _Collector(list[Metric]):
+    """Metrics as the library asks for them."""
 
-    def __init__(self, name: str, rows: Rows) -> None:
-        self._name = name
-        self._rows = {key[1:]: values for key, values in rows.items() if key[0] == name}
+    def collect(self) -> list[Metric]:
+        return self
 
-    def collect(self) -> Iterator[Metric]:
-        kind, name = KINDS[self._name], _PREFIX + self._name
-        if kind.buckets:
-            histogram = HistogramMetricFamily(name, kind.help, labels=kind.labels)
-            bounds = [*(str(float(bound)) for bound in kind.buckets), "+Inf"]
-            for labels, values in self._rows.items():
-                counts = accumulate(values[:-1])
-                histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), values[-1])
-            yield histogram
-            return
-        family = GaugeMetricFamily if self._name in _GAUGES else CounterMetricFamily
-        single = family(name, kind.help, labels=kind.labels)
-        for labels, values in self._rows.items():
+
+def _family(name: str, rows: Rows) -> Metric:
+    """One metric with all its rows, by labels, as the library writes it."""
+    kind = KINDS[name]
+    if not kind.buckets:
+        family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+        single = family(_PREFIX + name, kind.help, labels=kind.labels)
+        for labels, values in rows.items():
             single.add_metric(labels, values[0])
-        yield single
+        return single
+    histogram = HistogramMetricFamily(_PREFIX + name, kind.help, labels=kind.labels)
+    bounds = [*(str(float(bound)) for bound in kind.buckets), "+Inf"]
+    for labels, values in rows.items():
+        counts = accumulate(values[:-1])
+        histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), values[-1])
+    return histogram
