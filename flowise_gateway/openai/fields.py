@@ -238,17 +238,21 @@ def asks_obfuscation(body: Mapping[str, Any]) -> bool:
 
 def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a flow may or may not obey. Checks them, and fields that only have a type."""
-    for name, check in _TYPED_ONLY.items():
-        if body.get(name) is not None:
-            check(name, body[name])
-    sent = {}
-    for name, check in CHECKS.items():
-        if body.get(name) is not None:
-            check(name, body[name])
-            if not is_done_anyway(name, body[name]):
-                sent[name] = body[name]
+    checked(body, _TYPED_ONLY)
+    sent = checked(body, CHECKS)
     if asks_obfuscation(body):
         sent["stream_options.include_obfuscation"] = True
+    return sent
+
+
+def checked(body: Mapping[str, Any], checks: Mapping[str, Callable[[str, Any], None]]) -> dict[str, Any]:
+    """The fields with a check that a body has, but those that ask for what is done anyway."""
+    sent = {}
+    for name, check in checks.items():
+        if (value := body.get(name)) is not None:
+            check(name, value)
+            if not is_done_anyway(name, value):
+                sent[name] = value
     return sent
 
 

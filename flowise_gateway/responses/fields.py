@@ -15,9 +15,9 @@ from flowise_gateway.openai.fields import (
     NO_LIMIT,
     asks_obfuscation,
     boolean,
+    checked,
     expect,
     integer,
-    is_done_anyway,
     missing,
     of_type,
     optional,
@@ -36,12 +36,13 @@ MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
 """OpenAI's limits of `metadata`."""
 
 _LARGEST = 2**53
-_NAMED = (
+_OBJECT, _TEXT = of_type("an object", dict), of_type("a string", str)
+_CHECKED_BY_ECHO = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs", "max_output_tokens"),
     *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier"),
 )
-_OBJECT, _TEXT = of_type("an object", dict), of_type("a string", str)
-_TYPED: Mapping[str, Callable[[str, Any], None]] = {
+_PARAMETERS: Mapping[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(_CHECKED_BY_ECHO, lambda _name, _value: None),
     "prompt": _OBJECT,
     "context_management": of_type("an array", list),
     "moderation": _OBJECT,
@@ -52,7 +53,7 @@ _TYPED: Mapping[str, Callable[[str, Any], None]] = {
     "prompt_cache_options": _OBJECT,
     "prompt_cache_retention": _TEXT,
 }
-"""Fields that nothing here obeys, so that they have no more than a type."""
+"""Fields that a flow may or may not obey, or that nothing obeys."""
 
 _REASONING_DEFAULTS = {"mode": "standard", "context": "auto"}
 
@@ -115,7 +116,9 @@ def echoed(body: Mapping[str, Any]) -> Echo:
 
 def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
     """What was asked for and a flow may or may not obey."""
-    sent = _checked_parameters(body)
+    sent = checked(body, _PARAMETERS)
+    if set(sent.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
+        del sent["prompt_cache_options"]
     reasoning = echo["reasoning"] or {}
     for name, default in _REASONING_DEFAULTS.items():
         if reasoning.get(name, default) != default:
@@ -130,19 +133,6 @@ def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
         sent["truncation"] = "auto"
     if others := set(included(body)) - {TOOL_CALLS}:
         sent["include"] = sorted(others)
-    return sent
-
-
-def _checked_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    for name, check in _TYPED.items():
-        if body.get(name) is not None:
-            check(name, body[name])
-    sent = {name: body[name] for name in (*_NAMED, *_TYPED) if body.get(name) is not None}
-    for name in ("service_tier", "max_output_tokens"):
-        if is_done_anyway(name, sent.get(name)):
-            del sent[name]
-    if set(sent.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
-        del sent["prompt_cache_options"]
     return sent
 
 
