@@ -1,8 +1,7 @@
-"""The client of one flow, where the demo cannot go: odd probes, odd listings, all fields of a turn."""
+"""The client of one flow, where the demo cannot go: odd probes, odd documents, all fields of a turn."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from flowise_gateway.flow.errors import (
 from flowise_gateway.flow.turn import HistoryMessage, Turn, Upload
 from flowise_gateway.flowise.prediction import prediction_body
 from flowise_gateway.flowise.run import Limits
-from flowise_gateway.flowise.transport.base import FlowiseRequest, Reply, read_all
+from flowise_gateway.flowise.transport.base import FlowiseRequest, Reply
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 from openai_compatible_server import create_app
 from tests.support.demo_server import DemoServer
@@ -184,25 +183,6 @@ def test_only_what_comes_first_and_is_of_this_flow_refuses_a_run(
 
 
 @pytest.mark.parametrize(
-    ("answer", "config"),
-    [
-        (http("200 OK", b'{"flowData":"{}","uploads":{}}'), {"flowData": "{}", "uploads": {}}),
-        (http("200 OK", b'"OK"'), {}),
-        (http("404 Not Found", b"<html>", "text/html"), {}),
-        (http("500 Error", f'{{"message":"Error: a.b - Chatflow {FLOW} not found"}}'.encode()), None),
-    ],
-)
-def test_what_is_public_of_a_flow_is_read(answer: bytes, config: Any) -> None:
-    with ScriptedServer([answer]) as server:
-        if config is None:
-            with pytest.raises(ModelNotFound):
-                client_of(server).public_config(FLOW)
-        else:
-            assert client_of(server).public_config(FLOW) == config
-        assert server.requests[0].startswith(f"GET /api/v1/public-chatbotConfig/{FLOW} ".encode())
-
-
-@pytest.mark.parametrize(
     ("answer", "error"),
     [
         (http("200 OK", b"<html>", "text/html"), FlowiseMisconfigured),
@@ -239,31 +219,6 @@ def test_a_probe_that_hangs_or_breaks_is_unavailable() -> None:
         for _ in range(2):
             with pytest.raises(FlowiseUnavailable):
                 client_of(server).can_stream()
-
-
-@pytest.mark.parametrize(
-    "body", [b'[{"id":"a"},5]', b'{"data":[{"id":"a"}],"total":1}', b'{"data":[{"id":"a"}],"total":null}']
-)
-def test_both_shapes_of_a_listing_are_read(body: bytes) -> None:
-    with ScriptedServer([http("200 OK", body)]) as server:
-        assert list(client_of(server).flows()) == [{"id": "a"}]
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        (http("401 Unauthorized", b'{"error":"Unauthorized Access"}'), "flowise_auth"),
-        (http("403 Forbidden", b'{"message":"Forbidden"}'), "flowise_misconfigured"),
-        (http("200 OK", b"<html>", "text/html"), "flowise_misconfigured"),
-        (http("200 OK", b"{}"), "flowise_misconfigured"),
-        (http("500 Error", b"{}"), "flowise_unavailable"),
-    ],
-)
-def test_a_listing_that_is_none_says_why(answer: bytes, code: str) -> None:
-    with ScriptedServer([answer]) as server:
-        with pytest.raises(ProxyError) as caught:
-            list(client_of(server).flows())
-        assert caught.value.code == code
 
 
 def test_all_fields_of_a_turn_are_flowises() -> None:
@@ -334,61 +289,6 @@ def test_a_body_without_a_length_is_empty_where_the_server_does_not_end_it(tmp_p
     app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
     answer = app.test_client().post("/v1/chat/completions")
     assert answer.status_code == 400
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        [],  # not a byte comes
-        [b""],  # the connection ends before the head
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1"],  # the rest never comes
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1", b""],  # it breaks off
-    ],
-    ids=["silent", "closed", "stuck", "cut"],
-)
-def test_an_answer_that_does_not_come_whole_is_no_answer(script: list[bytes]) -> None:
-    with ScriptedServer(script) as server, pytest.raises(FlowiseUnavailable):
-        client_of(server).get("/version")
-
-
-@pytest.mark.parametrize(
-    ("version", "shown"),
-    [(b"3.1.4", "3.1.4"), (b"3.1\\u001b[2J\\n\\u202e4", "3.1[2J4"), (b"9" * 5000, "9" * 64)],
-)
-def test_a_version_is_shown_without_what_a_terminal_obeys_and_not_for_ever(
-    version: bytes, shown: str
-) -> None:
-    with ScriptedServer([http("200 OK", b'{"version":"%b"}' % version)]) as server:
-        assert client_of(server).version() == shown
-
-
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        ("302 Found", FlowiseMisconfigured),
-        ("401 Unauthorized", FlowiseRefused),
-        ("403 Forbidden", FlowiseMisconfigured),
-        ("404 Not Found", FlowiseMisconfigured),
-        ("429 Too Many Requests", RateLimited),
-        ("500 Internal Server Error", FlowiseUnavailable),
-        ("502 Bad Gateway", FlowiseUnavailable),
-    ],
-)
-def test_a_list_that_is_refused_says_so_in_words_about_a_list(status: str, error: type[ProxyError]) -> None:
-    body = b'{"message":"Error: chatflowsService.getAllChatflows - no such column"}'
-    with ScriptedServer([http(status, body)]) as server, pytest.raises(error) as caught:
-        list(client_of(server).flows())
-    assert caught.value.nothing_ran
-    assert "column" not in caught.value.message
-
-
-def test_what_is_opened_is_read_by_the_caller() -> None:
-    with ScriptedServer([http("404 Not Found", b"no", "text/plain")]) as server:
-        head, reply = client_of(server).get_streaming("/get-upload-file?fileName=x")
-        with contextlib.closing(reply):
-            assert (head.status, head.headers["content-type"]) == (404, "text/plain")
-            assert read_all(reply, 5) == b"no"
-        assert server.requests[0].startswith(b"GET /api/v1/get-upload-file?fileName=x HTTP/1.1\r\n")
 
 
 DOCUMENT = Upload("file", "a.pdf", "application/pdf", "data:application/pdf;base64,JVBERi0=")
