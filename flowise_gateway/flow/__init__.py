@@ -1,1 +1,1 @@
-"""The pivot: one turn goes in, flow events come out, a transcript is what remains of them."""
+"""The pivot: one turn goes in, flow events come out, a transcript remains; and what all rooms share."""

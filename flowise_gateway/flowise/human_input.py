@@ -1,4 +1,4 @@
-"""A person's decision about a stopped run: the words that mean it, and how Flowise gets it. Upstream, pure.
+"""A person's decision about a stopped run: the words that mean it, and how Flowise gets it.
 
 Agentflows v2 take `humanInput`, sequential agents the `action` they sent with the answer's text as question
 (docs/reference/flowise.md, Decisions).

@@ -1,4 +1,4 @@
-"""A turn as the body of Flowise's prediction request. Upstream layer, pure."""
+"""A turn as the body of Flowise's prediction request."""
 
 from __future__ import annotations
 

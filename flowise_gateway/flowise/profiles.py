@@ -1,4 +1,4 @@
-"""What Flowise tells of its flows as profiles: rows of the listing, upload settings. Upstream, pure."""
+"""What Flowise tells of its flows as profiles: rows of the listing, upload settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Flowise loses in queue mode, how that is noticed, and what is missing. Upstream layer, pure.
+"""What Flowise loses in queue mode, how that is noticed, and what is missing.
 
 In queue mode (`MODE=queue`) a worker runs the flow. Its events come through Redis one way and the run's
 result another, so the stream may get its `metadata` and `end` first: all later events are lost, and nothing
