@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -100,6 +101,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
+    options["post_fork"] = end_at_signals
     board = share_board(options, settings.workers)
     overview = importlib.import_module(COMMANDS).overview(settings, is_demo=is_demo)
     options["when_ready"] = lambda _arbiter: announce(settings, port, overview, is_demo=is_demo)
@@ -131,6 +133,16 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
         return status
     return 0
+
+
+def end_at_signals(_arbiter: Any, _worker: Any) -> None:
+    """Have a signal end a new worker that has no request yet.
+
+    It begins with the master's handlers, which only note a signal: one that came before the worker's own are
+    in place would be lost, and the end of the server would wait for that worker until it is killed.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def share_board(options: dict[str, Any], workers: int) -> Board:

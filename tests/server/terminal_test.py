@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from flowise_gateway.config.settings import misspelt_settings
 from flowise_gateway.serving.banner import Overview, banner
@@ -20,8 +21,18 @@ from tests.support.processes import clean_environment, free_port
 SECONDS = 30
 
 
-def seen(folder: Path, until: str, **settings: str) -> str:
-    """What stands on a terminal once the server has printed `until` and was interrupted."""
+def answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def seen(folder: Path, until: str, *, serves: bool = True, **settings: str) -> str:
+    """What stands on a terminal once the server has printed `until` and was interrupted.
+
+    It is interrupted once it answers, or if `serves` is false at once, while its worker begins.
+    """
     ours, theirs = os.openpty()
     port = free_port()
     environment = clean_environment(folder, PYTHONPATH=str(PROJECT), PORT=str(port), **settings)
@@ -46,7 +57,7 @@ def seen(folder: Path, until: str, **settings: str) -> str:
                     text += os.read(ours, 65536).decode().replace("\r\n", "\n")
                 except OSError:  # the terminal is closed with its last program
                     break
-            if until in text and not is_interrupted:
+            if until in text and not is_interrupted and (not serves or answers(port)):
                 os.write(ours, b"\x03")
                 is_interrupted = True
         if not is_interrupted:
@@ -67,6 +78,13 @@ def test_a_start_on_demo_flows_is_one_readable_screen(tmp_path: Path) -> None:
     assert plain.rstrip().endswith("flowise-gateway has ended.")
     assert "Traceback" not in plain
     assert "{" not in plain
+
+
+def test_an_interrupt_ends_a_server_whose_worker_has_just_begun(tmp_path: Path) -> None:
+    began = time.monotonic()
+    text = seen(tmp_path, "serve your own flows.", serves=False)
+    assert text.rstrip().endswith("flowise-gateway has ended.")
+    assert time.monotonic() - began < SECONDS
 
 
 def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
