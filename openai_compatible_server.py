@@ -9,9 +9,9 @@ import sys
 
 if __name__ == "__main__":
     # gevent must patch the standard library before anything below imports it.
-    from flowise_gateway.serving.main import main
+    from flowise_gateway.cli import main
 
-    sys.exit(main())
+    sys.exit(main(["serve"]))
 
 import contextlib
 from collections.abc import Callable, Mapping

@@ -38,7 +38,7 @@ def configuration() -> str:
         elif "=" in line:
             name = line.partition("=")[0]
             value = defaults[name]
-            default = str(value).lower() if isinstance(value, bool) else str(value)
+            default = str(value).lower() if isinstance(value, bool) else str(value or "")
             lines += ["", f"### `{name}`", "", f"Default: `{default}`." if default else "Default: empty.", ""]
             lines += comment or [f"Explained with `{last}`."]
             comment, last = [], name

@@ -72,8 +72,13 @@ def _restart_when_killed(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, end)
     line = demo.stdout.readline() if demo.stdout else b""
-    sys.stdout.buffer.write(line)
-    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever started this has ended meanwhile
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        demo.terminate()
+        return demo.wait()
     if line:
         arguments = [*arguments, "--port", str(urlsplit(json.loads(line)["base_url"]).port)]
     while line and demo.wait():

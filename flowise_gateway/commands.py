@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
 from flowise_gateway.config.settings import Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError
-from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
@@ -91,11 +91,23 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
         for model in config.models
         if known and model.flow.lower() not in known
     )
+    report["problems"].extend(_unknown_names(config, report["flows"]))
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _print_report(report)
     return 1 if report["problems"] else 0
+
+
+def _unknown_names(config: ProxyConfig, flows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each name in `proxy.yaml` that is no model's, as far as Flowise has listed its flows."""
+    known = {name for model in config.models for name in (model.id, *model.aliases)}
+    known |= {flow["slug"] for flow in flows}
+    named = [(f"fallback of model {model.id}", model.fallback) for model in config.models if model.fallback]
+    named += [(f"models of key {key.name}", name) for key in config.keys for name in key.models]
+    for place, name in named:
+        if flows and not (name in known or set(name) & set("*?[") or FLOW_ID.fullmatch(name)):
+            yield f"proxy.yaml: {place}: there is no model {name}"
 
 
 def _with_advice(error: ProxyError) -> str:

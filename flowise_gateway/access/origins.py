@@ -51,7 +51,16 @@ def _is_own_name(name: str, settings: Settings) -> bool:
 
 
 def _is_own_page(origin: str, host: str, settings: Settings) -> bool:
-    """Whether origin and Host are one, and no name that others can have lead here (DNS rebinding)."""
+    """Whether the page is this server's: of PROXY_PUBLIC_URL's origin where that is set, else of the Host's.
+
+    A name that others can have lead here does not count (DNS rebinding).
+    """
+    if settings.proxy_public_url:
+        parts = urlsplit(settings.proxy_public_url)
+        if origin == f"{parts.scheme}://{parts.netloc}":
+            return True
+        if _name_in(f"//{host}") == parts.hostname:
+            return False  # of the same name, but another scheme or port
     if origin.partition("://")[2] != host:
         return False
     name = _name_in(f"//{host}")

@@ -45,7 +45,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def flowise_base_url(text: str) -> str:
-    """The address of Flowise's API: a bare origin gets `/api/v1`, `/prediction` at the end is cut."""
+    """The address of Flowise's API: a bare origin gets `/api/v1`, `/prediction` and what follows are cut."""
     try:
         parts = urlsplit(text)
         host = parts.hostname
@@ -57,15 +57,15 @@ def flowise_base_url(text: str) -> str:
         raise ValueError("it must be an http:// or https:// address such as https://flows.example.com/api/v1")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("it must hold no user name, query or fragment; the key goes into FLOWISE_API_KEY")
-    path = parts.path.rstrip("/").removesuffix("/prediction").rstrip("/")
+    path = parts.path.rstrip("/").partition("/prediction")[0].rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/api/v1'}"
 
 
 def _base_url_setting(text: str) -> str:
     if any(c.isspace() for c in text):
         raise ValueError("it must be one address, without spaces")
-    if text.rstrip("/").endswith("/prediction"):
-        log.warning("FLOWISE_BASE_URL: /prediction at its end is cut, it is added for each call")
+    if "/prediction" in text:
+        log.warning("FLOWISE_BASE_URL: /prediction is cut, with what follows: it is added for each call")
     return flowise_base_url(text)
 
 
@@ -299,26 +299,36 @@ def misspelt_settings(
     """A line for each name that is no setting, but nearly one."""
     names = [field.name.upper() for field in fields(Settings)]
     values = _values(os.environ if environ is None else environ, dotenv)
-    known = {*names, *(f"{name.upper()}_FILE" for name in _SECRET)}
-    found = {name: difflib.get_close_matches(name, names, 1, _NEAR) for name in values if name not in known}
+    known = [*names, *(f"{name.upper()}_FILE" for name in _SECRET)]
+    found = {name: difflib.get_close_matches(name, known, 1, _NEAR) for name in values if name not in known}
     return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
 
 
 def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
     file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
-    values = {**{name: text for name, text in file.items() if text is not None}, **environ}
+    own = {name: text for name, text in file.items() if text is not None}
+    return {**_with_secrets(own), **_with_secrets(environ)}
+
+
+def _with_secrets(values: Mapping[str, str]) -> dict[str, str]:
+    """The values of one source, with those whose files it names."""
+    read = dict(values)
     for name in map(str.upper, _SECRET):
         if path := values.get(f"{name}_FILE", "").strip():
             if values.get(name, "").strip():
                 raise SettingsError(f"{name} and {name}_FILE exclude each other: set one of them")
-            values[name] = _content(name, path)
-    return values
+            read[name] = _content(name, path)
+    return read
 
 
 def _content(name: str, path: str) -> str:
     try:
         with Path(path).open("rb") as file:
-            return file.read(_MAX_SECRET_BYTES).decode().strip()
+            content = file.read(_MAX_SECRET_BYTES + 1)
+        if not content.strip() or len(content) > _MAX_SECRET_BYTES:
+            what = "is empty" if not content.strip() else f"has more than {_MAX_SECRET_BYTES} bytes"
+            raise SettingsError(f"{name}_FILE={path!r} {what}")
+        return content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise SettingsError(f"{name}_FILE={path!r} cannot be read ({reason})") from None

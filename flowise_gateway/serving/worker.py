@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.serving.client_socket import ClientSocket
 
+log = logging.getLogger(__name__)
 ENDING_SECONDS = 2.0
 """How long answers that were ended at the drain's limit may take to tell their clients."""
 
@@ -44,6 +47,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().__init__(*arguments, **named)
         self._idle: set[Any] = set()
         self._busy = 0
+        self._interrupts = 0
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Let answers finish, as after SIGTERM; a person's second interrupt ends them at once."""
+        self._interrupts += sig == signal.SIGINT
+        if self._interrupts > 1:
+            super().handle_quit(sig, frame)
+        else:
+            self.handle_exit(sig, frame)
 
     def run(self) -> None:
         """Serve until a signal, then drain."""
@@ -78,6 +90,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         for client in list(self._idle):
             with contextlib.suppress(OSError):
                 client.shutdown(SHUT_RD)
+        if self._busy:
+            log.info("%s answers may finish within %s s", self._busy, self.app.drain_seconds)
         self._wait_while(self._is_busy, self.app.drain_seconds)
         if self._busy:
             self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", self._busy)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.errors import ModelNotFound, ProxyError
 from flowise_gateway.flow.events import (
     ArtifactMade,
     Batches,
@@ -89,10 +89,16 @@ class Runs:
                     result = self.line["outcome"] = error.code or error.type
                     if has_begun or not error.nothing_ran or not model.fallback:
                         raise
+                    failure = error
                 finally:
-                    batches.close()
-                    count.ended(result)
-                turn, model, warning = self._stand_in(turn, model.fallback)
+                    try:
+                        batches.close()
+                    finally:  # the kill of a greenlet may come within the abort that closing starts
+                        count.ended(result)
+                try:
+                    turn, model, warning = self._stand_in(turn, model.fallback)
+                except ModelNotFound:  # nothing that the caller may know of
+                    raise failure from None
                 if warning:
                     yield [Warned(warning)]
         except ProxyError as error:
@@ -111,9 +117,9 @@ class Runs:
 
     def _stand_in(self, turn: Turn, fallback: str) -> tuple[Turn, Model, str]:
         """The turn for the model that stands in, that model, and a warning of what could not go along."""
+        model = self.models.resolve(fallback)
         self.line["fallback"] = fallback
         self.line.pop("outcome", None)
-        model = self.models.resolve(fallback)
         client = self.services.clients.client(model.flow, self.key)
         turn = replace(turn, chat_id=str(uuid4()))
         turn, warning = self.services.planner.replan_for_fallback(self.plan, turn, model, self.parsed, client)

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The last three for its `main` alone, which converts the samples both ways.
     "openai_adapter": {"flow", "openai", "flowise.answer", "flowise.prediction", "responses.request"},
     "flowise_client": {"flow", "flowise", "config"},
-    "openai_compatible_server": BELOW | {"web", "responses", "page", "serving"} | TOP,
+    "openai_compatible_server": BELOW | {"cli", "web", "responses", "page", "serving"} | TOP,
     "flowise_demo": set(),
 }
 """What a room may import besides itself; a name with a dot is that one file or folder of a room."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -165,6 +166,10 @@ def test_a_rate_limit_of_flowise_is_a_rate_limit(flowise: RealFlowise, wire: Wir
     limited = flowise.flows["conv_ratelimit"]
     for _ in range(2):
         assert "Reply to [Hello there]" in wire.ask(limited, "Hello there")
+    # Flowise counts in windows that end by the clock: one that has just ended gives two more.
+    for _ in range(2):
+        with contextlib.suppress(AssertionError):
+            wire.fail(limited, "Hello there", stream=False)
     for stream in (False, True):
         failure = wire.fail(limited, "Hello there", stream=stream)
         assert (failure.status, failure.code) == (429, "rate_limit_exceeded")

@@ -210,3 +210,30 @@ def test_an_idle_socket_is_closed_at_the_limit_at_the_latest(brief: RunningProxy
     with SocketClient(brief.url) as client:
         brief.terminate()
         assert client.closed().code == 1001
+
+
+def interrupt(server: RunningProxy) -> None:
+    """What Ctrl-C does: the master and its workers get the signal."""
+    os.killpg(server.pid, signal.SIGINT)
+
+
+def test_an_interrupt_lets_answers_finish(demo: DemoServer, tmp_path: Path) -> None:
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url) as server:
+        with raw_chat(server, TWENTY_TOKENS_IN_TWO_SECONDS, "Hello", stream=True) as raw:
+            received = raw.recv(65536)
+            interrupt(server)
+            received += rest_of(raw)
+        assert b'"finish_reason":"stop"' in received
+        assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert server.ended(10) == 0
+
+
+def test_a_second_interrupt_ends_them_at_once(demo: DemoServer, tmp_path: Path) -> None:
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url) as server:
+        with raw_chat(server, "demo-agent-errors", "stall600", stream=True) as raw:
+            raw.recv(65536)
+            interrupt(server)
+            assert wait_for(lambda: "may finish" in server.log(), 5)
+            interrupt(server)
+            rest_of(raw)
+        assert server.ended(10) == 0

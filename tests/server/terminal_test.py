@@ -133,7 +133,12 @@ def test_a_log_that_nobody_watches_has_no_banner(demo: DemoServer, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("FLOWISE_BASE_UR", "FLOWISE_BASE_URL"), ("PROXY_APIKEYS", "PROXY_API_KEYS"), ("FLOWISE_VERSION", "")],
+    [
+        ("FLOWISE_BASE_UR", "FLOWISE_BASE_URL"),
+        ("PROXY_APIKEYS", "PROXY_API_KEYS"),
+        ("PROXY_API_KEY_FILE", "PROXY_API_KEYS_FILE"),
+        ("FLOWISE_VERSION", ""),
+    ],
 )
 def test_a_name_that_is_nearly_a_setting_is_told(name: str, meant: str) -> None:
     lines = misspelt_settings({name: "x", "PATH": "/bin", "PORT": "1"}, dotenv=None)

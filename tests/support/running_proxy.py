@@ -65,6 +65,11 @@ class RunningProxy:
         assert self._server is not None
         self._server.terminate()
 
+    def ended(self, seconds: float) -> int:
+        """Wait for the server to end by itself; its exit status."""
+        assert self._server is not None
+        return self._server.ended(seconds)
+
     def _is_healthy(self) -> bool:
         with requests.Session() as session:
             session.trust_env = False

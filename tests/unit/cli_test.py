@@ -100,6 +100,22 @@ def test_an_old_flowise_that_knows_no_pages_no_version_and_no_probe_is_healthy(
     assert "old-flow  CHATFLOW  ?" in out
 
 
+def test_a_name_in_the_file_that_is_no_models_is_a_problem(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, demo.base_url)
+    Path("proxy.yaml").write_text(
+        f"models:\n  - id: mine\n    flow: {FLOW}\n    fallback: demo-agnet\n"
+        f"keys:\n  - name: k\n    sha256: '{'a' * 64}'\n    models: [mine, demo-agent, 'demo-*', {FLOW}, mein]\n"
+    )
+    status, out, _ = told(capsys, "check")
+    assert status == 1
+    assert [line for line in out.splitlines() if line.startswith("PROBLEM")] == [
+        "PROBLEM: proxy.yaml: fallback of model mine: there is no model demo-agnet",
+        "PROBLEM: proxy.yaml: models of key k: there is no model mein",
+    ]
+
+
 def test_a_configured_flow_that_is_not_there_is_a_problem(
     demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,9 +107,11 @@ class _Line:
     def cut(self) -> None:
         """End the connection under the thread that is reading from it."""
         # `connection.sock` would not do: http.client drops it for an answer that ends with its connection.
-        if self._socket is not None:
+        # TLS within the TLS of an outgoing proxy has no `shutdown`: the socket below it has.
+        connection: Any = getattr(self._socket, "socket", self._socket)
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.close()

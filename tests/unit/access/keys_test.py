@@ -288,3 +288,23 @@ def test_keys_passed_through_are_flowises_to_judge() -> None:
     assert "theirs" not in keys.caller({"api-key": "theirs"}.get).name
     with pytest.raises(NotAuthenticated):
         keys.caller(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_own"),
+    [
+        ("https://ai.example.com", "localhost:8000", True),  # nginx's own Host
+        ("https://ai.example.com", "ai.example.com", True),
+        ("http://ai.example.com", "ai.example.com", False),
+        ("https://ai.example.com:8443", "ai.example.com:8443", False),
+        ("http://localhost:8000", "localhost:8000", True),
+        ("https://other.example.com", "localhost:8000", False),
+    ],
+)
+def test_behind_a_proxy_the_page_is_the_public_urls(origin: str, host: str, *, is_own: bool) -> None:
+    settings = Settings(proxy_public_url="https://ai.example.com/flows", proxy_cors_origins=())
+    if is_own:
+        check_origin(origin, host, settings, is_open=True)
+    else:
+        with pytest.raises(OriginNotAllowed):
+            check_origin(origin, host, settings, is_open=True)

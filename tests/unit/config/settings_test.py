@@ -204,6 +204,7 @@ def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.
         ("https://flows.example.com/api/v1/prediction", "https://flows.example.com/api/v1"),
         ("https://flows.example.com/api/v1/prediction/", "https://flows.example.com/api/v1"),
         ("https://flows.example.com/prediction", "https://flows.example.com/api/v1"),
+        (f"https://flows.example.com/api/v1/prediction/{'0' * 36}", "https://flows.example.com/api/v1"),
         ("https://example.com/behind/a/path/api/v1", "https://example.com/behind/a/path/api/v1"),
         ("HTTPS://flows.example.com", "https://flows.example.com/api/v1"),
         ("http://[::1]:3000", "http://[::1]:3000/api/v1"),
@@ -352,3 +353,20 @@ def test_a_file_of_a_secret_that_cannot_be_used_is_told_without_it(tmp_path: Pat
     assert "canary" not in str(raised.value)
     with pytest.raises(SettingsError, match="exclude each other"):
         Settings.from_env({"PROXY_SECRET": "x" * 16, "PROXY_SECRET_FILE": str(file)}, dotenv=None)
+
+
+def test_a_file_of_a_secret_that_is_empty_or_too_large_opens_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(" \n")
+    with pytest.raises(SettingsError, match=r"PROXY_API_KEYS_FILE=.* is empty"):
+        Settings.from_env({"PROXY_API_KEYS_FILE": str(file)}, dotenv=None)
+    file.write_text(",".join(["k" * 30] * 3000))
+    with pytest.raises(SettingsError, match="more than 65536 bytes"):
+        Settings.from_env({"PROXY_API_KEYS_FILE": str(file)}, dotenv=None)
+
+
+def test_the_environment_beats_the_file_also_where_it_names_a_secrets_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("of-the-environment")
+    (tmp_path / ".env").write_text("FLOWISE_API_KEY=of-the-file\n")
+    environ = {"FLOWISE_API_KEY_FILE": str(tmp_path / "key")}
+    assert Settings.from_env(environ, tmp_path / ".env").flowise_api_key == "of-the-environment"

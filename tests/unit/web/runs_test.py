@@ -153,13 +153,39 @@ def test_what_was_taken_is_put_back_if_nothing_has_run(
     assert len(stage.undone) == undone
 
 
+def test_a_fallback_that_the_caller_may_not_use_changes_nothing_of_the_failure() -> None:
+    stage = Stage(first=([], GONE), taken=True)
+    with pytest.raises(type(GONE)):
+        stage.run(WITH_FALLBACK)
+    assert "fallback" not in stage.line
+    assert len(stage.undone) == 1
+
+
+def test_a_run_is_counted_though_its_end_is_interrupted() -> None:
+    class Interrupted(BaseException):
+        """As gevent's kill is: no Exception."""
+
+    stage = Stage(first=([ANSWER, ANSWER], None))
+    answer = stage.answer(MODEL)
+    steps = answer.steps()
+    next(steps)
+
+    def interrupted() -> None:
+        raise Interrupted
+
+    stage.closed = cast("list[str]", SimpleNamespace(append=lambda _flow: interrupted()))
+    with pytest.raises(Interrupted):
+        steps.close()
+    assert stage.counted(result="aborted") == 1
+
+
 def test_what_was_taken_is_put_back_if_the_fallback_does_not_run_either() -> None:
     stage = Stage(first=([], GONE), second=([[KeepAlive()]], GONE), taken=True)
     with pytest.raises(FlowiseUnavailable):
         stage.run(WITH_FALLBACK)
     assert stage.undone == [stage.plan]
     stage = Stage(first=([], GONE), taken=True)
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(FlowiseUnavailable):
         stage.run(WITH_FALLBACK)
     assert stage.undone == [stage.plan]
 
