@@ -59,6 +59,10 @@ def slices(text: _Text, size: int = LONG_TEXT) -> Iterator[_Text]:
         yield text[begin : begin + size]
 
 
+class TooLarge(zlib.error):
+    """More bytes than may be unpacked."""
+
+
 def compressed(raw: bytes, level: int = 1) -> bytes:
     """Bytes compressed by zlib, with yields to others in between."""
     packing = zlib.compressobj(level)
@@ -66,14 +70,16 @@ def compressed(raw: bytes, level: int = 1) -> bytes:
 
 
 def decompressed(packed: bytes, most: int | None = None) -> bytes:
-    """The bytes before `compressed`. Raises zlib.error for other bytes, and for more than `most` bytes."""
+    """The bytes before `compressed`. Raises zlib.error for other bytes, TooLarge for more than `most`."""
     unpacking, pieces, size = zlib.decompressobj(), list[bytes](), 0
     while not unpacking.eof:
         if pieces:
             yield_now()
         piece = unpacking.decompress(packed, LONG_TEXT)
         packed, size = unpacking.unconsumed_tail, size + len(piece)
-        if not (piece or unpacking.eof) or (most is not None and size > most):
-            raise zlib.error("cut off, or too large")
+        if most is not None and size > most:
+            raise TooLarge
+        if not (piece or unpacking.eof):
+            raise zlib.error("cut off")
         pieces.append(piece)
     return b"".join(pieces)

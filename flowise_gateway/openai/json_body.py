@@ -58,9 +58,12 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 def has_too_many_values(raw: bytes) -> bool:
     """Whether a JSON text holds more values than may be parsed."""
-    if len(raw) <= MAX_VALUES:
-        return False
-    return _count(raw, b",", b":", b"[", b"{") + _count(raw, b"\\") // ESCAPES_PER_VALUE > MAX_VALUES
+    return len(raw) > MAX_VALUES and value_count(raw) > MAX_VALUES
+
+
+def value_count(raw: bytes) -> int:
+    """How many values a JSON text holds, counted as for MAX_VALUES."""
+    return _count(raw, b",", b":", b"[", b"{") + _count(raw, b"\\") // ESCAPES_PER_VALUE
 
 
 def is_too_deep(raw: bytes, value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from flowise_gateway.flow.cooperative import compressed, decompressed, yield_between
+from flowise_gateway.flow.cooperative import TooLarge, compressed, decompressed, yield_between
 from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.attachments import audio_part, document, image_at
 from flowise_gateway.openai.conversation_builder import (
@@ -24,7 +24,7 @@ from flowise_gateway.openai.conversation_builder import (
     part_kind,
 )
 from flowise_gateway.openai.fields import expect, string, wrong_value
-from flowise_gateway.openai.json_body import has_too_many_values, is_too_deep
+from flowise_gateway.openai.json_body import MAX_VALUES, is_too_deep, value_count
 from flowise_gateway.responses.items import (
     MAX_TEXT,
     READERS,
@@ -40,6 +40,7 @@ OWN_CALL = "flowise_"
 """The call ids of the flow's own tools begin so; sent back, they are no calls of the client's tools."""
 
 _MAX_CONTEXT = 32 * 2**20
+"""Bytes of JSON that all compactions of a request may hold together; their values may be MAX_VALUES."""
 _PACKED = "items1."
 _MAX_FOREIGN_NAMES = 16
 _ACTIONS = {
@@ -136,39 +137,59 @@ def pack_compaction(items: Iterable[Item]) -> str:
 
 def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
     """The entries with the packed items in place of each compaction."""
-    expanded = []
+    expanded: list[Entry] = []
+    unpacking = _Unpacking()
     for entry in entries:
-        if entry.item["type"] != "compaction":
+        is_packed = entry.item["type"] == "compaction"
+        items = unpacking.items(entry) if is_packed else [entry.item]
+        if len(expanded) + len(items) > MAX_MESSAGES:
+            raise BadRequest(
+                f"The conversation holds more than {MAX_MESSAGES} items; begin another one.",
+                param=(expanded or [entry])[0].place.partition("[")[0],
+                code="context_length_exceeded",
+            )
+        if is_packed:
+            unpacked = [complete(item, entry.place, make_id) for item in yield_between(items)]
+            expanded += [Entry(item, entry.place) for item in unpacked]
+        else:
             expanded.append(entry)
-            continue
-        items = _unpacked(entry)
-        expanded += [
-            Entry(complete(item, entry.place, make_id), entry.place) for item in yield_between(items)
-        ]
-    if len(expanded) > MAX_MESSAGES:
-        raise BadRequest(
-            f"The conversation holds more than {MAX_MESSAGES} items; begin another one.",
-            param=expanded[0].place.partition("[")[0],
-            code="context_length_exceeded",
-        )
     return expanded
 
 
-def _unpacked(entry: Entry) -> list[Item]:
-    packed = entry.item["encrypted_content"].removeprefix(_PACKED)
-    try:
-        # Limited, since a few bytes can unpack into as many as memory holds.
-        raw = decompressed(base64.b64decode(packed, validate=True), _MAX_CONTEXT)
-        items = None if has_too_many_values(raw) else orjson.loads(raw)
-        items = None if is_too_deep(raw, items) else items
-    except (ValueError, zlib.error):
-        items = None
-    if not isinstance(items, list) or any(
-        not isinstance(item, dict) or item.get("type") == "compaction" for item in items
-    ):
+class _Unpacking:
+    """Unpacks the compactions of one request: a few bytes can unpack into as many as memory holds."""
+
+    def __init__(self) -> None:
+        self._bytes_left, self._values_left = _MAX_CONTEXT, MAX_VALUES
+
+    def items(self, entry: Entry) -> list[Item]:
+        """The items of a compaction. Raises BadRequest, also if those of all are too large together."""
         place = f"{entry.place}.encrypted_content"
-        raise wrong_value(place, "it is not what POST /v1/responses/compact of this server gave")
-    return items
+        packed = entry.item["encrypted_content"].removeprefix(_PACKED)
+        try:
+            raw = decompressed(base64.b64decode(packed, validate=True), self._bytes_left)
+            self._bytes_left -= len(raw)
+            self._values_left -= value_count(raw)
+            if self._values_left < 0:
+                raise TooLarge
+            items = orjson.loads(raw)
+            items = None if is_too_deep(raw, items) else items
+        except TooLarge:
+            raise too_large_context(place) from None
+        except (ValueError, zlib.error):
+            items = None
+        if not isinstance(items, list) or any(
+            not isinstance(item, dict) or item.get("type") == "compaction" for item in items
+        ):
+            raise wrong_value(place, "it is not what POST /v1/responses/compact of this server gave")
+        return items
+
+
+def too_large_context(param: str) -> BadRequest:
+    """The refusal of a conversation that takes more memory than one request may."""
+    return BadRequest(
+        "The conversation is too large; begin another one.", param=param, code="context_length_exceeded"
+    )
 
 
 def check_calls(entries: Iterable[Entry]) -> None:

@@ -16,14 +16,17 @@ from typing import Any
 
 import orjson
 
-from flowise_gateway.flow.cooperative import compressed, decompressed
+from flowise_gateway.flow.cooperative import TooLarge, compressed, decompressed
 from flowise_gateway.flow.errors import BadRequest, StoreUnavailable
+from flowise_gateway.responses.input_items import too_large_context
 from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
 
 MAX_BYTES = 16 * 2**20
 """Of a conversation: a larger one is answered, but not stored."""
 MAX_REFERENCES = 1000
+MAX_REFERENCED_BYTES = 32 * 2**20
+"""Of all the items that one request refers to."""
 STORE_RETRY_SECONDS = 2.0
 ALIVE_SECONDS = 20.0
 """A background run whose worker has not shown it to be alive for this long is dead."""
@@ -90,11 +93,10 @@ class StoredResponses:
         """The place of a response in the store, whether there is one or not."""
         return StoredResponse(self, scope, response_id)
 
-    def item(self, scope: str, item_id: str) -> Item | None:
-        """An output item of a response of this caller."""
+    def item(self, scope: str, item_id: str, max_bytes: int | None = None) -> bytes | None:
+        """An output item of a response of this caller, as JSON. Raises TooLarge."""
         packed = self.read(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
-        item: Item | None = orjson.loads(decompressed(packed)) if packed else None
-        return item
+        return decompressed(packed, max_bytes) if packed else None
 
     def read(self, key: str) -> bytes | None:
         """A value; raises StoreUnavailable where it may be there and cannot be read."""
@@ -195,6 +197,7 @@ class Context:
     ) -> None:
         self._responses, self._scope, self._own = responses, scope, own or {}
         self._references = 0
+        self._bytes_left = MAX_REFERENCED_BYTES
         self.before: Sequence[Item] = ()
         self.size = 0
 
@@ -216,8 +219,19 @@ class Context:
         return self.before
 
     def resolve(self, item_id: str) -> Item | None:
+        """The item that a reference names. Raises BadRequest if all of them are too large together."""
         self._references += 1
-        return self._responses.item(self._scope, item_id) if self._references <= MAX_REFERENCES else None
+        if self._references > MAX_REFERENCES:
+            return None
+        try:
+            raw = self._responses.item(self._scope, item_id, self._bytes_left)
+        except TooLarge:
+            raise too_large_context("input") from None
+        if raw is None:
+            return None
+        self._bytes_left -= len(raw)
+        item: Item = orjson.loads(raw)
+        return item
 
     def fits(self, items: Sequence[Item]) -> bool:
         """Whether the conversation with these items is small enough to be stored."""

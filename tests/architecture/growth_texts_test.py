@@ -407,6 +407,7 @@ NOT_FOREIGN = {
 }
 """Modules without readers of their own: what they pass on is read in others."""
 OUR_OWN = {
+    "flowise_gateway.responses.input_items.too_large_context",
     *(
         f"flowise_gateway.openai.fields.{name}"
         for name in ("boolean", "integer", "missing", "optional_object", "string")
@@ -446,6 +447,7 @@ READ_BY = {
     "flowise_gateway.flowise.overrides.with_overrides": "flowise_gateway.conversation.planner",
     "flowise_gateway.flowise.prediction.question_with_instructions": "flowise_gateway.flowise.prediction.prediction_body",
     "flowise_gateway.openai.json_body.has_too_many_values": "flowise_gateway.openai.json_body.json_object",
+    "flowise_gateway.openai.json_body.value_count": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.openai.json_body.is_too_deep": "flowise_gateway.openai.json_body.json_object",
     "flowise_gateway.responses.compaction.input_tokens": "flowise_gateway.responses.request.parse_response",
     "flowise_gateway.responses.input_items.stored_entries": "flowise_gateway.responses.request.parse_response",

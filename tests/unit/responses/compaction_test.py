@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from flowise_gateway.flow.errors import BadRequest
+from flowise_gateway.openai.conversation_builder import MAX_MESSAGES
 from flowise_gateway.responses.compaction import compacted, input_tokens
 from flowise_gateway.responses.input_items import pack_compaction
 from flowise_gateway.responses.request import parse_response
@@ -104,6 +105,35 @@ def test_what_this_server_did_not_pack_is_refused(content: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_response({"model": "m", "input": [{"type": "compaction", "encrypted_content": content}]})
     assert caught.value.param == "input[0].encrypted_content"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "user", "content": "x" * (9 * 2**20)},
+        {"type": "other", "values": [0] * 80_000},
+    ],
+    ids=["bytes", "values"],
+)
+def test_packed_items_have_one_limit_together(item: dict[str, Any]) -> None:
+    content = pack_compaction([item])
+    compactions = [{"type": "compaction", "encrypted_content": content}] * 4
+    parse_response({"model": "m", "input": [*compactions[:2], *TALK]})
+    with pytest.raises(BadRequest) as caught:
+        parse_response({"model": "m", "input": [*compactions, *TALK]})
+    assert (caught.value.param, caught.value.code) == (
+        "input[3].encrypted_content",
+        "context_length_exceeded",
+    )
+
+
+def test_items_are_counted_as_they_are_unpacked() -> None:
+    content = pack_compaction([{"type": "other"}] * (MAX_MESSAGES // 2))
+    compactions = [{"type": "compaction", "encrypted_content": content}] * 2
+    wrong = {"type": "compaction", "encrypted_content": "never read"}
+    with pytest.raises(BadRequest) as caught:
+        parse_response({"model": "m", "input": [*compactions, TALK[0], wrong]})
+    assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
 
 
 def test_a_packed_item_that_is_wrong_is_refused() -> None:

@@ -18,6 +18,7 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import (
     MAX_BYTES,
+    MAX_REFERENCED_BYTES,
     MAX_REFERENCES,
     Context,
     Record,
@@ -56,7 +57,7 @@ def test_a_record_is_read_as_it_was_kept() -> None:
         3,
     )
     assert [item["id"] for item in found.context] == ["b", "a", "msg_1"]
-    assert stored.item("ann", "msg_1") == ITEM
+    assert stored.item("ann", "msg_1") == orjson.dumps(ITEM)
 
 
 @pytest.mark.parametrize(("scope", "name"), [("bob", "resp_1"), ("ann", "resp_2"), ("ann", "\ud800")])
@@ -125,6 +126,17 @@ def test_only_so_many_references_are_looked_up() -> None:
     stored.of("ann", "resp_1").save(Record(DONE))
     context = Context(stored, "ann")
     assert [context.resolve("msg_1") for _ in range(MAX_REFERENCES + 1)][-2:] == [ITEM, None]
+
+
+def test_only_so_many_bytes_are_referred_to() -> None:
+    stored = responses()
+    large = {**ITEM, "text": "x" * (MAX_REFERENCED_BYTES // 3)}
+    stored.of("ann", "resp_1").save(Record({**DONE, "output": [large]}))
+    context = Context(stored, "ann")
+    assert [context.resolve("msg_1") for _ in range(2)] == [large, large]
+    with pytest.raises(BadRequest) as caught:
+        context.resolve("msg_1")
+    assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
 
 
 def test_a_conversation_is_kept_up_to_a_size() -> None:
