@@ -131,8 +131,14 @@ def stored_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[E
 
 
 def pack_compaction(items: Iterable[Item]) -> str:
-    """Items as the `encrypted_content` of a compaction, which clients cannot read."""
-    return _PACKED + base64.b64encode(compressed(orjson.dumps(list(items)), 6)).decode()
+    """Items as the `encrypted_content` of a compaction, which clients cannot read.
+
+    Raises BadRequest for more than a request may send back.
+    """
+    raw = orjson.dumps(list(items))
+    if len(raw) > _MAX_CONTEXT or value_count(raw) > MAX_VALUES:
+        raise too_large_context("input")
+    return _PACKED + base64.b64encode(compressed(raw, 6)).decode()
 
 
 def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:

@@ -127,6 +127,22 @@ def test_packed_items_have_one_limit_together(item: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "user", "content": "x" * (9 * 2**20)},
+        {"type": "other", "values": [0] * 80_000},
+    ],
+    ids=["bytes", "values"],
+)
+def test_what_could_not_be_sent_back_is_not_compacted(item: dict[str, Any]) -> None:
+    output = compacted({"model": "m", "input": [item] * 3 + TALK}, len)["output"]
+    parse_response({"model": "m", "input": [*output, RESULT]})
+    with pytest.raises(BadRequest) as caught:
+        compacted({"model": "m", "input": [item] * 4 + TALK}, len)
+    assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
+
+
 def test_items_are_counted_as_they_are_unpacked() -> None:
     content = pack_compaction([{"type": "other"}] * (MAX_MESSAGES // 2))
     compactions = [{"type": "compaction", "encrypted_content": content}] * 2
