@@ -16,14 +16,18 @@ from typing import Any
 
 import orjson
 
-from flowise_gateway.flow.cooperative import TooLarge, compressed, decompressed
+from flowise_gateway.flow.cooperative import TooLarge, compressed, decompressed, yield_between
 from flowise_gateway.flow.errors import BadRequest, StoreUnavailable
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.responses.input_items import too_large_context
 from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
 
 MAX_BYTES = 16 * 2**20
 """Of a conversation: a larger one is answered, but not stored."""
+MAX_OWN = 8
+MAX_OWN_BYTES = 4 * MAX_BYTES
+"""A connection remembers so many conversations that are not stored, the latest ones, and so many bytes."""
 MAX_REFERENCES = 1000
 MAX_REFERENCED_BYTES = 32 * 2**20
 """Of all the items that one request refers to."""
@@ -186,16 +190,36 @@ class StoredResponse:
         return self._responses.key(kind, self._scope, self.id, *more)
 
 
+class OwnConversations:
+    """The latest conversations that only one connection knows, since they are not stored."""
+
+    def __init__(self) -> None:
+        self._conversations: LRU[str, tuple[Sequence[Item], int]] = LRU(MAX_OWN)
+
+    def remember(self, response_id: str, items: Sequence[Item], size: int) -> None:
+        """Remember a conversation of `size` bytes; one that is too large for the store is not remembered."""
+        if size > MAX_BYTES:
+            return
+        self._conversations[response_id] = items, size
+        while sum(size for _, size in self._conversations.values()) > MAX_OWN_BYTES:
+            self._conversations.popitem(last=False)
+
+    def find(self, response_id: str) -> tuple[Sequence[Item], int] | None:
+        """The items of a conversation and their bytes."""
+        return self._conversations.get(response_id)
+
+    def forget(self, response_id: str) -> None:
+        self._conversations.pop(response_id, None)
+
+
 class Context:
     """Looks up what one request refers to; `before` is then the conversation that it continues.
 
-    `own` are conversations that only this connection knows.
+    `own` are the conversations of its connection, `size` the bytes of the conversation before.
     """
 
-    def __init__(
-        self, responses: StoredResponses, scope: str, own: Mapping[str, Sequence[Item]] | None = None
-    ) -> None:
-        self._responses, self._scope, self._own = responses, scope, own or {}
+    def __init__(self, responses: StoredResponses, scope: str, own: OwnConversations | None = None) -> None:
+        self._responses, self._scope, self._own = responses, scope, own or OwnConversations()
         self._references = 0
         self._bytes_left = MAX_REFERENCED_BYTES
         self.before: Sequence[Item] = ()
@@ -203,8 +227,8 @@ class Context:
 
     def earlier(self, response_id: str) -> Sequence[Item] | None:
         """The items of a response and of all before it. Raises BadRequest if its run goes on."""
-        if response_id in self._own:
-            self.before = self._own[response_id]
+        if found := self._own.find(response_id):
+            self.before, self.size = found
             return self.before
         record = self._responses.of(self._scope, response_id).record()
         if record is None:
@@ -235,7 +259,11 @@ class Context:
 
     def fits(self, items: Sequence[Item]) -> bool:
         """Whether the conversation with these items is small enough to be stored."""
-        return self.size + len(_raw(items)) <= MAX_BYTES
+        return self.size_with(items) <= MAX_BYTES
+
+    def size_with(self, items: Sequence[Item]) -> int:
+        """The bytes of the conversation with these items."""
+        return self.size + sum(len(_raw(item)) + 1 for item in yield_between(items))
 
 
 def page(

@@ -25,10 +25,9 @@ from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.sse import DONE, Frame, json_bytes, on_one_line
 from flowise_gateway.responses.fields import text_or_null
-from flowise_gateway.responses.items import Item
 from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
-from flowise_gateway.responses.stored import Context, Record, StoredResponses
+from flowise_gateway.responses.stored import Context, OwnConversations, Record, StoredResponses
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
 from flowise_gateway.web.answer import PendingAnswer
 from flowise_gateway.web.answering import Answering
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 CONNECTION_SECONDS = 3600.0
 LOOK_SECONDS = 0.5
 """How soon a client that leaves in the middle of an answer is noticed."""
-MAX_OWN = 8
-"""A connection remembers so many responses that are not to be stored, the latest ones."""
 END_LOOK_SECONDS = 5.0
 MAX_LANE = 256
 """Characters of a `stream_id`, which each event repeats."""
@@ -69,7 +66,7 @@ class ResponseSocket:
         """Serve an accepted connection; `is_draining` tells that the server wants to end."""
         self._services, self._hooks, self._answering = services, hooks, answering
         self._socket, self._is_draining = socket, is_draining
-        self._own: LRU[str, Sequence[Item]] = LRU(MAX_OWN)
+        self._own = OwnConversations()
         self._lane: str | None = None
         self._lanes: LRU[str, str | None] = LRU(MAX_STEERABLE)
         self._active = ""
@@ -145,7 +142,7 @@ class ResponseSocket:
     def _refuse(self, error: ProxyError, previous: Any = None, lane: str | None = None) -> None:
         """Send an error and forget the response that the message went on from; the connection stays open."""
         if isinstance(previous, str):
-            self._own.pop(previous, None)
+            self._own.forget(previous)
         error, status = self._hooks.refused(error)
         event = {"type": "error", "status": status, **error_body(error)}
         if lane is not None:
@@ -168,7 +165,8 @@ class ResponseSocket:
             record = Record(response, parsed.input_items, context.before)
             if parsed.store and place.save(record):
                 return True
-            self._own[parsed.response_id] = record.context
+            size = context.size_with([*parsed.input_items, *response["output"]])
+            self._own.remember(parsed.response_id, record.context, size)
             return not parsed.store
 
         renderer_of = partial(ResponsesRenderer, store=keep)

@@ -18,9 +18,11 @@ from flowise_gateway.responses.renderer import ResponsesRenderer
 from flowise_gateway.responses.request import parse_response
 from flowise_gateway.responses.stored import (
     MAX_BYTES,
+    MAX_OWN_BYTES,
     MAX_REFERENCED_BYTES,
     MAX_REFERENCES,
     Context,
+    OwnConversations,
     Record,
     StoredResponse,
     StoredResponses,
@@ -149,7 +151,27 @@ def test_a_conversation_is_kept_up_to_a_size() -> None:
     context.earlier("resp_1")
     assert context.fits([])
     assert not context.fits([large])
-    assert Context(stored, "ann", {"resp_9": [ITEM]}).earlier("resp_9") == [ITEM]
+
+
+def test_a_connection_continues_its_own_conversations_up_to_a_size() -> None:
+    own = OwnConversations()
+    own.remember("resp_9", [ITEM], MAX_BYTES - 1000)
+    context = Context(responses(), "ann", own)
+    assert context.earlier("resp_9") == [ITEM]
+    assert context.fits([ITEM])
+    assert not context.fits([{**ITEM, "text": "x" * 1000}])
+    own.forget("resp_9")
+    assert context.earlier("resp_9") is None
+
+
+def test_a_connection_remembers_only_so_many_bytes_the_latest() -> None:
+    own = OwnConversations()
+    for number in range(6):
+        own.remember(f"resp_{number}", [ITEM], MAX_BYTES - number)
+    own.remember("too large", [ITEM], MAX_BYTES + 1)
+    found = [name for name in ("too large", *(f"resp_{n}" for n in range(6))) if own.find(name)]
+    assert found == ["resp_2", "resp_3", "resp_4", "resp_5"]
+    assert MAX_OWN_BYTES == 4 * MAX_BYTES
 
 
 def test_a_page_tells_what_comes_before_and_after() -> None:
