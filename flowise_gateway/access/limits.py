@@ -134,6 +134,12 @@ class Limits:
         allowed = [] if caller.max_in_flight is None else [self._share(caller.max_in_flight)]
         if (rate := caller.requests_per_minute) is not None:
             allowed.append(self._share(rate) if self._shared_rates is None else rate)
+        if runs > self._max_in_flight < min(allowed, default=math.inf):
+            raise BadRequest(
+                "Each choice is a run of its own, and this server allows "
+                f"{self._max_in_flight} of them at once (PROXY_MAX_IN_FLIGHT).",
+                code="invalid_value",
+            )
         if allowed and runs > min(allowed):
             raise BadRequest(
                 f"Each choice is a run of its own, and this key's limits allow {min(allowed)} of them.",

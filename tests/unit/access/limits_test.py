@@ -646,6 +646,15 @@ def test_what_could_never_be_let_in_is_no_matter_of_waiting(
         limits.check(runs, *limit)
 
 
+def test_more_choices_than_the_server_may_have_in_flight_could_never_be_let_in() -> None:
+    limits = Limits(4, 4)
+    limits.check_runs(ANONYMOUS, 4)
+    with pytest.raises(BadRequest, match=r"server allows 4 of them at once \(PROXY_MAX_IN_FLIGHT\)"):
+        limits.check_runs(ANONYMOUS, 5)
+    with pytest.raises(BadRequest, match="key's limits allow 2 of"):
+        limits.check_runs(Caller("key", requests_per_minute=8, max_in_flight=8), 5)
+
+
 def test_a_rate_that_is_shared_is_not_divided(common: CommonRates) -> None:
     OneCallersLimits(4, common).check(8, 8, None)
 
