@@ -13,8 +13,10 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from flowise_gateway.access.keys import Caller
 from flowise_gateway.flow.errors import (
@@ -33,6 +35,7 @@ _STORE_TIMEOUT_SECONDS = 1.0
 _STORE_RETRY_SECONDS = 5.0
 _STORE_MAX_CONNECTIONS = 1000
 _MAX_WINDOWS = 10_000
+_ENTRIES_AT_ONCE = 1000
 
 
 class SlotsFull(Exception):
@@ -71,19 +74,33 @@ class Slots:
 
 
 class Admission(NamedTuple):
-    """A request let in: the headers that tell its caller of the rate, and what frees its slots, once."""
+    """A request let in: the headers that tell its caller of the rate, and what frees its slots, once.
+
+    `give_back` also takes the request out of the rate, as if it had never been let in.
+    """
 
     headers: dict[str, str]
     release: Callable[[], None]
+    give_back: Callable[[], None]
+
+
+def _nothing() -> None:
+    """Give nothing back, where nothing was counted."""
 
 
 class Rate(NamedTuple):
-    """How a key stands in its window; `reset_seconds` is when the oldest request in it no longer counts."""
+    """How a key stands in its window; `reset_seconds` is when the oldest request in it no longer counts.
+
+    `wait_seconds` is when there is room for all runs that were refused; `give_back` takes those that were
+    counted out of the window.
+    """
 
     limit: int
     is_admitted: bool
     remaining: int
     reset_seconds: float
+    wait_seconds: float = 0.0
+    give_back: Callable[[], None] = _nothing
 
     def headers(self) -> dict[str, str]:
         return {
@@ -158,14 +175,19 @@ class Limits:
             release = self._slots.take(runs, limits)
         except SlotsFull as full:
             raise self._too_many_in_flight(caller, full.args[0]) from None
-        headers: dict[str, str] = {}
+        if caller.requests_per_minute is None:
+            return Admission({}, release, release)
         try:
-            if caller.requests_per_minute is not None:
-                headers = self._count(caller.name, caller.requests_per_minute, runs)
+            rate = self._count(caller.name, caller.requests_per_minute, runs)
         except BaseException:  # also the kill of a greenlet that waits for the store
             release()
             raise
-        return Admission(headers, release)
+
+        def give_back() -> None:
+            release()
+            rate.give_back()
+
+        return Admission(rate.headers(), release, give_back)
 
     def _too_many_in_flight(self, caller: Caller, name: str | None) -> ProxyError:
         if name is None or caller.max_in_flight is None:
@@ -182,17 +204,15 @@ class Limits:
         limit = f"have {caller.max_in_flight} requests in flight" + self._shares(caller.max_in_flight)
         return _refusal(limit, _IN_FLIGHT_RETRY_SECONDS, headers)
 
-    def _count(self, name: str, requests_per_minute: int, runs: int) -> dict[str, str]:
+    def _count(self, name: str, requests_per_minute: int, runs: int) -> Rate:
         rate = self._rate(name, requests_per_minute, runs=runs)
         if rate.is_admitted:
-            return rate.headers()
+            return rate
         self.refusals["key_requests_per_minute"] += 1
         limit = f"send {requests_per_minute} requests per minute"
         if rate.limit != requests_per_minute:
             limit += self._shares(requests_per_minute)
-        # A shared window may have got room between the refusal and the reading of its state.
-        wait_seconds = 0.0 if rate.remaining >= runs else rate.reset_seconds
-        raise _refusal(limit, wait_seconds, rate.headers())
+        raise _refusal(limit, rate.wait_seconds, rate.headers())
 
     def _rate(self, name: str, requests_per_minute: int, *, runs: int) -> Rate:
         """How a key stands after so many runs more, if they are let in; else none is counted."""
@@ -253,8 +273,18 @@ class MemoryRates:
                 times.extend([now] * runs)
                 self._windows[name, limit] = times
             reset_seconds = times[0] + _WINDOW_SECONDS - now if times else 0.0
+            wait_seconds = 0.0
+            if not is_admitted and times and (too_many := len(times) + runs - limit) > 0:
+                wait_seconds = times[min(too_many, len(times)) - 1] + _WINDOW_SECONDS - now
             self._drop_ended(now)
-        return Rate(limit, is_admitted, limit - len(times), reset_seconds)
+        give_back = partial(self._give_back, name, limit, runs, now) if is_admitted else _nothing
+        return Rate(limit, is_admitted, limit - len(times), reset_seconds, wait_seconds, give_back)
+
+    def _give_back(self, name: str, limit: int, runs: int, counted_at: float) -> None:
+        with self._lock, suppress(ValueError):  # by now the window may have passed them
+            times = self._windows.get((name, limit), deque())
+            for _ in range(runs):
+                times.remove(counted_at)
 
     def _drop_ended(self, now: float) -> None:
         """Drop the windows, counted in longest ago first, whose every request is older than a minute."""
@@ -293,21 +323,45 @@ class _RedisRates:
 
         self._clock = clock
         self._item = RateLimitItemPerMinute
-        self._failure = StorageError
         options = {
             "socket_timeout": _STORE_TIMEOUT_SECONDS,
             "socket_connect_timeout": _STORE_TIMEOUT_SECONDS,
             "max_connections": _STORE_MAX_CONNECTIONS,
         }
-        storage = storage_from_string(address, wrap_exceptions=True, **options)
-        self._windows = MovingWindowRateLimiter(storage)
+        self._storage: Any = storage_from_string(address, wrap_exceptions=True, **options)
+        self._windows = MovingWindowRateLimiter(self._storage)
+        self._failures = (StorageError, cast("type[Exception]", self._storage.base_exceptions))
 
     def count(self, name: str, limit: int, runs: int) -> Rate:
         item = self._item(limit)
+        key = self._storage.prefixed_key(item.key_for(name))
+        begin = time.time()
         try:
             is_admitted = runs > 0 and self._windows.hit(item, name, cost=runs)
+            end = time.time()
             frees_at, remaining = self._windows.get_window_stats(item, name)
-        except self._failure as error:
-            raise RatesLost(type(error.storage_error).__name__) from error
-        reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - self._clock())
-        return Rate(limit, is_admitted, remaining, reset_seconds)
+            # The window may have got room between the refusal and the reading of its state.
+            is_full = not is_admitted and 0 < runs <= limit and remaining < runs
+            blocking = self._storage.storage.lindex(key, limit - runs) if is_full else None
+        except self._failures as error:
+            raise RatesLost(type(getattr(error, "storage_error", error)).__name__) from error
+        now = self._clock()
+        reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - now)
+        wait_seconds = max(0.0, float(blocking) + _WINDOW_SECONDS - now) if blocking else 0.0
+        give_back = partial(self._give_back, key, runs, begin, end) if is_admitted else _nothing
+        return Rate(limit, is_admitted, remaining, reset_seconds, wait_seconds, give_back)
+
+    def _give_back(self, key: str, runs: int, begin: float, end: float) -> None:
+        """Take so many runs out of a window that were counted between `begin` and `end`."""
+        redis = self._storage.storage
+        # Where Redis cannot be reached, the runs leave the window with their minute.
+        with suppress(*self._failures):
+            start, entries = 0, redis.lrange(key, 0, _ENTRIES_AT_ONCE - 1)
+            while entries:
+                entry = next((entry for entry in entries if float(entry) <= end), None)  # the newest first
+                if entry is not None:
+                    if float(entry) >= begin:
+                        redis.lrem(key, runs, entry)
+                    return
+                start += _ENTRIES_AT_ONCE
+                entries = redis.lrange(key, start, start + _ENTRIES_AT_ONCE - 1)

@@ -88,7 +88,10 @@ class Hooks:
         except BadRequest as error:
             error.param = "prompt" if isinstance(body.get("prompt"), list) else "n"
             raise
-        self._take_places(runs - 1)
+        # All are then counted together or not at all, so that a refusal leaves nothing counted.
+        g.admission.give_back()
+        g.limit_headers = {}
+        self._take_places(runs)
 
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""
@@ -104,7 +107,7 @@ class Hooks:
         """Take a place for each run, held until the answer has ended."""
         admission = self._services.limits.admit(g.caller, runs, takes_slots=takes_slots)
         current_scope().on_close.append(admission.release)
-        g.limit_headers = admission.headers
+        g.admission, g.limit_headers = admission, admission.headers
 
     def _finish(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id

@@ -202,6 +202,7 @@ def test_several_choices_count_as_so_many_runs_in_every_limit(server: RunningPro
     assert answer.headers["x-ratelimit-remaining-requests"] == "2"
     refused = chat(server, "key-wide", "support", n=3)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers["x-ratelimit-remaining-requests"] == "2", "a refused request counts for nothing"
     for asked, param in (({"n": 5}, "n"), ({"prompt": ["a"] * 5}, "prompt"), ({"prompt": "a", "n": 5}, "n")):
         if "prompt" in asked:
             refused = post(server, "/v1/completions", "key-narrow", model="support", **asked)
