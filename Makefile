@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests wait more than they work; a file's tests share their servers.
-SIDE_BY_SIDE := -n 3 --dist loadfile
+# One that dies is named and ends the run: with another in its place pytest-xdist would wait for ever.
+SIDE_BY_SIDE := -n 3 --dist loadfile --max-worker-restart 0
 # make live FLOWISE=2.2.8, make live FLOWISE_MODE=queue: other releases, and runs by a worker.
 FLOWISE ?=
 FLOWISE_MODE ?=
