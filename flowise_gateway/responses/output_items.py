@@ -8,6 +8,7 @@ beside the message.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
@@ -79,7 +80,7 @@ class Events:
         return self._number - 1
 
 
-class _OpenItem:
+class _OpenItem(ABC):
     """An item whose text is still growing."""
 
     id_prefix: ClassVar[str]
@@ -128,11 +129,13 @@ class _OpenItem:
             self._item_event("done", item),
         ], item
 
+    @abstractmethod
     def _item(self, status: ItemStatus, parts: list[TextPart]) -> OutputItem:
-        raise NotImplementedError
+        """Give the whole item."""
 
+    @abstractmethod
     def _part(self, text: str, citations: Sequence[Citation] = ()) -> TextPart:
-        raise NotImplementedError
+        """Give the item's only part."""
 
     def _item_event(self, what: str, item: OutputItem) -> Frame:
         return self._events.frame(f"response.output_item.{what}", output_index=self.index, item=item)

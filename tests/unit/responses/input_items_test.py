@@ -56,6 +56,17 @@ def test_a_text_becomes_a_turn() -> None:
     assert parse_response({**HELLO, "model": None}, "deployed").turns[0].flow == "deployed"
 
 
+def test_reasoning_that_comes_back_as_an_answer_is_no_part_of_the_conversation() -> None:
+    question, history, _ = turned(
+        {"role": "user", "content": "What is 2+2?"},
+        {"role": "assistant", "content": "<think>Two and two.</think>"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Sure?"},
+    )
+    assert question == "Sure?"
+    assert history == [("userMessage", "What is 2+2?"), ("apiMessage", "4")]
+
+
 def test_messages_need_no_type_and_parts_no_list() -> None:
     assert turned(
         {"role": "developer", "content": "Rules"},
