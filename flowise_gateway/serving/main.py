@@ -101,7 +101,6 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     port = listeners[0].getsockname()[1]
     options = gunicorn_options(settings, listeners)
     options["pre_request"] = guard_body
-    options["post_fork"] = end_at_signals
     board = share_board(options, settings.workers)
     overview = importlib.import_module(COMMANDS).overview(settings, is_demo=is_demo)
     options["when_ready"] = lambda _arbiter: announce(settings, port, overview, is_demo=is_demo)
@@ -122,6 +121,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             return ServingEdge(app, metrics)
 
     master = os.getpid()
+    end_new_workers_at_signals()
     try:
         Server().run()
     except SystemExit as end:
@@ -135,14 +135,24 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     return 0
 
 
-def end_at_signals(_arbiter: Any, _worker: Any) -> None:
-    """Have a signal end a new worker that has no request yet.
+def end_new_workers_at_signals() -> None:
+    """Have a signal end a new worker that has no request yet; to be called before the first is forked.
 
-    It begins with the master's handlers, which only note a signal: one that came before the worker's own are
-    in place would be lost, and the end of the server would wait for that worker until it is killed.
+    A worker begins with the master's handlers, which only note a signal: one that came before the worker's
+    own are in place would be lost, and the server's end would wait for that worker until it is killed.
     """
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signals = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+
+    def default() -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signals),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals),
+        after_in_child=default,
+    )
 
 
 def share_board(options: dict[str, Any], workers: int) -> Board:
