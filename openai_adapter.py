@@ -5,7 +5,6 @@ Run as a program it converts the files of `sample_payload/` both ways and prints
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -352,5 +351,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads the first lines alone wants no traceback
     main()
