@@ -19,9 +19,9 @@ help: ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 # A Python that was named and is not the environment's: the environment is made anew.
-VERSION := -c 'import sys; print(sys.version)'
+SHOW_VERSION := -c 'import sys; print(sys.version)'
 ifneq ($(origin PYTHON),file)
-OTHER := $(shell test -x $(BIN)/python && test "$$($(BIN)/python $(VERSION))" != "$$($(PYTHON) $(VERSION))" && echo --clear)
+OTHER := $(shell test -x $(BIN)/python && test "$$($(BIN)/python $(SHOW_VERSION))" != "$$($(PYTHON) $(SHOW_VERSION))" && echo --clear)
 endif
 ifdef OTHER
 .PHONY: $(VENV)/serving

@@ -71,7 +71,3 @@ def _run(options: argparse.Namespace) -> int:
         return int(importlib.import_module("flowise_gateway.serving.main").main())
     commands = importlib.import_module("flowise_gateway.commands")
     return int(getattr(commands, options.command)(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flowise_client import ABORT_SECONDS, FlowiseClient, limits_of
 from flowise_gateway.access.keys import ANONYMOUS
@@ -22,7 +25,7 @@ from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
 from flowise_gateway.config.settings import Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
-from flowise_gateway.flow.errors import ProxyError
+from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError
 from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
@@ -51,20 +54,25 @@ def _with_flowise(
     return run
 
 
-def _client(settings: Settings, model: Model | None = None) -> FlowiseClient:
-    base_url = settings.flowise_base_url
+def _transport(settings: Settings) -> RequestsTransport:
+    return RequestsTransport(
+        settings.flowise_base_url,
+        connect_timeout_seconds=settings.flowise_connect_timeout,
+        ca_file=settings.flowise_ca_file,
+    )
+
+
+def _client(
+    settings: Settings, model: Model | None = None, transport: RequestsTransport | None = None
+) -> FlowiseClient:
     limits = replace(limits_of(settings), max_attempts=1)
     if model and model.request_timeout:
         limits = replace(limits, request_timeout=model.request_timeout)
     return FlowiseClient(
-        base_url,
+        settings.flowise_base_url,
         model.flow if model else "",
         settings.flowise_api_key,
-        transport=RequestsTransport(
-            base_url,
-            connect_timeout_seconds=settings.flowise_connect_timeout,
-            ca_file=settings.flowise_ca_file,
-        ),
+        transport=transport or _transport(settings),
         limits=limits,
     )
 
@@ -162,11 +170,11 @@ def _print_table(cells: Sequence[Sequence[str]]) -> None:
 class _ListedFlows:
     """A catalog of one listing; why there is none is raised where more than a flow's id is needed."""
 
-    def __init__(self, client: FlowiseClient) -> None:
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._error: ProxyError | None = None
         profiles: list[FlowProfile] = []
         try:
-            profiles = flow_profiles(client.flows())
+            profiles = flow_profiles(rows)
         except ProxyError as error:
             self._error = error
         self._profiles = {profile.flow: profile for profile in profiles}
@@ -192,7 +200,7 @@ class _ListedFlows:
 
 
 def _all_models(settings: Settings, config: ProxyConfig) -> Models:
-    return Models(config, _ListedFlows(_client(settings)), ANONYMOUS)
+    return Models(config, _ListedFlows(_client(settings).flows()), ANONYMOUS)
 
 
 @_with_flowise
@@ -248,13 +256,15 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
     config = config_file(settings).current
     problems = [*misspelt_settings()]
     limited = replace(settings, flowise_request_timeout=START_SECONDS, flowise_connect_timeout=START_SECONDS)
-    client, version, models = _client(limited), "", "none yet"
-    try:
-        version = client.version()
-        count = len(Models(config, _ListedFlows(client), ANONYMOUS).listed())
-        models = f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
-    except ProxyError as error:
-        problems.append(_with_advice(error))
+    version, models = "", "none yet"
+    # Closed, since the workers that are forked from this process must not share a connection.
+    with contextlib.closing(_transport(limited)) as transport:
+        client = _client(limited, transport=transport)
+        try:
+            version = client.version()
+            models = _models_found(client, config)
+        except ProxyError as error:
+            problems.append(_with_advice(error))
     if reason := _store_problem(settings):
         problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
     if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
@@ -271,10 +281,32 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
         flowise=f"{flowise} ({state})",
         models=models,
         keys=_who_may_call(settings, len(settings.proxy_api_keys) + len(config.keys)),
-        store=settings.proxy_store.partition("@")[2] or settings.proxy_store,
+        store=_store_shown(settings.proxy_store),
         problems=tuple(map(_visible, problems)),
         advice="Set FLOWISE_BASE_URL in .env to serve your own flows." if is_demo else "",
     )
+
+
+def _models_found(client: FlowiseClient, config: ProxyConfig) -> str:
+    """How many models there are, as far as they can be counted without delaying the start."""
+    ends = time.monotonic() + START_SECONDS
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(
+        FlowiseUnavailable
+    ):  # it has told its version, and is only slow to list its flows
+        rows.extend(itertools.takewhile(lambda _: time.monotonic() < ends, client.flows()))
+    count = len(Models(config, _ListedFlows(rows), ANONYMOUS).listed())
+    if time.monotonic() > ends:
+        return f"{count} or more: Flowise takes long to list its flows"
+    return f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
+
+
+def _store_shown(address: str) -> str:
+    """The store without user, password and options."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("redis", "rediss"):
+        return address
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
 
 
 def _who_may_call(settings: Settings, count: int) -> str:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 APPLICATION, COMMANDS = "openai_compatible_server", "flowise_gateway.commands"
-DEMO_FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 DRAIN_MARGIN_SECONDS = 5
 
 
@@ -103,7 +102,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     options["pre_request"] = guard_body
     board = share_board(options, settings.workers)
     overview = importlib.import_module(COMMANDS).overview(settings, is_demo=is_demo)
-    options["when_ready"] = lambda _arbiter: announce(settings, port, overview, is_demo=is_demo)
+    options["when_ready"] = lambda _arbiter: announce(settings, port, overview)
 
     class Server(BaseApplication):  # type: ignore[misc]
         """Gunicorn, told what to do by our settings alone."""
@@ -205,7 +204,7 @@ def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> 
     return options
 
 
-def announce(settings: Settings, port: int, overview: Overview, *, is_demo: bool) -> None:
+def announce(settings: Settings, port: int, overview: Overview) -> None:
     """Say where the server listens, which Flowise it asks and who may call; a person sees a banner."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     if not settings.log_as_json and sys.stderr.isatty():
@@ -216,12 +215,7 @@ def announce(settings: Settings, port: int, overview: Overview, *, is_demo: bool
     for problem in overview.problems:
         log.warning("%s", problem)
     log.info("Listening on http://%s:%s/v1 (%s worker(s))", host, port, settings.workers)
-    if is_demo:
-        log.info("No FLOWISE_BASE_URL is set: serving the embedded demo flows, such as %s", DEMO_FLOW)
-    else:
-        log.info("Flowise: %s", settings.flowise_base_url)
-    if settings.is_anonymous and not config_file(settings).current.keys:
-        whom = "this machine's programs" if settings.is_loopback else "ANYBODY WHO REACHES THIS PORT"
-        log.info("No client key is set (PROXY_API_KEYS): %s may run every flow", whom)
+    log.info("Flowise: %s; models: %s", overview.flowise, overview.models)
+    log.info("Client keys: %s; store: %s", overview.keys, overview.store)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     log.info("Open connections allowed: %s, two for each stream (ulimit -n)", soft)

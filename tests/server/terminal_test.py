@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from flowise_gateway.config.settings import misspelt_settings
+from flowise_gateway.commands import START_SECONDS, _store_shown, overview
+from flowise_gateway.config.settings import Settings, misspelt_settings
 from flowise_gateway.serving.banner import Overview, banner
 from tests.support.demo_server import PROJECT, DemoServer
 from tests.support.processes import clean_environment, free_port
+from tests.support.scripted_server import Script, ScriptedServer, http
 
 SECONDS = 30
 
@@ -148,3 +151,37 @@ def test_a_name_that_is_nearly_a_setting_is_told(name: str, meant: str) -> None:
 def test_without_colours_there_are_none() -> None:
     overview = Overview("f", "m", "k", "s", problems=("p",), advice="a")
     assert "\x1b" not in banner("http://localhost:8000", overview, coloured=False)
+
+
+def closing(answer: bytes) -> list[bytes]:
+    return [answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1), b""]
+
+
+def test_a_slow_listing_does_not_hold_up_the_start() -> None:
+    flows = [
+        {"id": f"00000000-0000-4000-8000-{number:012}", "name": f"flow {number}"} for number in range(50)
+    ]
+    page = http("200 OK", json.dumps({"data": flows, "total": 100_000}).encode())
+    version = http("200 OK", b'{"version":"3.1.4"}')
+    pages: list[Script] = [[lambda: time.sleep(0.7), *closing(page)] for _ in range(20)]
+    with ScriptedServer(closing(version), *pages) as flowise:
+        settings = Settings(flowise_base_url=f"{flowise.url}/api/v1", proxy_store="memory:")
+        began = time.monotonic()
+        found = overview(settings, is_demo=False)
+        took = time.monotonic() - began
+    assert took < 3 * START_SECONDS
+    assert re.fullmatch(r"\d+ or more: Flowise takes long to list its flows", found.models)
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://:p@ss@redis.example/1?password=secret", "redis://redis.example:6379/1"),
+        ("rediss://user:secret@redis.example:7000", "rediss://redis.example:7000"),
+        ("sqlite:///data/proxy.sqlite3", "sqlite:///data/proxy.sqlite3"),
+        ("memory:", "memory:"),
+    ],
+)
+def test_the_store_is_shown_without_its_password(address: str, shown: str) -> None:
+    assert _store_shown(address) == shown
