@@ -12,7 +12,7 @@ FLOWISE_MODE ?=
 # make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
 SHORT ?=
 
-.PHONY: help setup run test check fix live clients browser bench chaos fuzz docs
+.PHONY: help setup run test check fix live clients browser bench chaos fuzz docs lock sbom
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -84,6 +84,17 @@ fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --
 docs: setup ## write the generated pages, and the documentation as a site into build/site
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --quiet
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+lock: setup ## pin what requirements.in and pyproject.toml need, with hashes; LOCK_OPTIONS=--upgrade for newer ones
+	$(LOCK) $(LOCK_OPTIONS) requirements.in --output-file requirements.txt
+	$(LOCK) $(LOCK_OPTIONS) pyproject.toml --constraint requirements.txt --output-file requirements-serve.txt
+
+sbom: setup ## install what serving needs by its hashes, list it in build/sbom.json (CycloneDX) and docs/licences.md
+	$(PYTHON) -m venv --clear --without-pip build/serving
+	$(BIN)/pip --python build/serving/bin/python install --quiet --require-hashes -r requirements-serve.txt
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json build/serving/bin/python
+	$(BIN)/python docs/licences.py build/sbom.json
 
 # Modules that touch neither network nor clock of their own: every branch is tested.
 PURE := openai_adapter.py,*/flow/*.py,*/openai/*.py,*/responses/request.py,*/responses/fields.py,*/responses/*_items.py,*/responses/renderer.py,*/responses/compaction.py,*/flowise/overrides.py,*/flowise/human_input.py,*/flowise/sse.py,*/flowise/events.py,*/flowise/answer.py,*/flowise/failures.py,*/flowise/prediction.py,*/flowise/profiles.py,*/flowise/queue_mode.py,*/conversation/sessions.py

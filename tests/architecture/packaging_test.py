@@ -1,4 +1,4 @@
-"""The package says what it needs: the ranges of `pyproject.toml`, the pins of `requirements.txt`, the imports."""
+"""The package says what it needs: the ranges of `pyproject.toml`, the pins of `requirements.in`, the locks, the imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import flowise_gateway
 
@@ -17,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = {each.name: each for each in map(Requirement, PROJECT["dependencies"])}
 PINNED = {
     each.name: next(iter(each.specifier)).version
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    for line in (ROOT / "requirements.in").read_text().splitlines()
     if line and not line.startswith("#")
     for each in [Requirement(line)]
 }
@@ -31,6 +33,32 @@ def test_the_pins_are_those_of_what_is_needed() -> None:
 
 def test_every_pin_is_within_its_range() -> None:
     assert {name for name, need in NEEDED.items() if PINNED[name] not in need.specifier} == set()
+
+
+def locked(name: str) -> dict[str, str]:
+    """Each line of a lock file: package, with its marker where it has one, and pinned version."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    entries = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert all("--hash=sha256:" in line for line in entries)
+    found = [Requirement(line.partition(" --hash")[0]) for line in entries]
+    return {
+        f"{canonicalize_name(each.name)} {each.marker or ''}".strip(): str(each.specifier) for each in found
+    }
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-serve.txt"])
+def test_the_lock_is_that_of_the_pins(name: str) -> None:
+    lock = locked(name)
+    wanted = PINNED if name == "requirements.txt" else {need: PINNED[need] for need in NEEDED}
+    assert {f"{canonicalize_name(each)}=={version}" for each, version in wanted.items()} <= {
+        package + version for package, version in lock.items()
+    }
+
+
+def test_what_serves_is_locked_as_what_is_tested_and_has_no_tools_of_tests() -> None:
+    serving, tested = locked("requirements-serve.txt"), locked("requirements.txt")
+    assert serving.items() <= tested.items()
+    assert not {"pytest", "openai"} & {package.partition(" ")[0] for package in serving}
 
 
 def test_what_is_imported_is_what_is_needed() -> None:
