@@ -169,7 +169,7 @@ class _ChunkRenderer(BaseRenderer):
         for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True)):
             frames.append(self._chunk(index, self._nothing, orjson.dumps(self._finish(transcript)), extra))
         if self._includes_usage:
-            usage = orjson.dumps(self._usage(transcripts))
+            usage = orjson.dumps(self.usage(transcripts))
             frames.append(Frame(b'%b,"choices":[],"usage":%b}' % (self._head, usage)))
         return [*frames, DONE]
 
@@ -254,7 +254,7 @@ class ChatRenderer(_ChunkRenderer):
             "created": self._created,
             "model": self._request.model,
             "choices": [self._choice(index, transcript) for index, transcript in enumerate(transcripts)],
-            "usage": self._usage(transcripts),
+            "usage": self.usage(transcripts),
             "metadata": answer_metadata(transcripts, self._seconds()),
             "flowise": self._details(transcripts),
         }
@@ -311,7 +311,7 @@ class CompletionRenderer(_ChunkRenderer):
                 }
                 for index, (prefix, transcript) in enumerate(zip(prefixes, transcripts, strict=True))
             ],
-            "usage": self._usage(transcripts),
+            "usage": self.usage(transcripts),
             "flowise": self._details(transcripts),
         }
 

@@ -104,7 +104,7 @@ def create_app(
                 websocket=method == "WEBSOCKET",
                 provide_automatic_options=False,
             )
-    app.wsgi_app = PlainPaths(RequestLog(app.wsgi_app, metrics.request))  # type: ignore[method-assign]
+    app.wsgi_app = PlainPaths(RequestLog(app.wsgi_app, services.finished.add))  # type: ignore[method-assign]
     return app
 
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowise_gateway.flow.request_summary import RequestSummary
+
 _ENVIRON_KEY = "flowise_gateway.request"
 
 
@@ -14,14 +16,14 @@ _ENVIRON_KEY = "flowise_gateway.request"
 class RequestScope:
     """One HTTP request, from its head to the end of its answer.
 
-    `log_fields` becomes the request's log line, and `on_close` is called, last first, when the answer has
+    `summary` says what the request was and became, and `on_close` is called, last first, when the answer has
     ended. The other fields are the serving process's; their defaults serve under any other WSGI server.
     `connection` is the client's socket, `write_now` sends a piece of a chunked answer without waiting (false:
     the rest goes out with the next piece), `watch_client` ends the request's greenlet once the client leaves,
     `is_draining` tells that the process wants to end, and `ended_with_runs` is a block that it may end.
     """
 
-    log_fields: dict[str, Any] = field(default_factory=dict)
+    summary: RequestSummary = field(default_factory=RequestSummary)
     on_close: list[Callable[[], None]] = field(default_factory=list)
     connection: Any = None
     write_now: Callable[[bytes], bool] | None = None

@@ -39,6 +39,9 @@ class Renderer(Protocol):
     def body(self, transcripts: Sequence[Transcript]) -> Mapping[str, Any]:
         """Give the body of an answer that is not streamed."""
 
+    def usage(self, transcripts: Sequence[Transcript]) -> Usage:
+        """Give the tokens of the answer, counted at the first call, so that all who show them agree."""
+
 
 class BaseRenderer:
     """What the renderers of all surfaces share."""
@@ -56,12 +59,16 @@ class BaseRenderer:
         self._request, self._style = request, style
         self._count_tokens, self._make_id = count_tokens, make_id
         self._clock, self._started = clock, clock()
+        self._counted: Usage | None = None
 
     def _seconds(self) -> float:
         return max(0.0, self._clock() - self._started)
 
-    def _usage(self, transcripts: Sequence[Transcript]) -> Usage:
-        return usage_of(self._request.turns, transcripts, self._count_tokens)
+    def usage(self, transcripts: Sequence[Transcript]) -> Usage:
+        """Give the tokens of the answer, counted at the first call."""
+        if self._counted is None:
+            self._counted = usage_of(self._request.turns, transcripts, self._count_tokens)
+        return self._counted
 
     def _details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
         return flowise_details(transcripts, self._seconds(), self._request.turns)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from flowise_gateway.flow.cooperative import yield_before
+from flowise_gateway.flow.request_summary import TokenCount
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import whole_reasoning
@@ -57,6 +58,17 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
         "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
+
+
+def token_count(usage: Usage, transcripts: Sequence[Transcript]) -> TokenCount:
+    """The usage of an answer as a request's summary has it."""
+    return TokenCount(
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        "estimated" if any(transcript.usage is None for transcript in transcripts) else "reported",
+        usage["completion_tokens_details"]["reasoning_tokens"],
+        usage["prompt_tokens_details"]["cached_tokens"],
+    )
 
 
 MAX_COUNTED = 50_000

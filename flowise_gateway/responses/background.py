@@ -63,13 +63,14 @@ class BackgroundRun:
             self._place.save(self._with("in_progress"))
             self._follow()
         except _StopRequested:
+            self._answer.summary.outcome = "cancelled"
             self._frames += self._renderer.cancelled()
         except ProxyError as error:
             log.info("a background run ended with an error: %s", error.code)
-            self._frames += self._renderer.failure(error)
+            self._frames += self._answer.failure(error)
         except Exception:
             log.exception("a background run failed")
-            self._frames += self._renderer.failure(ServerFault("The server had an error."))
+            self._frames += self._answer.failure(ServerFault("The server had an error."))
         self._finish()
 
     def _follow(self) -> None:

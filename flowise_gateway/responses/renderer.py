@@ -107,7 +107,7 @@ class ResponsesRenderer(BaseRenderer):
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
         """Give the ends of all items, the whole response and `[DONE]`."""
-        usage = self._usage(transcripts)
+        usage = self.usage(transcripts)
         self._response["usage"] = response_usage(
             usage["prompt_tokens"],
             usage["completion_tokens"],

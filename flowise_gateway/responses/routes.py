@@ -126,10 +126,10 @@ class ResponseRoutes:
         settings = self._services.settings
         socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})
-        shared.log_fields["status"] = 101
+        shared.summary.status = 101
         with shared.ended_with_runs():
             ResponseSocket(self._services, self._hooks, self._answering, socket, shared.is_draining).serve()
-        shared.log_fields["outcome"] = "ok"
+        shared.summary.outcome = "ok"
         return _Upgraded()
 
     def _in_background(self, parsed: ParsedRequest, body: Mapping[str, Any], context: Context) -> Response:
@@ -147,12 +147,16 @@ class ResponseRoutes:
                 retry_after_seconds=STORE_RETRY_SECONDS,
             )
         # The request ends here; its places in flight are freed at the end of its run.
-        on_close = current_scope().on_close
-        releases = list(on_close)
-        on_close.clear()
+        # The run fills the summary that it was prepared with; what is left of the request has a copy.
+        shared = current_scope()
+        summary, shared.summary = shared.summary, replace(shared.summary, chat_ids=())
+        releases = list(shared.on_close)
+        shared.on_close.clear()
+        summary.begin_response("background_response")
+        releases.append(partial(self._services.finished.add, summary, "ok"))
         threading.Thread(target=_run_and_release, args=(run, releases), daemon=True).start()
         if parsed.stream:
-            current_scope().watch_client()
+            shared.watch_client()
             return Response(replayed(place, -1), headers={**EVENT_STREAM, **answer.headers})
         return json_response(renderer.before_output("queued"), headers=answer.headers)
 

@@ -20,6 +20,7 @@ from wsproto.frame_protocol import CloseReason
 
 from flowise_gateway.flow.errors import BadRequest, NotAuthenticated, ProxyError, ServerFault, error_body
 from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.openai.fields import missing, string, wrong_type
 from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.schema import new_id
@@ -33,6 +34,7 @@ from flowise_gateway.web.answer import PendingAnswer
 from flowise_gateway.web.answering import Answering
 from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.hooks import Hooks
+from flowise_gateway.web.request import current_scope
 from flowise_gateway.web.services import Services
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,20 @@ class ResponseSocket:
             self._socket.close(CloseReason.GOING_AWAY)
 
     def _answer(self, message: str) -> None:
+        shared = current_scope()
+        connection = shared.summary
+        shared.summary = summary = replace(connection)
+        summary.begin_response("websocket_response")
+        outcome = "client_gone"
+        try:
+            self._answer_message(message, summary)
+            outcome = "ok"
+        finally:
+            shared.summary = connection
+            summary.status = summary.status or 200
+            self._services.finished.add(summary, outcome)
+
+    def _answer_message(self, message: str, summary: RequestSummary) -> None:
         body: dict[str, Any] = {}
         self._lane = None
         try:
@@ -97,15 +113,19 @@ class ResponseSocket:
             with self._hooks.admit_message():
                 self._respond({**body, "stream": True})
         except ProxyError as error:
-            self._refuse(error, body.get("previous_response_id"), self._lane)
+            self._refuse_message(error, body, summary)
         except WebSocketClosed:
             raise
         except Exception:
             log.exception("a message failed")
-            fault = ServerFault("The server had an error.")
-            self._refuse(fault, body.get("previous_response_id"), self._lane)
+            self._refuse_message(ServerFault("The server had an error."), body, summary)
         finally:
             self._active = ""
+
+    def _refuse_message(self, error: ProxyError, body: Mapping[str, Any], summary: RequestSummary) -> None:
+        error, summary.status = self._hooks.refused(error)
+        summary.outcome = error.code or error.type
+        self._refuse(error, body.get("previous_response_id"), self._lane)
 
     def _refuses_steering(self, message: str) -> bool:
         """Refuse a message that steers a response, also while the response runs; false for other messages.
@@ -191,7 +211,7 @@ class ResponseSocket:
             if opening:
                 raise
             log.info("a response over a socket ended with an error: %s", error.code)
-            self._send(answer.renderer.failure(error))
+            self._send(answer.failure(error))
 
     def _send(self, frames: Sequence[Frame]) -> None:
         end = b"}" if self._lane is None else b',"stream_id":%b}' % orjson.dumps(self._lane)

@@ -8,13 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from flowise_gateway.flow.request_scope import RequestScope, request_scope
+from flowise_gateway.flow.request_summary import RequestSummary
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -28,8 +28,14 @@ _OWN_ID = re.compile(r"resp_[0-9A-Za-z]+")
 _MAX_PATH, _MAX_WORD = 200, 24
 _QUIET = ("/health", "/metrics")
 
-Record = Callable[[Mapping[str, Any], str, float], object]
-"""Gets a request's line, the rule of its route (empty: no route) and the seconds it took."""
+_MESSAGES = {
+    "request": "request",
+    "websocket_response": "response over a websocket",
+    "background_response": "background response",
+}
+
+Finished = Callable[[RequestSummary, str], object]
+"""Gets the summary of a request that has ended, and its outcome unless another is known."""
 
 
 def request_id(offered: str | None) -> str:
@@ -99,55 +105,71 @@ def _visible(text: str) -> str:
 
 
 class RequestLog:
-    """WSGI middleware that writes the line of a request when its answer has ended, however it ended."""
+    """WSGI middleware that notices the end of a request, however it ended."""
 
-    def __init__(self, application: WSGIApplication, record: Record = lambda *_: None) -> None:
-        """Wrap an application, which adds to its request's `log_fields`; `record` gets them whole."""
+    def __init__(self, application: WSGIApplication, finished: Finished) -> None:
+        """Wrap an application, which fills its request's summary; `finished` gets it at the end."""
         self._application = application
-        self._record = record
+        self._finished = finished
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request and note what becomes of it."""
         scope = request_scope(environ)
-        fields = scope.log_fields
-        fields["method"], fields["path"] = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        started = time.monotonic()
+        scope.summary.method, scope.summary.path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
 
         def noted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            fields["status"] = int(status[:3])
+            scope.summary.status = int(status[:3])
             return start_response(status, headers, *rest)
 
         try:
             body = self._application(environ, noted)
         except BaseException:
             scope.close()
-            self._write(fields, started, "client_gone")
+            self._finished(scope.summary, "client_gone")
             raise
-        return _Closing(body, scope, partial(self._write, fields, started))
+        return _Closing(body, scope, self._finished)
 
-    def _write(self, fields: dict[str, Any], started: float, outcome: str) -> None:
-        """Write the line, with this outcome unless another is known."""
-        seconds = time.monotonic() - started
-        fields.setdefault("outcome", outcome)
-        fields["ms"] = round(seconds * 1000, 1)
-        rule = fields.pop("rule", "")
-        if fields["path"] != rule:
-            fields["path"] = _harmless(fields["path"], rule)
-        self._record(fields, rule, seconds)
-        level = logging.DEBUG if fields["path"] in _QUIET or rule.startswith("/page/") else logging.INFO
-        log.log(level, "request", extra={"fields": fields})
+
+def log_request(summary: RequestSummary) -> None:
+    """Write the line of a request that has ended."""
+    path, rule = summary.path, summary.rule
+    level = logging.DEBUG if path in _QUIET or rule.startswith("/page/") else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    tokens, first = summary.tokens, summary.first_token
+    values = {
+        "method": summary.method,
+        "path": path if path == rule else _harmless(path, rule),
+        "request_id": summary.request_id,
+        "caller": summary.caller,
+        "model": summary.model,
+        "flow": summary.flow,
+        "fallback": summary.fallback,
+        "response_id": summary.response_id,
+        "chat_id": ", ".join(summary.chat_ids),
+        "stream": summary.stream,
+        "status": summary.status,
+        "outcome": summary.outcome,
+        "tokens_in": tokens and tokens.input,
+        "tokens_out": tokens and tokens.output,
+        "tokens_source": tokens and tokens.source,
+        "ttft_ms": first and round((first - summary.started) * 1000, 1),
+        "ms": round(summary.seconds * 1000, 1),
+    }
+    fields = {name: value for name, value in values.items() if value is not None and value != ""}
+    log.log(level, _MESSAGES[summary.kind], extra={"fields": fields})
 
 
 class _Closing:
-    """An answer's body; closing it releases what the request holds and writes its line.
+    """An answer's body; closing it releases what the request holds and tells of its end.
 
     Not a generator: one that is dropped would be closed by a finalizer, where no failure can be reported.
     """
 
-    def __init__(self, body: Iterable[bytes], scope: RequestScope, write_line: Callable[[str], None]) -> None:
+    def __init__(self, body: Iterable[bytes], scope: RequestScope, finished: Finished) -> None:
         self._body, self._pieces = body, iter(body)
         self._scope = scope
-        self._write_line = write_line
+        self._finished = finished
         self._is_whole = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -167,7 +189,7 @@ class _Closing:
                 close()
         finally:
             self._scope.close()
-            self._write_line("ok" if self._is_whole else "client_gone")
+            self._finished(self._scope.summary, "ok" if self._is_whole else "client_gone")
 
 
 def _harmless(path: str, rule: str) -> str:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from flowise_gateway.flow.events import SUBSTANCE, FlowEvent
 from flowise_gateway.flow.model import FLOW_ID, Model
-from flowise_gateway.flow.transcript import Transcript
-from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.telemetry.shared_counts import Board, Key, Rows, add_up
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -36,7 +35,6 @@ SHOW_SECONDS = 1.0
 """How old other workers' counts may be."""
 
 _PREFIX = "flowise_proxy_"
-_CHARACTERS_A_TOKEN = 4
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _METHODS = {"GET", "POST", "DELETE", "OPTIONS", "HEAD"}
@@ -73,7 +71,7 @@ KINDS: Mapping[str, Kind] = {
         "Time from a call of Flowise to the first piece of a streamed answer.", ("model",), _SECONDS
     ),
     "tokens_total": Kind(
-        "Tokens of whole answers: reported by Flowise, or estimated as a quarter of the characters.",
+        "Tokens as the answers' usage has them: reported by Flowise, or estimated; of broken answers, too.",
         ("model", "direction", "source"),
     ),
     "retries_total": Kind("Calls of Flowise that were tried again."),
@@ -119,18 +117,23 @@ class Metrics:
         if len(self._models) < MAX_MODELS:
             self._models.add(model)
 
-    def request(self, line: Mapping[str, Any], rule: str, seconds: float) -> None:
-        """Count a request by what its log line says, and the rule of its route."""
-        route = self._routes.get(rule) or self._route(rule)
+    def request(self, summary: RequestSummary) -> None:
+        """Count a request, or one response of it, that has ended."""
+        route = self._routes.get(summary.rule) or self._route(summary.rule)
         if route in UNCOUNTED:
             return
-        method, status = line["method"], line.get("status", "none")
-        model = self._label(line["model"]) if "model" in line else ""
-        method = method if method in _METHODS else OTHER
-        self._row(("requests_total", model, route, method, str(status), line["outcome"]))[0] += 1
-        if status != 101:  # a WebSocket's connection is no slow request
-            stream = "true" if line.get("stream") else "false"
-            self._observe(("request_duration_seconds", route, stream), seconds)
+        model = self._label(summary.model) if summary.model else ""
+        if tokens := summary.tokens:
+            self._row(("tokens_total", model, "input", tokens.source))[0] += tokens.input
+            self._row(("tokens_total", model, "output", tokens.source))[0] += tokens.output
+        if summary.kind != "request":
+            return
+        method = summary.method if summary.method in _METHODS else OTHER
+        status = str(summary.status or "none")
+        self._row(("requests_total", model, route, method, status, summary.outcome))[0] += 1
+        if summary.status != 101:  # a WebSocket's connection is no slow request
+            stream = "true" if summary.stream else "false"
+            self._observe(("request_duration_seconds", route, stream), summary.seconds)
 
     def _route(self, rule: str) -> str:
         """The template of a route, the same for all its prefixes; there are only as many as rules."""
@@ -140,10 +143,10 @@ class Metrics:
         self._routes[rule] = route
         return route
 
-    def run(self, model: str, *, streams: bool) -> RunCount:
-        """Count a run of a model's flow from now on."""
+    def run(self, model: str, summary: RequestSummary, *, streams: bool) -> RunCount:
+        """Count a run of a model's flow for a request from now on."""
         self._runs += 1
-        return RunCount(self, model, streams=streams)
+        return RunCount(self, model, summary, streams=streams)
 
     def stream(self) -> Callable[[], None]:
         """Count an open stream until what is returned is called."""
@@ -153,20 +156,6 @@ class Metrics:
             self._streams -= 1
 
         return ended
-
-    def tokens(self, model: str, turns: Sequence[Turn], transcripts: Sequence[Transcript]) -> None:
-        """Count the tokens of a whole answer; counting them exactly would take longer than all else."""
-        label = self._label(model)
-        for turn, transcript in zip(turns, transcripts, strict=True):
-            used = transcript.usage
-            if used is not None:
-                source, tokens_in, tokens_out = "reported", used.input_tokens, used.output_tokens
-            else:
-                source, tokens_out = "estimated", _estimated(map(len, transcript.texts))
-                history = (len(message.content) for message in turn.history)
-                tokens_in = _estimated((len(turn.system_text), len(turn.question), *history))
-            self._row(("tokens_total", label, "input", source))[0] += tokens_in
-            self._row(("tokens_total", label, "output", source))[0] += tokens_out
 
     def beat(self, late_seconds: float) -> None:
         """Note how late the loop was, and once a second show this worker's counts to the others."""
@@ -226,10 +215,11 @@ class Metrics:
 class RunCount:
     """One run as it is counted; `ended` must be called once."""
 
-    __slots__ = ("_awaits_first", "_metrics", "_model", "_started")
+    __slots__ = ("_awaits_first", "_metrics", "_model", "_started", "_summary")
 
-    def __init__(self, metrics: Metrics, model: str, *, streams: bool) -> None:
+    def __init__(self, metrics: Metrics, model: str, summary: RequestSummary, *, streams: bool) -> None:
         self._metrics, self._model, self._started = metrics, model, metrics._clock()
+        self._summary = summary
         self._awaits_first = streams
 
     def add(self, batch: Sequence[FlowEvent]) -> None:
@@ -237,6 +227,7 @@ class RunCount:
         if self._awaits_first and any(isinstance(event, SUBSTANCE) for event in batch):
             self._awaits_first = False
             self._observe("first_token_seconds")
+            self._summary.first_token = self._summary.first_token or self._metrics._clock()
 
     def ended(self, result: str) -> None:
         """Count the run with its result; a flow that answers exists, so that its model gets a label."""
@@ -250,10 +241,6 @@ class RunCount:
     def _observe(self, name: str) -> None:
         metrics = self._metrics
         metrics._observe((name, metrics._label(self._model)), metrics._clock() - self._started)
-
-
-def _estimated(characters: Iterable[int]) -> int:
-    return -(-sum(characters) // _CHARACTERS_A_TOKEN)
 
 
 def _has_model(key: Key) -> bool:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flowise_gateway.flow.errors import RunFailed
+from flowise_gateway.flow.errors import ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent
 from flowise_gateway.flow.parallel import ChoiceBatches
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.sse import Frame
+from flowise_gateway.openai.usage import token_count
 from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.pump import Pump
 
@@ -24,7 +26,7 @@ class PendingAnswer:
     """A request whose runs are ready to begin, and all that it takes to answer it.
 
     `record` is called once all runs are whole, before the client is told; `headers` are the answer's.
-    `pump`, if there is one, may take tokens before they become batches.
+    `pump`, if there is one, may take tokens before they become batches. `summary` is that of the request.
     """
 
     batches: ChoiceBatches
@@ -34,6 +36,7 @@ class PendingAnswer:
     record: Callable[[], None]
     headers: Mapping[str, str]
     pump: Pump | None = None
+    summary: RequestSummary = field(default_factory=RequestSummary)
 
     def steps(self, *, renders: bool = True) -> Generator[tuple[Batch, list[Frame]], None, None]:
         """Run, and give each batch with its frames, often none, once its events are in the transcripts.
@@ -41,21 +44,42 @@ class PendingAnswer:
         Closing the generator ends the runs. Raises ProxyError.
         """
         transcripts, chunks = self.transcripts, self.renderer.chunks if renders else _no_frames
-        with contextlib.closing(self.batches):
-            for number, batch in self.batches:
-                transcript, frames = transcripts[number], list[Frame]()
-                for event in batch:
-                    transcript.add(event)
-                    frames += chunks(event, number)
-                yield batch, frames
-                if self.pump is not None and transcript.texts:
-                    # The first text went through here, where it is timed, and has been written.
-                    self.pump.open(transcript, chunks)
+        is_whole = False
+        try:
+            with contextlib.closing(self.batches):
+                for number, batch in self.batches:
+                    transcript, frames = transcripts[number], list[Frame]()
+                    for event in batch:
+                        transcript.add(event)
+                        frames += chunks(event, number)
+                    yield batch, frames
+                    if self.pump is not None and transcript.texts:
+                        # The first text went through here, where it is timed, and has been written.
+                        self.pump.open(transcript, chunks)
+            is_whole = True
+        finally:
+            # A run of which nothing came may not have begun: a refused or left one costs its caller nothing.
+            if not is_whole and any(one.order or one.usage for one in transcripts):
+                self._count_tokens()
+
+    def _count_tokens(self) -> None:
+        if self.summary.chat_ids:
+            self.summary.tokens = token_count(self.renderer.usage(self.transcripts), self.transcripts)
+
+    def finish(self) -> None:
+        """Record the whole answer. Raises ProxyError for one that is none."""
+        self._count_tokens()
+        self.record()
 
     def closing(self) -> list[Frame]:
         """Record the whole answer, then give the frames that end it. Raises ProxyError."""
-        self.record()
+        self.finish()
         return self.renderer.closing(self.transcripts)
+
+    def failure(self, error: ProxyError) -> list[Frame]:
+        """Note why the answer broke, and give the frames that end it."""
+        self.summary.outcome = self.summary.outcome or error.code or error.type
+        return self.renderer.failure(error)
 
 
 def _no_frames(_event: FlowEvent, _number: int) -> list[Frame]:

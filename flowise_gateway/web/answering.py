@@ -11,9 +11,10 @@ from flask import Response, g
 
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.errors import ModelNotFound, ProxyError
+from flowise_gateway.flow.errors import ModelNotFound
 from flowise_gateway.flow.events import TextDelta, TurnEnded
 from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.client_quirks import style_of
 from flowise_gateway.openai.output_rules import is_plain, with_output_rules
@@ -59,8 +60,8 @@ class Answering:
 
         `heartbeat` is given where the answer is not this request's own stream or body.
         """
-        services, line = self._services, current_scope().log_fields
-        line["stream"] = parsed.stream
+        services, summary = self._services, current_scope().summary
+        summary.stream, summary.response_id = parsed.stream, parsed.response_id
         models = services.models(g.config, g.caller)
         task = task_kind(parsed.turns)
         model = self._model(models, parsed.model, task, is_deployment=is_deployment)
@@ -70,6 +71,7 @@ class Answering:
             parsed = with_output_rules(parsed, "report")
         planner = services.planner
         plan = self._plan(parsed, model, task)
+        _describe(summary, plan, parsed)
         pump = None
         if heartbeat is None:
             heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
@@ -84,7 +86,7 @@ class Answering:
             models,
             g.caller.flowise_key,
             onward_headers(),
-            line,
+            summary,
             link_resolver(reference, services.settings.proxy_public_url, lambda: services.file_links),
             pump,
         )
@@ -103,18 +105,12 @@ class Answering:
 
         def record() -> None:
             if parsed.stream and not plan.canned_events:
-                try:
-                    refuse_empty(transcripts, may_be_cut=bool(parsed.stop))
-                except ProxyError as error:
-                    line["outcome"] = error.code
-                    raise
-            if not plan.canned_events:
-                services.metrics.tokens(model.id, plan.turns, transcripts)
+                refuse_empty(transcripts, may_be_cut=bool(parsed.stop))
             also_under = (parsed.response_id,) if parsed.response_id else ()
-            planner.record(plan, transcripts, *also_under, stood_in="fallback" in line)
+            planner.record(plan, transcripts, *also_under, stood_in=bool(summary.fallback))
 
-        batches = runs.batches(model, heartbeat)
-        return PendingAnswer(batches, renderer, heartbeat, transcripts, record, answer_headers(plan), pump)
+        batches, headers = runs.batches(model, heartbeat), answer_headers(plan)
+        return PendingAnswer(batches, renderer, heartbeat, transcripts, record, headers, pump, summary)
 
     def answer(self, parsed: ParsedRequest, pending: PendingAnswer) -> Response:
         """Run a request, and answer with a stream or a body. Raises ProxyError before the first byte."""
@@ -128,7 +124,7 @@ class Answering:
         with contextlib.closing(pending.steps(renders=False)) as steps:
             for _ in steps:
                 pending.heartbeat.reset()
-        pending.record()
+        pending.finish()
         return json_response(pending.renderer.body(pending.transcripts), headers=pending.headers)
 
     def _model(self, models: Models, name: str, task: TaskKind | None, *, is_deployment: bool) -> Model:
@@ -140,7 +136,8 @@ class Answering:
             if is_deployment:
                 error.code = "DeploymentNotFound"
             raise
-        current_scope().log_fields["model"] = model.id
+        summary = current_scope().summary
+        summary.model, summary.flow = model.id, model.flow
         self._services.metrics.admit(model)
         return model
 
@@ -160,3 +157,12 @@ class Answering:
             return planner.plan_standalone(parsed, model, g.caller)
         client = self._services.clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, header, client)
+
+
+def _describe(summary: RequestSummary, plan: Plan, parsed: ParsedRequest) -> None:
+    """Note which conversation the request is of, and which runs."""
+    request = plan.continued.request if plan.continued else None
+    summary.conversation = plan.continued.conversation if plan.continued else parsed.conversation
+    summary.user = request.user if request else parsed.user
+    if not plan.canned_events:
+        summary.chat_ids = tuple(turn.chat_id for turn in plan.turns)

@@ -58,9 +58,8 @@ class Hooks:
         http_request = current_request()
         rule = http_request.url_rule.rule if http_request.url_rule else ""
         g.request_id = request_id(header("X-Request-Id"))
-        line = current_scope().log_fields
-        line["request_id"] = g.request_id
-        line["rule"] = rule
+        summary = current_scope().summary
+        summary.request_id, summary.rule = g.request_id, rule
         services = self._services
         protocol = http_request.environ["SERVER_PROTOCOL"]
         check_host(header("Host"), protocol, self._settings, is_open=services.keys.is_open)
@@ -71,7 +70,7 @@ class Hooks:
         if http_request.path in self._public or rule.endswith(FILE_RULE):
             return None
         g.caller = caller = services.keys.caller(header)
-        line["caller"] = caller.name
+        summary.caller = caller.name
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
             # A cancel frees a place; refused for want of one, it could never free it.
@@ -120,14 +119,14 @@ class Hooks:
         return response
 
     def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
-        """An error as its caller is to see it, and its status; the log line gets its code."""
+        """An error as its caller is to see it, and its status."""
         if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
             error = NotAuthenticated("Flowise refuses this API key.")
-        current_scope().log_fields["outcome"] = error.code or error.type
         return error, error_status(error, self._settings.proxy_run_error_status)
 
     def _refuse(self, error: ProxyError) -> Response:
         error, status = self.refused(error)
+        current_scope().summary.outcome = error.code or error.type
         return json_response(error_body(error), status, error_headers(error))
 
     def _refuse_http(self, error: HTTPException) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 from flowise_gateway.access.models import Models
@@ -22,6 +21,7 @@ from flowise_gateway.flow.events import (
 from flowise_gateway.flow.filters import complete_events
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_choice, run_concurrently
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
@@ -35,7 +35,7 @@ LinkResolver = Callable[[str, str], Callable[[HumanInputRequested | ArtifactMade
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What it takes to run a request; `key` is the caller's own for Flowise, `line` the one to be logged.
+    """What it takes to run a request; `key` is the caller's own for Flowise.
 
     `pump`, if there is one, is offered the tokens of the only turn.
     """
@@ -46,7 +46,7 @@ class Runs:
     models: Models
     key: str
     headers: Mapping[str, str]
-    line: dict[str, Any]
+    summary: RequestSummary
     link_resolver: LinkResolver
     pump: Pump | None = None
 
@@ -74,7 +74,7 @@ class Runs:
         try:
             while True:
                 result = "aborted"
-                count = self.services.metrics.run(model.id, streams=turn.stream)
+                count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
                 complete = self.link_resolver(model.flow, turn.chat_id)
                 batches = self._batches(turn, model, wake)
                 try:
@@ -86,7 +86,7 @@ class Runs:
                     result = "ok"
                     return
                 except ProxyError as error:
-                    result = self.line["outcome"] = error.code or error.type
+                    result = self.summary.outcome = error.code or error.type
                     if has_begun or not error.nothing_ran or not model.fallback:
                         raise
                     failure = error
@@ -118,8 +118,7 @@ class Runs:
     def _stand_in(self, turn: Turn, fallback: str) -> tuple[Turn, Model, str]:
         """The turn for the model that stands in, that model, and a warning of what could not go along."""
         model = self.models.resolve(fallback)
-        self.line["fallback"] = fallback
-        self.line.pop("outcome", None)
+        self.summary.fallback, self.summary.outcome = fallback, ""
         client = self.services.clients.client(model.flow, self.key)
         turn = replace(turn, chat_id=str(uuid4()))
         turn, warning = self.services.planner.replan_for_fallback(self.plan, turn, model, self.parsed, client)

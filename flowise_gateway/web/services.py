@@ -28,6 +28,8 @@ from flowise_gateway.flowise.retries import FlowiseHealth
 from flowise_gateway.flowise.transport.base import Reply, ReplyHead
 from flowise_gateway.storage.protocol import Executor
 from flowise_gateway.storage.store import WatchedStore, open_store
+from flowise_gateway.telemetry.finished import FinishedRequests
+from flowise_gateway.telemetry.log import log_request
 from flowise_gateway.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Services:
         self.settings = settings
         self.clients = clients
         self.metrics = metrics
+        self.finished = FinishedRequests(log_request, metrics.request)
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
         self.keys = Keys()

@@ -59,10 +59,10 @@ def _event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
             yield stream_bytes(answer.closing())
         except ProxyError as error:
             log.info("a stream ended with an error: %s", error.code)
-            yield stream_bytes(renderer.failure(error))
+            yield stream_bytes(answer.failure(error))
         except Exception:
             log.exception("a stream failed")
-            yield stream_bytes(renderer.failure(ServerFault("The server had an error.")))
+            yield stream_bytes(answer.failure(ServerFault("The server had an error.")))
 
 
 def _opening(answer: PendingAnswer, steps: Steps) -> tuple[bytes, bool]:

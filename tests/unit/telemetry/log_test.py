@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowise_gateway.flow.request_scope import request_scope
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.serving.gunicorn_log import GunicornLog
+from flowise_gateway.telemetry.finished import FinishedRequests
 from flowise_gateway.telemetry.log import (
     JsonFormatter,
     RequestLog,
     TextFormatter,
     configure_logging,
+    log_request,
     request_id,
 )
 
@@ -202,14 +205,15 @@ def served(
     *,
     path: str = "/v1/models",
     rule: str | None = None,
-    before: Callable[[dict[str, Any]], None] = lambda _: None,
+    before: Callable[[RequestSummary], None] = lambda _: None,
 ) -> tuple[Any, list[tuple[Any, ...]]]:
     """What the middleware gives for an application that answers with this body."""
     started: list[tuple[Any, ...]] = []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request_scope(environ).log_fields["rule"] = path if rule is None else rule
-        before(request_scope(environ).log_fields)
+        summary = request_scope(environ).summary
+        summary.rule = path if rule is None else rule
+        before(summary)
         start_response("204 No Content", [("x-a", "b")])
         return body
 
@@ -217,7 +221,7 @@ def served(
         started.append(args)
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path}
-    return RequestLog(application)(environ, start_response), started
+    return RequestLog(application, FinishedRequests(log_request).add)(environ, start_response), started
 
 
 @pytest.fixture
@@ -232,7 +236,7 @@ Lines = Callable[[], list[tuple[int, dict[str, Any]]]]
 
 def test_the_line_of_a_request_is_written_when_its_answer_has_ended(lines: Lines) -> None:
     body = Body(b"a", b"b")
-    answer, started = served(body, before=lambda fields: fields.update(model="m"))
+    answer, started = served(body, before=lambda summary: setattr(summary, "model", "m"))
     assert b"".join(answer) == b"ab"
     assert not lines()
     answer.close()
@@ -252,7 +256,7 @@ def test_an_answer_left_half_read_is_noted_as_a_client_gone(lines: Lines) -> Non
 
 
 def test_an_outcome_that_is_already_known_is_kept(lines: Lines) -> None:
-    answer, _ = served(Body(), before=lambda fields: fields.update(outcome="model_not_found"))
+    answer, _ = served(Body(), before=lambda summary: setattr(summary, "outcome", "model_not_found"))
     answer.close()
     assert [fields["outcome"] for _, fields in lines()] == ["model_not_found"]
 
@@ -280,7 +284,7 @@ def test_the_line_is_written_although_closing_fails(lines: Lines) -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, GeneratorExit])
 def test_an_application_that_fails_is_noted_too(error: type[BaseException], lines: Lines) -> None:
-    def fail(_fields: dict[str, Any]) -> None:
+    def fail(_summary: RequestSummary) -> None:
         raise error
 
     with pytest.raises(error):
@@ -343,7 +347,7 @@ def test_what_a_request_holds_is_given_back_however_it_ends(end: str) -> None:
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     with contextlib.suppress(GeneratorExit):
-        answer: Any = RequestLog(application)(environ, lambda *_: lambda _: None)
+        answer: Any = RequestLog(application, FinishedRequests().add)(environ, lambda *_: lambda _: None)
         if end == "half read":
             next(answer)
         assert not given_back

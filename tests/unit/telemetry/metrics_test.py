@@ -9,17 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from flowise_gateway.flow.events import FlowEvent, KeepAlive, StepStarted, TextDelta, TurnEnded, UsageReported
+from flowise_gateway.flow.events import FlowEvent, KeepAlive, StepStarted, TextDelta, TurnEnded
 from flowise_gateway.flow.model import Model
-from flowise_gateway.flow.transcript import Transcript
-from flowise_gateway.flow.turn import HistoryMessage, Turn
+from flowise_gateway.flow.request_summary import RequestSummary, TokenCount
 from flowise_gateway.telemetry.metrics import KINDS, MAX_MODELS, MAX_ROWS, Metrics
 from flowise_gateway.telemetry.shared_counts import Board
 from tests.support.metrics_text import Scrape
 
 MODEL = Model("support", "5518949f-3ebc-4082-af01-fa2a18623da6", "Support", type="CHATFLOW")
-TURN = Turn("f", "What is it?", (HistoryMessage("userMessage", "Hello"),), "Be kind.", rules="No.")
-LINE = {"method": "POST", "path": "/secret/path", "status": 200, "outcome": "ok", "request_id": "req_1"}
 CHAT = "/v1/chat/completions"
 
 
@@ -38,9 +35,10 @@ def scrape(metrics: Metrics, **more: Any) -> Scrape:
     return Scrape(metrics.text(**more).decode())
 
 
-def asked(metrics: Metrics, rule: str = CHAT, **line: Any) -> None:
+def asked(metrics: Metrics, rule: str = CHAT, seconds: float = 0.3, **fields: Any) -> None:
     """Count a request."""
-    metrics.request({**LINE, **line}, rule, 0.3)
+    known = {"method": "POST", "path": "/secret/path", "status": 200, "outcome": "ok", "request_id": "req_1"}
+    metrics.request(RequestSummary(rule=rule, started=100.0, ended=100.0 + seconds, **{**known, **fields}))
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_a_request_is_counted_with_what_its_line_says(metrics: Metrics) -> None:
     asked(metrics, model="support", stream=True)
     asked(metrics, model="unknown", status=404, outcome="model_not_found")
     asked(metrics, method="BREW")
-    metrics.request({"method": "POST", "outcome": "client_gone"}, CHAT, 0.1)
+    asked(metrics, status=None, outcome="client_gone", stream=False)
     found = scrape(metrics)
     names = {"route": CHAT, "method": "POST"}
     assert found.sum("requests_total", model="support", status="200", outcome="ok", **names) == 1
@@ -95,7 +93,7 @@ def test_a_request_is_counted_with_what_its_line_says(metrics: Metrics) -> None:
 
 def test_the_buckets_of_a_histogram_add_up(metrics: Metrics) -> None:
     for seconds in (0.001, 0.005, 0.3, 10_000):
-        metrics.request(LINE, CHAT, seconds)
+        asked(metrics, seconds=seconds)
     found = scrape(metrics)
     buckets = {
         has["le"]: value for name, has, value in found.samples if name == "request_duration_seconds_bucket"
@@ -120,7 +118,8 @@ def test_a_run_is_counted_with_its_first_token_and_its_end() -> None:
     clock = Clock()
     metrics = Metrics(clock=clock)
     metrics.admit(MODEL)
-    run = metrics.run("support", streams=True)
+    summary = RequestSummary(started=99.0)
+    run = metrics.run("support", summary, streams=True)
     events: list[FlowEvent] = [KeepAlive(), StepStarted("x"), TextDelta("a"), TextDelta("b"), TurnEnded()]
     for event in events:
         run.add([event])
@@ -132,25 +131,33 @@ def test_a_run_is_counted_with_its_first_token_and_its_end() -> None:
     assert found.sum("first_token_seconds_count") == 1
     assert found.sum("first_token_seconds_sum", model="support") == 2
     assert found.sum("run_duration_seconds_sum", model="support") == 5
+    assert summary.first_token == 102
     assert found.sum("runs_open") == 0
 
 
 def test_of_a_whole_answer_no_first_token_is_told(metrics: Metrics) -> None:
-    run = metrics.run("support", streams=False)
+    run = metrics.run("support", RequestSummary(), streams=False)
     run.add([TextDelta("a")])
     run.ended("ok")
     assert scrape(metrics).sum("first_token_seconds_count") == 0
 
 
-def test_tokens_are_those_reported_else_a_quarter_of_the_characters(metrics: Metrics) -> None:
-    reported = Transcript(usage=UsageReported(7, 5))
-    metrics.tokens("support", (TURN, TURN), (reported, Transcript(texts=["12345", "678", "9"])))
+def test_tokens_are_counted_by_where_they_come_from(metrics: Metrics) -> None:
+    asked(metrics, model="support", tokens=TokenCount(7, 5, "reported"))
+    asked(metrics, model="support", tokens=TokenCount(8, 3, "estimated"), outcome="client_gone")
     found = scrape(metrics)
     assert found.sum("tokens_total", direction="input", source="reported", model="support") == 7
     assert found.sum("tokens_total", direction="output", source="reported") == 5
-    # "Be kind.", two line ends, "No.", "What is it?" and "Hello": 29 characters.
     assert found.sum("tokens_total", direction="input", source="estimated") == 8
     assert found.sum("tokens_total", direction="output", source="estimated") == 3
+
+
+@pytest.mark.parametrize("kind", ["websocket_response", "background_response"])
+def test_a_response_of_a_request_counts_its_tokens_alone(metrics: Metrics, kind: str) -> None:
+    asked(metrics, model="support", kind=kind, tokens=TokenCount(7, 5, "reported"))
+    found = scrape(metrics)
+    assert found.sum("tokens_total") == 12
+    assert found.sum("requests_total") == found.sum("request_duration_seconds_count") == 0
 
 
 def test_streams_are_open_until_they_end(metrics: Metrics) -> None:
@@ -185,7 +192,7 @@ def test_models_that_were_made_up_are_other_and_found_ones_have_a_name(metrics: 
 def test_a_flow_of_which_nothing_is_known_but_that_it_answers_has_a_name(metrics: Metrics) -> None:
     unlisted = str(uuid4())
     for result in ("rate_limit_exceeded", "ok"):
-        metrics.run(unlisted, streams=False).ended(result)
+        metrics.run(unlisted, RequestSummary(), streams=False).ended(result)
     found = scrape(metrics)
     assert found.sum("runs_total", model="other", result="rate_limit_exceeded") == 1
     assert found.sum("runs_total", model=unlisted, result="ok") == 1

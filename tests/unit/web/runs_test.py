@@ -16,6 +16,7 @@ from flowise_gateway.conversation.sessions import ContinuedTurn
 from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import ArtifactMade, Batch, Batches, KeepAlive, TextDelta, TurnEnded, Warned
 from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.request import ParsedRequest
@@ -42,7 +43,7 @@ class Stage:
     def __init__(self, *, taken: bool = False, stop: tuple[str, ...] = (), **scripts: Script) -> None:
         self.scripts = {FIRST: scripts.get("first"), SECOND: scripts.get("second")}
         self.metrics = Metrics()
-        self.line: dict[str, Any] = {}
+        self.summary = RequestSummary()
         self.undone: list[Plan] = []
         self.asked: list[Turn] = []
         self.closed: list[str] = []
@@ -92,7 +93,7 @@ class Stage:
         def resolver(flow: str, chat_id: str) -> Callable[[Any], Any]:
             return lambda event: replace(event, url=f"{flow}/{chat_id}")
 
-        runs = Runs(self.parsed, self.plan, self.services, models, "key", {}, self.line, resolver)
+        runs = Runs(self.parsed, self.plan, self.services, models, "key", {}, self.summary, resolver)
         heartbeat = Heartbeat(15)
         transcripts = [Transcript(turn.chat_id) for turn in self.plan.turns]
         renderer = ChatRenderer(self.parsed, count_tokens=len)
@@ -119,7 +120,7 @@ def test_another_model_answers_if_nothing_has_run(before: list[Batch]) -> None:
     assert transcript.warnings[-1] == "a file was left out"
     assert stage.closed == [FIRST, SECOND]
     assert stage.asked[0].chat_id == "c" != stage.asked[1].chat_id
-    assert stage.line == {"fallback": "second"}
+    assert (stage.summary.fallback, stage.summary.outcome) == ("second", "")
     assert not stage.undone
     assert stage.counted(result="flowise_unavailable") == stage.counted(result="ok") == 1
 
@@ -130,14 +131,14 @@ def test_no_other_model_answers_if_something_may_have_run(error: ProxyError, bef
     with pytest.raises(type(error)):
         stage.run(WITH_FALLBACK)
     assert len(stage.asked) == 1
-    assert stage.line == {"outcome": error.code or error.type}
+    assert (stage.summary.fallback, stage.summary.outcome) == ("", error.code or error.type)
     assert not stage.undone
 
 
 def test_a_run_that_answers_needs_no_other() -> None:
     stage = Stage(first=([ANSWER], None))
     assert stage.run(WITH_FALLBACK).text == "mine"
-    assert stage.line == {}
+    assert (stage.summary.fallback, stage.summary.outcome) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_fallback_that_the_caller_may_not_use_changes_nothing_of_the_failure()
     stage = Stage(first=([], GONE), taken=True)
     with pytest.raises(type(GONE)):
         stage.run(WITH_FALLBACK)
-    assert "fallback" not in stage.line
+    assert not stage.summary.fallback
     assert len(stage.undone) == 1
 
 

@@ -1,0 +1,69 @@
+"""What one request was and what became of it: the source of its log line, its counts and its usage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+RequestKind = Literal["request", "websocket_response", "background_response"]
+TokenSource = Literal["reported", "estimated"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """The tokens of all runs of a request, as its answer's `usage` has them.
+
+    They are `reported` if Flowise reported those of every run; a count of ours makes them `estimated`.
+    """
+
+    input: int
+    output: int
+    source: TokenSource
+    reasoning: int = 0
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class RequestSummary:
+    """One request: filled while it is served, and read by every observer once it has ended.
+
+    An HTTP request has one, and so has each response over a WebSocket. The request for a background response
+    ends when that is queued; its run has a summary of its own, the only one with its tokens.
+
+    `rule` is the template of the request's route (empty: no route), `caller` the name of its key, `outcome`
+    ok, client_gone or an error's code, `status` that of the answer, also where no status line was sent.
+    `chat_ids` are those of the runs, one for each choice, `tokens` is None if no flow ran. `conversation` and
+    `user` are the client's own ids, which must not be logged. `started`, `first_token` and `ended` are times
+    of the monotonic clock.
+    """
+
+    kind: RequestKind = "request"
+    method: str = ""
+    path: str = ""
+    rule: str = ""
+    request_id: str = ""
+    caller: str = ""
+    model: str = ""
+    flow: str = ""
+    fallback: str = ""
+    response_id: str = ""
+    stream: bool | None = None
+    status: int | None = None
+    outcome: str = ""
+    conversation: str = ""
+    user: str = ""
+    chat_ids: tuple[str, ...] = ()
+    tokens: TokenCount | None = None
+    started: float = field(default_factory=time.monotonic)
+    first_token: float | None = None
+    ended: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long the request took."""
+        return self.ended - self.started
+
+    def begin_response(self, kind: RequestKind) -> None:
+        """Be from now on the summary of one response of this request, not of the request."""
+        self.kind, self.started, self.status, self.outcome = kind, time.monotonic(), None, ""
