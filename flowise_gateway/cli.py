@@ -1,4 +1,4 @@
-"""The command line: `flowise-gateway serve | check | models | keys new | ask`."""
+"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError, SettingsError
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("model")
     ask.add_argument("question")
     ask.set_defaults(command="ask")
+    backup = commands.add_parser("backup", help="copy the store's file while servers use it")
+    backup.add_argument("path", type=Path, help="the copy, a file that does not exist yet")
+    backup.set_defaults(command="backup")
     return parser
 
 

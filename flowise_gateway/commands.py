@@ -1,4 +1,4 @@
-"""The commands that ask Flowise, and the one that makes client keys. Each returns its exit status."""
+"""The commands that ask Flowise, make client keys and copy the store. Each returns its exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
 from flowise_gateway.config.settings import Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
-from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError
+from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, SettingsError
 from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
@@ -35,6 +34,7 @@ from flowise_gateway.serving.banner import Overview
 from flowise_gateway.serving.embedded_demo import embedded_demo
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import open_store
+from flowise_gateway.storage.store_file import back_up, open_to_others, store_file
 
 KEY_PREFIX = "sk-flowise-"
 
@@ -245,6 +245,24 @@ def ask(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def backup(options: argparse.Namespace) -> int:
+    """Copy the store's file. Raises SettingsError for a store that is none, OSError."""
+    store = Settings.from_env().proxy_store
+    path = store_file(store)
+    if path is None:
+        cure = "it lives with its one process"
+        if store != "memory:":
+            cure = "copy it with Redis's own means, such as redis-cli --rdb PATH"
+        raise SettingsError(f"PROXY_STORE is no file that could be copied: {cure}")
+    try:
+        entries = back_up(path, options.path)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.path}: {entries} entries, {options.path.stat().st_size} bytes")
+    return 0
+
+
 START_SECONDS = 2.0
 """What the start waits for Flowise and the store, which may come later, before it says that they are away."""
 
@@ -267,6 +285,12 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
             problems.append(_with_advice(error))
     if reason := _store_problem(settings):
         problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
+    file = store_file(settings.proxy_store)
+    if file and (mode := open_to_others(file)):
+        problems.append(
+            f"PROXY_STORE: other users of this machine may read {file} (mode {mode}), which holds "
+            f"conversations: chmod 600 {file}"
+        )
     if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
         problems.append("PROXY_SECRET is not set: set the same one on all machines that share the Redis")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
@@ -320,9 +344,9 @@ def _who_may_call(settings: Settings, count: int) -> str:
 
 def _store_problem(settings: Settings) -> str:
     try:
-        if settings.proxy_store.startswith("sqlite:///"):
+        if file := store_file(settings.proxy_store):
             # Not opened here: the workers are forked from this process, and must not share a connection.
-            folder = Path(settings.proxy_store.removeprefix("sqlite:///")).parent
+            folder = file.parent
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return ""

@@ -22,6 +22,7 @@ import orjson
 
 from flowise_gateway.flow.cooperative import slices, yield_between
 from flowise_gateway.flow.events import HumanInputRequested
+from flowise_gateway.flow.readable import readable
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn
 from flowise_gateway.openai.answer_text import DECISION
 
@@ -198,7 +199,7 @@ class Conversations:
         history = request.turns[0].history
         key = self._key_of(request, stored)
         taken = self._store.take(key) if key else None
-        session = SessionRecord(**orjson.loads(taken)) if taken else None
+        session = readable(lambda raw: SessionRecord(**orjson.loads(raw)), taken)
         known = stored or session or TranscriptRecord("")
         conversation = request.conversation or known.conversation or self._make_id()
         action = session.action if session else None
@@ -250,17 +251,18 @@ class Conversations:
 
     def also_name(self, caller: str, name: str, other: str) -> None:
         """Let an answer be continued by another name too; deleting that name deletes no texts."""
-        raw = self._store.get(self._answer_key(caller, name))
-        if raw is not None:
-            answer = replace(TranscriptRecord.from_bytes(raw), talk="")
-            self._store.put({self._answer_key(caller, other): answer.to_bytes()}, self._ttl_seconds)
+        answer = readable(TranscriptRecord.from_bytes, self._store.get(self._answer_key(caller, name)))
+        if answer is not None:
+            named = replace(answer, talk="").to_bytes()
+            self._store.put({self._answer_key(caller, other): named}, self._ttl_seconds)
 
     def forget(self, caller: str, name: str) -> None:
         """Delete what is stored under an answer's name, and its conversation's texts if they end with it."""
-        raw = self._store.take(self._answer_key(caller, name))
-        answer = TranscriptRecord.from_bytes(raw) if raw else None
-        texts = self._store.get(answer.talk) if answer and answer.talk else None
-        if answer and texts and TranscriptRecord.from_bytes(texts).mark == answer.mark:
+        answer = readable(TranscriptRecord.from_bytes, self._store.take(self._answer_key(caller, name)))
+        if answer is None or not answer.talk:
+            return
+        texts = readable(TranscriptRecord.from_bytes, self._store.get(answer.talk))
+        if texts and texts.mark == answer.mark:
             self._store.take(answer.talk)
 
     def rollback(self, continued: ContinuedTurn) -> None:
@@ -272,7 +274,7 @@ class Conversations:
         """The stored conversation that a request names in a way that lets it send only new messages."""
         if request.previous:
             raw = self._store.get(self._answer_key(request.caller, request.previous))
-            stored = TranscriptRecord.from_bytes(raw) if raw else None
+            stored = readable(TranscriptRecord.from_bytes, raw)
             return stored if stored and stored.flow == request.flow else None
         if not request.conversation or request.resends:
             return None
@@ -283,7 +285,7 @@ class Conversations:
             empty = TranscriptRecord(request.conversation)
             is_first = self._store.add(key, empty.to_bytes(), self._ttl_seconds, request.caller)
             return None if is_first else empty
-        return TranscriptRecord.from_bytes(raw) if raw else None
+        return readable(TranscriptRecord.from_bytes, raw)
 
     def _key_of(self, request: ConversationRequest, stored: TranscriptRecord | None) -> str:
         """The key of the session record that this request may take; empty if it must begin a new session."""

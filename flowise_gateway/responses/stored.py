@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ import orjson
 from flowise_gateway.flow.cooperative import TooLarge, compressed, decompressed, yield_between
 from flowise_gateway.flow.errors import BadRequest, StoreUnavailable
 from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.readable import readable
 from flowise_gateway.responses.input_items import too_large_context
 from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
@@ -70,6 +72,8 @@ class Record:
     def from_bytes(cls, packed: bytes) -> Record:
         raw = decompressed(packed)
         response, input_items, before, blocks = orjson.loads(raw)
+        if not {"status", "output", "background"} <= set(response):
+            raise ValueError("another version of ours wrote it")
         return cls(response, input_items, before, blocks, len(raw))
 
 
@@ -100,7 +104,12 @@ class StoredResponses:
     def item(self, scope: str, item_id: str, max_bytes: int | None = None) -> bytes | None:
         """An output item of a response of this caller, as JSON. Raises TooLarge."""
         packed = self.read(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
-        return decompressed(packed, max_bytes) if packed else None
+        try:
+            return decompressed(packed, max_bytes) if packed else None
+        except TooLarge:
+            raise
+        except zlib.error:
+            return None
 
     def read(self, key: str) -> bytes | None:
         """A value; raises StoreUnavailable where it may be there and cannot be read."""
@@ -126,10 +135,8 @@ class StoredResponse:
     def record(self) -> Record | None:
         """The record; one whose run died with its worker reads as failed. Raises StoreUnavailable."""
         packed = self._responses.read(self._key("resp")) if _ID.fullmatch(self.id) else None
-        if packed is None:
-            return None
-        record = Record.from_bytes(packed)
-        if record.is_over or self._store.get(self._key("alive")):
+        record = readable(Record.from_bytes, packed)
+        if record is None or record.is_over or self._store.get(self._key("alive")):
             return record
         return replace(record, response={**record.response, "status": "failed", "error": _DEAD})
 
@@ -161,8 +168,7 @@ class StoredResponse:
         self._put(self._packed_events({number: events}))
 
     def events(self, number: int) -> bytes | None:
-        packed = self._store.get(self._key("events", str(number)))
-        return decompressed(packed) if packed else None
+        return readable(decompressed, self._store.get(self._key("events", str(number))))
 
     def show_alive(self) -> bool:
         """Show other workers that the run goes on."""
@@ -174,7 +180,7 @@ class StoredResponse:
 
     def abort_reason(self) -> str:
         """The reason for which the run must be aborted; empty if none."""
-        return (self._store.get(self._key("end")) or b"").decode()
+        return (self._store.get(self._key("end")) or b"").decode(errors="replace")
 
     def _packed_events(self, events: Mapping[int, bytes]) -> dict[str, bytes]:
         return {self._key("events", str(n)): compressed(raw) for n, raw in events.items()}
@@ -254,8 +260,8 @@ class Context:
         if raw is None:
             return None
         self._bytes_left -= len(raw)
-        item: Item = orjson.loads(raw)
-        return item
+        item = readable(orjson.loads, raw)
+        return item if isinstance(item, dict) else None
 
     def fits(self, items: Sequence[Item]) -> bool:
         """Whether the conversation with these items is small enough to be stored."""

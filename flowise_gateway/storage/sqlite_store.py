@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -283,8 +284,11 @@ class _Connection:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None or self._connection[0] != os.getpid():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # For its owner's eyes only: the file holds what people said to their flows.
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            # For its owner's eyes only: the file holds what people said to their flows. A file that exists is
+            # not opened here: closing it would drop the locks of this process's other connection, so that the
+            # next program that leaves the file would take itself for the last one and delete the log.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             database = sqlite3.connect(self._path, timeout=0, check_same_thread=False, isolation_level=None)
             database.executescript(self._settings or _TABLE)
             if not self._settings:

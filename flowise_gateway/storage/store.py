@@ -9,12 +9,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import Executor, Store, StoreError, T, run_inline
 from flowise_gateway.storage.redis_store import RedisStore
 from flowise_gateway.storage.sqlite_store import SqliteStore
+from flowise_gateway.storage.store_file import store_file
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ def open_store(address: str, run: Executor = run_inline) -> Store:
     """The store that PROXY_STORE names: `sqlite:///path`, `memory:` or `redis://…`."""
     if address == "memory:":
         return MemoryStore()
-    if address.startswith("sqlite:///"):
-        return SqliteStore(Path(address.removeprefix("sqlite:///")), run=run)
+    if file := store_file(address):
+        return SqliteStore(file, run=run)
     return RedisStore(address)
 
 

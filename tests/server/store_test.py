@@ -6,7 +6,8 @@ import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import requests
 
+from flowise_gateway.storage.sqlite_store import SqliteStore
+from flowise_gateway.storage.store import WatchedStore
 from tests.support.demo_server import DemoServer
 from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
@@ -71,18 +74,46 @@ def test_a_locked_file_delays_nobody(server: RunningProxy, tmp_path: Path) -> No
     assert requests.get(f"{server.url}/ready", timeout=5).json()["store_error"] is None
 
 
-@pytest.mark.parametrize("value", [b"", b"garbage", b"{}", b"[]", b"x\x9c" + bytes(30), "a text", 5])
+UNREADABLE = [b"", b"garbage", b"{}", b"[]", b"[1,2,3,4]", b"x\x9c" + bytes(30)]
+
+
+@pytest.mark.parametrize("value", [*UNREADABLE, "a text", 5])
 def test_values_that_are_not_ours_are_404_and_never_500(
     server: RunningProxy, tmp_path: Path, value: Any
 ) -> None:
+    def replace_all() -> int:
+        with database(tmp_path) as other:
+            return other.execute("UPDATE entries SET value = ? WHERE key <> 'secret'", (value,)).rowcount
+
+    check_unreadable(server, replace_all)
+
+
+@pytest.mark.parametrize("value", [*UNREADABLE, zlib.compress(b"{}"), zlib.compress(b"[{},[],[],0]")])
+def test_values_that_another_version_of_ours_wrote_are_404_and_never_500(
+    flowise: DemoServer, tmp_path: Path, value: bytes
+) -> None:
+    secret = "the-secret-of-two-versions"
+
+    def replace_all() -> int:
+        with database(tmp_path) as other:
+            keys = [key for (key,) in other.execute("SELECT key FROM entries WHERE key <> 'secret'")]
+        store = WatchedStore(SqliteStore(tmp_path / "data" / "proxy.sqlite3"), secret=secret.encode())
+        store.put(dict.fromkeys(keys, value), 600)
+        assert store.error is None
+        return len(keys)
+
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url, PROXY_SECRET=secret) as server:
+        check_unreadable(server, replace_all)
+
+
+def check_unreadable(server: RunningProxy, replace_all: Callable[[], int]) -> None:
+    """All that reads a value finds none once every value was replaced."""
     answer = post(server, "/v1/responses", input="Hello").json()
     background = post(server, "/v1/responses", input="Hello", background=True).json()
     url = f"{server.url}/v1/responses/{background['id']}"
     assert wait_for(lambda: requests.get(url, timeout=5).json()["status"] == "completed", 10)
     assert chat(server, "mine").status_code == 200
-    with database(tmp_path) as other:
-        changed = other.execute("UPDATE entries SET value = ? WHERE key <> 'secret'", (value,)).rowcount
-        assert changed > 5
+    assert replace_all() > 5
     for kept in (answer, background):
         url = f"{server.url}/v1/responses/{kept['id']}"
         for found in (
@@ -100,6 +131,13 @@ def test_values_that_are_not_ours_are_404_and_never_500(
     ]
     assert all(400 <= one.status_code < 500 for one in refused)
     assert chat(server, "mine", "And on").status_code == 200
+    resent = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Of another version"},
+        {"role": "user", "content": "On"},
+    ]
+    assert post(server, "/v1/chat/completions", messages=resent, conversation_id="mine").ok
+    assert "Traceback" not in server.log()
 
 
 def test_what_may_be_stored_is_not_said_to_be_missing_while_the_store_is_away(
@@ -125,3 +163,13 @@ def test_what_may_be_stored_is_not_said_to_be_missing_while_the_store_is_away(
         assert [answer.status_code for answer in answers] == [503] * len(answers)
         assert {answer.json()["error"]["code"] for answer in answers} == {"store_unavailable"}
         assert all(float(answer.headers["Retry-After"]) > 0 for answer in answers)
+
+
+def test_a_file_that_others_may_read_is_told_at_the_start(flowise: DemoServer, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "proxy.sqlite3"
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as server:
+        assert chat(server, "first").ok
+        assert "other users" not in server.log()
+    path.chmod(0o644)
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as server:
+        assert "other users of this machine may read data/proxy.sqlite3 (mode 644)" in server.log()

@@ -17,6 +17,7 @@ from flowise_gateway.commands import _client
 from flowise_gateway.config.config_file import load_config
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
+from flowise_gateway.storage.sqlite_store import SqliteStore
 from tests.support.demo_server import PROJECT, DemoServer
 from tests.support.processes import clean_environment, wait_for
 from tests.support.scripted_server import ScriptedServer, http
@@ -331,3 +332,28 @@ def test_serve_is_the_server_itself(tmp_path: Path) -> None:
     )
     assert ended.returncode == 2
     assert "PORT='eighty'" in ended.stderr
+
+
+def test_the_store_is_copied_while_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROXY_STORE", f"sqlite:///{tmp_path}/s.db")
+    assert told(capsys, "backup", "copy.db")[0] == 1
+    SqliteStore(tmp_path / "s.db").put({"a": b"1"}, 60)
+    status, out, _ = told(capsys, "backup", "copy.db")
+    assert (status, out.split(",")[0]) == (0, "copy.db: 1 entries")
+    assert SqliteStore(tmp_path / "copy.db").get("a") == b"1"
+    status, _, err = told(capsys, "backup", "copy.db")
+    assert status == 1
+    assert "File exists: 'copy.db'" in err
+
+
+@pytest.mark.parametrize("store", ["memory:", "redis://:hidden@redis.example:6379/0"])
+def test_a_store_that_is_no_file_says_how_it_is_copied(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROXY_STORE", store)
+    status, _, err = told(capsys, "backup", "copy.db")
+    assert status == 2
+    assert ("redis-cli --rdb" in err) == store.startswith("redis")
+    assert "hidden" not in err

@@ -9,6 +9,8 @@ import os
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +232,30 @@ def test_two_processes_see_each_others_writes(tmp_path: Path) -> None:
     one.put({"a": b"1"}, 60)
     assert other.take("a") == b"1"
     assert one.get("a") is None
+
+
+def _run_python(code: str, *arguments: object) -> None:
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, timeout=60)
+
+
+def test_a_program_that_looks_into_the_file_and_leaves_takes_no_process_its_writes(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = SqliteStore(path)
+    store.put({"a": b"1"}, 60)
+    store.put({"b": bytes(LARGE_BYTES + 1)}, 60)
+    look = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM entries'); c.close()"
+    )
+    _run_python(look, path)
+    assert (tmp_path / "s.db-wal").exists(), "the program took itself for the only one, and ended the log"
+    write = (
+        "import sys; from pathlib import Path; from flowise_gateway.storage.sqlite_store import SqliteStore;"
+        "SqliteStore(Path(sys.argv[1])).put({'a': b'2'}, 60)"
+    )
+    _run_python(write, path)
+    assert store.get("a") == b"2"
+    store.put({"a": b"3"}, 60)
+    assert SqliteStore(path).get("a") == b"3"
 
 
 @pytest.mark.parametrize("address", ["sqlite:////proc/nowhere/s.db", "redis://127.0.0.1:9/0"])
