@@ -17,13 +17,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import NotFound
 
 from flowise_client import FlowiseClients
 from flowise_gateway.access.keys import ANONYMOUS, check_known
 from flowise_gateway.config.settings import Settings
-from flowise_gateway.flow.errors import NotAuthenticated, ProxyError
+from flowise_gateway.flow.errors import NotAuthenticated, ProxyError, TooManyWrongKeys
 from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.request import ParsedRequest
@@ -122,8 +122,8 @@ class Views:
         """Tell that the server can serve; what may be wrong, only to a caller with a key."""
         services = self._services
         body: dict[str, Any] = {"status": "ready"}
-        with contextlib.suppress(NotAuthenticated):
-            g.caller = services.keys.caller(header)
+        with contextlib.suppress(NotAuthenticated, TooManyWrongKeys):
+            g.caller = services.keys.caller(header, request.remote_addr or "")
             body["flowise"] = self._flowise_state()
             body["config_error"] = services.config_file.error
             body["store_error"] = services.store.error

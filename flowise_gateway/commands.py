@@ -22,7 +22,7 @@ from flowise_gateway.access.keys import ANONYMOUS
 from flowise_gateway.access.models import Models
 from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
-from flowise_gateway.config.settings import Settings, misspelt_settings
+from flowise_gateway.config.settings import MIN_KEY_CHARACTERS, Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, SettingsError
 from flowise_gateway.flow.model import FLOW_ID, Model
@@ -265,8 +265,6 @@ def backup(options: argparse.Namespace) -> int:
 
 START_SECONDS = 2.0
 """What the start waits for Flowise and the store, which may come later, before it says that they are away."""
-
-MIN_KEY_CHARACTERS = 16
 
 
 def overview(settings: Settings, *, is_demo: bool) -> Overview:

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -42,9 +42,16 @@ class StoredFile:
 class FileLinks:
     """Makes and opens the tokens in links."""
 
-    def __init__(self, secret: bytes, days: float, clock: Callable[[], float] = time.time) -> None:
-        """Sign with `secret` for `days`."""
+    def __init__(
+        self,
+        secret: bytes,
+        days: float,
+        clock: Callable[[], float] = time.time,
+        old_secrets: Sequence[bytes] = (),
+    ) -> None:
+        """Sign with `secret` for `days`; links that were signed with an old one open their files, too."""
         self._secret = secret
+        self._old_secrets = old_secrets
         self._seconds = days * 86_400
         self._clock = clock
 
@@ -53,7 +60,7 @@ class FileLinks:
         expiry = int(self._clock() + self._seconds)
         ids = UUID(file.flow).bytes + UUID(file.chat_id).bytes
         content = ids + expiry.to_bytes(5, "big") + file.name.encode()
-        return base64.urlsafe_b64encode(content + self._signature(content)).decode().rstrip("=")
+        return base64.urlsafe_b64encode(content + _signature(self._secret, content)).decode().rstrip("=")
 
     def opened(self, token: str) -> StoredFile:
         """The file of a token. Raises FileNotFound, the same for what is forged, damaged or too old."""
@@ -66,15 +73,17 @@ class FileLinks:
         if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
             raise file_not_found()
         content, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, self._signature(content)):
+        secrets = (self._secret, *self._old_secrets)
+        if not any(hmac.compare_digest(signature, _signature(secret, content)) for secret in secrets):
             raise file_not_found()
         if int.from_bytes(content[32:_HEAD_BYTES], "big") < self._clock():
             raise file_not_found()
         flow, chat_id = UUID(bytes=content[:16]), UUID(bytes=content[16:32])
         return StoredFile(str(flow), str(chat_id), content[_HEAD_BYTES:].decode())
 
-    def _signature(self, content: bytes) -> bytes:
-        return hmac.digest(self._secret, _CONTEXT + content, hashlib.sha256)
+
+def _signature(secret: bytes, content: bytes) -> bytes:
+    return hmac.digest(secret, _CONTEXT + content, hashlib.sha256)
 
 
 def file_not_found() -> FileNotFound:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from flowise_gateway.access.wrong_keys import WrongKeys
 from flowise_gateway.config.schema import KeyConfig
-from flowise_gateway.config.settings import Settings
+from flowise_gateway.config.settings import MIN_KEY_CHARACTERS, Settings
 from flowise_gateway.flow.errors import NotAuthenticated
 from flowise_gateway.flow.model import FLOW_ID
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class Caller:
 
     `single_user`: one person alone holds the key. `overrides`: the caller may set Flowise's own fields.
     `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
-    apart whose names are the same, and must not be logged.
+    apart whose names are the same, and must not be logged. `is_admin`: the caller may see what others use.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Caller:
     overrides: bool = False
     flowise_key: str = ""
     scope: str = ""
+    is_admin: bool = False
 
     def may_use(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is among those that the caller may use."""
@@ -43,7 +50,7 @@ class Caller:
 
 
 ANONYMOUS = Caller("anonymous")
-LOCAL = Caller("anonymous", single_user=True, overrides=True)
+LOCAL = Caller("anonymous", single_user=True, overrides=True, is_admin=True)
 """The caller of a server that needs no key and listens on loopback alone: its owner."""
 
 
@@ -57,28 +64,31 @@ class Keys:
         *,
         passes_through: bool = False,
         anonymous: Caller = LOCAL,
+        wrong_keys: WrongKeys | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the keys of the settings and of the file; without any, everybody is let in."""
         self._passes_through = passes_through
         self._anonymous = anonymous
-        self._callers = {_digest(key): Caller(f"key-{_digest(key).hex()[:8]}") for key in keys}
+        self._wrong_keys = wrong_keys or WrongKeys()
+        self._clock = clock
+        self._callers = {_digest(key): (Caller(f"key-{_digest(key).hex()[:8]}"), math.inf) for key in keys}
         for key in named:
-            self._callers[bytes.fromhex(key.sha256)] = Caller(
-                key.name,
-                key.models,
-                key.requests_per_minute,
-                key.max_in_flight,
-                key.single_user,
-                key.overrides,
-            )
+            caller = _named_caller(key)
+            for digest in key.sha256:
+                self._callers[bytes.fromhex(digest)] = caller, key.expires
+        self._short: set[str] = set()
 
     @property
     def is_open(self) -> bool:
         """Whether anybody is let in."""
         return not self._callers and not self._passes_through
 
-    def caller(self, header: Callable[[str], str | None]) -> Caller:
-        """The caller behind `Authorization: Bearer` or `api-key`. Raises NotAuthenticated, always alike."""
+    def caller(self, header: Callable[[str], str | None], address: str = "") -> Caller:
+        """The caller behind `Authorization: Bearer` or `api-key`, which came from an address.
+
+        Raises NotAuthenticated, alike for no key and a wrong one, and TooManyWrongKeys.
+        """
         offered = _offered(header)
         if self._passes_through and offered:
             # The scope is the whole digest: anybody can make up a key whose digest begins like another's.
@@ -91,8 +101,32 @@ class Keys:
             # Every key is compared, so that the time taken reveals nothing.
             matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
             if matches:
-                return matches[0]
+                return self._current(key, *matches[0])
+        if offered:
+            self._wrong_keys.add(address)
         raise NotAuthenticated(_WRONG_KEY)
+
+    def _current(self, key: str, caller: Caller, expires: float) -> Caller:
+        if self._clock() >= expires:
+            raise NotAuthenticated("This API key has expired: ask for a new one.", code="api_key_expired")
+        if len(key) < MIN_KEY_CHARACTERS and caller.name not in self._short:
+            self._short.add(caller.name)
+            log.warning(
+                "the key %s can be guessed: it has less than %s characters", caller.name, MIN_KEY_CHARACTERS
+            )
+        return caller
+
+
+def _named_caller(key: KeyConfig) -> Caller:
+    return Caller(
+        key.name,
+        key.models,
+        key.requests_per_minute,
+        key.max_in_flight,
+        key.single_user,
+        key.overrides,
+        is_admin=key.admin,
+    )
 
 
 _WRONG_KEY = "Incorrect API key provided: send a client key of this server."

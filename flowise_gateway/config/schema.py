@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,8 +13,10 @@ from flowise_gateway.config.yaml_document import (
     document,
     list_of,
     mapping,
+    moment,
     number,
     one_of,
+    one_or_more,
     prose,
     text_like,
     value_of,
@@ -59,15 +62,20 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeyConfig:
-    """A client key, known by its digest in lower case, and what it may use."""
+    """A client key, known by its digests in lower case, and what it may use.
+
+    Of several digests, each is a key; from `expires` on, in seconds since 1970, none of them is valid.
+    """
 
     name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)")]
-    sha256: Annotated[str, _DIGEST]
+    sha256: Annotated[tuple[str, ...], one_or_more(_DIGEST)]
     models: Annotated[tuple[str, ...], list_of(_MODEL_PATTERN, "a list of model ids and patterns")] = ("*",)
     requests_per_minute: Annotated[int | None, whole_number(1, 1_000_000)] = None
     max_in_flight: Annotated[int | None, whole_number(1, 100_000)] = None
     single_user: Annotated[bool, BOOLEAN] = False
     overrides: Annotated[bool, BOOLEAN] = False
+    expires: Annotated[float, moment()] = math.inf
+    admin: Annotated[bool, BOOLEAN] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,11 @@ def parse_config(file: str, content: bytes) -> ProxyConfig:
     _check_fallbacks(root, config.models)
     keys = root.entries("keys")
     _check_distinct((key.name, spot["name"]) for key, spot in zip(config.keys, keys, strict=True))
-    _check_distinct((key.sha256, spot["sha256"]) for key, spot in zip(config.keys, keys, strict=True))
+    _check_distinct(
+        digest
+        for key, spot in zip(config.keys, keys, strict=True)
+        for digest in zip(key.sha256, spot["sha256"].each(), strict=True)
+    )
     return config
 
 

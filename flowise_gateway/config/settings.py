@@ -143,10 +143,14 @@ def _origin(text: str) -> str:
     )
 
 
-def _secret(text: str) -> str:
-    if len(text) < 16:
-        raise ValueError("it must have at least 16 characters, such as `openssl rand -hex 32` prints")
-    return text
+def _secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in text.split(","))
+    if min(map(len, secrets)) < 16:
+        raise ValueError(
+            "it must have at least 16 characters, such as `openssl rand -hex 32` prints; "
+            "after a comma may follow those that were used before"
+        )
+    return secrets
 
 
 def _store(text: str) -> str:
@@ -198,6 +202,9 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+MIN_KEY_CHARACTERS = 16
+"""A shorter key can be guessed."""
+
 _SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
 _MAX_SECRET_BYTES = 65_536
 
@@ -222,7 +229,7 @@ class Settings:
     proxy_allow_anonymous: Annotated[bool, _boolean] = False
     proxy_config: Annotated[str, str] = ""
     proxy_store: Annotated[str, _store] = "sqlite:///data/proxy.sqlite3"
-    proxy_secret: Annotated[str, _secret] = ""
+    proxy_secret: Annotated[tuple[str, ...], _secrets] = ()
     proxy_public_url: Annotated[str, _public_url] = ""
     proxy_response_ttl_days: Annotated[float, _number(0.01, 36500)] = 30
     proxy_cors_origins: Annotated[tuple[str, ...] | None, _list(_origin)] = None
@@ -284,7 +291,12 @@ class Settings:
         return settings
 
     def check_admission(self, *, has_keys: bool) -> None:
-        """Refuse to let other machines in without a key. Raises SettingsError."""
+        """Refuse to let other machines in without a key that cannot be guessed. Raises SettingsError."""
+        if not self.is_loopback and any(len(key) < MIN_KEY_CHARACTERS for key in self.proxy_api_keys):
+            raise SettingsError(
+                f"HOST={self.host!r} lets other machines in, and a key of PROXY_API_KEYS can be guessed: "
+                f"give each at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new makes one)"
+            )
         if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
             return
         raise SettingsError(

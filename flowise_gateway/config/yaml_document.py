@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -141,6 +142,10 @@ class Spot:
         if not (isinstance(self.node, yaml.SequenceNode) and _type(self.node) == "seq"):
             raise ValueError
         return [Spot(self.file, f"{self.path}[{n}]", child) for n, child in enumerate(self.node.value)]
+
+    def each(self) -> list[Spot]:
+        """The values of a list, or the value itself."""
+        return self.items() if isinstance(self.node, yaml.SequenceNode) else [self]
 
     def pairs(self) -> list[tuple[Spot, Spot]]:
         """The keys and values of a mapping, the keys as values of this place. Raises ValueError."""
@@ -303,6 +308,32 @@ def one_of(*allowed: str) -> Field:
     """One of some words."""
     # To YAML a bare `off` is a boolean.
     return text_like("|".join(allowed), f"one of {', '.join(allowed)}", types=("str", "bool"))
+
+
+def moment() -> Field:
+    """A day, meaning its first moment, or a time, in UTC unless a zone is named; in seconds since 1970."""
+    matches = re.compile(r"20\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?)?").fullmatch
+
+    def parse(spot: Spot) -> float:
+        text = spot.scalar("str", "timestamp")
+        if not matches(text):
+            raise ValueError
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+    return Field("a day such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z", parse)
+
+
+def one_or_more(item: Field) -> Field:
+    """A value, or a list of such values."""
+
+    def parse(spot: Spot) -> Any:
+        values = tuple(value_of(each, item) for each in spot.each())
+        if not values:
+            raise ValueError
+        return values
+
+    return Field(item.allowed, parse)
 
 
 def list_of(item: Field, allowed: str, *, may_be_empty: bool = False) -> Field:

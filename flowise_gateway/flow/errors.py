@@ -170,8 +170,18 @@ class RateLimited(ProxyError):
     code = "rate_limit_exceeded"
 
 
+class TooManyWrongKeys(ProxyError):
+    """An address that goes on sending wrong client keys."""
+
+    status = 429
+    nothing_ran = True
+    type = "rate_limit_error"
+    code = "too_many_wrong_keys"
+    should_retry = False
+
+
 class QuotaExhausted(ProxyError):
-    """The Flowise account has used up its quota; waiting a moment does not help."""
+    """A budget of the day, or the quota of the Flowise account, is used up: a moment does not help."""
 
     status = 429
     nothing_ran = True

@@ -69,7 +69,7 @@ class Hooks:
         g.config = services.config
         if http_request.path in self._public or rule.endswith(FILE_RULE):
             return None
-        g.caller = caller = services.keys.caller(header)
+        g.caller = caller = services.keys.caller(header, request.remote_addr or "")
         summary.caller = caller.name
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
@@ -97,7 +97,7 @@ class Hooks:
         services = self._services
         services.follow_config()
         g.config = services.config
-        g.caller = services.keys.caller(header)
+        g.caller = services.keys.caller(header, request.remote_addr or "")
         places = contextlib.ExitStack()
         places.callback(services.limits.admit(g.caller).release)
         return places

@@ -13,6 +13,7 @@ from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
 from flowise_gateway.access.limits import Limits, shared_rates
 from flowise_gateway.access.models import Models
+from flowise_gateway.access.wrong_keys import WrongKeys
 from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.schema import ProxyConfig
 from flowise_gateway.config.settings import Settings
@@ -80,11 +81,13 @@ class Services:
         self.finished = FinishedRequests(log_request, metrics.request)
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
+        self._wrong_keys = WrongKeys()
         self.keys = Keys()
         rates = shared_rates(settings.proxy_store)
         self.limits = Limits(settings.workers, settings.proxy_max_in_flight, rates)
         store = open_store(settings.proxy_store, run)
-        self.store = WatchedStore(store, _log_lost_store, settings.proxy_secret.encode())
+        secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
+        self.store = WatchedStore(store, _log_lost_store, secret)
         # Of one secret at a time: the store has another one if it was lost when the worker began.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
         self._catalogs: LRU[str, Catalog] = LRU(MAX_CATALOGS)
@@ -99,6 +102,7 @@ class Services:
         watch("breakers_open", lambda: self.clients.health.is_down)
         watch("retries_total", lambda: self.clients.health.retries)
         watch("store_errors_total", lambda: self.store.failures)
+        watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")
         for limit in refusals:
             watch("limit_refusals_total", partial(refusals.__getitem__, limit), limit)
 
@@ -113,6 +117,7 @@ class Services:
             config.keys,
             passes_through=settings.flowise_key_passthrough,
             anonymous=LOCAL if settings.is_loopback else ANONYMOUS,
+            wrong_keys=self._wrong_keys,
         )
         if keys.is_open and not self.keys.is_open:
             log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
@@ -163,7 +168,8 @@ class Services:
     @property
     def file_links(self) -> FileLinks:
         """What signs the addresses of files."""
-        return FileLinks(self.store.secret, self.settings.proxy_response_ttl_days)
+        days = self.settings.proxy_response_ttl_days
+        return FileLinks(self.store.secret, days, old_secrets=self._old_secrets)
 
     @property
     def response_seconds(self) -> float:

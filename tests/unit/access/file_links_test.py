@@ -188,3 +188,14 @@ def test_a_name_cannot_break_a_header(name: str) -> None:
     header = file_headers(name, b"")["Content-Disposition"]
     assert header.isascii()
     assert not set(header.partition("''")[2]) & set("\r\n\"'; ")
+
+
+def test_links_of_an_old_secret_open_their_files_until_they_expire() -> None:
+    clock = Clock()
+    old = links(b"old", days=2, clock=clock).token(FILE)
+    rotated = FileLinks(b"new", 30, clock, old_secrets=[b"older", b"old"])
+    assert rotated.opened(old) == FILE
+    assert links(b"new").opened(rotated.token(FILE)) == FILE
+    clock.now += 2 * DAY + 1
+    with pytest.raises(FileNotFound):
+        rotated.opened(old)

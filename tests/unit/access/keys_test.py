@@ -273,8 +273,39 @@ def test_a_page_can_read_when_and_whether_to_try_again() -> None:
     assert {"x-request-id", "retry-after", "retry-after-ms", "x-should-retry"} <= set(exposed)
 
 
+def digest(key: str) -> str:
+    """A key as `proxy.yaml` has it."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def test_each_digest_of_a_name_is_a_key_of_the_same_caller() -> None:
+    keys = Keys((), [KeyConfig("sales", (digest("old"), digest("new")), admin=True)])
+    old, new = (keys.caller({"api-key": key}.get) for key in ("old", "new"))
+    assert old == new
+    assert (new.name, new.is_admin) == ("sales", True)
+
+
+def test_a_key_is_valid_until_it_expires() -> None:
+    now = 100.0
+    keys = Keys((), [KeyConfig("sales", (digest("key"),), expires=101.0)], clock=lambda: now)
+    assert keys.caller({"api-key": "key"}.get).name == "sales"
+    now = 101.0
+    with pytest.raises(NotAuthenticated, match="has expired") as caught:
+        keys.caller({"api-key": "key"}.get)
+    assert caught.value.code == "api_key_expired"
+
+
+def test_a_key_that_can_be_guessed_is_told_once_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    keys = Keys((), [KeyConfig("sales", (digest("hunter2"), digest("k" * 16)))])
+    keys.caller({"api-key": "k" * 16}.get)
+    assert not caplog.records
+    keys.caller({"api-key": "hunter2"}.get)
+    keys.caller({"api-key": "hunter2"}.get)
+    assert caplog.messages == ["the key sales can be guessed: it has less than 16 characters"]
+
+
 def test_a_named_key_brings_its_models_and_limits() -> None:
-    named = KeyConfig("sales", hashlib.sha256(b"key").hexdigest(), ("sales-*",), 5, 2)
+    named = KeyConfig("sales", (digest("key"),), ("sales-*",), 5, 2)
     caller = Keys((), [named]).caller({"api-key": "key"}.get)
     assert (caller.name, caller.requests_per_minute, caller.max_in_flight) == ("sales", 5, 2)
     assert caller.may_use(["x", "sales-team"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,7 @@ SHA_RULE = "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys ne
 NAME_RULE = "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)"
 ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * needs quotes"
 PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
-KNOWN_KEY_FIELDS = (
-    "known are name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides"
-)
+KNOWN_KEY_FIELDS = "known are name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin"
 MODEL_FIELDS = (
     "id, flow, name, description, aliases, history, system, steps, sources, usage, tools, request_timeout, "
     "fallback"
@@ -96,8 +95,8 @@ def test_every_field_is_read(file: Path) -> None:
             ModelConfig("support-small", FLOW, request_timeout=0.5),
         ),
         keys=(
-            KeyConfig("Librechat Zürich", SHA, ("support", "sales-*", "*"), 120, 20, True, True),
-            KeyConfig("other", OTHER_SHA),
+            KeyConfig("Librechat Zürich", (SHA,), ("support", "sales-*", "*"), 120, 20, True, True),
+            KeyConfig("other", (OTHER_SHA,)),
         ),
         discovery=DiscoveryConfig(False, ("CHATFLOW", "ASSISTANT"), 2.5, "uuid"),
         tasks=TasksConfig("support-small"),
@@ -138,7 +137,7 @@ def test_lines_may_end_as_on_windows(file: Path) -> None:
 def test_a_digest_that_looks_like_a_number_is_still_a_digest(file: Path) -> None:
     digits = "1" * 64
     file.write_text(f"keys: [{{name: a, sha256: {digits}}}]")
-    assert load_config(file).keys[0].sha256 == digits
+    assert load_config(file).keys[0].sha256 == (digits,)
 
 
 def test_aliases_of_yaml_may_repeat_values(file: Path) -> None:
@@ -171,6 +170,27 @@ def test_fallbacks_may_form_a_long_chain_and_meet(file: Path) -> None:
 def test_numbers_may_reach_their_bounds(file: Path, text: str, seconds: float) -> None:
     file.write_text(f"models: [{{id: a, flow: {FLOW}, request_timeout: {text}}}]")
     assert load_config(file).models[0].request_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2027-01-31", 1_801_353_600),
+        ("'2027-01-31'", 1_801_353_600),
+        ("2027-01-31T18:00:00Z", 1_801_418_400),
+        ("2027-01-31 18:00:00", 1_801_418_400),
+        ("2027-01-31T19:00+01:00", 1_801_418_400),
+    ],
+)
+def test_a_key_expires_at_a_moment_in_utc(file: Path, text: str, seconds: float) -> None:
+    file.write_text(key(f"expires: {text}"))
+    assert load_config(file).keys[0].expires == seconds
+
+
+def test_a_key_may_have_several_digests(file: Path) -> None:
+    file.write_text(f"keys:\n- name: a\n  sha256: [{SHA}, {OTHER_SHA.upper()}]\n  admin: true\n")
+    (found,) = load_config(file).keys
+    assert (found.sha256, found.admin, found.expires) == ((SHA, OTHER_SHA), True, math.inf)
 
 
 # The one line for each fault
@@ -284,7 +304,7 @@ KEYS = [
     (
         f"keys:\n- {SECRET}",
         "2: keys[0]: must be a mapping with name, sha256, models, requests_per_minute, max_in_flight, "
-        "single_user, overrides",
+        "single_user, overrides, expires, admin",
     ),
     (f"keys:\n- {SECRET}: x", f"2: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
     ("keys:\n- name: a\n  hunter: x", f"3: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
@@ -323,6 +343,27 @@ KEYS = [
     (
         key(f"max_in_flight: 1\n- name: b\n  sha256: {SHA.upper()}"),
         "6: keys[1].sha256: must differ from keys[0].sha256 (line 3)",
+    ),
+    (
+        f"keys:\n- name: a\n  sha256: [{OTHER_SHA},\n    {OTHER_SHA}]",
+        "4: keys[0].sha256[1]: must differ from keys[0].sha256[0] (line 3)",
+    ),
+    ("keys:\n- name: a\n  sha256: []", f"3: keys[0].sha256: must be {SHA_RULE}"),
+    (f"keys:\n- name: a\n  sha256: [{SHA}, x]", f"3: keys[0].sha256[1]: must be {SHA_RULE}"),
+    *(
+        (
+            key(f"expires: {bad}"),
+            "4: keys[0].expires: must be a day such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z",
+        )
+        for bad in (
+            "soon",
+            "2027",
+            "2027-02-30",
+            "1999-01-01",
+            "[2027-01-01]",
+            "2027-01-01T25:00:00Z",
+            "true",
+        )
     ),
 ]
 DISCOVERY = [

@@ -40,7 +40,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_STORE", "memory:", "memory:"),
     ("PROXY_STORE", "sqlite:///data/x.db", "sqlite:///data/x.db"),
     ("PROXY_STORE", "redis://cache:6379/0", "redis://cache:6379/0"),
-    ("PROXY_SECRET", "x" * 16, "x" * 16),
+    ("PROXY_SECRET", "x" * 16, ("x" * 16,)),
+    ("PROXY_SECRET", f"{'n' * 16}, {'o' * 16}", ("n" * 16, "o" * 16)),
     ("PROXY_PUBLIC_URL", "https://ai.example.com/flows/", "https://ai.example.com/flows"),
     ("PROXY_PUBLIC_URL", "http://[::1]:8000", "http://[::1]:8000"),
     ("PROXY_RESPONSE_TTL_DAYS", "0.5", 0.5),
@@ -96,6 +97,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
     ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
+    ("PROXY_SECRET", f"{'n' * 16},", "at least 16 characters"),
     ("PROXY_PUBLIC_URL", "ai.example.com", "such as https://ai.example.com"),
     ("PROXY_PUBLIC_URL", "https://", "such as https://ai.example.com"),
     ("PROXY_PUBLIC_URL", "https://[::1", "such as https://ai.example.com"),
@@ -253,7 +255,10 @@ def test_other_machines_are_let_in_only_with_a_key_or_on_purpose(host: str) -> N
     assert len(said.splitlines()) == 1
     assert all(name in said for name in ("HOST", "PROXY_API_KEYS", "PROXY_ALLOW_ANONYMOUS=true"))
     read(HOST=host).check_admission(has_keys=True)
-    read(HOST=host, PROXY_API_KEYS="k").check_admission(has_keys=False)
+    read(HOST=host, PROXY_API_KEYS="k" * 16).check_admission(has_keys=False)
+    with pytest.raises(SettingsError, match="a key of PROXY_API_KEYS can be guessed"):
+        read(HOST=host, PROXY_API_KEYS=f"{'k' * 16},short").check_admission(has_keys=True)
+    read(HOST="localhost", PROXY_API_KEYS="k").check_admission(has_keys=False)
     read(HOST=host, FLOWISE_KEY_PASSTHROUGH="true").check_admission(has_keys=False)
     read(HOST=host, PROXY_ALLOW_ANONYMOUS="true").check_admission(has_keys=False)
     read(HOST="localhost").check_admission(has_keys=False)

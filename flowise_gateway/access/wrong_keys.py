@@ -1,0 +1,63 @@
+"""Wrong client keys, counted for each address, so that nobody can try keys without end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+from flowise_gateway.flow.errors import TooManyWrongKeys
+from flowise_gateway.flow.lru import LRU
+
+log = logging.getLogger(__name__)
+
+MAX_WRONG_KEYS = 60
+WINDOW_SECONDS = 60.0
+"""An address may send so many wrong keys in so many seconds; a worker counts for itself."""
+MAX_ADDRESSES = 10_000
+
+
+class WrongKeys:
+    """The addresses that sent wrong keys lately; beyond the limit more of them are 429, as the log says.
+
+    A right key is let in from everywhere: else whoever sends wrong ones would lock out all who share the
+    address, which behind a balancer may be everybody. What makes guessing vain is the length of keys.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know no address yet."""
+        self._clock = clock
+        self._wrong: LRU[str, tuple[float, int]] = LRU(MAX_ADDRESSES)
+        self.refusals = 0
+
+    def add(self, address: str) -> None:
+        """Count a wrong key. Raises TooManyWrongKeys beyond the limit."""
+        network, now = _network(address), self._clock()
+        began, count = self._wrong.get(network, (now, 0))
+        if now - began >= WINDOW_SECONDS:
+            began, count = now, 0
+        if count >= MAX_WRONG_KEYS:
+            self.refusals += 1
+            raise TooManyWrongKeys(
+                "Too many wrong API keys came from your address: correct the key, and try again later.",
+                retry_after_seconds=began + WINDOW_SECONDS - now,
+            )
+        self._wrong[network] = began, count + 1
+        if count + 1 == MAX_WRONG_KEYS:
+            log.warning("%s wrong client keys from %s: more of them are 429", count + 1, address)
+
+
+@lru_cache(MAX_ADDRESSES)
+def _network(address: str) -> str:
+    """The address as it is counted: of IPv6 its network, of which one household or machine has all."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
