@@ -97,7 +97,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
     ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
-    ("PROXY_SECRET", f"{'n' * 16},", "at least 16 characters"),
+    ("PROXY_SECRET", f"{'x' * 15},{'n' * 16}", "at least 16 characters"),
     ("PROXY_PUBLIC_URL", "ai.example.com", "such as https://ai.example.com"),
     ("PROXY_PUBLIC_URL", "https://", "such as https://ai.example.com"),
     ("PROXY_PUBLIC_URL", "https://[::1", "such as https://ai.example.com"),
