@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from http import HTTPStatus
 from typing import Any
 
 from flowise_gateway.flow.errors import BadRequest, ProxyError, error_body
@@ -58,9 +59,11 @@ class GunicornLog:
 def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
     """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
     _ = message  # It repeats what was sent, a key perhaps.
+    # Clients send a 5xx again, gunicorn's 501 for an unknown transfer coding too, and it would fail again.
+    status = HTTPStatus.BAD_REQUEST if status >= HTTPStatus.INTERNAL_SERVER_ERROR else status
     body = json.dumps(error_body(BadRequest(f"The request could not be read: {reason}."))).encode()
     lines = [
-        f"HTTP/1.1 {status} {reason}",
+        f"HTTP/1.1 {status:d} {reason}",
         "Connection: close",
         "Content-Type: application/json",
         f"x-request-id: {request_id(None)}",

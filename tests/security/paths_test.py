@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import quote, urlsplit
 
+import pytest
 import requests
 
 from tests.support.demo_server import DemoServer
@@ -41,3 +42,34 @@ def test_no_hostile_deployment_leaves_the_prediction_route(proxy: RunningProxy, 
         assert head.split()[1] in (b"400", b"404", b"405", b"414"), name
         valid("error", body)
     assert demo.records() == []
+
+
+def test_no_address_that_a_client_names_is_asked(proxy: RunningProxy) -> None:
+    """S7: files by address are Flowise's to fetch or refuse; the server itself opens no connection to them."""
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(1)
+        port = canary.getsockname()[1]
+        hosts = (
+            "127.0.0.1",
+            "localhost",
+            "2130706433",
+            "0x7f000001",
+            "[::ffff:127.0.0.1]",
+            "127.1",
+            "user@127.0.0.1",
+        )
+        for url in [f"http://{host}:{port}/a.png" for host in hosts]:
+            image = {"type": "image_url", "image_url": {"url": url}}
+            audio = {"type": "input_audio", "input_audio": {"data": url, "format": "webm"}}
+            file = {"type": "file", "file": {"filename": "a.txt", "file_data": url}}
+            for part in (image, audio, file):
+                for model in ("demo-assistant", "demo-agent"):
+                    body = {"model": model, "messages": [{"role": "user", "content": [part]}]}
+                    requests.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=10)
+            items = [{"type": "input_image", "image_url": url}, {"type": "input_file", "file_url": url}]
+            for item in items:
+                asked = {"model": "demo-agent", "input": [{"role": "user", "content": [item]}]}
+                requests.post(f"{proxy.url}/v1/responses", json=asked, timeout=10)
+            requests.get(f"{proxy.url}/v1/flowise/files/{quote(url, safe='')}", timeout=10)
+        with pytest.raises(TimeoutError):
+            canary.accept()
