@@ -142,7 +142,7 @@ def test_no_object_shows_a_secret_when_it_is_printed() -> None:
         flowise_base_url="http://127.0.0.1:9/api/v1",
         flowise_api_key=FLOWISE_KEY,
         proxy_api_keys=(CLIENT_KEY,),
-        proxy_secret=SECRET,
+        proxy_secret=(SECRET,),
         proxy_store=f"redis://:{WRONG_KEY}@127.0.0.1:1/0",
     )
     app = create_app(settings)
