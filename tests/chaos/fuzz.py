@@ -1,7 +1,8 @@
-"""Random and mutated requests against the server: `python -m tests.chaos.fuzz [--seconds N] [--seed S]`.
+"""Random and mutated requests against the server: `python -m tests.chaos.fuzz [--seconds N] [--count N] [--seed S]`.
 
-Whatever comes, the server answers with a status of its list and an error in OpenAI's shape that holds no stack
-and no inner address; afterwards it is well and no larger than it may be. The seed is printed and repeats a run.
+Whatever comes, by HTTP on every route or as a WebSocket's messages, the server answers with a status of its list and
+an error in OpenAI's shape that holds no stack and no inner address, and calls of Flowise nothing but what
+docs/security.md lists; afterwards it is well and no larger than it may be. The seed is printed and repeats a run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from tests.chaos.faults import FLOW, question
 from tests.chaos.frames import leak_in
+from tests.chaos.fuzz_socket import SocketFuzzer
 from tests.chaos.load import Outcome, asked
 from tests.chaos.world import Stage, World
 from tests.support.processes import ended_in_order
@@ -27,11 +29,18 @@ from tests.support.processes import ended_in_order
 SAMPLES = Path(__file__).parents[2] / "sample_payload"
 STATUSES = {200, 204, 400, 403, 404, 405, 408, 413, 415, 429}
 MAX_GROWTH_KIB = 64 * 1024
+SOCKETS = 8
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/chat/completions"),
-    *("/v1/responses/input_tokens", "/v1/responses/compact"),
-    f"/openai/deployments/{FLOW}/chat/completions",
+    *("/v1/responses/input_tokens", "/v1/responses/compact", "/v1/responses/resp_0123456789abcdef/cancel"),
+    *(f"/openai/deployments/{FLOW}/chat/completions", f"/openai/deployments/{FLOW}/completions"),
+    *("/openai/responses", "/openai/v1/responses", "/openai/v1/chat/completions"),
 )
+UPSTREAM = {
+    *("prediction", "chatmessage", "chatflows", "chatflows-streaming", "chatflows-uploads"),
+    *("public-chatbotConfig", "attachments", "get-upload-file", "version"),
+}
+"""What of Flowise's API may be called: docs/security.md."""
 ODD_PATHS = (
     "/v1/models/%2e%2e",
     "/v1/../health",
@@ -122,7 +131,7 @@ class Fuzzer:
     def request(self) -> bytes:
         """One request, as bytes of HTTP that is right but for its odd headers."""
         chance = self._chance
-        body = self._body()
+        body = self.body()
         path = chance.choice(ODD_PATHS) if chance.random() < 0.05 else chance.choice(PATHS)
         method = (
             chance.choice(("GET", "PUT", "DELETE", "HEAD", "OPTIONS")) if chance.random() < 0.05 else "POST"
@@ -135,7 +144,8 @@ class Fuzzer:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if method == "HEAD" else body)
 
-    def _body(self) -> bytes:
+    def body(self) -> bytes:
+        """A body made from a right one, as JSON or broken."""
         chance = self._chance
         body = copy.deepcopy(chance.choice(self._bodies))
         body["model"] = FLOW
@@ -202,13 +212,14 @@ def fault_of(outcome: Outcome) -> str:
     return leak_in(json.dumps(outcome.error).encode()) if outcome.error else ""
 
 
-async def fuzzed(stage: Stage, seconds: float, seed: int) -> tuple[Counter[int], list[str]]:
-    """Send for so long; the statuses, and what was wrong."""
+async def fuzzed(stage: Stage, seconds: float, count: int, seed: int) -> tuple[Counter[int], list[str]]:
+    """Send for so long, at most so many; the statuses, and what was wrong."""
     fuzzer, statuses, faults = Fuzzer(seed), Counter[int](), list[str]()
     end = time.monotonic() + seconds
+    left = iter(range(count))
 
     async def client() -> None:
-        while time.monotonic() < end and len(faults) < 20:
+        while time.monotonic() < end and len(faults) < 20 and next(left, None) is not None:
             request = fuzzer.request()
             outcome = await asked(stage.url, request)
             statuses[outcome.status] += 1
@@ -220,13 +231,28 @@ async def fuzzed(stage: Stage, seconds: float, seed: int) -> tuple[Counter[int],
     return statuses, faults
 
 
-async def play(world: World, seconds: float, seed: int) -> list[str]:
+async def fuzzed_sockets(
+    stage: Stage, seconds: float, count: int, seed: int
+) -> tuple[Counter[str], list[str]]:
+    """The same over WebSockets; how the messages were answered, and what was wrong."""
+    fuzzers = [SocketFuzzer(stage.url, seed + n, Fuzzer(seed + n).body) for n in range(SOCKETS)]
+    until = time.monotonic() + seconds
+    each = -(-count // SOCKETS)
+    await asyncio.gather(*(asyncio.to_thread(fuzzer.run, each, until) for fuzzer in fuzzers))
+    statuses = sum((fuzzer.statuses for fuzzer in fuzzers), Counter[str]())
+    return statuses, [fault for fuzzer in fuzzers for fault in fuzzer.faults]
+
+
+async def play(world: World, seconds: float, count: int, seed: int) -> list[str]:
     """Fuzz one server and hold it to being well afterwards; what was wrong."""
     with world.stage(FLOWISE_REQUEST_TIMEOUT="3") as stage:
-        warm, faults = await fuzzed(stage, min(2.0, seconds / 3), seed)
+        warm, faults = await fuzzed(stage, min(2.0, seconds / 3), count, seed)
         before, pids = stage.memory_kib(), stage.pids()
-        statuses, more = await fuzzed(stage, seconds, seed + 1)
-        faults += more
+        statuses, more = await fuzzed(stage, seconds, count, seed + 1)
+        answers, others = await fuzzed_sockets(stage, seconds, count, seed + 2)
+        faults += more + others
+        if foreign := set(stage.flowise.state()["paths"]) - UPSTREAM:
+            faults.append(f"Flowise was asked for {sorted(foreign)}")
         grown = stage.memory_kib() - before
         if stage.pids() != pids:
             faults.append("a worker has died")
@@ -242,7 +268,10 @@ async def play(world: World, seconds: float, seed: int) -> list[str]:
         if errors := stage.errors():
             faults.append(f"{len(errors)} error lines in the log, the first: {errors[0][:1500]}")
     total = statuses + warm
-    print(f"{sum(total.values())} requests, statuses {dict(sorted(total.items()))}, {grown / 1024:+.1f} MiB")
+    print(f"{sum(total.values())} requests, statuses {dict(sorted(total.items()))}")
+    print(
+        f"{sum(answers.values())} messages, answers {dict(sorted(answers.items()))}, {grown / 1024:+.1f} MiB"
+    )
     return faults
 
 
@@ -250,11 +279,14 @@ def main() -> int:
     """Fuzz and print; 1 if anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--count", type=int, default=10**9, help="requests, and messages, at most")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
     with ended_in_order(), tempfile.TemporaryDirectory() as folder:
-        faults = asyncio.run(play(World(Path(folder), is_short=True), arguments.seconds, arguments.seed))
+        faults = asyncio.run(
+            play(World(Path(folder), is_short=True), arguments.seconds, arguments.count, arguments.seed)
+        )
     for fault in faults:
         print(f"WRONG: {fault}")
     return int(bool(faults))
