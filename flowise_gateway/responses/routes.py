@@ -154,7 +154,16 @@ class ResponseRoutes:
         shared.on_close.clear()
         summary.begin_response("background_response")
         releases.append(partial(self._services.finished.add, summary, "ok"))
-        threading.Thread(target=_run_and_release, args=(run, releases), daemon=True).start()
+
+        def run_and_release() -> None:
+            try:
+                with shared.ended_with_runs():  # A server that ends waits for it, or has it fail in time.
+                    run.run()
+            finally:
+                for release in releases:
+                    release()
+
+        threading.Thread(target=run_and_release, daemon=True).start()
         if parsed.stream:
             shared.watch_client()
             return Response(replayed(place, -1), headers={**EVENT_STREAM, **answer.headers})
@@ -180,14 +189,6 @@ class _Upgraded(Response):
     def __call__(self, *_: Any) -> Any:
         """End the connection: gunicorn closes it at a StopIteration."""
         raise StopIteration
-
-
-def _run_and_release(run: BackgroundRun, releases: Sequence[Callable[[], None]]) -> None:
-    try:
-        run.run()
-    finally:
-        for release in releases:
-            release()
 
 
 def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:

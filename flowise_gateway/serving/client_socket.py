@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from fcntl import ioctl
-from socket import SHUT_WR
+from socket import SHUT_RD, SHUT_WR
 from termios import FIONREAD
 from typing import Any
 
@@ -32,12 +32,27 @@ class ClientSocket(socket.socket):
 
     _head = b""
     _request: Any = None
+    _is_answering = False
 
     def begin_request(self, request: Any) -> None:
         """Take the next request, if any, and free what was read ahead of the last one's body."""
         if self._request is not None:
             self._request.body.free()
         self._request = request
+        self._is_answering = False
+
+    def end_reading(self) -> None:
+        """Have an idle connection end, as if its client had; a request that has arrived is still read.
+
+        gevent's own `shutdown` would interrupt the read that is waiting, with an error in the log.
+        """
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(SHUT_RD)  # type: ignore[attr-defined]  # gevent's stubs lack it
+
+    def announce_end(self) -> None:
+        """Have the answer in hand say that its connection ends with it, unless its head is written."""
+        if not self._is_answering:
+            self._request.force_close()
 
     def end_request(self) -> None:
         """Close the connection after the answer if too much of the request's body is unread."""
@@ -75,6 +90,7 @@ class ClientSocket(socket.socket):
             data, self._head = self._head + data, b""
         elif data.startswith(_HEADS) and data.endswith(b"\r\n\r\n"):
             self._head = data
+            self._is_answering = True
             return
         sent = self.send(data, flags)
         if sent < len(data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -21,19 +21,29 @@ _SHUTTING_DOWN = "server_shutting_down"
 
 
 class ServingEdge:
-    """WSGI middleware: a client that leaves ends its run, and a draining worker refuses what is new."""
+    """WSGI middleware: a client that leaves ends its run, and a draining worker refuses what it must."""
 
-    def __init__(self, application: WSGIApplication, metrics: Metrics) -> None:
-        """Wrap an application, which calls its request's `watch_client` once a run may begin."""
+    def __init__(
+        self, application: WSGIApplication, metrics: Metrics, notice_proxy: Callable[[], None]
+    ) -> None:
+        """Wrap an application, which calls its request's `watch_client` once a run may begin.
+
+        `notice_proxy` is called when a request came by way of a proxy.
+        """
         self._application = application
         self.metrics = metrics
+        self._notice_proxy = notice_proxy
+        self._has_proxy = False
         self._runs: set[Any] = set()
-        self.is_draining = False
+        self._refuses: Callable[[str], bool] | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request; while draining, only the health check."""
-        if self.is_draining and environ["PATH_INFO"] != "/health":
+        """Serve one request, unless the drain refuses its path."""
+        if self._refuses and self._refuses(environ["PATH_INFO"]):
             return _refusal(start_response)
+        if not self._has_proxy and "HTTP_X_FORWARDED_FOR" in environ:
+            self._has_proxy = True
+            self._notice_proxy()
         client = environ.get("gunicorn.socket")
         watcher = ClientWatcher(client, self._runs)
         scope = request_scope(environ)
@@ -41,7 +51,7 @@ class ServingEdge:
         scope.watch_client = watcher.start
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # HTTP/1.0 knows no chunks
             scope.write_now = getattr(client, "write_chunk_now", None)
-        scope.is_draining = lambda: self.is_draining
+        scope.is_draining = lambda: self._refuses is not None
         scope.ended_with_runs = self._ended_with_runs
         try:
             body = self._application(environ, start_response)
@@ -51,6 +61,15 @@ class ServingEdge:
         if client is not None:
             client.end_request()
         return _WatchedBody(body, watcher)
+
+    def drain(self, refuses: Callable[[str], bool]) -> None:
+        """Have connections that would wait for more end, and refuse the paths of which `refuses` is true."""
+        self._refuses = refuses
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether runs are under way, also those that no client waits for."""
+        return bool(self._runs)
 
     @contextlib.contextmanager
     def _ended_with_runs(self) -> Iterator[None]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import mmap
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 APPLICATION, COMMANDS = "openai_compatible_server", "flowise_gateway.commands"
 DRAIN_MARGIN_SECONDS = 5
+GENERATIONS = 8
+"""Workers of so many reloads are counted at once: those of earlier ones finish their answers."""
 
 
 def main() -> int:
@@ -87,6 +91,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
 
     serving_transport(settings).close()  # what it cannot be made of stops the start, not each worker
     from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
+    from flowise_gateway.serving.master import Master  # noqa: PLC0415
     from flowise_gateway.serving.request_body import BoundedHead, guard_body  # noqa: PLC0415
     from flowise_gateway.telemetry.metrics import Metrics  # noqa: PLC0415
 
@@ -98,37 +103,66 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     util.write_error = write_parse_error
     RequestParser.mesg_class = BoundedHead
     port = listeners[0].getsockname()[1]
-    options = gunicorn_options(settings, listeners)
-    options["pre_request"] = guard_body
-    board = share_board(options, settings.workers)
+    hooks: dict[str, Any] = {"bind": [f"fd://{listener.detach()}" for listener in listeners]}
+    hooks["pre_request"] = guard_body
+    board = share_board(hooks, settings.workers)
     overview = importlib.import_module(COMMANDS).overview(settings, is_demo=is_demo)
-    options["when_ready"] = lambda _arbiter: announce(settings, port, overview)
+    hooks["when_ready"] = lambda _arbiter: announce(settings, port, overview)
+    has_proxy = mmap.mmap(-1, 1)  # shared by all workers
+    first_settings = settings
 
     class Server(BaseApplication):  # type: ignore[misc]
         """Gunicorn, told what to do by our settings alone."""
 
-        body_timeout_seconds = settings.proxy_body_timeout
-        drain_seconds = settings.proxy_drain_seconds
+        settings = first_settings
 
         def load_config(self) -> None:
-            for name, value in options.items():
+            self.body_timeout_seconds = self.settings.proxy_body_timeout
+            self.drain_seconds = self.settings.proxy_drain_seconds
+            for name, value in {**gunicorn_options(self.settings), **hooks}.items():
                 self.cfg.set(name, value)
 
-        def load(self) -> Any:
-            transport, metrics = serving_transport(settings), Metrics(board)
-            app = application.create_app(settings, transport=transport, run=store_thread(), metrics=metrics)
-            return ServingEdge(app, metrics)
+        def reload(self) -> None:
+            """Read the settings anew. Raises SettingsError, ConfigError, OSError."""
+            self.settings = settings_for_reload(self.settings, is_demo=is_demo)
+            configure_logging(self.settings.log_level, as_json=self.settings.log_as_json)
+            super().reload()
 
-    master = os.getpid()
+        def load(self) -> Any:
+            transport, metrics = serving_transport(self.settings), Metrics(board)
+            app = application.create_app(
+                self.settings, transport=transport, run=store_thread(), metrics=metrics
+            )
+            return ServingEdge(app, metrics, notice_proxy)
+
+        def run(self) -> None:
+            Master(self).run()
+
+        def others_serve(self) -> bool:
+            """Whether new connections are answered elsewhere once this server's sockets are closed.
+
+            A balancer tries its next server after a refused connection, not after a 503.
+            """
+            return bool(has_proxy[0])
+
+    def notice_proxy() -> None:
+        has_proxy[0] = 1
+
     end_new_workers_at_signals()
+    return run(Server(), has_terminal=sys.stderr.isatty() and not settings.log_as_json)
+
+
+def run(server: Any, *, has_terminal: bool) -> int:
+    """Run a gunicorn application until a signal ends it; the exit status."""
+    master = os.getpid()
     try:
-        Server().run()
+        server.run()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0
         if os.getpid() != master:
             # A worker: nothing of what the master began is its to end, and its status tells the master why.
             os._exit(status)
-        if sys.stderr.isatty() and not settings.log_as_json:
+        if has_terminal:
             print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
         return status
     return 0
@@ -140,7 +174,7 @@ def end_new_workers_at_signals() -> None:
     A worker begins with the master's handlers, which only note a signal: one that came before the worker's
     own are in place would be lost, and the server's end would wait for that worker until it is killed.
     """
-    signals = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+    signals = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
     def default() -> None:
         for number in signals:
@@ -156,7 +190,7 @@ def end_new_workers_at_signals() -> None:
 
 def share_board(options: dict[str, Any], workers: int) -> Board:
     """A board for what workers count; gunicorn's master gives each its slot before the fork."""
-    board = Board(2 * workers + 2)  # a reload starts the new workers before it ends the old ones
+    board = Board(GENERATIONS * workers)
 
     def pre_fork(arbiter: Any, worker: Any) -> None:
         worker.slot = board.take({other.slot for other in arbiter.WORKERS.values()})
@@ -182,10 +216,23 @@ def serving_transport(settings: Settings) -> Transport:
     return GeventTransport(base_url, connect_timeout_seconds=seconds, ca_file=ca_file)
 
 
-def gunicorn_options(settings: Settings, listeners: Iterable[socket.socket]) -> dict[str, Any]:
+def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
+    """The settings as they now stand. Raises SettingsError, ConfigError for what cannot be served with."""
+    new = Settings.from_env()
+    new.check_admission(has_keys=bool(config_file(new).current.keys))
+    if not new.flowise_base_url:
+        if not is_demo:
+            raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a new start")
+        new = replace(new, flowise_base_url=current.flowise_base_url)
+    if (new.host, new.port) != (current.host, current.port):
+        log.warning("HOST and PORT change at a new start only")
+    serving_transport(new).close()
+    return new
+
+
+def gunicorn_options(settings: Settings) -> dict[str, Any]:
     """What gunicorn is told; admission and time limits are ours, so its own are out of the way."""
     options: dict[str, Any] = {
-        "bind": [f"fd://{listener.detach()}" for listener in listeners],
         "workers": settings.workers,
         "worker_class": "flowise_gateway.serving.worker.Worker",
         "worker_connections": 20_000,  # past it connections would hang instead of being refused

@@ -1,15 +1,14 @@
-"""Gunicorn's gevent worker, and how it ends: answers under way finish, idle connections are closed."""
+"""Gunicorn's gevent worker, and how it ends: whoever is connected is answered, others take what is new."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable
-from socket import SHUT_RD
 from typing import Any
 
 import gevent
@@ -23,6 +22,9 @@ from flowise_gateway.serving.client_socket import ClientSocket
 log = logging.getLogger(__name__)
 ENDING_SECONDS = 2.0
 """How long answers that were ended at the drain's limit may take to tell their clients."""
+
+BACKLOG = 2048
+"""How many connections may wait to be accepted; gunicorn's own default."""
 
 _STEP_SECONDS = 0.05
 _BEAT_SECONDS = 0.2
@@ -40,14 +42,53 @@ class _Settings:
         return value
 
 
+class _Listener:
+    """A listening socket's name, for connections that are served after the socket is closed."""
+
+    def __init__(self, listener: Any) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Serves until a signal; then answers under way are finished, and new requests are refused."""
+    """Serves until a signal, then drains.
+
+    SIGHUP retires it: its siblings serve, so it closes its listening socket and finishes all it has, however
+    long that takes. SIGTERM ends it: what PROXY_DRAIN_SECONDS do not suffice for is told so. Its listening
+    socket is then closed at once where others serve, too; else new requests are refused until its end.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.is_retired = False
+        self._last_update = self.tmp.last_update()
         self._idle: set[Any] = set()
-        self._busy = 0
+        self._busy: set[Any] = set()
+        self._deadline = math.inf
+        self._ends_idle = False
         self._interrupts = 0
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the worker has come to serve, as the master sees it."""
+        return bool(self.tmp.last_update() != self._last_update)
+
+    def init_signals(self) -> None:
+        """Take SIGHUP, too, which gunicorn leaves to the system: it would kill the worker."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self.handle_retirement)
+
+    def handle_retirement(self, _sig: int, _frame: Any) -> None:
+        """Stop accepting and finish, without a time limit."""
+        self.is_retired = True
+        self.alive = False
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Finish within PROXY_DRAIN_SECONDS, also what was retired before."""
+        self._deadline = min(self._deadline, time.monotonic() + self.app.drain_seconds)
+        super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Let answers finish, as after SIGTERM; a person's second interrupt ends them at once."""
@@ -68,43 +109,70 @@ class Worker(GeventWorker):  # type: ignore[misc]
             due = time.monotonic() + _BEAT_SECONDS
             gevent.sleep(_BEAT_SECONDS)
             self.wsgi.metrics.beat(max(0.0, time.monotonic() - due))
-        self._drain()
+        self._drain(servers)
         self.wsgi.metrics.show()
         for server in servers:
             server.stop(timeout=0)
 
     def _server(self, listener: Any) -> Any:
         listener.setblocking(1)
-        pool = Pool(self.worker_connections)
+        pool, named = Pool(self.worker_connections), _Listener(listener)
         server = StreamServer(
-            listener, handle=lambda client, address: self.handle(listener, client, address), spawn=pool
+            listener, handle=lambda client, address: self.handle(named, client, address), spawn=pool
         )
         if self.cfg.workers > 1:
             server.max_accept = 1
         server.start()
         return server
 
-    def _drain(self) -> None:
+    def _drain(self, servers: list[Any]) -> None:
         """Let answers finish until the limit, then end the rest with an error that their clients are told."""
-        self.wsgi.is_draining = True
-        for client in list(self._idle):
-            with contextlib.suppress(OSError):
-                client.shutdown(SHUT_RD)
-        if self._busy:
-            log.info("%s answers may finish within %s s", self._busy, self.app.drain_seconds)
-        self._wait_while(self._is_busy, self.app.drain_seconds)
-        if self._busy:
-            self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", self._busy)
+        if self.is_retired or self.app.others_serve():
+            self._leave(servers)
+        else:
+            self._refuse()
+        for client in self._busy:
+            client.announce_end()
+        if self._busy and not self.is_retired:
+            log.info("%s answers may finish within %s s", len(self._busy), self.app.drain_seconds)
+        self._wait_while(self._is_needed)
+        if self._busy or self.wsgi.has_runs:
+            self.log.warning("%s answers did not end within PROXY_DRAIN_SECONDS", len(self._busy))
             self.wsgi.end_runs()
-            self._wait_while(self._is_busy, ENDING_SECONDS)
+            self._wait_while(self._has_answers, ENDING_SECONDS)
         self._wait_while(_is_aborting_runs, ENDING_SECONDS)
 
-    def _is_busy(self) -> bool:
-        return self._busy > 0
+    def _leave(self, servers: list[Any]) -> None:
+        """Accept nothing more, and answer whoever is connected.
 
-    def _wait_while(self, is_so: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while is_so() and time.monotonic() < deadline:
+        A request that meets the close of its idle connection is lost: clients send only some kinds again. So
+        idle connections end as ever, when their client has been silent for gunicorn's `keepalive`, and each
+        answer says that it is its connection's last.
+        """
+        refused = () if self.is_retired else ("/ready",)
+        self.wsgi.drain(lambda path: path in refused)
+        for server in servers:
+            if not self.is_retired:
+                _accept_waiting(server)
+            server.close()
+
+    def _refuse(self) -> None:
+        """Refuse what is new, as nobody else would answer it."""
+        self.wsgi.drain(lambda path: path != "/health")
+        self._ends_idle = True
+        for client in list(self._idle):
+            client.end_reading()
+
+    def _is_needed(self) -> bool:
+        return self._has_answers() or bool(self._idle and not self._ends_idle)
+
+    def _has_answers(self) -> bool:
+        return bool(self._busy or self.wsgi.has_runs)
+
+    def _wait_while(self, is_so: Callable[[], bool], seconds: float = math.inf) -> None:
+        """Wait for so long at most, or without `seconds` to the deadline, which SIGTERM sets."""
+        limit = time.monotonic() + seconds
+        while is_so() and time.monotonic() < (limit if seconds < math.inf else self._deadline):
             self.notify()
             gevent.sleep(_STEP_SECONDS)
 
@@ -125,21 +193,31 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve a request; when the worker is ending, the connection ends with its answer."""
         self._idle.discard(client)
         client.begin_request(request)
-        self._busy += 1
+        self._busy.add(client)
         is_last = False
         try:
             super().handle_request(listener_name, request, client, address)
         except StopIteration:
             is_last = True
         finally:
-            self._busy -= 1
+            self._busy.discard(client)
             self._idle.add(client)
         client.flush()
-        if is_last or not self.alive:
+        if is_last or self._ends_idle:
             if request.body.left:
                 client.linger()
             raise StopIteration
         client.yield_to_others()
+
+
+def _accept_waiting(server: Any) -> None:
+    """Accept the connections that wait: the kernel resets them when the last listening socket is closed."""
+    server.stop_accepting()
+    for _ in range(BACKLOG):
+        accepted = server.do_read()
+        if not accepted:
+            return
+        server.do_handle(*accepted)
 
 
 def _is_aborting_runs() -> bool:

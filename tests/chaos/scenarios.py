@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import abuse, attacks, frames, runs, streams
+from tests.chaos import abuse, attacks, frames, reloads, runs, streams
 from tests.chaos.world import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -21,6 +21,7 @@ SCENARIOS: dict[str, Scenario] = {
     "R13": streams.token_delay,
     "R14": frames.no_answers,
     "R15": runs.soak,
+    "G1": reloads.reloaded,
     "L1": abuse.many_streams,
     "L2": abuse.shedding,
     "L3": abuse.slow_clients,

@@ -1,0 +1,84 @@
+"""Gunicorn's master: a reload puts new workers beside the old ones before these stop accepting."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import Any
+
+from gunicorn import sock  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
+
+from flowise_gateway.config.yaml_document import ConfigError
+from flowise_gateway.flow.errors import SettingsError
+
+log = logging.getLogger(__name__)
+BOOT_SECONDS = 30.0
+"""How long a reload waits for its new workers; the master obeys no other signal meanwhile."""
+
+_STEP_SECONDS = 0.05
+
+
+class Master(Arbiter):  # type: ignore[misc]
+    """Keeps as many serving workers as there shall be; retired ones, which only finish, do not count."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        # Opened by us, so that gunicorn looks for none in the environment.
+        self.LISTENERS = sock.create_sockets(self.cfg, self.log)
+
+    def reload(self) -> None:
+        """Serve with new settings: start new workers, and retire the old ones once the new ones serve.
+
+        Gunicorn's own method ends the old workers before the new ones serve, waits for their end deaf to
+        other signals, and ends the server if a new worker cannot start.
+        """
+        try:
+            self.app.reload()
+        except (SettingsError, ConfigError, OSError) as error:
+            # Without a traceback: the message says what the operator has to correct.
+            log.error("The reload is given up, the settings of before stay: %s", error)  # noqa: TRY400
+            return
+        self.setup(self.app)
+        old = self._serving()
+        new = [self.spawn_worker() for _ in range(self.num_workers)]
+        if not self._all_serve(new):
+            log.error("The reload is given up, the workers of before stay: the new ones did not start")
+            old = [self.WORKERS[pid] for pid in new if pid in self.WORKERS]
+        for worker in old:
+            self._retire(worker)
+        log.info("%s worker(s) finish what they have, %s serve", len(old), len(self._serving()))
+
+    def manage_workers(self) -> None:
+        """Have as many workers serve as there shall be."""
+        serving = self._serving()
+        for _ in range(self.num_workers - len(serving)):
+            self.spawn_worker()
+        for worker in serving[: max(0, len(serving) - self.num_workers)]:
+            self._retire(worker)
+
+    def _serving(self) -> list[Any]:
+        """The workers that are not retired, the oldest first."""
+        return sorted((w for w in self.WORKERS.values() if not w.is_retired), key=lambda worker: worker.age)
+
+    def _retire(self, worker: Any) -> None:
+        worker.is_retired = True
+        self.kill_worker(worker.pid, signal.SIGHUP)
+
+    def _all_serve(self, pids: list[int]) -> bool:
+        """Whether all of these workers came to serve in time."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self.reap_workers()
+            except HaltServer:  # A worker could not start: it is gone from WORKERS.
+                return False
+            workers = [self.WORKERS.get(pid) for pid in pids]
+            if not all(workers):
+                return False
+            if all(worker.has_started for worker in workers):
+                return True
+            time.sleep(_STEP_SECONDS)
+        return False
