@@ -80,6 +80,7 @@ chaos: setup ## break Flowise, clients and workers in every way; write docs/reli
 
 fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
+	OPENAPI_PHASES=examples,coverage,fuzzing,stateful $(BIN)/python -m pytest -q tests/server/openapi_test.py
 
 docs: setup ## write the generated pages, and the documentation as a site into build/site
 	$(BIN)/python docs/generate.py

@@ -15,12 +15,13 @@ if __name__ == "__main__":
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import NotFound
 
 from flowise_client import FlowiseClients
+from flowise_gateway import __version__
 from flowise_gateway.access.keys import ANONYMOUS, check_known
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import NotAuthenticated, ProxyError, TooManyWrongKeys
@@ -28,7 +29,7 @@ from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.usage import count_tokens
-from flowise_gateway.page.page import INDEX, page_files, page_paths
+from flowise_gateway.page.page import DOCS, INDEX, OPENAPI, page_file, page_paths
 from flowise_gateway.page.page import RULE as PAGE_FILE
 from flowise_gateway.responses.routes import ResponseRoutes
 from flowise_gateway.storage.protocol import Executor, run_inline
@@ -67,7 +68,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
     services = Services(settings, FlowiseClients(settings, transport), run, metrics)
-    hooks = Hooks(services, page_paths() if settings.proxy_page else frozenset())
+    hooks = Hooks(services, page_paths(has_page=settings.proxy_page))
     answering = Answering(services)
     hooks.install(app)
     views = Views(services, hooks, answering)
@@ -90,7 +91,9 @@ def create_app(
         (ALONE, "/openai/deployments", "GET", views.deployments),
         (ALONE if settings.proxy_metrics != "off" else (), METRICS, "GET", views.metrics),
         (ALONE if settings.proxy_page else (), "/", "GET", views.page),
-        (ALONE if settings.proxy_page else (), PAGE_FILE, "GET", views.page),
+        (ALONE if settings.proxy_page else (), PAGE_FILE, "GET", views.page_file),
+        (ALONE if settings.proxy_page else (), "/docs", "GET", views.docs),
+        (ALONE, "/openapi.json", "GET", views.openapi),
     )
     app.add_url_rule("/health", view_func=views.health)
     app.add_url_rule("/ready", view_func=views.ready)
@@ -108,6 +111,24 @@ def create_app(
     return app
 
 
+class FlowiseState(TypedDict):
+    """How Flowise is: why it cannot be used, if it cannot."""
+
+    reachable: bool
+    version: NotRequired[str | None]
+    error: str | None
+
+
+class ReadyBody(TypedDict):
+    """That the server can serve; the rest is told to callers with a key."""
+
+    status: Literal["ready"]
+    version: NotRequired[str]
+    flowise: NotRequired[FlowiseState]
+    config_error: NotRequired[str | None]
+    store_error: NotRequired[str | None]
+
+
 class Views:
     """The views of all routes but those of the Responses API."""
 
@@ -121,15 +142,16 @@ class Views:
     def ready(self) -> Response:
         """Tell that the server can serve; what may be wrong, only to a caller with a key."""
         services = self._services
-        body: dict[str, Any] = {"status": "ready"}
+        body: ReadyBody = {"status": "ready"}
         with contextlib.suppress(NotAuthenticated, TooManyWrongKeys):
             g.caller = services.keys.caller(header, request.remote_addr or "")
+            body["version"] = __version__
             body["flowise"] = self._flowise_state()
             body["config_error"] = services.config_file.error
             body["store_error"] = services.store.error
         return json_response(body)
 
-    def _flowise_state(self) -> dict[str, Any]:
+    def _flowise_state(self) -> FlowiseState:
         try:
             version = self._services.clients.client("", g.caller.flowise_key).version()
         except ProxyError as error:
@@ -139,11 +161,23 @@ class Views:
             catalog = self._services.catalog(g.caller)
             catalog.profiles()
             refusal = catalog.error
-        return {"reachable": True, "version": version, "error": refusal and refusal.message}
+        return {"reachable": True, "version": version, "error": refusal.message if refusal else None}
 
-    def page(self, name: str = INDEX) -> Response:
-        """Serve the page for people, and the files it is made of."""
-        file = page_files().get(name)
+    def page(self) -> Response:
+        """Serve the page for people."""
+        return self.page_file(INDEX)
+
+    def docs(self) -> Response:
+        """Serve this description of the API as a page to read and to try."""
+        return self.page_file(DOCS)
+
+    def openapi(self) -> Response:
+        """Serve this description of the API."""
+        return self.page_file(OPENAPI)
+
+    def page_file(self, name: str) -> Response:
+        """Serve a file that the pages are made of."""
+        file = page_file(name)
         if file is None:
             raise NotFound
         return Response(*file.answer(header("If-None-Match")))

@@ -1,7 +1,8 @@
-"""Writes `configuration.md` from the settings and `.env.example`, and the list of the decisions."""
+"""Writes `configuration.md` from the settings, the list of the decisions, and `openapi.json`."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import fields
@@ -9,12 +10,12 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
+sys.path.insert(0, str(PROJECT))  # what is imported below stands beside the program, wherever it is run
 
 
 def configuration() -> str:
     """The page: a section for each part of `.env.example`, an entry for each setting."""
-    sys.path.insert(0, str(PROJECT))
-    from flowise_gateway.config.settings import Settings  # noqa: PLC0415 - beside the program, wherever it is run
+    from flowise_gateway.config.settings import Settings  # noqa: PLC0415
 
     defaults = {field.name.upper(): field.default for field in fields(Settings)}
     lines = [
@@ -52,7 +53,19 @@ def decisions() -> str:
     return "# Decisions\n\n" + "".join(f"- [{title}](decisions/{name})\n" for name, title in titles)
 
 
-PAGES = {"configuration.md": configuration, "decisions.md": decisions}
+def openapi() -> str:
+    """The description of the API that the gateway serves."""
+    # Here alone: without what only tests need, the other pages can be made all the same.
+    from docs.openapi import document  # noqa: PLC0415
+
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "configuration.md": configuration,
+    "decisions.md": decisions,
+    "../flowise_gateway/page/static/openapi.json": openapi,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

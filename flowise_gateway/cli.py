@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flowise_gateway import __version__
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import ProxyError, SettingsError
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flowise-gateway", description="OpenAI's API for Flowise flows.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("serve", help="serve until a signal ends it").set_defaults(command="serve")
     check = commands.add_parser("check", help="tell whether Flowise can be reached, and what it offers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from flowise_gateway.flow.errors import BadRequest
@@ -121,17 +122,32 @@ def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sequence for sequence in sequences if sequence)
 
 
-def _number(low: float, high: float) -> Callable[[str, Any], None]:
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of a field's value, called with the field's name and the value; raises BadRequest.
+
+    `schema` says in JSON Schema what the check lets pass: `/openapi.json` is made of it.
+    """
+
+    check: Callable[[str, Any], None]
+    schema: Mapping[str, Any]
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Raise BadRequest for a value that is not allowed."""
+        self.check(name, value)
+
+
+def _number(low: float, high: float) -> Check:
     def check(name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong_type(name, "a number", value)
         if not low <= value <= high:
             raise wrong_value(name, f"it must be from {low:g} to {high:g}")
 
-    return check
+    return Check(check, {"type": "number", "minimum": low, "maximum": high})
 
 
-def _integer(low: int, high: int) -> Callable[[str, Any], None]:
+def _integer(low: int, high: int) -> Check:
     within = _number(low, high)
 
     def check(name: str, value: Any) -> None:
@@ -139,17 +155,26 @@ def _integer(low: int, high: int) -> Callable[[str, Any], None]:
         if isinstance(value, float) and not value.is_integer():
             raise wrong_type(name, "an integer", value)
 
-    return check
+    return Check(check, {**within.schema, "type": "integer"})
 
 
-def of_type(expected: str, *types: type) -> Callable[[str, Any], None]:
+_SCHEMA_TYPES: Mapping[type, str] = {
+    bool: "boolean",
+    int: "integer",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+
+
+def of_type(expected: str, *types: type) -> Check:
     """A check that a value is of one of these types."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise wrong_type(name, expected, value)
 
-    return check
+    return Check(check, {"type": [_SCHEMA_TYPES[one] for one in types]})
 
 
 def _metadata(name: str, value: Any) -> None:
@@ -166,19 +191,21 @@ def _count(name: str, value: Any) -> None:
         _TOKENS(name, value)
 
 
+_LIMIT = Check(_count, {**_TOKENS.schema, "minimum": NO_LIMIT})
 _LIST = of_type("an array", list)
 _OBJECT = of_type("an object", dict)
 _TEXT = of_type("a string", str)
 _ANY_CHOICE = of_type("a string or an object", str, dict)
 
-CHECKS: Mapping[str, Callable[[str, Any], None]] = {
+CHECKS: Mapping[str, Check] = {
     "temperature": _number(0, 2),
     "top_p": _number(0, 1),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "max_tokens": _count,
-    "max_completion_tokens": _count,
-    "seed": _integer(-(2**63), 2**63),
+    "max_tokens": _LIMIT,
+    "max_completion_tokens": _LIMIT,
+    # Without bounds in the schema: beyond 64 bits a number is read as a float, which is rounded to them.
+    "seed": Check(_integer(-(2**63), 2**63), {"type": "integer"}),
     "logit_bias": _OBJECT,
     "tools": _LIST,
     "functions": _LIST,
@@ -214,11 +241,12 @@ def _safety_identifier(name: str, value: Any) -> None:
         raise wrong_value(name, f"at most {MAX_SAFETY_IDENTIFIER} characters are allowed")
 
 
-_TYPED_ONLY: Mapping[str, Callable[[str, Any], None]] = {
+TYPED_ONLY: Mapping[str, Check] = {
     "user": _TEXT,
-    "safety_identifier": _safety_identifier,
-    "metadata": _metadata,
+    "safety_identifier": Check(_safety_identifier, {"type": "string", "maxLength": MAX_SAFETY_IDENTIFIER}),
+    "metadata": Check(_metadata, {"type": "object", "additionalProperties": {"type": "string"}}),
 }
+"""Fields that are taken as they are, and whose type alone is checked."""
 
 
 def is_done_anyway(name: str, value: Any) -> bool:
@@ -238,7 +266,7 @@ def asks_obfuscation(body: Mapping[str, Any]) -> bool:
 
 def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a flow may or may not obey. Checks them, and fields that only have a type."""
-    checked(body, _TYPED_ONLY)
+    checked(body, TYPED_ONLY)
     sent = checked(body, CHECKS)
     if asks_obfuscation(body):
         sent["stream_options.include_obfuscation"] = True
@@ -286,7 +314,7 @@ def text_or_nothing(body: Mapping[str, Any], name: str, param: str | None = None
     return optional(body.get(name), str, param or name) or ""
 
 
-PASSED_THROUGH: Mapping[str, Callable[[str, Any], None]] = {
+PASSED_THROUGH: Mapping[str, Check] = {
     "overrideConfig": _OBJECT,
     "vars": _OBJECT,
     "form": _OBJECT,

@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from flowise_gateway.flow.model import Model
 
 
-def model_body(model: Model) -> dict[str, Any]:
+class ModelCapabilities(TypedDict):
+    """What a model can do; null where Flowise does not tell."""
+
+    chat_completion: bool
+    completion: bool
+    embeddings: bool
+    inference: bool
+    streaming: bool | None
+    vision: bool | None
+    files: bool | None
+    memory: bool | None
+
+
+class ModelOverrides(TypedDict):
+    """What a request may set in the flow; null where Flowise does not tell."""
+
+    override_inputs: list[str] | None
+
+
+class ModelBody(TypedDict):
+    """A model as OpenAI lists it, with the keys that Azure's clients read beside them."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    permission: list[Any]
+    root: str
+    parent: None
+    provider: str
+    name: str
+    description: str
+    type: str
+    status: str
+    created_at: int
+    lifecycle_status: str
+    capabilities: ModelCapabilities
+    flowise: ModelOverrides
+
+
+class Deployment(TypedDict):
+    """A model as Azure's list of deployments has it (data plane, 2022-12-01)."""
+
+    id: str
+    object: Literal["deployment"]
+    model: str
+    status: str
+    owner: str
+    created_at: int
+    updated_at: int
+    scale_settings: dict[str, str]
+
+
+def model_body(model: Model) -> ModelBody:
     """A model as OpenAI lists it, with the keys that Azure's clients read beside them."""
     return {
         "id": model.id,
@@ -34,12 +87,11 @@ def model_body(model: Model) -> dict[str, Any]:
             "files": model.takes_files,
             "memory": model.has_memory,
         },
-        # What a request may set in the flow; null where Flowise does not tell.
         "flowise": {"override_inputs": None if model.inputs is None else sorted(model.inputs)},
     }
 
 
-def deployment_body(model: Model) -> dict[str, Any]:
+def deployment_body(model: Model) -> Deployment:
     """A model as Azure's list of deployments has it (data plane, 2022-12-01)."""
     return {
         "object": "deployment",

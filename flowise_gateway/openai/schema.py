@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from flowise_gateway.openai.citations import Annotation
 from flowise_gateway.openai.flowise_details import FlowiseDetails
@@ -61,11 +61,82 @@ class ChatCompletion(TypedDict):
     flowise: FlowiseDetails
 
 
+class CalledFunctionDelta(TypedDict, total=False):
+    """A piece of a call: the name comes first, the arguments follow."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallDelta(TypedDict):
+    """A piece of a call, which the number of the call and not its place tells apart."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: CalledFunctionDelta
+
+
+class ChatDelta(TypedDict, total=False):
+    """What is new of a choice's message."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    reasoning_content: str
+    tool_calls: list[ToolCallDelta]
+    function_call: CalledFunctionDelta
+    annotations: list[Annotation]
+
+
+class ChatChunkChoice(TypedDict):
+    index: int
+    delta: ChatDelta
+    logprobs: None
+    finish_reason: str | None
+
+
+class ChatCompletionChunk(TypedDict):
+    """An event of a streamed chat completion; the last one with choices carries what the body would.
+
+    `event` is a source or a status line for Open WebUI.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+    conversation_id: NotRequired[str]
+    flowise: NotRequired[FlowiseDetails]
+    event: NotRequired[dict[str, Any]]
+
+
 class CompletionChoice(TypedDict):
     text: str
     index: int
     logprobs: None
     finish_reason: str
+
+
+class CompletionChunkChoice(TypedDict):
+    text: str
+    index: int
+    logprobs: None
+    finish_reason: str | None
+
+
+class CompletionChunk(TypedDict):
+    """An event of a streamed completion."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChunkChoice]
+    usage: NotRequired[Usage | None]
+    flowise: NotRequired[FlowiseDetails]
 
 
 class Completion(TypedDict):

@@ -1,4 +1,4 @@
-"""The files of the page at `/`, read once, with the headers that let nothing else run in it."""
+"""The files of the pages at `/` and `/docs`, with the headers that let nothing else run in them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import flask_swagger_ui  # type: ignore[import-untyped]
+
 STATIC = Path(__file__).parent / "static"
-INDEX = "index.html"
+INDEX, DOCS, OPENAPI = "index.html", "docs.html", "openapi.json"
 RULE = "/page/<path:name>"
-"""Where the files of the page are; the page itself is at `/`."""
+"""Where the files of the pages are; the pages themselves are at `/` and `/docs`."""
+
+SWAGGER = Path(flask_swagger_ui.__file__).parent / "dist"
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 _RULES = (
     "default-src 'none'",
@@ -27,11 +32,15 @@ _RULES = (
     "trusted-types dompurify",
 )
 POLICY = "; ".join(_RULES)
+DOCS_POLICY = "; ".join(rule for rule in _RULES if "trusted-types" not in rule)
+"""For `/docs`: Swagger UI sets its own text as HTML, and shows nothing that came from a flow as such."""
+
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
@@ -45,12 +54,13 @@ class PageFile(NamedTuple):
     body: bytes
     content_type: str
     etag: str
+    policy: str
 
     def answer(self, known: str | None) -> Answer:
         """Body, status and headers for a browser that may have the version `known` (its If-None-Match)."""
         headers = {
             "Content-Type": self.content_type,
-            "Content-Security-Policy": POLICY,
+            "Content-Security-Policy": self.policy,
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
             "Referrer-Policy": "no-referrer",
@@ -65,20 +75,26 @@ class PageFile(NamedTuple):
 
 
 @cache
-def page_files() -> dict[str, PageFile]:
-    """All files by their names after `/page/`; no other name is ever looked for on the disk."""
-    return {
-        path.relative_to(STATIC).as_posix(): _read(path)
-        for path in STATIC.rglob("*")
-        if path.suffix in _TYPES
-    }
+def _places() -> dict[str, Path]:
+    """Where each file is, by its name after `/page/`; no other name is ever looked for on the disk."""
+    own = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.suffix in _TYPES}
+    return {**own, **{f"swagger-ui/{name}": SWAGGER / name for name in SWAGGER_FILES}}
 
 
-def page_paths() -> frozenset[str]:
-    """The paths that need no key: a browser asks for them before it has one."""
-    return frozenset({"/", *(f"/page/{name}" for name in page_files())})
+def page_file(name: str) -> PageFile | None:
+    """A file by its name after `/page/`, None if there is none; each is read when it is first asked for."""
+    return _read(name) if name in _places() else None
 
 
-def _read(path: Path) -> PageFile:
+@cache
+def _read(name: str) -> PageFile:
+    path = _places()[name]
     body = path.read_bytes()
-    return PageFile(body, _TYPES[path.suffix], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return PageFile(body, _TYPES[path.suffix], etag, DOCS_POLICY if name == DOCS else POLICY)
+
+
+def page_paths(*, has_page: bool) -> frozenset[str]:
+    """The paths that need no key: a browser asks for them before it has one."""
+    pages = ("/", "/docs", *(f"/page/{name}" for name in _places())) if has_page else ()
+    return frozenset({f"/{OPENAPI}", *pages})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from flowise_gateway.openai.fields import string
 from flowise_gateway.openai.schema import new_id
@@ -21,7 +21,7 @@ from flowise_gateway.responses.input_items import (
     read_conversation,
 )
 from flowise_gateway.responses.items import Item
-from flowise_gateway.responses.renderer import response_usage
+from flowise_gateway.responses.renderer import ResponseUsage, response_usage
 from flowise_gateway.responses.request import (
     Earlier,
     earlier_entries,
@@ -31,13 +31,38 @@ from flowise_gateway.responses.request import (
 )
 
 
+class InputTokens(TypedDict):
+    """The tokens that a request gives its flow."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class CompactionItem(TypedDict):
+    """A conversation packed, which a later input may begin with."""
+
+    id: str
+    type: Literal["compaction"]
+    encrypted_content: str
+
+
+class Compaction(TypedDict):
+    """The answer to a request to compact."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[CompactionItem]
+    usage: ResponseUsage
+
+
 def input_tokens(
     body: Mapping[str, Any],
     count_tokens: Callable[[str], int],
     *,
     resolve: Resolver = nothing_stored,
     earlier: Earlier = nothing_stored,
-) -> dict[str, Any]:
+) -> InputTokens:
     """Count the tokens that a request gives its flow; the model may be missing. Raises BadRequest."""
     model = string(body, "model") if body.get("model") is not None else "any"
     parsed = parse_response(body, model, resolve=resolve, earlier=earlier)
@@ -53,7 +78,7 @@ def compacted(
     resolve: Resolver = nothing_stored,
     earlier: Earlier = nothing_stored,
     clock: Callable[[], float] = time.time,
-) -> dict[str, Any]:
+) -> Compaction:
     """Pack the conversation of a request into one item. Raises BadRequest as for a response."""
     string(body, "model")
     parameters(body, echoed(body))  # checked, although none of them changes what is packed

@@ -13,6 +13,7 @@ from flowise_gateway.openai.fields import (
     CHECKS,
     MAX_SAFETY_IDENTIFIER,
     NO_LIMIT,
+    Check,
     asks_obfuscation,
     boolean,
     checked,
@@ -41,8 +42,7 @@ _CHECKED_BY_ECHO = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs", "max_output_tokens"),
     *("max_tool_calls", "tools", "tool_choice", "parallel_tool_calls", "service_tier"),
 )
-_PARAMETERS: Mapping[str, Callable[[str, Any], None]] = {
-    **dict.fromkeys(_CHECKED_BY_ECHO, lambda _name, _value: None),
+NAMED: Mapping[str, Check] = {
     "prompt": _OBJECT,
     "context_management": of_type("an array", list),
     "moderation": _OBJECT,
@@ -53,7 +53,12 @@ _PARAMETERS: Mapping[str, Callable[[str, Any], None]] = {
     "prompt_cache_options": _OBJECT,
     "prompt_cache_retention": _TEXT,
 }
-"""Fields that a flow may or may not obey, or that nothing obeys."""
+"""Fields that nothing obeys: their type is checked, and a request with one names it as ignored."""
+
+_PARAMETERS: Mapping[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(_CHECKED_BY_ECHO, lambda _name, _value: None),
+    **NAMED,
+}
 
 _REASONING_DEFAULTS = {"mode": "standard", "context": "auto"}
 

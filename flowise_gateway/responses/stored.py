@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import orjson
 
@@ -272,9 +272,19 @@ class Context:
         return self.size + sum(len(_raw(item)) + 1 for item in yield_between(items))
 
 
+class ItemPage(TypedDict):
+    """A page of the items that a response was asked with."""
+
+    object: Literal["list"]
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 def page(
     items: Sequence[Item], *, order: str = "desc", limit: int = 20, after: str | None = None
-) -> dict[str, Any]:
+) -> ItemPage:
     """A page of a list of items. Raises BadRequest for an `after` that is not in it."""
     ordered = list(items) if order == "asc" else list(reversed(items))
     first = 0

@@ -51,7 +51,9 @@ def test_the_page_of_routes_names_every_route() -> None:
     plain = {re.sub(r"^/(v1|openai/v1|openai)(?=/)(?!/deployments)", "", rule) for rule in rules}
     for rule in plain:
         named = (
-            rule if rule.startswith(("/openai", "/health", "/ready", "/metrics", "/page")) else f"/v1{rule}"
+            rule
+            if rule.startswith(("/openai", "/health", "/ready", "/metrics", "/page", "/docs", "/openapi"))
+            else f"/v1{rule}"
         )
         named = named.replace("/page/{name}", "/page/{file}")
         assert re.sub(r"\{(name|response_id)\}", "{id}", named) in page, named

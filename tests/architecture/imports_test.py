@@ -49,6 +49,7 @@ LIVES_IN: dict[str, set[str]] = {
     "geventhttpclient": {"flowise"},
     "tenacity": {"flowise"},
     "limits": {"access"},
+    "flask_swagger_ui": {"page"},
     "flask": {"web", "responses.routes", "responses.websocket_session", "openai_compatible_server"},
     "werkzeug": {"web", "openai_compatible_server"},
     "wsproto": {"responses"},

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from flowise_gateway import __version__
 from tests.browser.browsing import SECTIONS, ask, chromium, findings, opened, send
 from tests.support.demo_server import DemoServer
 from tests.support.flow_rows import enabled, overridable
@@ -71,6 +72,7 @@ def _check_status(browser: Any, proxy: RunningProxy) -> None:
         page.get_by_role("rowheader", name="demo-assistant").wait_for()
         cards = page.locator(".cards").inner_text()
         assert "Version 3.1.4" in cards
+        assert f"version {__version__} at http://localhost:" in cards
         assert "answered in" in cards
         assert "Working" in cards
         assert "In order" in cards

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from flowise_gateway.page.page import POLICY, STATIC
+from flowise_gateway import __version__
+from flowise_gateway.page.page import DOCS, DOCS_POLICY, POLICY, STATIC
 from tests.support.demo_server import DemoServer
 from tests.support.running_proxy import RunningProxy
 
@@ -23,6 +24,7 @@ TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "mjs": "text/javascript; charset=utf-8",
+    "json": "application/json",
     "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8",
 }
@@ -72,7 +74,7 @@ def test_every_file_is_served_as_it_is_with_its_type_and_its_version(keyed: Runn
     assert answer.status_code == 200
     assert answer.content == (STATIC / name).read_bytes()
     assert answer.headers["Content-Type"] == TYPES[name.rpartition(".")[2]]
-    assert answer.headers["Content-Security-Policy"] == POLICY
+    assert answer.headers["Content-Security-Policy"] == (DOCS_POLICY if name == DOCS else POLICY)
     known = get(keyed, f"/page/{name}", **{"If-None-Match": answer.headers["ETag"]})
     assert (known.status_code, known.content) == (304, b"")
     assert known.headers["ETag"] == answer.headers["ETag"]
@@ -112,10 +114,11 @@ def test_no_other_file_is_ever_sent(proxy: RunningProxy, keyed: RunningProxy, pa
 
 
 def test_nothing_is_inline_and_nothing_is_foreign() -> None:
-    page = (STATIC / "index.html").read_text()
-    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page)
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert all(source.startswith(("page/", "#")) for source in sources)
+    for name in ("index.html", DOCS):
+        page = (STATIC / name).read_text()
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page)
+        sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert all(source.startswith(("page/", "#", "openapi.json")) for source in sources)
     for path in STATIC.glob("*.js"):
         assert not re.search(
             r"\binnerHTML|insertAdjacentHTML|\beval\(|new Function|document\.write", path.read_text()
@@ -139,6 +142,8 @@ def test_the_vendored_libraries_are_those_of_the_list_each_with_its_licence() ->
 
 def test_what_the_page_asks_of_a_server_with_keys_tells_nothing_without_one(keyed: RunningProxy) -> None:
     assert get(keyed, "/ready").json() == {"status": "ready"}
+    known = get(keyed, "/ready", Authorization="Bearer canary-key-of-the-page").json()
+    assert known["version"] == __version__
     assert get(keyed, "/v1/models").status_code == 401
     assert get(keyed, "/metrics").status_code == 401
 
@@ -174,4 +179,5 @@ def test_the_page_may_call_the_server_that_served_it_also_where_nobody_needs_a_k
 
 def test_every_module_is_fetched_at_once() -> None:
     preloaded = re.findall(r'rel="modulepreload" href="page/([^"]*)"', (STATIC / "index.html").read_text())
-    assert sorted([*preloaded, "app.js"]) == [name for name in NAMES if name.endswith(("js", "mjs"))]
+    own = [name for name in NAMES if name.endswith(("js", "mjs")) and name != "docs.js"]
+    assert sorted([*preloaded, "app.js"]) == own

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flowise_gateway import __version__
 from flowise_gateway.cli import main
 from flowise_gateway.commands import _client
 from flowise_gateway.config.config_file import load_config
@@ -149,6 +150,13 @@ def test_an_answer_is_printed_as_it_comes(
     status, out, err = told(capsys, "ask", "nothing", "Hello")
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 1
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"flowise-gateway {__version__}\n"
 
 
 def test_a_new_key_fits_its_line(capsys: pytest.CaptureFixture[str]) -> None:

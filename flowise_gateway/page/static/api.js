@@ -5,6 +5,8 @@ export const BASE = new URL('.', location.origin + location.pathname).href.repla
 const STORED = 'flowise-gateway-key';
 let key = sessionStorage.getItem(STORED) ?? '';
 
+export const currentKey = () => key;
+
 export const hasKey = () => key !== '';
 
 /** Keep a key for this tab; an empty one is forgotten. */

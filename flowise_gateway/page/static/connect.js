@@ -13,7 +13,8 @@ export function connectSection() {
   const body = h('div', { class: 'snippet', 'aria-live': 'polite' });
   const element = h('div', null,
     h('div', { class: 'row' }, h('h1', null, 'Connect'), h('span', { class: 'spacer' }), modelPicker('connect-model')),
-    h('nav', { 'aria-label': 'Clients' }, clients), body);
+    h('nav', { 'aria-label': 'Clients' }, clients), body,
+    h('p', { class: 'muted' }, 'Every route and field, to read and to try: ', h('a', { href: 'docs' }, 'API'), '; for programs: ', h('a', { href: 'openapi.json' }, 'openapi.json'), '.'));
 
   function show() {
     if (needsKey()) {

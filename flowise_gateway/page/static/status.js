@@ -47,7 +47,7 @@ function emptyText() {
 function cardsOf({ ready, latency, error, isLoading }) {
   if (isLoading && !ready) return [card('Gateway', '', 'Asking …')];
   if (!ready) return [card('Gateway', 'bad', 'Not reached', error?.message)];
-  const gateway = card('Gateway', 'good', 'Ready', BASE);
+  const gateway = card('Gateway', 'good', 'Ready', ready.version ? `version ${ready.version} at ${BASE}` : BASE);
   if (needsKey()) {
     return [gateway, card('Key', 'warn', 'Needed', h('a', { href: '#/keys' }, 'Enter a key'), ' to see Flowise and its models.')];
   }
