@@ -291,6 +291,8 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
         )
     if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
         problems.append("PROXY_SECRET is not set: set the same one on all machines that share the Redis")
+    if settings.proxy_log_prompts:
+        problems.append("PROXY_LOG_PROMPTS is on: the log holds what users ask and flows answer")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
     if short:
         problems.append(

@@ -173,6 +173,13 @@ def _public_url(text: str) -> str:
     )
 
 
+def _network(text: str) -> str:
+    try:
+        return text if text == "*" else str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("it must be addresses and networks such as 10.0.0.0/8, or *") from None
+
+
 def _readable_file(text: str) -> str:
     try:
         with Path(text).open("rb"):
@@ -225,6 +232,7 @@ class Settings:
     host: Annotated[str, _hostname] = "localhost"
     port: Annotated[int, _integer(0, 65535)] = 8000
     workers: Annotated[int, _integer(1, 256)] = 1
+    proxy_trusted_proxies: Annotated[tuple[str, ...], _list(_network)] = ()
     proxy_api_keys: Annotated[tuple[str, ...], _list(_header_text)] = ()
     proxy_allow_anonymous: Annotated[bool, _boolean] = False
     proxy_config: Annotated[str, str] = ""
@@ -242,6 +250,7 @@ class Settings:
     proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
     proxy_page: Annotated[bool, _boolean] = True
     proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"
+    proxy_log_prompts: Annotated[bool, _boolean] = False
     log_level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
 
     def __repr__(self) -> str:

@@ -31,11 +31,13 @@ class RequestSummary:
     An HTTP request has one, and so has each response over a WebSocket. The request for a background response
     ends when that is queued; its run has a summary of its own, the only one with its tokens.
 
-    `rule` is the template of the request's route (empty: no route), `caller` the name of its key, `outcome`
-    ok, client_gone or an error's code, `status` that of the answer, also where no status line was sent.
+    `rule` is the template of the request's route (empty: no route), `client` the address of who sent it,
+    `caller` the name of its key, `outcome` ok, client_gone or an error's code, `status` that of the answer,
+    also where no status line was sent.
     `chat_ids` are those of the runs, one for each choice, `tokens` is None if no flow ran. `conversation` and
-    `user` are the client's own ids, which must not be logged. `started`, `first_token` and `ended` are times
-    of the monotonic clock.
+    `user` are the client's own ids, which must not be logged; their hashes are keyed, and may. `prompt` and
+    `answer` are there only where the operator has asked for them. `started`, `first_token` and `ended` are
+    times of the monotonic clock.
     """
 
     kind: RequestKind = "request"
@@ -43,6 +45,9 @@ class RequestSummary:
     path: str = ""
     rule: str = ""
     request_id: str = ""
+    trace_id: str = ""
+    client: str = ""
+    user_agent: str = ""
     caller: str = ""
     model: str = ""
     flow: str = ""
@@ -53,6 +58,10 @@ class RequestSummary:
     outcome: str = ""
     conversation: str = ""
     user: str = ""
+    conversation_hash: str = ""
+    user_hash: str = ""
+    prompt: str | None = None
+    answer: str = ""
     chat_ids: tuple[str, ...] = ()
     tokens: TokenCount | None = None
     started: float = field(default_factory=time.monotonic)

@@ -93,8 +93,10 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
     from flowise_gateway.serving.master import Master  # noqa: PLC0415
     from flowise_gateway.serving.request_body import BoundedHead, guard_body  # noqa: PLC0415
+    from flowise_gateway.serving.stray_errors import log_stray_errors  # noqa: PLC0415
     from flowise_gateway.telemetry.metrics import Metrics  # noqa: PLC0415
 
+    log_stray_errors()
     # By its name, as gunicorn itself loads one: this room knows no application. Loaded before the workers are
     # forked, it is shared by all of them, and no stream waits for the vocabulary of tokens.
     application = importlib.import_module(APPLICATION)
@@ -243,6 +245,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "accesslog": None,
         "control_socket_disable": True,
         "forwarder_headers": "",
+        "forwarded_allow_ips": "",  # PROXY_TRUSTED_PROXIES says whom to believe, not gunicorn's own variable
         "logger_class": "flowise_gateway.serving.gunicorn_log.GunicornLog",
         "loglevel": settings.log_level,
     }

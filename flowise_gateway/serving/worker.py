@@ -18,6 +18,8 @@ from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped
 
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.serving.client_socket import ClientSocket
+from flowise_gateway.serving.stray_errors import log_hub_errors
+from flowise_gateway.telemetry.log import repeats
 
 log = logging.getLogger(__name__)
 ENDING_SECONDS = 2.0
@@ -101,6 +103,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until a signal, then drain."""
         self.cfg: Any = _Settings(self.cfg)
+        log_hub_errors()
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
         servers = [self._server(listener) for listener in self.sockets]
@@ -109,6 +112,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             due = time.monotonic() + _BEAT_SECONDS
             gevent.sleep(_BEAT_SECONDS)
             self.wsgi.metrics.beat(max(0.0, time.monotonic() - due))
+            repeats.flush()
         self._drain(servers)
         self.wsgi.metrics.show()
         for server in servers:

@@ -9,23 +9,28 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from flowise_gateway.flow.request_scope import RequestScope, request_scope
 from flowise_gateway.flow.request_summary import RequestSummary
+from flowise_gateway.telemetry.redaction import redacted
+from flowise_gateway.telemetry.repeats import Repeats
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("proxy.request")
+repeats = Repeats()
+"""What this process has warned of, and how often."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
 _WORD = re.compile(r"[a-z]+(?:[._-][a-z]+)*")
 _OWN_ID = re.compile(r"resp_[0-9A-Za-z]+")
-_MAX_PATH, _MAX_WORD = 200, 24
+_MAX_PATH, _MAX_WORD, _MAX_AGENT = 200, 24, 200
 _QUIET = ("/health", "/metrics")
 
 _MESSAGES = {
@@ -49,6 +54,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     """Send all log lines to standard error, as JSON objects or as text a person reads."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.addFilter(repeats)
     # No line names its thread, process or source, so logging need not find them out (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
@@ -141,7 +147,12 @@ def log_request(summary: RequestSummary) -> None:
         "method": summary.method,
         "path": path if path == rule else _harmless(path, rule),
         "request_id": summary.request_id,
+        "trace_id": summary.trace_id,
+        "client": summary.client,
+        "user_agent": _shown_agent(summary.user_agent),
         "caller": summary.caller,
+        "user": summary.user_hash,
+        "conversation": summary.conversation_hash,
         "model": summary.model,
         "flow": summary.flow,
         "fallback": summary.fallback,
@@ -157,6 +168,8 @@ def log_request(summary: RequestSummary) -> None:
         "ms": round(summary.seconds * 1000, 1),
     }
     fields = {name: value for name, value in values.items() if value is not None and value != ""}
+    if summary.prompt is not None:
+        fields["prompt"], fields["answer"] = redacted(summary.prompt), redacted(summary.answer)
     log.log(level, _MESSAGES[summary.kind], extra={"fields": fields})
 
 
@@ -190,6 +203,12 @@ class _Closing:
         finally:
             self._scope.close()
             self._finished(self._scope.summary, "ok" if self._is_whole else "client_gone")
+
+
+@lru_cache(maxsize=1024)
+def _shown_agent(agent: str) -> str:
+    """What a client calls itself; it may have put a key there."""
+    return redacted(agent[:_MAX_AGENT])
 
 
 def _harmless(path: str, rule: str) -> str:

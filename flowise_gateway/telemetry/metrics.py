@@ -77,6 +77,11 @@ KINDS: Mapping[str, Kind] = {
     "retries_total": Kind("Calls of Flowise that were tried again."),
     "limit_refusals_total": Kind("Requests refused by a limit.", ("limit",)),
     "store_errors_total": Kind("Failures of the store that keeps conversations."),
+    "log_messages_total": Kind(
+        "Warnings and errors, also those that were not written again; "
+        "source is gateway, greenlet, gunicorn or store.",
+        ("source", "level"),
+    ),
     "event_loop_lag_seconds": Kind("How late a worker's loop gets its turn.", (), _LAG_SECONDS),
     "requests_in_flight": Kind("Requests in hand, as PROXY_MAX_IN_FLIGHT counts them."),
     "streams_open": Kind("Event streams being written to clients."),

@@ -60,15 +60,18 @@ class PendingAnswer:
         finally:
             # A run of which nothing came may not have begun: a refused or left one costs its caller nothing.
             if not is_whole and any(one.order or one.usage for one in transcripts):
-                self._count_tokens()
+                self._summarize()
 
-    def _count_tokens(self) -> None:
-        if self.summary.chat_ids:
-            self.summary.tokens = token_count(self.renderer.usage(self.transcripts), self.transcripts)
+    def _summarize(self) -> None:
+        summary, transcripts = self.summary, self.transcripts
+        if summary.chat_ids:
+            summary.tokens = token_count(self.renderer.usage(transcripts), transcripts)
+        if summary.prompt is not None:
+            summary.answer = "\n".join(transcript.text for transcript in transcripts)
 
     def finish(self) -> None:
         """Record the whole answer. Raises ProxyError for one that is none."""
-        self._count_tokens()
+        self._summarize()
         self.record()
 
     def closing(self) -> list[Frame]:

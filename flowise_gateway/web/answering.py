@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flask import Response, g
+from flask import Response, g, request
 
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
@@ -71,7 +72,7 @@ class Answering:
             parsed = with_output_rules(parsed, "report")
         planner = services.planner
         plan = self._plan(parsed, model, task)
-        _describe(summary, plan, parsed)
+        self._describe(summary, plan, parsed)
         pump = None
         if heartbeat is None:
             heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
@@ -87,7 +88,7 @@ class Answering:
             g.caller.flowise_key,
             onward_headers(),
             summary,
-            link_resolver(reference, services.settings.proxy_public_url, lambda: services.file_links),
+            link_resolver(reference, self._own_address(), lambda: services.file_links),
             pump,
         )
         warnings = [plan.warning] if plan.warning else []
@@ -158,11 +159,27 @@ class Answering:
         client = self._services.clients.client(model.flow, g.caller.flowise_key)
         return planner.plan(parsed, model, g.caller, header, client)
 
+    def _own_address(self) -> Callable[[], str]:
+        """Tells the address that links begin with: the public one, else the one that the caller used."""
+        services, environ = self._services, request.environ  # Flask's stand-in is gone once the view returns.
+        return lambda: services.settings.proxy_public_url or services.proxies.address(environ)
 
-def _describe(summary: RequestSummary, plan: Plan, parsed: ParsedRequest) -> None:
-    """Note which conversation the request is of, and which runs."""
-    request = plan.continued.request if plan.continued else None
-    summary.conversation = plan.continued.conversation if plan.continued else parsed.conversation
-    summary.user = request.user if request else parsed.user
-    if not plan.canned_events:
-        summary.chat_ids = tuple(turn.chat_id for turn in plan.turns)
+    def _describe(self, summary: RequestSummary, plan: Plan, parsed: ParsedRequest) -> None:
+        """Note which conversation the request is of, and which runs."""
+        continued, secret = plan.continued, self._services.store.secret
+        summary.conversation = continued.conversation if continued else parsed.conversation
+        summary.user = continued.request.user if continued else parsed.user
+        summary.conversation_hash = _hashed(secret, "conversation", summary.conversation)
+        summary.user_hash = _hashed(secret, "user", summary.user)
+        if not plan.canned_events:
+            summary.chat_ids = tuple(turn.chat_id for turn in plan.turns)
+        if self._services.settings.proxy_log_prompts:
+            summary.prompt = parsed.user_text
+
+
+def _hashed(secret: bytes, kind: str, name: str) -> str:
+    """What stands for a client's own id in the log; without the secret nobody can try out ids on it."""
+    if not name:
+        return ""
+    text = f"log {kind}\0{name}".encode("utf-8", "surrogatepass")
+    return hmac.digest(secret, text, "sha256")[:8].hex()

@@ -27,7 +27,14 @@ from flowise_gateway.flow.errors import (
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.log import request_id
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
-from flowise_gateway.web.request import current_request, current_scope, header, json_response
+from flowise_gateway.web.request import (
+    current_request,
+    current_scope,
+    header,
+    json_response,
+    trace_id,
+    traceparent,
+)
 from flowise_gateway.web.services import Services
 
 log = logging.getLogger(__name__)
@@ -58,9 +65,10 @@ class Hooks:
         http_request = current_request()
         rule = http_request.url_rule.rule if http_request.url_rule else ""
         g.request_id = request_id(header("X-Request-Id"))
-        summary = current_scope().summary
+        services, summary = self._services, current_scope().summary
         summary.request_id, summary.rule = g.request_id, rule
-        services = self._services
+        summary.client = services.proxies.client(http_request.environ)
+        summary.user_agent, summary.trace_id = header("User-Agent") or "", trace_id(traceparent())
         protocol = http_request.environ["SERVER_PROTOCOL"]
         check_host(header("Host"), protocol, self._settings, is_open=services.keys.is_open)
         if http_request.method == "OPTIONS":
@@ -69,7 +77,7 @@ class Hooks:
         g.config = services.config
         if http_request.path in self._public or rule.endswith(FILE_RULE):
             return None
-        g.caller = caller = services.keys.caller(header, request.remote_addr or "")
+        g.caller = caller = services.keys.caller(header, summary.client)
         summary.caller = caller.name
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
@@ -97,7 +105,7 @@ class Hooks:
         services = self._services
         services.follow_config()
         g.config = services.config
-        g.caller = services.keys.caller(header, request.remote_addr or "")
+        g.caller = services.keys.caller(header, current_scope().summary.client)
         places = contextlib.ExitStack()
         places.callback(services.limits.admit(g.caller).release)
         return places

@@ -28,8 +28,7 @@ _HEADER_TEXT = re.compile(r"[!-~]{1,256}")
 _NO_NAME = re.compile(r"[^!-+\--~]")
 MAX_NAME_CHARACTERS = 64
 MAX_NAMES = 50
-_OWN_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class PlainPaths:
@@ -104,19 +103,28 @@ def json_body(settings: Settings) -> dict[str, Any]:
 
 def onward_headers() -> dict[str, str]:
     """Headers of the call to Flowise: the request's id, its address, its trace."""
-    headers = {"x-request-id": g.request_id, "X-Forwarded-For": request.remote_addr or ""}
-    trace = header("traceparent") or ""
-    if _TRACEPARENT.fullmatch(trace):
+    headers = {"x-request-id": g.request_id, "X-Forwarded-For": current_scope().summary.client}
+    if trace := traceparent():
         headers["traceparent"] = trace
     return headers
 
 
-def link_resolver(reference: str, public_url: str, links: Callable[[], FileLinks]) -> LinkResolver:
+def traceparent() -> str:
+    """The trace that the caller's request belongs to, empty if it names none (W3C Trace Context)."""
+    trace = header("traceparent")
+    return trace if trace and _TRACEPARENT.fullmatch(trace) else ""
+
+
+def trace_id(trace: str) -> str:
+    """The id of a trace as the log has it."""
+    return trace[3:35]
+
+
+def link_resolver(reference: str, address: Callable[[], str], links: Callable[[], FileLinks]) -> LinkResolver:
     """Gives, for a run, what completes its events: the reference of a question, the address of a file.
 
-    Without a `public_url` the address begins with the one by which the caller reached the gateway.
+    `address` tells that of the gateway, empty where links must be relative.
     """
-    http_request = current_request()  # The stand-in is gone once the view has returned, the request is not.
 
     def of_run(flow: str, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
         def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
@@ -125,20 +133,11 @@ def link_resolver(reference: str, public_url: str, links: Callable[[], FileLinks
             if not event.stored:
                 return event
             token = links().token(StoredFile(flow, chat_id, event.stored))
-            return replace(event, url=f"{public_url or _own_address(http_request)}{FILES_PATH}{token}")
+            return replace(event, url=f"{address()}{FILES_PATH}{token}")
 
         return amend
 
     return of_run
-
-
-def _own_address(http_request: Request) -> str:
-    """The address by which the caller reached the gateway; empty for a Host that no link may repeat.
-
-    Links are relative then.
-    """
-    host_url = http_request.host_url
-    return host_url.rstrip("/") if _OWN_ADDRESS.fullmatch(host_url) else ""
 
 
 def answer_headers(plan: Plan) -> dict[str, str]:

@@ -30,8 +30,9 @@ from flowise_gateway.flowise.transport.base import Reply, ReplyHead
 from flowise_gateway.storage.protocol import Executor
 from flowise_gateway.storage.store import WatchedStore, open_store
 from flowise_gateway.telemetry.finished import FinishedRequests
-from flowise_gateway.telemetry.log import log_request
+from flowise_gateway.telemetry.log import log_request, repeats
 from flowise_gateway.telemetry.metrics import Metrics
+from flowise_gateway.web.forwarded import TrustedProxies
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Services:
         self.settings = settings
         self.clients = clients
         self.metrics = metrics
+        self.proxies = TrustedProxies(settings.proxy_trusted_proxies)
         self.finished = FinishedRequests(log_request, metrics.request)
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
@@ -105,6 +107,9 @@ class Services:
         watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")
         for limit in refusals:
             watch("limit_refusals_total", partial(refusals.__getitem__, limit), limit)
+        for labels, before in repeats.counts.items():
+            # The master's own are in the counts of each worker that it forked.
+            watch("log_messages_total", partial(_since, repeats.counts, labels, before), *labels)
 
     def follow_config(self) -> None:
         """Take over a changed `proxy.yaml`; requests under way go on with the one they began with."""
@@ -175,6 +180,10 @@ class Services:
     def response_seconds(self) -> float:
         """How long conversations and responses are kept."""
         return self.settings.proxy_response_ttl_days * 86400
+
+
+def _since(counts: Mapping[tuple[str, str], int], labels: tuple[str, str], before: int) -> int:
+    return counts[labels] - before
 
 
 def _log_lost_store(reason: str) -> None:

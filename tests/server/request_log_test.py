@@ -14,6 +14,7 @@ from tests.server.serving_test import raw_chat
 from tests.support.demo_server import DemoServer
 from tests.support.log_lines import BACKGROUND, REQUEST, SOCKET, line, lines
 from tests.support.metrics_text import counted, scraped
+from tests.support.processes import free_port
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise, token
 from tests.support.websocket_client import SocketClient
@@ -24,8 +25,9 @@ HI = {"messages": [{"role": "user", "content": "Hello"}]}
 
 @pytest.fixture(scope="module")
 def proxy(flowise: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
-    """A server in front of the demo flows."""
-    with RunningProxy(tmp_path_factory.mktemp("proxy"), FLOWISE_BASE_URL=flowise.base_url) as running:
+    """A server in front of the demo flows, behind a proxy of this machine."""
+    settings = {"FLOWISE_BASE_URL": flowise.base_url, "PROXY_TRUSTED_PROXIES": "127.0.0.1"}
+    with RunningProxy(tmp_path_factory.mktemp("proxy"), **settings) as running:
         yield running
 
 
@@ -154,3 +156,143 @@ def test_the_end_of_a_background_response_has_its_own_line(proxy: RunningProxy) 
     slow = post(proxy, RESPONSES, "slow", model="demo-errors", input="stall30", **options).json()
     assert requests.post(f"{proxy.url}{RESPONSES}/{slow['id']}/cancel", timeout=30).ok
     assert line(proxy, BACKGROUND, response_id=slow["id"])["outcome"] == "cancelled"
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PROXIED = {
+    "x-request-id": "proxied",
+    "traceparent": f"00-{TRACE}-b7ad6b7169203331-01",
+    "User-Agent": "Chat/2.0 sk-live-0123456789abcdef",
+    "X-Forwarded-For": "192.0.2.1, 198.51.100.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "ai.example.com",
+    "X-Forwarded-Prefix": "/flows",
+    "Connection": "close",
+}
+
+
+def test_a_line_holds_who_asked_what_and_what_it_took(proxy: RunningProxy, flowise: DemoServer) -> None:
+    flowise.clear()
+    body = {
+        "model": "demo-files",
+        "user": "ann@example.com",
+        "conversation_id": "conversation-7",
+        "stream": True,
+        **HI,
+    }
+    answer = requests.post(proxy.url + CHAT, json=body, headers=PROXIED, timeout=30)
+    assert answer.status_code == 200
+    logged = line(proxy, request_id="proxied")
+    sent = flowise.records()[-1]
+    assert 0 < logged.pop("ttft_ms") <= logged.pop("ms")
+    assert len(logged.pop("user")) == len(logged.pop("conversation")) == 16
+    assert logged.pop("tokens_in") > 0
+    assert logged.pop("tokens_out") > 0
+    assert logged.pop("time").endswith("Z")
+    assert logged == {
+        "level": "info",
+        "logger": "proxy.request",
+        "message": "request",
+        "method": "POST",
+        "path": CHAT,
+        "request_id": "proxied",
+        "trace_id": TRACE,
+        "client": "198.51.100.7",
+        "user_agent": "Chat/2.0 [redacted]",
+        "caller": "anonymous",
+        "model": "demo-files",
+        "flow": logged["flow"],
+        "chat_id": sent["body"]["chatId"],
+        "stream": True,
+        "status": 200,
+        "outcome": "ok",
+        "tokens_source": logged["tokens_source"],
+    }
+    assert logged["flow"] in requests.get(f"{flowise.base_url}/chatflows", timeout=30).text
+    assert not {"ann@example.com", "conversation-7"} & set(proxy.log().split('"'))
+    headers = {name.lower(): value for name, value in sent["headers"].items()}
+    assert headers["x-forwarded-for"] == "198.51.100.7"
+    assert b"https://ai.example.com/flows/v1/flowise/files/" in answer.content
+
+
+def test_one_user_and_conversation_have_one_hash_that_only_the_secret_gives(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    found = []
+    for secret in ("first secret 0001", "other secret 0002"):
+        (folder := tmp_path / secret).mkdir()
+        with RunningProxy(folder, FLOWISE_BASE_URL=flowise.base_url, PROXY_SECRET=secret) as server:
+            for request_id, user in (("a", "ann"), ("b", "ann"), ("c", "bob")):
+                post(server, CHAT, request_id, model="demo-assistant", user=user, conversation_id=user, **HI)
+            hashes = [line(server, request_id=name) for name in "abc"]
+            assert hashes[0]["user"] == hashes[1]["user"] != hashes[2]["user"] != hashes[2]["conversation"]
+            assert hashes[0]["conversation"] == hashes[1]["conversation"] != hashes[2]["conversation"]
+            found.append(hashes[0]["user"])
+    assert found[0] != found[1]
+
+
+def test_nobody_is_believed_who_is_no_trusted_proxy(flowise: DemoServer, tmp_path: Path) -> None:
+    flowise.clear()
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as server:
+        body = {"model": "demo-files", **HI}
+        answer = requests.post(server.url + CHAT, json=body, headers=PROXIED, timeout=30)
+        assert f"{server.url}/v1/flowise/files/".encode() in answer.content
+        assert b"ai.example.com" not in answer.content
+        assert line(server, request_id="proxied")["client"] == "127.0.0.1"
+    headers = {name.lower(): value for name, value in flowise.records()[-1]["headers"].items()}
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+
+
+def test_a_forwarded_host_does_not_open_a_server_without_keys(proxy: RunningProxy) -> None:
+    # A web page whose name was made to lead here may send any header but Host.
+    headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "Connection": "close"}
+    refused = requests.get(f"{proxy.url}/v1/models", headers=headers, timeout=30)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
+
+
+def test_prompts_are_logged_only_where_that_is_asked_for_and_without_secrets(
+    proxy: RunningProxy, flowise: DemoServer, tmp_path: Path
+) -> None:
+    said = "My canary is yellow. password: canary-pass data:image/png;base64,Y2FuYXJ5Y2FuYXJ5 \nBye"
+    body = {"messages": [{"role": "user", "content": said}]}
+    post(proxy, CHAT, "private", model="demo-assistant", **body)
+    assert not {"prompt", "answer"} & set(line(proxy, request_id="private"))
+    assert "canary" not in proxy.log()
+    assert "PROXY_LOG_PROMPTS" not in proxy.log()
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url, PROXY_LOG_PROMPTS="true") as server:
+        [warned] = [one for one in lines(server) if "PROXY_LOG_PROMPTS" in one["message"]]
+        assert warned["level"] == "warning"
+        answers = [
+            post(server, CHAT, "whole", model="demo-assistant", **body).json()["choices"][0]["message"][
+                "content"
+            ]
+        ]
+        post(server, CHAT, "stream", model="demo-assistant", stream=True, **body)
+        created = post(
+            server, RESPONSES, "queued", model="demo-assistant", input=said, background=True
+        ).json()
+        with SocketClient(server.url) as client:
+            client.ask(said, model="demo-assistant")
+        found = [
+            line(server, request_id="whole"),
+            line(server, request_id="stream"),
+            line(server, BACKGROUND, response_id=created["id"]),
+            line(server, SOCKET),
+        ]
+        for logged in found:
+            assert logged["prompt"] == "My canary is yellow. password: [redacted] [data URI, image/png] \nBye"
+            assert logged["answer"].startswith(answers[0][:20])
+        assert "canary-pass" not in server.log()
+        assert "Y2FuYXJ5" not in server.log()
+
+
+def test_a_store_that_is_away_is_told_once_and_counted(flowise: DemoServer, tmp_path: Path) -> None:
+    store = {"PROXY_STORE": f"redis://127.0.0.1:{free_port()}/0", "PROXY_SECRET": "x" * 16}
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url, **store) as server:
+        for number in range(5):
+            post(server, CHAT, f"r{number}", model="demo-assistant", conversation_id="c", **HI)
+        assert scraped(server).sum("store_errors_total") >= 5
+        told = [one for one in lines(server) if one["logger"] == "flowise_gateway.web.services"]
+        assert [one["level"] for one in told] == ["error"]
+        assert scraped(server).sum("log_messages_total", source="store", level="error") == 1
+        assert not [text for text in server.log().splitlines() if not text.startswith("{")]
