@@ -78,7 +78,9 @@ bench: setup ## figures beside nginx and a textbook proxy, into docs/performance
 chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
 	$(BIN)/python -m tests.chaos $(or $(SHORT),--table docs/reliability.md)
 
-fuzz: setup ## random and broken requests for 20 seconds; FUZZ="--seconds 600 --seed 7" for others
+fuzz: setup ## random and broken requests, messages and texts for a minute or two; FUZZ="--seconds 600" for longer
+	$(BIN)/pip install --quiet -r tests/fuzz/requirements.txt
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 	OPENAPI_PHASES=examples,coverage,fuzzing,stateful $(BIN)/python -m pytest -q tests/server/openapi_test.py
 
