@@ -221,6 +221,29 @@ def test_an_image_and_a_document_are_attached(browser: Any, proxy: RunningProxy,
     assert "gone" not in record["body"]["question"]
 
 
+def test_a_recording_is_attached_and_what_was_heard_is_shown(
+    browser: Any, proxy: RunningProxy, demo: DemoServer
+) -> None:
+    demo.clear()
+    with opened(browser, proxy, "/#/try", failures=True) as page:
+        page.get_by_label("Model").select_option("demo-agent")
+        recording = {"name": "words.weba", "mimeType": "audio/webm;codecs=opus", "buffer": b"spoken" * 100}
+        page.locator("input[type=file]").set_input_files(recording)
+        answer = send(page, "")
+        assert "Heard: The spoken words of audio-" in answer.inner_text()
+        answer.get_by_role("button", name="Show the request").click()
+        command = answer.locator("figure.code pre").first.inner_text()
+        assert '"format": "webm"' in command
+        assert "…" in command
+        assert len(command) < 1000
+        page.locator("input[type=file]").set_input_files({**recording, "mimeType": "audio/wav"})
+        refused = send(page, "And this?").get_by_role("alert").inner_text()
+        assert "Flowise does not transcribe 'wav' audio; send webm, mp4 or ogg." in refused
+    [record] = demo.records()
+    [upload] = record["body"]["uploads"]
+    assert (upload["type"], upload["mime"]) == ("audio", "audio/webm")
+
+
 @pytest.mark.parametrize(("choice", "said"), [("Proceed", "Proceed"), ("Reject", "Reject")])
 def test_a_decision_is_a_button(browser: Any, proxy: RunningProxy, choice: str, said: str) -> None:
     with opened(browser, proxy, "/#/try") as page:
@@ -293,6 +316,28 @@ def test_nothing_of_the_models_is_shown_without_a_right_key(browser: Any, keyed:
         assert page.evaluate("sessionStorage.length") == 0
         page.goto(page.url.partition("#")[0] + "#/status")
         assert page.locator(".models").count() == 0
+
+
+def test_a_key_of_flowise_is_asked_for_where_it_is_passed_through(browser: Any, tmp_path: Path) -> None:
+    with DemoServer("--key", KEY) as keyed_flowise:
+        settings = {"FLOWISE_BASE_URL": keyed_flowise.base_url, "FLOWISE_KEY_PASSTHROUGH": "true"}
+        with RunningProxy(tmp_path, **settings) as own, opened(browser, own, failures=True) as page:
+            page.get_by_text("Key needed").wait_for()
+            assert "demo-" not in page.content()
+            page.goto(page.url.partition("#")[0] + "#/keys")
+            field = page.get_by_label("Client key")
+            field.fill("a-key-that-flowise-refuses")
+            page.get_by_role("button", name="Use this key").click()
+            page.get_by_role("main").get_by_text("Flowise refuses this API key.").wait_for()
+            assert page.evaluate("sessionStorage.length") == 0
+            assert "demo-" not in page.content()
+            field.fill(KEY)
+            page.get_by_role("button", name="Use this key").click()
+            page.get_by_role("main").get_by_text(re.compile(r"Right: \d\d models\.")).wait_for()
+            assert page.evaluate("Object.values(sessionStorage)") == [KEY]
+            page.goto(page.url.partition("#")[0] + "#/try")
+            assert "Hello" in ask(page, "demo-assistant", "Hello").inner_text()
+        assert keyed_flowise.records()[-1]["headers"]["authorization"] == f"Bearer {KEY}"
 
 
 # ------------------------------------------------------------------------------------------------ live

@@ -72,6 +72,7 @@ export function answerView(answer, actions) {
       answer.error && errorNotice(answer.error),
       answer.status === 'stopped' && h('p', { class: 'notice' }, 'Stopped here; the flow’s run was ended.'),
       ...(details.warnings ?? []).map((text) => h('p', { class: 'notice warn' }, text)),
+      details.transcript && h('p', { class: 'muted' }, `Heard: ${details.transcript}`),
       fold('Tools', details.used_tools, tool),
       fold('Nodes', details.nodes, node),
       sources(answer),
@@ -170,7 +171,7 @@ function requestPanel(answer) {
 /** The request as a command; long data of files is shortened in it. */
 export function curlOf({ request, headers }) {
   const body = JSON.stringify(request, (name, value) => (
-    typeof value === 'string' && value.startsWith('data:') && value.length > 300 ? `${value.slice(0, 60)}…` : value), 2);
+    typeof value === 'string' && value.length > 300 && (name === 'data' || value.startsWith('data:')) ? `${value.slice(0, 60)}…` : value), 2);
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const sent = ['Content-Type: application/json', ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`)];
   const authorization = hasKey() ? ' \\\n  -H "Authorization: Bearer $FLOWISE_GATEWAY_KEY"' : '';

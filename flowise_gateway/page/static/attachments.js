@@ -63,8 +63,15 @@ export function preview(file) {
 /** The content of a user's message: a plain text unless there are files. */
 export function contentOf({ text, files }) {
   if (!files.length) return text;
-  const parts = files.map((file) => (isImage(file)
-    ? { type: 'image_url', image_url: { url: file.data } }
-    : { type: 'file', file: { filename: file.name, file_data: file.data.replace(/^data:(?=;|,)/, 'data:application/octet-stream') } }));
+  const parts = files.map(part);
   return text ? [{ type: 'text', text }, ...parts] : parts;
 }
+
+function part(file) {
+  if (isImage(file)) return { type: 'image_url', image_url: { url: file.data } };
+  if (file.type.startsWith('audio/')) return { type: 'input_audio', input_audio: { format: format(file), data: file.data.replace(/^data:[^,]*,/, '') } };
+  return { type: 'file', file: { filename: file.name, file_data: file.data.replace(/^data:(?=;|,)/, 'data:application/octet-stream') } };
+}
+
+// `audio/x-m4a` and `audio/webm;codecs=opus` as the API names them; the server says which formats Flowise transcribes.
+const format = (file) => file.type.replace(/^audio\/(?:x-)?|;.*$/g, '').replace(/^mpeg$/, 'mp3').replace(/^(?:wave|vnd\.wave)$/, 'wav');

@@ -30,6 +30,8 @@ export function keysSection() {
     try {
       const ready = await getJson('/ready', { candidate });
       if (!('flowise' in ready)) return say('The server does not know this key.', 'bad');
+      // Where keys are passed through, only Flowise knows a wrong one.
+      await getJson('/v1/models', { candidate }).catch((error) => { if (error.status === 401) throw error; });
       useKey(candidate);
       field.value = '';
       await refresh();
