@@ -1,4 +1,4 @@
-"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup`."""
+"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup | pipelines`."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     backup = commands.add_parser("backup", help="copy the store's file while servers use it")
     backup.add_argument("path", type=Path, help="the copy, a file that does not exist yet")
     backup.set_defaults(command="backup")
+    pipelines = commands.add_parser("pipelines", help="serve the pipelines of proxy.yaml by Flowise's API")
+    pipelines.add_argument("--host", default="127.0.0.1", help="others need PROXY_PIPELINES_KEY")
+    pipelines.add_argument("--port", default="0", help="0, the default, takes a free one")
+    pipelines.set_defaults(command="pipelines")
     return parser
 
 
@@ -75,5 +79,8 @@ def _run(options: argparse.Namespace) -> int:
     # uses is imported, and the commands import sockets and TLS.
     if options.command == "serve":
         return int(importlib.import_module("flowise_gateway.serving.main").main())
+    if options.command == "pipelines":
+        host = importlib.import_module("flowise_gateway.pipelines.__main__")
+        return int(host.main(["--host", options.host, "--port", options.port]))
     commands = importlib.import_module("flowise_gateway.commands")
     return int(getattr(commands, options.command)(options))

@@ -31,10 +31,15 @@ def load_config(path: Path) -> ProxyConfig:
 def config_file(settings: Settings) -> ConfigFile:
     """The file that PROXY_CONFIG names, else `proxy.yaml` if and when there is one. Raises ConfigError."""
     return ConfigFile(
-        Path(settings.proxy_config or here_or_beside(_DEFAULT_FILE)),
+        config_path(settings),
         must_exist=bool(settings.proxy_config),
         may_hold_keys=not settings.flowise_key_passthrough,
     )
+
+
+def config_path(settings: Settings) -> Path:
+    """Where the file is, or would be."""
+    return Path(settings.proxy_config or here_or_beside(_DEFAULT_FILE))
 
 
 class ConfigFile:

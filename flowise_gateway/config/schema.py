@@ -97,6 +97,28 @@ class TasksConfig:
     model: Annotated[str, text_like(MODEL_ID.pattern, "builtin, flow or a model id")] = "builtin"
 
 
+_SOCKET = text_like(r"[^\s.]{1,100}(\.[^\s.]{1,100})?\.\w{1,100}", "an input or output: component.socket")
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """A pipeline in Python as a model; the sockets are found by their types where they are not named."""
+
+    id: Annotated[str, text_like("[a-z0-9][a-z0-9-]{0,63}", "1 to 64 of a-z 0-9 - (a mere number in quotes)")]
+    source: Annotated[
+        str,
+        text_like(
+            r"[^\s:]+\.ya?ml|\w+(\.\w+)*:\w+",
+            "a YAML file beside proxy.yaml, or module:function that returns it",
+        ),
+    ]
+    question: Annotated[tuple[str, ...], list_of(_SOCKET, "a list of inputs: component.socket")] = ()
+    messages: Annotated[str, _SOCKET] = ""
+    answer: Annotated[str, _SOCKET] = ""
+    images: Annotated[bool, BOOLEAN] = False
+    run_timeout: Annotated[float, number(0.1, 86400)] = 300.0
+
+
 _MODELS = list_of(mapping(ModelConfig), "a list of models", may_be_empty=True)
 _KEY = mapping(
     KeyConfig,
@@ -113,6 +135,9 @@ class ProxyConfig:
     keys: Annotated[tuple[KeyConfig, ...], list_of(_KEY, "a list of keys", may_be_empty=True)] = ()
     discovery: Annotated[DiscoveryConfig, mapping(DiscoveryConfig, may_be_empty=True)] = DiscoveryConfig()
     tasks: Annotated[TasksConfig, mapping(TasksConfig, may_be_empty=True)] = TasksConfig()
+    pipelines: Annotated[
+        tuple[PipelineConfig, ...], list_of(mapping(PipelineConfig), "a list of pipelines", may_be_empty=True)
+    ] = ()
     flowise_mode: Annotated[str, one_of("auto", "queue")] = "auto"
 
 
@@ -127,6 +152,8 @@ def parse_config(file: str, content: bytes) -> ProxyConfig:
     config: ProxyConfig = value_of(root, _ROOT)
     _check_model_names(root, config.models)
     _check_fallbacks(root, config.models)
+    pipelines = zip(config.pipelines, root.entries("pipelines"), strict=True)
+    _check_distinct((pipeline.id, spot["id"]) for pipeline, spot in pipelines)
     keys = root.entries("keys")
     _check_distinct((key.name, spot["name"]) for key, spot in zip(config.keys, keys, strict=True))
     _check_distinct(

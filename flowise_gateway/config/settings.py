@@ -212,7 +212,7 @@ def _is_ipv6(text: str) -> bool:
 MIN_KEY_CHARACTERS = 16
 """A shorter key can be guessed."""
 
-_SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store"}
+_SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store", "proxy_pipelines_key"}
 _MAX_SECRET_BYTES = 65_536
 
 
@@ -249,6 +249,7 @@ class Settings:
     proxy_drain_seconds: Annotated[float, _number(0, 3600)] = 30
     proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
     proxy_page: Annotated[bool, _boolean] = True
+    proxy_pipelines_key: Annotated[str, _header_text] = ""
     proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"
     proxy_log_prompts: Annotated[bool, _boolean] = False
     log_level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"

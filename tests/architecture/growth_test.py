@@ -69,7 +69,9 @@ def _written(name: str) -> Iterator[tuple[str, ast.expr]]:
 def _uses() -> list[Use]:
     found: dict[Any, Use] = {}
     for name in MODULES:
-        for attribute, value in vars(importlib.import_module(name)).items():
+        # What an extra brings may be missing: of modules that import it, the calls of `re` are read alone.
+        is_importable = "from haystack import" not in FILES[name].read_text()
+        for attribute, value in vars(importlib.import_module(name)).items() if is_importable else ():
             for use in _compiled(value, f"{name}.{attribute}"):
                 found.setdefault((use.pattern, use.method), use)
         known = {pattern.pattern for pattern, _ in found}

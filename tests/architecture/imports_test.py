@@ -26,6 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "responses": BELOW | {"web"},
     "page": {"web"},
     "serving": {"flow", "config", "telemetry", "storage", "flowise.transport"},
+    # A process of its own beside the gateway; nothing but its command line is shared.
+    "pipelines": {"flow", "config", "telemetry"},
     "cli": {"flow", "config"},
     # Composition, as the server is: the one module of the package that uses the top folder.
     "commands": BELOW | {"serving.banner", "serving.embedded_demo"} | TOP,
@@ -50,11 +52,15 @@ LIVES_IN: dict[str, set[str]] = {
     "tenacity": {"flowise"},
     "limits": {"access"},
     "flask_swagger_ui": {"page"},
-    "flask": {"web", "responses.routes", "responses.websocket_session", "openai_compatible_server"},
+    "flask": {
+        *("web", "responses.routes", "responses.websocket_session", "openai_compatible_server"),
+        "pipelines.host",
+    },
     "werkzeug": {"web", "openai_compatible_server"},
     "wsproto": {"responses"},
     "gunicorn": {"serving"},
-    "gevent": {"serving", "flowise.transport"},
+    "gevent": {"serving", "flowise.transport", "pipelines"},
+    "haystack": {"pipelines"},
     "h11": {"flowise_demo"},
     "tiktoken": {"openai"},
 }

@@ -23,6 +23,9 @@ PINNED = {
     if line and not line.startswith("#")
     for each in [Requirement(line)]
 }
+OF_AN_EXTRA = {"haystack"}
+"""Imported by what an extra brings alone; an installation without the extra has none of it."""
+
 ONLY_OF_THE_CARD = {"openai", "pytest"}
 """Pinned for a folder in which everything can be run, tests included; serving needs neither."""
 
@@ -77,7 +80,7 @@ def test_what_is_imported_is_what_is_needed() -> None:
     found = packages_distributions()
     needed = {
         brought_along.get(name) or found[name][0].lower()
-        for name in imported - ours - sys.stdlib_module_names - {"_typeshed"}
+        for name in imported - ours - sys.stdlib_module_names - {"_typeshed"} - OF_AN_EXTRA
     }
     names = {name.lower().replace("_", "-") for name in NEEDED}
     assert {name.replace("_", "-") for name in needed} == names
@@ -86,3 +89,13 @@ def test_what_is_imported_is_what_is_needed() -> None:
 def test_the_version_is_in_one_place() -> None:
     assert PROJECT["dynamic"] == ["version"]
     assert flowise_gateway.__version__.count(".") == 2
+
+
+def test_an_extra_is_needed_by_nothing_else() -> None:
+    extras = PROJECT["optional-dependencies"]
+    of_pipelines = {Requirement(each).name for each in extras["haystack"]}
+    assert of_pipelines == {"haystack-ai"}
+    assert not of_pipelines & set(NEEDED)
+    files = [*ROOT.glob("flowise_gateway/**/*.py"), *ROOT.glob("*.py"), *ROOT.glob("flowise_demo/*.py")]
+    naming = {file.relative_to(ROOT).parts[1] for file in files if "haystack" in file.read_text().lower()}
+    assert naming <= {"pipelines"}
