@@ -365,3 +365,14 @@ def test_a_store_that_is_no_file_says_how_it_is_copied(
     assert status == 2
     assert ("redis-cli --rdb" in err) == store.startswith("redis")
     assert "hidden" not in err
+
+
+def test_pipelines_need_their_extra_and_a_key_for_other_machines(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowise_gateway.pipelines.server.LIBRARY", "no_such_library")
+    assert main(["pipelines"]) == 2
+    assert "pip install 'flowise-gateway[haystack]'" in capsys.readouterr().err
+    monkeypatch.setattr("flowise_gateway.pipelines.server.LIBRARY", "flask")
+    assert main(["pipelines", "--host", "0.0.0.0"]) == 2
+    assert "set PROXY_PIPELINES_KEY" in capsys.readouterr().err

@@ -208,18 +208,21 @@ def key(fields: str) -> str:
 
 TEXT = "a text of at most {} characters (a mere number in quotes)"
 WHOLE_FILE = [
-    ("[]", "1: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
-    ("\n\njust text", "3: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
-    ("!odd {}", "1: must be a mapping with models, keys, discovery, tasks, flowise_mode"),
+    ("[]", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
+    ("\n\njust text", "3: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
+    ("!odd {}", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
     ("tasks: {}\nmodles: []", "2: modles: is not a known field; did you mean models?"),
     (
         "servers: []",
-        "1: servers: is not a known field; known are models, keys, discovery, tasks, flowise_mode",
+        "1: servers: is not a known field; known are models, keys, discovery, tasks, pipelines, flowise_mode",
     ),
-    ("Sk9x: []", "1: has a field that is not known; known are models, keys, discovery, tasks, flowise_mode"),
+    (
+        "Sk9x: []",
+        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowise_mode",
+    ),
     (
         f"{'a' * 33}: []",
-        "1: has a field that is not known; known are models, keys, discovery, tasks, flowise_mode",
+        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowise_mode",
     ),
     ("[a]: []", "1: must have plain names as fields"),
     ("tasks: {}\nkeys: []\ntasks: {}", "3: tasks: is given twice (first on line 1)"),
@@ -382,6 +385,33 @@ DISCOVERY = [
     ("discovery:\n  ids: slug", "2: discovery.ids: must be one of name, uuid"),
     ("discovery:\n  refresh_seconds: 0.9", "2: discovery.refresh_seconds: must be a number from 1 to 86400"),
 ]
+_PIPELINE = "pipelines:\n- {id: a, source: a.yaml}\n- {id: "
+PIPELINES = [
+    (
+        "pipelines:\n- {id: a}",
+        "2: pipelines[0].source: is missing; it must be a YAML file beside proxy.yaml, or "
+        "module:function that returns it",
+    ),
+    *(
+        (
+            f"{_PIPELINE}{bad}, source: b.yml}}",
+            "3: pipelines[1].id: must be 1 to 64 of a-z 0-9 - (a mere number in quotes)",
+        )
+        for bad in ("A", "a/b", "-a", "1")
+    ),
+    *(
+        (
+            f"{_PIPELINE}b, source: '{bad}'}}",
+            "3: pipelines[1].source: must be a YAML file beside proxy.yaml, or module:function that returns it",
+        )
+        for bad in ("a.json", "module", "module:", "a b:c", "a:b:c", "")
+    ),
+    (f"{_PIPELINE}a, source: b.yml}}", "3: pipelines[1].id: must differ from pipelines[0].id (line 2)"),
+    (
+        f"{_PIPELINE}b, source: 'm:f', question: [query]}}",
+        "3: pipelines[1].question[0]: must be an input or output: component.socket",
+    ),
+]
 YAML = [
     (
         f"tasks: {{}}\nkeys: '{SECRET}",
@@ -405,7 +435,9 @@ YAML = [
 ]
 
 
-@pytest.mark.parametrize(("content", "fault"), [*WHOLE_FILE, *MODELS, *NAMES, *KEYS, *DISCOVERY, *YAML])
+@pytest.mark.parametrize(
+    ("content", "fault"), [*WHOLE_FILE, *MODELS, *NAMES, *KEYS, *DISCOVERY, *PIPELINES, *YAML]
+)
 def test_a_fault_is_one_line_with_its_place_and_what_is_allowed(file: Path, content: str, fault: str) -> None:
     found = error_of(file, content)
     assert found == f"proxy.yaml:{fault}"

@@ -41,6 +41,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PROXY_STORE", "sqlite:///data/x.db", "sqlite:///data/x.db"),
     ("PROXY_STORE", "redis://cache:6379/0", "redis://cache:6379/0"),
     ("PROXY_SECRET", "x" * 16, ("x" * 16,)),
+    ("PROXY_PIPELINES_KEY", "a-key", "a-key"),
     ("PROXY_SECRET", f"{'n' * 16}, {'o' * 16}", ("n" * 16, "o" * 16)),
     ("PROXY_PUBLIC_URL", "https://ai.example.com/flows/", "https://ai.example.com/flows"),
     ("PROXY_PUBLIC_URL", "http://[::1]:8000", "http://[::1]:8000"),
@@ -100,6 +101,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
     ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
+    ("PROXY_PIPELINES_KEY", "a key", "printable ASCII without spaces"),
     ("PROXY_SECRET", f"{'x' * 15},{'n' * 16}", "at least 16 characters"),
     ("PROXY_PUBLIC_URL", "ai.example.com", "such as https://ai.example.com"),
     ("PROXY_PUBLIC_URL", "https://", "such as https://ai.example.com"),
@@ -124,7 +126,7 @@ BAD: list[tuple[str, str, str]] = [
     ("FLOWISE_KEY_PASSTHROUGH", "maybe", "true or false"),
     ("LOG_LEVEL", "verbose", "one of debug, info, warning, error"),
 ]
-SECRET = {"FLOWISE_API_KEY", "PROXY_API_KEYS", "PROXY_SECRET", "PROXY_STORE"}
+SECRET = {"FLOWISE_API_KEY", "PROXY_API_KEYS", "PROXY_SECRET", "PROXY_STORE", "PROXY_PIPELINES_KEY"}
 
 
 def read(**environ: str) -> Settings:
