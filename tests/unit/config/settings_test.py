@@ -99,7 +99,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "https://a.example?x", "*, null or origins"),
     ("PROXY_CORS_ORIGINS", "https://a.example#x", "*, null or origins"),
     ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
-    ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
+    ("PROXY_STORE", "mysql://db", "sqlite:///path, memory:, redis://host:port/number"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
     ("PROXY_PIPELINES_KEY", "a key", "printable ASCII without spaces"),
     ("PROXY_SECRET", f"{'x' * 15},{'n' * 16}", "at least 16 characters"),
