@@ -14,6 +14,7 @@ if __name__ == "__main__":
     sys.exit(main(["serve"]))
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -24,7 +25,7 @@ from flowise_client import FlowiseClients
 from flowise_gateway import __version__
 from flowise_gateway.access.keys import ANONYMOUS, check_known
 from flowise_gateway.config.settings import Settings
-from flowise_gateway.flow.errors import NotAuthenticated, ProxyError, TooManyWrongKeys
+from flowise_gateway.flow.errors import AdminsOnly, NotAuthenticated, ProxyError, TooManyWrongKeys
 from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.request import ParsedRequest
@@ -36,10 +37,11 @@ from flowise_gateway.storage.protocol import Executor, run_inline
 from flowise_gateway.telemetry.log import RequestLog
 from flowise_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
+from flowise_gateway.telemetry.usage_report import UsageReport
 from flowise_gateway.web.answering import Answering, RendererOf
 from flowise_gateway.web.files import check_is_file, file_headers, first_piece, pieces
 from flowise_gateway.web.hooks import FILE_RULE, Hooks
-from flowise_gateway.web.request import PlainPaths, header, json_body, json_response
+from flowise_gateway.web.request import PlainPaths, current_scope, header, json_body, json_response
 from flowise_gateway.web.services import Services
 from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_completion
 
@@ -50,6 +52,8 @@ V1 = ("", "/v1", "/openai/v1")
 ALL = (*V1, "/openai")
 WITH_DEPLOYMENT = (*V1, "/openai/deployments/<path:deployment>")
 ALONE = ("",)
+AT_END = "flowise_gateway.at_end"
+"""The application's extension that a serving process calls before it ends."""
 
 
 def load() -> None:
@@ -68,8 +72,9 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
     services = Services(settings, FlowiseClients(settings, transport), run, metrics)
+    app.extensions[AT_END] = services.usage.write
     hooks = Hooks(services, page_paths(has_page=settings.proxy_page))
-    answering = Answering(services)
+    answering = Answering(services, hooks)
     hooks.install(app)
     views = Views(services, hooks, answering)
     responses = ResponseRoutes(services, hooks, answering)
@@ -86,6 +91,7 @@ def create_app(
         (ALL, "/responses/<response_id>/cancel", "POST", responses.cancel),
         (ALL, "/responses/<response_id>/input_items", "GET", responses.input_items),
         (V1, FILE_RULE, "GET", views.file),
+        (V1, "/flowise/usage", "GET", views.usage),
         (WITH_DEPLOYMENT, "/chat/completions", "POST", views.chat_completions),
         (WITH_DEPLOYMENT, "/completions", "POST", views.completions),
         (ALONE, "/openai/deployments", "GET", views.deployments),
@@ -127,7 +133,6 @@ class ReadyBody(TypedDict):
     flowise: NotRequired[FlowiseState]
     config_error: NotRequired[str | None]
     store_error: NotRequired[str | None]
-    secret_error: NotRequired[str | None]
 
 
 class Views:
@@ -145,11 +150,10 @@ class Views:
         services = self._services
         body: ReadyBody = {"status": "ready"}
         with contextlib.suppress(NotAuthenticated, TooManyWrongKeys):
-            g.caller = services.keys.caller(header, request.remote_addr or "")
+            g.caller = services.keys.caller(header, current_scope().summary.client)
             body["version"] = __version__
             body["flowise"] = self._flowise_state()
             body["config_error"] = services.config_file.error
-            body["secret_error"] = services.store.secret_error
             body["store_error"] = services.store.error
         return json_response(body)
 
@@ -190,6 +194,17 @@ class Views:
         check_known(caller, self._services.settings)
         text = self._services.metrics.text(lambda model: caller.may_use([model]))
         return Response(text, content_type=CONTENT_TYPE)
+
+    def usage(self) -> Response:
+        """Tell an admin who used what."""
+        if not g.caller.is_admin:
+            raise AdminsOnly("This key may not see what others use: it needs `admin: true` in proxy.yaml.")
+        report = UsageReport(request.args, time.time())
+        rows = self._services.used(report, request.args.get("user", ""))
+        as_csv = request.args.get("format") == "csv" or "text/csv" in (header("Accept") or "")
+        if as_csv:
+            return Response(report.csv(rows), mimetype="text/csv")
+        return json_response(report.body(rows))
 
     def models(self) -> Response:
         """List the models."""

@@ -104,6 +104,23 @@ _BYTES: Schema = {"application/octet-stream": {}, "image/*": {}, "application/pd
 _FILE: Schema = {
     kind: {} for kind in ("text/css", "text/html", "text/javascript", "text/plain", "image/svg+xml")
 }
+_USAGE = (
+    query("from", "The first day, such as `2026-11-01`; else thirty days end with `to`.", STRING),
+    query("to", "The last day; else today, in UTC.", STRING),
+    query("by", "`day` (the default), `key`, `user`, `model`, or several with commas.", STRING),
+    query("user", "One user's alone, named as clients name it.", STRING),
+    query("format", "`csv`, else JSON.", STRING),
+)
+_USED = {name: {"type": "integer"} for name in ("requests", "input_tokens", "output_tokens")}
+_USAGE_ROW = record([*_USED], day=STRING, key=STRING, user=STRING, model=STRING, **_USED)
+_USAGE_REPORT = record(
+    ["object", "from", "to", "by", "data"],
+    object={"const": "list"},
+    to=STRING,
+    by={"type": "array", "items": STRING},
+    data={"type": "array", "items": _USAGE_ROW},
+    **{"from": STRING},
+)
 _EVENTS_AFTER = (
     query("stream", "`true`: the events of a background response, as they come.", STRING),
     query(
@@ -185,6 +202,12 @@ OPERATIONS: Mapping[str, Operation] = {
         "Operation",
         {"text/plain": {"schema": STRING}},
         note="A 404 with `PROXY_METRICS=off`; `open` needs no key.",
+    ),
+    "Views.usage": Operation(
+        "Operation",
+        {**json(_USAGE_REPORT), "text/csv": {"schema": STRING}},
+        query=_USAGE,
+        note="Needs a key with `admin: true`.",
     ),
     "Views.openapi": Operation("Operation", json(record(["openapi", "paths"])), OPEN, is_public=True),
     "Views.page": Operation("Page", _HTML, (*OPEN, 404), is_public=True, note="A 404 with `PROXY_PAGE=off`."),

@@ -1,4 +1,4 @@
-"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup | pipelines`."""
+"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup | usage | …`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     pipelines.add_argument("--host", default="127.0.0.1", help="others need PROXY_PIPELINES_KEY")
     pipelines.add_argument("--port", default="0", help="0, the default, takes a free one")
     pipelines.set_defaults(command="pipelines")
+    usage = commands.add_parser("usage", help="tell who used what, by day")
+    usage.add_argument("--from", metavar="DAY", help="the first day, such as 2026-11-01; else 30 days")
+    usage.add_argument("--to", metavar="DAY", help="the last day; else today, in UTC")
+    usage.add_argument("--by", default="day", help="day, key, user, model, or several with commas")
+    usage.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    usage.set_defaults(command="usage")
     return parser
 
 

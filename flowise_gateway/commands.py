@@ -32,9 +32,11 @@ from flowise_gateway.flowise.transport.requests_transport import RequestsTranspo
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.serving.banner import Overview
 from flowise_gateway.serving.embedded_demo import embedded_demo
+from flowise_gateway.storage.counts import open_counts
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import open_store
 from flowise_gateway.storage.store_file import back_up, open_to_others, store_file
+from flowise_gateway.telemetry.usage_report import UsageReport
 
 KEY_PREFIX = "sk-flowise-"
 
@@ -263,6 +265,28 @@ def backup(options: argparse.Namespace) -> int:
     return 0
 
 
+def usage(options: argparse.Namespace) -> int:
+    """Print who used what. Raises SettingsError for a store that only its server can read, ProxyError."""
+    settings = Settings.from_env()
+    file = store_file(settings.proxy_store)
+    if settings.proxy_store == "memory:" or (file is not None and not file.is_file()):
+        raise SettingsError("PROXY_STORE holds no usage that could be read: is it the server's own?")
+    asked = vars(options)
+    report = UsageReport({name: asked[name] or "" for name in ("from", "to", "by")}, time.time())
+    try:
+        rows = report.rows(open_counts(open_store(settings.proxy_store)).read(report.first, report.last))
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.format == "csv":
+        print(report.csv(rows), end="")
+    elif options.format == "json":
+        print(json.dumps(report.body(rows), indent=2))
+    else:
+        _print_table([report.columns, *([str(row[name]) for name in report.columns] for row in rows)])
+    return 0
+
+
 START_SECONDS = 2.0
 """What the start waits for Flowise and the store, which may come later, before it says that they are away."""
 
@@ -328,8 +352,6 @@ def _models_found(client: FlowiseClient, config: ProxyConfig) -> str:
 def _store_shown(address: str) -> str:
     """The store without user, password and options."""
     parts = urlsplit(address)
-    if parts.scheme == "redis+sentinel":
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if parts.scheme not in ("redis", "rediss"):
         return address
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"

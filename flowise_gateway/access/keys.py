@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from flowise_gateway.access.wrong_keys import WrongKeys
-from flowise_gateway.config.schema import KeyConfig
+from flowise_gateway.config.schema import NO_LIMITS, Allowance, KeyConfig
 from flowise_gateway.config.settings import MIN_KEY_CHARACTERS, Settings
 from flowise_gateway.flow.errors import NotAuthenticated
 from flowise_gateway.flow.model import FLOW_ID
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 class Caller:
     """Who sent a request, and what it may use; the name may be logged, since it reveals nothing of the key.
 
+    `allowance` are the limits of all its requests together, `per_user` those of each user that it names.
     `single_user`: one person alone holds the key. `overrides`: the caller may set Flowise's own fields.
     `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
     apart whose names are the same, and must not be logged. `is_admin`: the caller may see what others use.
@@ -31,8 +32,8 @@ class Caller:
 
     name: str
     models: tuple[str, ...] = ("*",)
-    requests_per_minute: int | None = None
-    max_in_flight: int | None = None
+    allowance: Allowance = NO_LIMITS
+    per_user: Allowance | None = None
     single_user: bool = False
     overrides: bool = False
     flowise_key: str = ""
@@ -121,8 +122,8 @@ def _named_caller(key: KeyConfig) -> Caller:
     return Caller(
         key.name,
         key.models,
-        key.requests_per_minute,
-        key.max_in_flight,
+        key.allowance,
+        key.per_user,
         key.single_user,
         key.overrides,
         is_admin=key.admin,

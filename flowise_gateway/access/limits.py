@@ -1,129 +1,114 @@
-"""What a key may use, requests per minute and in flight, and what all may have in flight.
+"""What keys, their users and models may use: requests per minute and in flight, budgets of a day.
 
-Without a shared store each worker counts for itself and admits its share: the limit divided by the number of
-workers. Requests per minute are counted in a moving window: of the sixty seconds before any moment, none saw
-more than the limit. A request that asks for several choices is a run of the flow for each, and counts as that
-many everywhere.
+A request that asks for several choices is a run of the flow for each, and counts as that many everywhere.
+With a shared store the limits are those of all workers together. Without one, each worker counts requests per
+minute and in flight for itself and admits its share: the limit divided by the number of workers.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from threading import Lock
-from typing import Any, NamedTuple, Protocol, cast
-from urllib.parse import unquote, urlsplit
+from typing import Literal, NamedTuple, Protocol
 
 from flowise_gateway.access.keys import Caller
+from flowise_gateway.access.rates import MemoryRates, Rate, Rates, RatesLost, duration_text
+from flowise_gateway.access.slots import SharedSlots, Slots, SlotsFull
+from flowise_gateway.config.schema import Allowance
 from flowise_gateway.flow.errors import (
     BadRequest,
     FlowiseUnavailable,
     ProxyError,
+    QuotaExhausted,
     RateLimited,
-    SettingsError,
 )
-from flowise_gateway.flow.lru import LRU
 
 log = logging.getLogger(__name__)
-_WINDOW_SECONDS = 60
 _IN_FLIGHT_RETRY_SECONDS = 1.0
-_STORE_TIMEOUT_SECONDS = 1.0
 _STORE_RETRY_SECONDS = 5.0
-_STORE_MAX_CONNECTIONS = 1000
-_MAX_WINDOWS = 10_000
-_ENTRIES_AT_ONCE = 1000
+_KINDS = ("key", "user", "model")
 
 
-class SlotsFull(Exception):
-    """One of the names has no slots left for all runs: the first argument."""
+class Subject(NamedTuple):
+    """Whose limits they are; `name` tells it apart from others of its kind."""
+
+    kind: Literal["key", "user", "model"]
+    name: str
+    allowance: Allowance
+
+    @property
+    def shown(self) -> str:
+        """The subject in the text of a refusal; a user's name is not repeated."""
+        return f"the model {self.name}" if self.kind == "model" else f"this {self.kind}"
+
+    @property
+    def id(self) -> str:
+        """The name under which it is counted; no key's name has such a stroke."""
+        return self.name if self.kind == "key" else f"{self.kind}|{self.name}"
 
 
-class Slots:
-    """How many runs are in flight under each name, None being all callers together."""
+class DayCounts(Protocol):
+    """Numbers of a day that all processes add to."""
+
+    def reserve(self, day: str, amounts: Mapping[str, int], limits: Mapping[str, int]) -> str | None:
+        """Add all amounts, or none if one would pass its limit: then the name of that one.
+
+        A limited name without an amount refuses once it has reached its limit.
+        """
+
+    def add(self, day: str, amounts: Mapping[str, int]) -> None:
+        """Add amounts, which may be negative."""
+
+
+class Admission:
+    """A request let in. It ends once, by one of its methods: the others then do nothing.
+
+    `headers` tell its caller of the rate.
+    """
 
     def __init__(self) -> None:
-        self._counts = Counter[str | None]()
-        self._lock = Lock()
+        self.headers: dict[str, str] = {}
+        self._frees: list[Callable[[], None]] = []
+        self._uncounts: list[Callable[[], None]] = []
+        self._charges: list[Callable[[int, int], None]] = []
 
-    def count(self, name: str | None) -> int:
-        return self._counts[name]
+    def holds(self, free: Callable[[], None]) -> None:
+        """Have slots freed at the end."""
+        self._frees.append(free)
 
-    def take(self, runs: int, limits: Mapping[str | None, int]) -> Callable[[], None]:
-        """Take a slot for each run under every name; what is returned frees them, once. Raises SlotsFull."""
-        with self._lock:
-            for name, limit in limits.items():
-                if self._counts[name] + runs > limit:
-                    raise SlotsFull(name)
-            for name in limits:
-                self._counts[name] += runs
-        taken = [*limits]
+    def counted(self, uncount: Callable[[], None]) -> None:
+        """Have a count taken back if the request is given back."""
+        self._uncounts.append(uncount)
 
-        def free() -> None:
-            with self._lock:
-                while taken:
-                    name = taken.pop()
-                    self._counts[name] -= runs
-                    if not self._counts[name]:
-                        del self._counts[name]
+    def reserved(self, charge: Callable[[int, int], None]) -> None:
+        """Have budgets told at the end of the runs and tokens that the request came to."""
+        self._charges.append(charge)
 
-        return free
+    def release(self) -> None:
+        """Free its slots; it counts in the rate, and in the budgets as it was let in."""
+        while self._frees:
+            self._frees.pop()()
 
+    def settle(self, runs: int, tokens: int) -> None:
+        """Free its slots, and charge so many runs and tokens to its budgets."""
+        self.release()
+        while self._charges:
+            self._charges.pop()(runs, tokens)
 
-class Admission(NamedTuple):
-    """A request let in: the headers that tell its caller of the rate, and what frees its slots, once.
-
-    `give_back` also takes the request out of the rate, as if it had never been let in.
-    """
-
-    headers: dict[str, str]
-    release: Callable[[], None]
-    give_back: Callable[[], None]
-
-
-def _nothing() -> None:
-    """Give nothing back, where nothing was counted."""
-
-
-class Rate(NamedTuple):
-    """How a key stands in its window; `reset_seconds` is when the oldest request in it no longer counts.
-
-    `wait_seconds` is when there is room for all runs that were refused; `give_back` takes those that were
-    counted out of the window.
-    """
-
-    limit: int
-    is_admitted: bool
-    remaining: int
-    reset_seconds: float
-    wait_seconds: float = 0.0
-    give_back: Callable[[], None] = _nothing
-
-    def headers(self) -> dict[str, str]:
-        return {
-            "x-ratelimit-limit-requests": str(self.limit),
-            "x-ratelimit-remaining-requests": str(self.remaining),
-            "x-ratelimit-reset-requests": duration_text(self.reset_seconds),
-        }
-
-
-class Rates(Protocol):
-    """Moving windows of a minute, one for each name and limit."""
-
-    def count(self, name: str, limit: int, runs: int) -> Rate:
-        """Count so many runs if the window has room for all of them, else none. Raises RatesLost."""
-
-
-class RatesLost(Exception):
-    """Shared windows cannot be read or written; the text is the kind of failure, without the address."""
+    def give_back(self) -> None:
+        """Be as if it had never been let in."""
+        self.settle(0, 0)
+        while self._uncounts:
+            self._uncounts.pop()()
 
 
 class Limits:
-    """The limits of all callers in this worker, or with shared windows the rates in all workers together."""
+    """The limits of everybody in this worker, or with a shared store in all workers together."""
 
     def __init__(
         self,
@@ -131,16 +116,25 @@ class Limits:
         max_in_flight: int,
         shared_rates: Rates | None = None,
         clock: Callable[[], float] = time.time,
+        *,
+        shared_slots: SharedSlots | None = None,
+        counts: DayCounts | None = None,
     ) -> None:
-        """Share the keys' limits between so many workers; `max_in_flight` is this worker's alone."""
+        """Share limits between so many workers; `max_in_flight` is this worker's alone.
+
+        Budgets are counted in `counts`; without it there are none.
+        """
         self._workers = workers
         self._max_in_flight = max_in_flight
         self._clock = clock
         self._own_rates = MemoryRates(clock)
         self._shared_rates = shared_rates
         self._shared_usable_at = -math.inf
-        self._slots = Slots()
-        self.refusals = {"max_in_flight": 0, "key_requests_per_minute": 0, "key_max_in_flight": 0}
+        self._slots, self._shared_slots = Slots(), shared_slots
+        self._counts = counts
+        self.refusals = {"max_in_flight": 0} | {
+            f"{kind}_{limit}": 0 for kind in _KINDS for limit in Allowance.__dataclass_fields__
+        }
 
     @property
     def in_flight(self) -> int:
@@ -149,81 +143,135 @@ class Limits:
 
     def check_runs(self, caller: Caller, runs: int) -> None:
         """Refuse what could never be let in, however long its caller waits. Raises BadRequest."""
-        allowed = [] if caller.max_in_flight is None else [self._share(caller.max_in_flight)]
-        if (rate := caller.requests_per_minute) is not None:
-            allowed.append(self._share(rate) if self._shared_rates is None else rate)
-        if runs > self._max_in_flight < min(allowed, default=math.inf):
+        key = _subject(caller)
+        if runs > self._max_in_flight < self._allowed(key):
             raise BadRequest(
                 "Each choice is a run of its own, and this server allows "
                 f"{self._max_in_flight} of them at once (PROXY_MAX_IN_FLIGHT).",
                 code="invalid_value",
             )
-        if allowed and runs > min(allowed):
+        self._check_allowed(key, runs)
+
+    def admit(self, caller: Caller, runs: int = 1, *, takes_slots: bool = True) -> Admission:
+        """Let a request in; one that is refused counts for nothing.
+
+        Raises FlowiseUnavailable if all callers together, RateLimited if this one has too much in flight or
+        sent too much, QuotaExhausted if it has used up a budget.
+        """
+        return self._admit([_subject(caller)], runs, takes_slots=takes_slots, is_first=True)
+
+    def admit_further(self, subjects: Sequence[Subject], runs: int) -> Admission:
+        """Let a request in, now that its user and its model are known. Raises as `admit` does, BadRequest."""
+        for subject in subjects:
+            self._check_allowed(subject, runs)
+        return self._admit(subjects, runs, takes_slots=True, is_first=False)
+
+    def _admit(
+        self, subjects: Sequence[Subject], runs: int, *, takes_slots: bool, is_first: bool
+    ) -> Admission:
+        admission = Admission()
+        try:
+            if takes_slots:
+                self._take_slots(admission, subjects, runs, is_first=is_first)
+            for subject in subjects:
+                if subject.allowance.requests_per_minute is not None:
+                    self._count(admission, subject, subject.allowance.requests_per_minute, runs)
+            self._reserve(admission, subjects, runs)
+        except BaseException:  # also the kill of a greenlet that waits for the store
+            admission.give_back()
+            raise
+        return admission
+
+    def _allowed(self, subject: Subject) -> float:
+        """How many runs one request may have, by the limits of a subject."""
+        allowance = subject.allowance
+        allowed = [math.inf]
+        if (limit := allowance.max_in_flight) is not None:
+            allowed.append(self._share(limit) if self._shared_slots is None else limit)
+        if (limit := allowance.requests_per_minute) is not None:
+            allowed.append(self._share(limit) if self._shared_rates is None else limit)
+        if (limit := allowance.requests_per_day) is not None:
+            allowed.append(limit)
+        return min(allowed)
+
+    def _check_allowed(self, subject: Subject, runs: int) -> None:
+        if runs > (allowed := self._allowed(subject)):
+            whose = f"{subject.shown}'s"
             raise BadRequest(
-                f"Each choice is a run of its own, and this key's limits allow {min(allowed)} of them.",
+                f"Each choice is a run of its own, and {whose} limits allow {allowed} of them.",
                 code="invalid_value",
             )
 
-    def admit(self, caller: Caller, runs: int = 1, *, takes_slots: bool = True) -> Admission:
-        """Let a request in, its slots to be released; one that is refused counts for nothing.
+    # Slots
 
-        Raises FlowiseUnavailable if all callers together, RateLimited if this one has too much in flight.
-        """
-        limits: dict[str | None, int] = {None: self._max_in_flight} if takes_slots else {}
-        if takes_slots and caller.max_in_flight is not None:
-            limits[caller.name] = self._share(caller.max_in_flight)
+    def _take_slots(
+        self, admission: Admission, subjects: Sequence[Subject], runs: int, *, is_first: bool
+    ) -> None:
+        limited = {s.id: limit for s in subjects if (limit := s.allowance.max_in_flight) is not None}
+        shared = self._shared_slots if limited else None
+        # Counted here in any case, so that the share is right once the slots cannot be shared any more.
+        own: dict[str | None, int] = {None: self._max_in_flight} if is_first else {}
+        own |= {
+            name: self._share(limit) if shared is None else sys.maxsize for name, limit in limited.items()
+        }
         try:
-            release = self._slots.take(runs, limits)
+            admission.holds(self._slots.take(runs, own))
         except SlotsFull as full:
-            raise self._too_many_in_flight(caller, full.args[0]) from None
-        if caller.requests_per_minute is None:
-            return Admission({}, release, release)
-        try:
-            rate = self._count(caller.name, caller.requests_per_minute, runs)
-        except BaseException:  # also the kill of a greenlet that waits for the store
-            release()
-            raise
+            raise self._too_many_in_flight(subjects, full.args[0], is_share=True) from None
+        if shared is None:
+            return
+        lease = shared.take(runs, limited)
+        if isinstance(lease, str):
+            raise self._too_many_in_flight(subjects, lease)
+        if lease is not None:
+            admission.holds(partial(shared.free, lease))
+            return
+        for name, limit in limited.items():
+            if self._slots.count(name) > self._share(limit):
+                raise self._too_many_in_flight(subjects, name, is_share=True)
 
-        def give_back() -> None:
-            release()
-            rate.give_back()
-
-        return Admission(rate.headers(), release, give_back)
-
-    def _too_many_in_flight(self, caller: Caller, name: str | None) -> ProxyError:
-        if name is None or caller.max_in_flight is None:
+    def _too_many_in_flight(
+        self, subjects: Sequence[Subject], name: str | None, *, is_share: bool = False
+    ) -> ProxyError:
+        subject = next((subject for subject in subjects if subject.id == name), None)
+        if subject is None or subject.allowance.max_in_flight is None:
             self.refusals["max_in_flight"] += 1
             return FlowiseUnavailable(
                 "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
                 "try again later.",
                 retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
             )
-        self.refusals["key_max_in_flight"] += 1
+        self.refusals[f"{subject.kind}_max_in_flight"] += 1
         headers = {}
-        if caller.requests_per_minute is not None:
-            headers = self._rate(name, caller.requests_per_minute, runs=0).headers()
-        limit = f"have {caller.max_in_flight} requests in flight" + self._shares(caller.max_in_flight)
-        return _refusal(limit, _IN_FLIGHT_RETRY_SECONDS, headers)
+        if subject.allowance.requests_per_minute is not None:
+            headers = self._rate(subject, subject.allowance.requests_per_minute, runs=0).headers()
+        limit = subject.allowance.max_in_flight
+        text = f"have {limit} requests in flight" + (self._shares(limit) if is_share else "")
+        return _refusal(subject, text, _IN_FLIGHT_RETRY_SECONDS, headers)
 
-    def _count(self, name: str, requests_per_minute: int, runs: int) -> Rate:
-        rate = self._rate(name, requests_per_minute, runs=runs)
-        if rate.is_admitted:
-            return rate
-        self.refusals["key_requests_per_minute"] += 1
-        limit = f"send {requests_per_minute} requests per minute"
-        if rate.limit != requests_per_minute:
-            limit += self._shares(requests_per_minute)
-        raise _refusal(limit, rate.wait_seconds, rate.headers())
+    # Requests per minute
 
-    def _rate(self, name: str, requests_per_minute: int, *, runs: int) -> Rate:
-        """How a key stands after so many runs more, if they are let in; else none is counted."""
+    def _count(self, admission: Admission, subject: Subject, requests_per_minute: int, runs: int) -> None:
+        rate = self._rate(subject, requests_per_minute, runs=runs)
+        if not rate.is_admitted:
+            self.refusals[f"{subject.kind}_requests_per_minute"] += 1
+            limit = f"send {requests_per_minute} requests per minute"
+            if rate.limit != requests_per_minute:
+                limit += self._shares(requests_per_minute)
+            raise _refusal(subject, limit, rate.wait_seconds, rate.headers())
+        admission.counted(rate.give_back)
+        if subject.kind == "key":
+            admission.headers = rate.headers()
+
+    def _rate(self, subject: Subject, requests_per_minute: int, *, runs: int) -> Rate:
+        """How a subject stands after so many runs more, if they are let in; else none is counted."""
         if self._shared_rates is not None and self._clock() >= self._shared_usable_at:
             try:
-                return self._shared_rates.count(name, requests_per_minute, runs)
+                return self._shared_rates.count(subject.id, requests_per_minute, runs)
             except RatesLost as error:
                 self._shared_usable_at = self._clock() + _STORE_RETRY_SECONDS
                 log.warning("the shared store of the limits failed (%s): each worker takes its share", error)
-        return self._own_rates.count(name, self._share(requests_per_minute), runs)
+        return self._own_rates.count(subject.id, self._share(requests_per_minute), runs)
 
     def _share(self, limit: int) -> int:
         return max(1, limit // self._workers)
@@ -231,146 +279,59 @@ class Limits:
     def _shares(self, limit: int) -> str:
         return "" if self._workers == 1 else f" ({self._share(limit)} in each of {self._workers} workers)"
 
+    # Budgets
 
-def _refusal(limit: str, retry_after_seconds: float, headers: dict[str, str]) -> RateLimited:
+    def _reserve(self, admission: Admission, subjects: Sequence[Subject], runs: int) -> None:
+        """Count the runs in the budgets of the day, unless one of them is used up."""
+        requests, tokens = dict[str, Subject](), dict[str, Subject]()
+        limits: dict[str, int] = {}
+        for subject in subjects:
+            if (limit := subject.allowance.requests_per_day) is not None:
+                name = f"requests of {subject.id}"
+                requests[name], limits[name] = subject, limit
+            if (limit := subject.allowance.tokens_per_day) is not None:
+                name = f"tokens of {subject.id}"
+                tokens[name], limits[name] = subject, limit
+        if not limits or self._counts is None:
+            return
+        counts, day = self._counts, day_of(self._clock())
+        refused = counts.reserve(day, dict.fromkeys(requests, runs), limits)
+        if refused in requests:
+            raise self._used_up(requests[refused], "requests", limits[refused])
+        if refused is not None:
+            raise self._used_up(tokens[refused], "tokens", limits[refused])
+
+        def charge(charged_runs: int, charged_tokens: int) -> None:
+            amounts = dict.fromkeys(requests, charged_runs - runs) | dict.fromkeys(tokens, charged_tokens)
+            if amounts := {name: amount for name, amount in amounts.items() if amount}:
+                counts.add(day, amounts)
+
+        admission.reserved(charge)
+
+    def _used_up(self, subject: Subject, what: str, limit: int) -> QuotaExhausted:
+        self.refusals[f"{subject.kind}_{what}_per_day"] += 1
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        begins = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        return QuotaExhausted(
+            f"The budget is used up: {subject.shown} may use {limit} {what} a day; "
+            f"it begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}, in {duration_text((begins - now).seconds)}."
+        )
+
+
+def day_of(time_seconds: float) -> str:
+    """The day of a moment in UTC, such as `2026-11-28`."""
+    return datetime.fromtimestamp(time_seconds, UTC).date().isoformat()
+
+
+def _subject(caller: Caller) -> Subject:
+    return Subject("key", caller.name, caller.allowance)
+
+
+def _refusal(
+    subject: Subject, limit: str, retry_after_seconds: float, headers: dict[str, str]
+) -> RateLimited:
     wait = duration_text(retry_after_seconds)
-    message = f"Rate limit reached: this key may {limit}; try again in {wait}."
+    message = f"Rate limit reached: {subject.shown} may {limit}; try again in {wait}."
     error = RateLimited(message, retry_after_seconds=retry_after_seconds)
     error.headers = headers
     return error
-
-
-def duration_text(seconds: float) -> str:
-    """A duration as OpenAI writes it, such as `17ms`, `1.5s` or `6m0s`; rounded up to the millisecond."""
-    # A microsecond is forgiven, else the error of a difference of clock times shows as a millisecond.
-    milliseconds = math.ceil(seconds * 1000 - 0.001)
-    if 0 < milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, rest = divmod(milliseconds, 60_000)
-    text = f"{rest // 1000}.{rest % 1000:03}".rstrip("0").rstrip(".")
-    return f"{minutes}m{text}s" if minutes else f"{text}s"
-
-
-class MemoryRates:
-    """Windows in the memory of a process; the 10,000 counted in last are kept."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = Lock()
-        self._windows: LRU[tuple[str, int], deque[float]] = LRU(_MAX_WINDOWS)
-
-    def count(self, name: str, limit: int, runs: int) -> Rate:
-        with self._lock:
-            now = self._clock()
-            times = self._windows.get((name, limit), deque())
-            while times and times[0] + _WINDOW_SECONDS <= now:
-                times.popleft()
-            # Times after now are dropped, else a clock that was set back would refuse the key until it has
-            # caught up.
-            while times and times[-1] > now:
-                times.pop()
-            is_admitted = 0 < runs <= limit - len(times)
-            if is_admitted:
-                times.extend([now] * runs)
-                self._windows[name, limit] = times
-            reset_seconds = times[0] + _WINDOW_SECONDS - now if times else 0.0
-            wait_seconds = 0.0
-            if not is_admitted and times and (too_many := len(times) + runs - limit) > 0:
-                wait_seconds = times[min(too_many, len(times)) - 1] + _WINDOW_SECONDS - now
-            self._drop_ended(now)
-        give_back = partial(self._give_back, name, limit, runs, now) if is_admitted else _nothing
-        return Rate(limit, is_admitted, limit - len(times), reset_seconds, wait_seconds, give_back)
-
-    def _give_back(self, name: str, limit: int, runs: int, counted_at: float) -> None:
-        with self._lock, suppress(ValueError):  # by now the window may have passed them
-            times = self._windows.get((name, limit), deque())
-            for _ in range(runs):
-                times.remove(counted_at)
-
-    def _drop_ended(self, now: float) -> None:
-        """Drop the windows, counted in longest ago first, whose every request is older than a minute."""
-        while self._windows:
-            times = next(iter(self._windows.values()))
-            if times and times[-1] + _WINDOW_SECONDS > now:
-                return
-            self._windows.popitem(last=False)
-
-
-def shared_rates(address: str, clock: Callable[[], float] = time.time) -> Rates | None:
-    """The windows in the Redis of PROXY_STORE, if it is one. Raises SettingsError if it cannot be used."""
-    if not address.startswith(("redis://", "rediss://", "redis+sentinel://")):
-        return None
-    from limits.errors import ConfigurationError  # noqa: PLC0415 - a start without Redis must not pay for it
-
-    try:
-        return _RedisRates(address, clock)
-    except (ConfigurationError, ValueError):
-        # The reason given may hold the address, and that a password.
-        raise SettingsError(
-            f"PROXY_STORE={address.partition(':')[0]}:(hidden) cannot hold the limits: it must be an "
-            "address such as redis://localhost:6379/0, and the package redis must be installed "
-            "(pip install redis)"
-        ) from None
-
-
-class _RedisRates:
-    """Windows in a Redis that all workers share, counted by the library `limits`."""
-
-    def __init__(self, address: str, clock: Callable[[], float]) -> None:
-        from limits import RateLimitItemPerMinute  # noqa: PLC0415
-        from limits.errors import StorageError  # noqa: PLC0415
-        from limits.storage import storage_from_string  # noqa: PLC0415
-        from limits.strategies import MovingWindowRateLimiter  # noqa: PLC0415
-
-        self._clock = clock
-        self._item = RateLimitItemPerMinute
-        options: dict[str, Any] = {
-            "socket_timeout": _STORE_TIMEOUT_SECONDS,
-            "socket_connect_timeout": _STORE_TIMEOUT_SECONDS,
-            "max_connections": _STORE_MAX_CONNECTIONS,
-        }
-        if address.startswith("redis+sentinel:"):
-            parts = urlsplit(address)
-            login = {"username": parts.username, "password": parts.password}
-            # As they are, since the library leaves what is escaped in the address as it is.
-            options |= {name: unquote(text) for name, text in login.items() if text}
-            seconds = _STORE_TIMEOUT_SECONDS
-            options["sentinel_kwargs"] = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-            options["use_replicas"] = False  # a replica does not know the latest counts
-        self._storage: Any = storage_from_string(address, wrap_exceptions=True, **options)
-        self._windows = MovingWindowRateLimiter(self._storage)
-        self._failures = (StorageError, cast("type[Exception]", self._storage.base_exceptions))
-
-    def count(self, name: str, limit: int, runs: int) -> Rate:
-        item = self._item(limit)
-        key = self._storage.prefixed_key(item.key_for(name))
-        begin = time.time()
-        try:
-            is_admitted = runs > 0 and self._windows.hit(item, name, cost=runs)
-            end = time.time()
-            frees_at, remaining = self._windows.get_window_stats(item, name)
-            # The window may have got room between the refusal and the reading of its state.
-            is_full = not is_admitted and 0 < runs <= limit and remaining < runs
-            blocking = self._storage.storage.lindex(key, limit - runs) if is_full else None
-        except self._failures as error:
-            raise RatesLost(type(getattr(error, "storage_error", error)).__name__) from error
-        now = self._clock()
-        reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - now)
-        wait_seconds = max(0.0, float(blocking) + _WINDOW_SECONDS - now) if blocking else 0.0
-        give_back = partial(self._give_back, key, runs, begin, end) if is_admitted else _nothing
-        return Rate(limit, is_admitted, remaining, reset_seconds, wait_seconds, give_back)
-
-    def _give_back(self, key: str, runs: int, begin: float, end: float) -> None:
-        """Take so many runs out of a window that were counted between `begin` and `end`."""
-        redis = self._storage.storage
-        # Where Redis cannot be reached, the runs leave the window with their minute.
-        with suppress(*self._failures):
-            start, entries = 0, redis.lrange(key, 0, _ENTRIES_AT_ONCE - 1)
-            while entries:
-                entry = next((entry for entry in entries if float(entry) <= end), None)  # the newest first
-                if entry is not None:
-                    if float(entry) >= begin:
-                        redis.lrem(key, runs, entry)
-                    return
-                start += _ENTRIES_AT_ONCE
-                entries = redis.lrange(key, start, start + _ENTRIES_AT_ONCE - 1)

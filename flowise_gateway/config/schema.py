@@ -41,6 +41,23 @@ _DIGEST = text_like(
 _FLOW_TYPES = ("CHATFLOW", "AGENTFLOW", "MULTIAGENT", "ASSISTANT")
 
 
+_PER_MINUTE, _IN_FLIGHT = whole_number(1, 1_000_000), whole_number(1, 100_000)
+_REQUESTS_PER_DAY, _TOKENS_PER_DAY = whole_number(1, 1_000_000_000), whole_number(1, 9_999_999_999)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one may use: a key, each user of a key, or all who use a model; None is without limit."""
+
+    requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
+    max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
+    requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+
+
+NO_LIMITS = Allowance()
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A flow under a name of its own; the flow's id is in lower case."""
@@ -58,6 +75,15 @@ class ModelConfig:
     tools: Annotated[str, one_of("report", "prompt", "reject")] = "report"
     request_timeout: Annotated[float | None, number(0.1, 86400)] = None
     fallback: Annotated[str | None, _MODEL_ID] = None
+    requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
+    max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
+    requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+
+    @property
+    def allowance(self) -> Allowance:
+        """What all callers together may use of the model."""
+        return allowance_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +96,27 @@ class KeyConfig:
     name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)")]
     sha256: Annotated[tuple[str, ...], one_or_more(_DIGEST)]
     models: Annotated[tuple[str, ...], list_of(_MODEL_PATTERN, "a list of model ids and patterns")] = ("*",)
-    requests_per_minute: Annotated[int | None, whole_number(1, 1_000_000)] = None
-    max_in_flight: Annotated[int | None, whole_number(1, 100_000)] = None
+    requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
+    max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
     single_user: Annotated[bool, BOOLEAN] = False
     overrides: Annotated[bool, BOOLEAN] = False
     expires: Annotated[float, moment()] = math.inf
     admin: Annotated[bool, BOOLEAN] = False
+    requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+    per_user: Annotated[Allowance | None, mapping(Allowance)] = None
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the key may use."""
+        return allowance_of(self)
+
+
+def allowance_of(config: ModelConfig | KeyConfig) -> Allowance:
+    """The limits of an entry of the file."""
+    return Allowance(
+        config.requests_per_minute, config.max_in_flight, config.requests_per_day, config.tokens_per_day
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,16 +157,9 @@ def _store(text: str) -> str:
     scheme, _, rest = text.partition(":")
     if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
         return text
-    with contextlib.suppress(ValueError):
-        if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
-            return text
-        parts = urlsplit(text)
-        if scheme == "redis+sentinel" and parts.netloc and parts.path.strip("/"):
-            return text
-    raise ValueError(
-        "it must be sqlite:///path, memory:, redis://host:port/number, rediss:// for TLS, or "
-        "redis+sentinel://host:port,host:port/service"
-    )
+    if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
+        return text
+    raise ValueError("it must be sqlite:///path, memory: or redis://host:port/number")
 
 
 def _public_url(text: str) -> str:
@@ -247,6 +240,7 @@ class Settings:
     proxy_secret: Annotated[tuple[str, ...], _secrets] = ()
     proxy_public_url: Annotated[str, _public_url] = ""
     proxy_response_ttl_days: Annotated[float, _number(0.01, 36500)] = 30
+    proxy_usage_days: Annotated[int, _integer(0, 3650)] = 400
     proxy_cors_origins: Annotated[tuple[str, ...] | None, _list(_origin)] = None
     proxy_max_body_bytes: Annotated[int, _size] = 50 * 1024**2
     proxy_body_timeout: Annotated[float, _number(0.1, 3600)] = 30

@@ -243,7 +243,7 @@ def _conversation_request(
         parsed.user_text,
         parsed.attachments,
         conversation,
-        parsed.user or _first(header, USER_HEADERS),
+        user_of(parsed, header),
         resends=parsed.resends or not parsed.conversation,
         is_single_user=caller.single_user,
         previous=parsed.previous_response_id,
@@ -255,6 +255,11 @@ def _conversation_request(
         holds_prefix=model.type != "MULTIAGENT",
         chains_models=model.chains_models,
     )
+
+
+def user_of(parsed: ParsedRequest, header: Callable[[str], str | None]) -> str:
+    """The user that a request names, in its body or in a header of a chat UI."""
+    return parsed.user or _first(header, USER_HEADERS)
 
 
 def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:

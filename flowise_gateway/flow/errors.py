@@ -88,6 +88,14 @@ class HostNotAllowed(ProxyError):
     code = "host_not_allowed"
 
 
+class AdminsOnly(ProxyError):
+    """What concerns all callers, asked for with a key that may not see it."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "admin_key_required"
+
+
 class ModelNotFound(ProxyError):
     """No such model, or none that this caller may use."""
 

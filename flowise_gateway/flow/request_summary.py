@@ -9,6 +9,9 @@ from typing import Literal
 RequestKind = Literal["request", "websocket_response", "background_response"]
 TokenSource = Literal["reported", "estimated"]
 
+_MAY_HAVE_RUN = ("", "ok", "client_gone", "cancelled", "server_shutting_down")
+"""Outcomes of runs that may have begun although nothing came of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
@@ -72,6 +75,15 @@ class RequestSummary:
     def seconds(self) -> float:
         """How long the request took."""
         return self.ended - self.started
+
+    @property
+    def runs(self) -> int:
+        """How many runs its caller is charged for: not those that an error prevented.
+
+        A client that leaves before the first token is charged: its runs have begun.
+        """
+        was_prevented = self.tokens is None and self.outcome not in _MAY_HAVE_RUN
+        return 0 if was_prevented else len(self.chat_ids)
 
     def begin_response(self, kind: RequestKind) -> None:
         """Be from now on the summary of one response of this request, not of the request."""

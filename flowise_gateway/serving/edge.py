@@ -34,6 +34,7 @@ class ServingEdge:
         self.metrics = metrics
         self._notice_proxy = notice_proxy
         self._has_proxy = False
+        self.at_end: Callable[[], object] = lambda: None
         self._runs: set[Any] = set()
         self._refuses: Callable[[str], bool] | None = None
 

@@ -135,7 +135,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             app = application.create_app(
                 self.settings, transport=transport, run=store_thread(), metrics=metrics
             )
-            return ServingEdge(app, metrics, notice_proxy)
+            edge = ServingEdge(app, metrics, notice_proxy)
+            edge.at_end = app.extensions[application.AT_END]
+            return edge
 
         def run(self) -> None:
             Master(self).run()

@@ -115,6 +115,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             repeats.flush()
         self._drain(servers)
         self.wsgi.metrics.show()
+        self.wsgi.at_end()
         for server in servers:
             server.stop(timeout=0)
 

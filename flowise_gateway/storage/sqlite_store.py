@@ -51,6 +51,12 @@ CREATE TABLE IF NOT EXISTS entries (
     owner TEXT DEFAULT '',
     size INTEGER NOT NULL DEFAULT 4096
 );
+CREATE TABLE IF NOT EXISTS counts (
+    day TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (day, name)
+) WITHOUT ROWID;
 """
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS entries_by_expiry ON entries (expires);
@@ -134,6 +140,12 @@ class SqliteStore:
         marks = ", ".join("?" * len(keys))
         sql = f"DELETE FROM entries WHERE key IN ({marks}) AND expires > ?"  # noqa: S608 - only marks
         return self._within(lambda database: database.execute(sql, (*keys, self._clock())).rowcount > 0)
+
+    def call(self, work: Callable[[sqlite3.Connection], T], *, is_large: bool = False) -> T:
+        """Do with the file what the contract of a store does not hold. Raises StoreError."""
+        result = self._within(work, is_large=is_large)
+        self._count(1, 0)
+        return result
 
     def _one(self, sql: str, *values: Any, writes: bool) -> bytes | None:
         def found(database: sqlite3.Connection) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from flask import Response, g, request
 
 from flowise_gateway.access.models import Models
-from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.errors import ModelNotFound
+from flowise_gateway.conversation.planner import Plan, user_of
+from flowise_gateway.flow.errors import ModelNotFound, ProxyError
 from flowise_gateway.flow.events import TextDelta, TurnEnded
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.request_summary import RequestSummary
@@ -25,6 +24,7 @@ from flowise_gateway.openai.ui_tasks import TaskKind, choices_of_decision, task_
 from flowise_gateway.openai.usage import count_tokens
 from flowise_gateway.web.answer import PendingAnswer, refuse_empty
 from flowise_gateway.web.heartbeat import Heartbeat
+from flowise_gateway.web.hooks import Hooks
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.request import (
     answer_headers,
@@ -44,9 +44,9 @@ RendererOf = Callable[..., Renderer]
 class Answering:
     """Answers the parsed requests of every surface alike."""
 
-    def __init__(self, services: Services) -> None:
-        """Answer with what all requests share."""
-        self._services = services
+    def __init__(self, services: Services, hooks: Hooks) -> None:
+        """Answer with what all requests share, those whom the hooks let in."""
+        self._services, self._hooks = services, hooks
 
     def prepare(
         self,
@@ -73,6 +73,8 @@ class Answering:
         planner = services.planner
         plan = self._plan(parsed, model, task)
         self._describe(summary, plan, parsed)
+        if summary.chat_ids:
+            self._admit_runs(plan)
         pump = None
         if heartbeat is None:
             heartbeat = Heartbeat(services.settings.proxy_heartbeat_seconds)
@@ -164,22 +166,21 @@ class Answering:
         services, environ = self._services, request.environ  # Flask's stand-in is gone once the view returns.
         return lambda: services.settings.proxy_public_url or services.proxies.address(environ)
 
+    def _admit_runs(self, plan: Plan) -> None:
+        try:
+            self._hooks.admit_runs(len(plan.turns))
+        except ProxyError:
+            self._services.planner.rollback(plan)
+            raise
+
     def _describe(self, summary: RequestSummary, plan: Plan, parsed: ParsedRequest) -> None:
         """Note which conversation the request is of, and which runs."""
-        continued, secret = plan.continued, self._services.store.secret
+        continued, services = plan.continued, self._services
         summary.conversation = continued.conversation if continued else parsed.conversation
-        summary.user = continued.request.user if continued else parsed.user
-        summary.conversation_hash = _hashed(secret, "conversation", summary.conversation)
-        summary.user_hash = _hashed(secret, "user", summary.user)
+        summary.user = user_of(parsed, header)
+        summary.conversation_hash = services.hashed("conversation", summary.conversation)
+        summary.user_hash = services.hashed("user", summary.user)
         if not plan.canned_events:
             summary.chat_ids = tuple(turn.chat_id for turn in plan.turns)
-        if self._services.settings.proxy_log_prompts:
+        if services.settings.proxy_log_prompts:
             summary.prompt = parsed.user_text
-
-
-def _hashed(secret: bytes, kind: str, name: str) -> str:
-    """What stands for a client's own id in the log; without the secret nobody can try out ids on it."""
-    if not name:
-        return ""
-    text = f"log {kind}\0{name}".encode("utf-8", "surrogatepass")
-    return hmac.digest(secret, text, "sha256")[:8].hex()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flowise_gateway.access.keys import ANONYMOUS
+from flowise_gateway.access.limits import Admission
 from flowise_gateway.access.origins import check_host, check_origin, cors_headers
 from flowise_gateway.flow.errors import (
     BadRequest,
@@ -24,6 +26,7 @@ from flowise_gateway.flow.errors import (
     error_headers,
     error_status,
 )
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.log import request_id
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
@@ -107,13 +110,23 @@ class Hooks:
         g.config = services.config
         g.caller = services.keys.caller(header, current_scope().summary.client)
         places = contextlib.ExitStack()
-        places.callback(services.limits.admit(g.caller).release)
+        g.at_end = places.callback
+        places.callback(_settle, services.limits.admit(g.caller), current_scope().summary)
         return places
+
+    def admit_runs(self, runs: int) -> None:
+        """Let a request in by the limits of its user and its model, which are known once it was read."""
+        summary = current_scope().summary
+        subjects = self._services.subjects(g.caller, summary)
+        if subjects:
+            g.at_end(partial(_settle, self._services.limits.admit_further(subjects, runs), summary))
 
     def _take_places(self, runs: int, *, takes_slots: bool = True) -> None:
         """Take a place for each run, held until the answer has ended."""
+        scope = current_scope()
         admission = self._services.limits.admit(g.caller, runs, takes_slots=takes_slots)
-        current_scope().on_close.append(admission.release)
+        g.at_end = scope.on_close.append
+        g.at_end(partial(_settle, admission, scope.summary))
         g.admission, g.limit_headers = admission, admission.headers
 
     def _finish(self, response: Response) -> Response:
@@ -152,3 +165,9 @@ class Hooks:
         log.error("a request failed: %s", g.get("request_id"), exc_info=error)
         message = f"The server had an error while processing your request ({g.get('request_id')})."
         return self._refuse(ServerFault(message))
+
+
+def _settle(admission: Admission, summary: RequestSummary) -> None:
+    """Free what a request holds, and charge to the budgets what it came to."""
+    tokens = summary.tokens
+    admission.settle(summary.runs, tokens.input + tokens.output if tokens else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -11,31 +12,38 @@ from typing import Protocol
 
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
-from flowise_gateway.access.limits import Limits, shared_rates
+from flowise_gateway.access.limits import Limits, Subject
 from flowise_gateway.access.models import Models
+from flowise_gateway.access.rates import shared_rates
 from flowise_gateway.access.wrong_keys import WrongKeys
 from flowise_gateway.config.config_file import config_file
-from flowise_gateway.config.schema import ProxyConfig
+from flowise_gateway.config.schema import NO_LIMITS, Allowance, ProxyConfig
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.conversation.attachments import UploadClient
 from flowise_gateway.conversation.planner import Planner
 from flowise_gateway.conversation.sessions import Conversations
+from flowise_gateway.flow.errors import StoreUnavailable
 from flowise_gateway.flow.events import Batches
 from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.catalog import Catalog, FlowSource
 from flowise_gateway.flowise.queue_mode import QueueMode
 from flowise_gateway.flowise.retries import FlowiseHealth
 from flowise_gateway.flowise.transport.base import Reply, ReplyHead
-from flowise_gateway.storage.protocol import Executor
+from flowise_gateway.storage.counts import WatchedCounts, open_counts, shared_slots
+from flowise_gateway.storage.protocol import Executor, StoreError
 from flowise_gateway.storage.store import WatchedStore, open_store
 from flowise_gateway.telemetry.finished import FinishedRequests
 from flowise_gateway.telemetry.log import log_request, repeats
 from flowise_gateway.telemetry.metrics import Metrics
+from flowise_gateway.telemetry.usage import Usage
+from flowise_gateway.telemetry.usage_report import Row, UsageReport
 from flowise_gateway.web.forwarded import TrustedProxies
 
 log = logging.getLogger(__name__)
 
+_STORE_RETRY_SECONDS = 2.0
 MAX_CATALOGS = 256
 LISTING_SECONDS = 90 * 86400.0
 
@@ -85,9 +93,19 @@ class Services:
         self.config = ProxyConfig()
         self._wrong_keys = WrongKeys()
         self.keys = Keys()
-        rates = shared_rates(settings.proxy_store)
-        self.limits = Limits(settings.workers, settings.proxy_max_in_flight, rates)
+        self._model_limits: dict[str, Allowance] = {}
         store = open_store(settings.proxy_store, run)
+        self.counts = WatchedCounts(open_counts(store))
+        self.limits = Limits(
+            settings.workers,
+            settings.proxy_max_in_flight,
+            shared_rates(settings.proxy_store),
+            shared_slots=shared_slots(store),
+            counts=self.counts,
+        )
+        self.usage = Usage(self.counts, settings.proxy_usage_days)
+        if settings.proxy_usage_days:
+            self.finished.observers.append(self.usage.add)
         secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
         self.store = WatchedStore(store, _log_lost_store, secret)
         # Of one secret at a time: the store has another one if it was lost when the worker began.
@@ -129,9 +147,41 @@ class Services:
         else:
             self.keys = keys
         self.config = config
+        self._model_limits = {
+            model.id: allowance for model in config.models if (allowance := model.allowance) != NO_LIMITS
+        }
         self.clients.mode.is_set = config.flowise_mode == "queue"
         for catalog in self._catalogs.values():
             catalog.refresh_seconds = config.discovery.refresh_seconds
+
+    def subjects(self, caller: Caller, summary: RequestSummary) -> list[Subject]:
+        """The user and the model of a request, as far as they have limits."""
+        found = []
+        if caller.per_user is not None:
+            found.append(Subject("user", f"{caller.name}|{summary.user_hash}", caller.per_user))
+        if (allowance := self._model_limits.get(summary.model)) is not None:
+            found.append(Subject("model", summary.model, allowance))
+        return found
+
+    def hashed(self, kind: str, name: str) -> str:
+        """What stands for a client's own id in log, limits and usage.
+
+        Without the secret nobody can try out ids on it.
+        """
+        if not name:
+            return ""
+        text = f"log {kind}\0{name}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self.store.secret, text, "sha256")[:8].hex()
+
+    def used(self, report: UsageReport, user: str) -> list[Row]:
+        """The rows of a report; those of one user alone if given. Raises StoreUnavailable."""
+        self.usage.write()
+        try:
+            return report.rows(self.counts.read(report.first, report.last), self.hashed("user", user))
+        except StoreError as error:
+            raise StoreUnavailable(
+                f"Usage is in the store: {error}.", retry_after_seconds=_STORE_RETRY_SECONDS
+            ) from None
 
     def models(self, config: ProxyConfig, caller: Caller) -> Models:
         """The models that a caller may use."""

@@ -10,7 +10,7 @@ import pytest
 
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
 from flowise_gateway.access.origins import check_host, check_origin, cors_headers, is_origin_allowed
-from flowise_gateway.config.schema import KeyConfig
+from flowise_gateway.config.schema import Allowance, KeyConfig
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import BadRequest, HostNotAllowed, NotAuthenticated, OriginNotAllowed
 
@@ -307,7 +307,7 @@ def test_a_key_that_can_be_guessed_is_told_once_and_never_shown(caplog: pytest.L
 def test_a_named_key_brings_its_models_and_limits() -> None:
     named = KeyConfig("sales", (digest("key"),), ("sales-*",), 5, 2)
     caller = Keys((), [named]).caller({"api-key": "key"}.get)
-    assert (caller.name, caller.requests_per_minute, caller.max_in_flight) == ("sales", 5, 2)
+    assert (caller.name, caller.allowance) == ("sales", Allowance(5, 2))
     assert caller.may_use(["x", "sales-team"])
     assert not caller.may_use(["x", "Sales-team"])
 

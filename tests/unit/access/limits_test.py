@@ -16,15 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.access.keys import ANONYMOUS, Caller
-from flowise_gateway.access.limits import (
-    Admission,
-    Limits,
-    MemoryRates,
-    Rate,
-    RatesLost,
-    duration_text,
-    shared_rates,
-)
+from flowise_gateway.access.limits import Admission, Limits
+from flowise_gateway.access.rates import MemoryRates, Rate, RatesLost, duration_text, shared_rates
+from flowise_gateway.config.schema import Allowance
 from flowise_gateway.flow.errors import (
     BadRequest,
     FlowiseUnavailable,
@@ -55,11 +49,11 @@ class OneCallersLimits(Limits):
         super().__init__(workers, 1_000_000, shared, clock)
 
     def let_in(self, name: str, per_minute: int | None, in_flight: int | None, *, runs: int = 1) -> Admission:
-        caller = Caller(name, requests_per_minute=per_minute, max_in_flight=in_flight)
+        caller = Caller(name, allowance=Allowance(per_minute, in_flight))
         return self.admit(caller, runs)
 
     def check(self, runs: int, per_minute: int | None, in_flight: int | None) -> None:
-        self.check_runs(Caller("key", requests_per_minute=per_minute, max_in_flight=in_flight), runs)
+        self.check_runs(Caller("key", allowance=Allowance(per_minute, in_flight)), runs)
 
 
 class CommonRates:
@@ -697,7 +691,7 @@ def test_more_choices_than_the_server_may_have_in_flight_could_never_be_let_in()
     with pytest.raises(BadRequest, match=r"server allows 4 of them at once \(PROXY_MAX_IN_FLIGHT\)"):
         limits.check_runs(ANONYMOUS, 5)
     with pytest.raises(BadRequest, match="key's limits allow 2 of"):
-        limits.check_runs(Caller("key", requests_per_minute=8, max_in_flight=8), 5)
+        limits.check_runs(Caller("key", allowance=Allowance(8, 8)), 5)
 
 
 def test_a_rate_that_is_shared_is_not_divided(common: CommonRates) -> None:

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.config.config_file import load_config
-from flowise_gateway.config.schema import DiscoveryConfig, KeyConfig, ModelConfig, ProxyConfig, TasksConfig
+from flowise_gateway.config.schema import (
+    Allowance,
+    DiscoveryConfig,
+    KeyConfig,
+    ModelConfig,
+    ProxyConfig,
+    TasksConfig,
+)
 from flowise_gateway.config.yaml_document import ConfigError
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
@@ -23,10 +30,14 @@ SHA_RULE = "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys ne
 NAME_RULE = "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)"
 ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * needs quotes"
 PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
-KNOWN_KEY_FIELDS = "known are name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin"
+KEY_FIELDS = (
+    "name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin, "
+    "requests_per_day, tokens_per_day, per_user"
+)
+KNOWN_KEY_FIELDS = f"known are {KEY_FIELDS}"
 MODEL_FIELDS = (
     "id, flow, name, description, aliases, history, system, steps, sources, usage, tools, request_timeout, "
-    "fallback"
+    "fallback, requests_per_minute, max_in_flight, requests_per_day, tokens_per_day"
 )
 WHOLE = f"""
 models:
@@ -187,6 +198,18 @@ def test_a_key_expires_at_a_moment_in_utc(file: Path, text: str, seconds: float)
     assert load_config(file).keys[0].expires == seconds
 
 
+def test_limits_of_keys_their_users_and_models(file: Path) -> None:
+    file.write_text(
+        f"models: [{{id: a, flow: {FLOW}, max_in_flight: 3, tokens_per_day: 4000}}]\n"
+        f"keys:\n- name: a\n  sha256: {SHA}\n  requests_per_day: 9\n"
+        "  per_user: {requests_per_minute: 2, tokens_per_day: 9999999999}\n"
+    )
+    config = load_config(file)
+    assert config.models[0].allowance == Allowance(max_in_flight=3, tokens_per_day=4000)
+    assert config.keys[0].allowance == Allowance(requests_per_day=9)
+    assert config.keys[0].per_user == Allowance(requests_per_minute=2, tokens_per_day=9_999_999_999)
+
+
 def test_a_key_may_have_several_digests(file: Path) -> None:
     file.write_text(f"keys:\n- name: a\n  sha256: [{SHA}, {OTHER_SHA.upper()}]\n  admin: true\n")
     (found,) = load_config(file).keys
@@ -306,8 +329,7 @@ NAMES = [
 KEYS = [
     (
         f"keys:\n- {SECRET}",
-        "2: keys[0]: must be a mapping with name, sha256, models, requests_per_minute, max_in_flight, "
-        "single_user, overrides, expires, admin",
+        f"2: keys[0]: must be a mapping with {KEY_FIELDS}",
     ),
     (f"keys:\n- {SECRET}: x", f"2: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
     ("keys:\n- name: a\n  hunter: x", f"3: keys[0]: has a field that is not known; {KNOWN_KEY_FIELDS}"),
@@ -353,6 +375,11 @@ KEYS = [
     ),
     ("keys:\n- name: a\n  sha256: []", f"3: keys[0].sha256: must be {SHA_RULE}"),
     (f"keys:\n- name: a\n  sha256: [{SHA}, x]", f"3: keys[0].sha256[1]: must be {SHA_RULE}"),
+    (
+        key("per_user: {requests: 1}"),
+        "4: keys[0].per_user.requests: is not a known field; did you mean requests_per_day?",
+    ),
+    (key("tokens_per_day: 0"), "4: keys[0].tokens_per_day: must be a whole number from 1 to 9999999999"),
     *(
         (
             key(f"expires: {bad}"),
