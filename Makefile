@@ -11,6 +11,8 @@ FLOWISE ?=
 FLOWISE_MODE ?=
 # make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
 SHORT ?=
+# make clients RECORD=--record: the page of the clients is what this run finds.
+RECORD ?=
 
 .PHONY: help setup run test check fix live clients browser bench chaos fuzz docs lock sbom
 .DEFAULT_GOAL := help
@@ -64,8 +66,10 @@ fix: setup ## repair formatting and what ruff can repair
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it; FLOWISE=2.2.8 for others
 	FLOWISE=$(FLOWISE) FLOWISE_MODE=$(FLOWISE_MODE) $(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
-clients: setup ## install client libraries into .cache (minutes, once), try them and what stands in deploy/
-	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/clients tests/deploy
+clients: setup ## install clients into .cache (minutes, once), try them and deploy/; RECORD=--record: docs/clients.md
+	$(BIN)/python -m pytest -q --timeout 600 -m clients -n 2 --dist loadfile --max-worker-restart 0 tests/clients $(RECORD)
+	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/deploy
+	$(if $(RECORD),$(BIN)/python docs/generate.py)
 
 browser: setup ## drive the page in Chromium (installed by the machine's package manager)
 	$(BIN)/pip install --quiet -r tests/browser/requirements.txt

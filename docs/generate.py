@@ -1,4 +1,4 @@
-"""Writes `configuration.md` from the settings, the list of the decisions, and `openapi.json`."""
+"""Writes `configuration.md`, the list of the decisions, `openapi.json`, and `clients.md` of the last run."""
 
 from __future__ import annotations
 
@@ -62,10 +62,18 @@ def openapi() -> str:
     return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
 
 
+def clients() -> str:
+    """The page: what the last recorded run of the clients found."""
+    from tests.clients.page import clients_page  # noqa: PLC0415
+
+    return clients_page()
+
+
 PAGES = {
     "configuration.md": configuration,
     "decisions.md": decisions,
     "../flowise_gateway/page/static/openapi.json": openapi,
+    "clients.md": clients,
 }
 
 if __name__ == "__main__":

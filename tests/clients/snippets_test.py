@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import pytest
 import yaml
 
 from flowise_gateway.page.page import STATIC
-from tests.clients.clients_install import PYTHONS, Clients, install, install_librechat_config
-from tests.support.processes import clean_environment
+from tests.clients.environments import HERE, install
+from tests.clients.programs import run_program
 from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
@@ -26,79 +24,64 @@ const source = readFileSync(process.argv[1], 'utf8');
 const { snippets } = await import('data:text/javascript,' + encodeURIComponent(source));
 console.log(JSON.stringify(snippets(JSON.parse(process.argv[2]))));
 """
-INTERPRETERS = {
-    "curl": "sh",
-    "openai-python": sys.executable,
-    "azure-openai": sys.executable,
-    "openai-js": "node",
-    "ai-sdk": "node",
-    "langchain": PYTHONS["langchain_client.py"],
-    "llama-index": PYTHONS["llama_index_client.py"],
-    "websocket": PYTHONS["langchain_client.py"],
+ENVIRONMENTS = {
+    "curl": None,
+    "openai-python": "openai_python",
+    "azure-openai": "openai_python",
+    "openai-js": "openai_js",
+    "ai-sdk": "ai_sdk",
+    "langchain": "langchain_python",
+    "llama-index": "llama_index",
+    "websocket": "langchain_python",
 }
+"""The client whose environment each program of the page runs in; None: the shell's."""
 
 
 @pytest.fixture(scope="module")
-def clients() -> Clients:
-    """The client libraries."""
-    return install()
-
-
-@pytest.fixture(scope="module")
-def snippets(clients: Clients, proxy: RunningProxy) -> dict[str, str]:
+def snippets(proxy: RunningProxy) -> dict[str, str]:
     """The texts of the page, for the server under test."""
     values = json.dumps({"base": proxy.url, "model": MODEL, "key": "any"})
     script = str(STATIC / "snippets.js")
-    command = [str(clients.node), "--input-type=module", "-e", RENDER, "--", script, values]
+    node = install("openai_js").program
+    command = [str(node), "--input-type=module", "-e", RENDER, "--", script, values]
     rendered = subprocess.run(command, capture_output=True, check=True, timeout=60)
     return {one["id"]: one["text"] for one in json.loads(rendered.stdout)}
 
 
-@pytest.mark.parametrize("client", INTERPRETERS)
+@pytest.mark.parametrize("client", ENVIRONMENTS)
 def test_a_program_of_the_page_prints_an_answer(
-    snippets: dict[str, str], clients: Clients, client: str, tmp_path: Path
+    snippets: dict[str, str], client: str, tmp_path: Path
 ) -> None:
-    named = INTERPRETERS[client]
-    interpreter = {"node": str(clients.node)}.get(named, named)
-    if (clients.folder / named / "bin/python").exists():
-        interpreter = str(clients.folder / named / "bin/python")
-    # Modules are looked for beside the program.
-    with tempfile.TemporaryDirectory(dir=clients.folder) as folder:
-        program = Path(folder) / f"snippet.{'mjs' if named == 'node' else 'txt'}"
-        program.write_text(snippets[client])
-        done = subprocess.run(
-            [interpreter, str(program)],
-            cwd=tmp_path,
-            env=clean_environment(tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert "Hello" in done.stdout
-    assert "demo" in done.stdout
+    done = run_program(snippets[client], ENVIRONMENTS[client], tmp_path)
+    assert "Hello" in done
+    assert "demo" in done
+
+
+def librechat_reads(config: str) -> dict[str, Any]:
+    """What LibreChat makes of a configuration."""
+    environment = install("librechat_config")
+    folder = environment.folder
+    command = [
+        str(environment.program),
+        "--input-type=module",
+        "-e",
+        (HERE / "librechat_config/check.mjs").read_text(),
+    ]
+    done = subprocess.run(
+        command, input=config, cwd=folder, capture_output=True, text=True, check=True, timeout=120
+    )
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
 
 
 @pytest.mark.parametrize("client", ["librechat", "librechat-azure"])
 def test_librechat_takes_its_file(snippets: dict[str, str], client: str) -> None:
-    config = json.dumps(yaml.safe_load(snippets[client]))
-    done = subprocess.run(
-        install_librechat_config(), input=config, capture_output=True, text=True, check=True, timeout=120
-    )
-    read: dict[str, Any] = json.loads(done.stdout)
+    read = librechat_reads(json.dumps(yaml.safe_load(snippets[client])))
     assert read["success"], read["errors"]
     for model in read.get("models") or []:
         assert model["azureOptions"]["azureOpenAIApiDeploymentName"] == MODEL
 
 
 def test_librechats_reader_refuses_what_is_wrong() -> None:
-    done = subprocess.run(
-        install_librechat_config(),
-        input=json.dumps({"version": "1", "endpoints": {"custom": [{"name": "a", "baseURL": 5}]}}),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert not json.loads(done.stdout)["success"]
+    wrong = {"version": "1", "endpoints": {"custom": [{"name": "a", "baseURL": 5}]}}
+    assert not librechat_reads(json.dumps(wrong))["success"]

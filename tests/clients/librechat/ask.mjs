@@ -12,7 +12,7 @@ import {
   TitleMethod,
   tool,
 } from '@librechat/agents';
-import { asks, joined, usageOf, WEATHER } from '../asking.mjs';
+import { answerCases, converse, joined, RESULT, usageOf, WEATHER } from '../shared/asking.mjs';
 
 const CONTENT_EVENTS = [
   GraphEvents.ON_RUN_STEP,
@@ -43,23 +43,32 @@ const azure = (baseURL, { model, user }, headers) => ({
   },
 });
 
-async function ask(endpoint, baseURL, asked) {
+function ask(endpoint, baseURL, asked) {
   const conversation = randomUUID();
-  const messages = [];
-  let answer;
-  for (const question of asked.questions) {
+  let first = true;
+  return converse(asked, async (messages, turn) => {
     const headers = { 'X-Conversation-Id': conversation, 'X-Message-Id': randomUUID(), 'X-User-Id': asked.user };
     const { provider, options, said } = endpoint(baseURL, asked, headers);
-    messages.push(new HumanMessage({ content: said(question) }));
-    answer = await turn({ provider, options, messages, question, conversation, asked, first: answer === undefined });
+    messages.push(new HumanMessage({ content: content(turn, said) }));
+    const answer = await one({ provider, options, messages, question: turn.text, conversation, asked, first });
+    first = false;
     messages.push(new AIMessage({ content: said(answer.text.trim()) }));
-  }
-  return answer;
+    return answer;
+  });
 }
 
-async function turn({ provider, options, messages, question, conversation, asked, first }) {
+function content({ text, image }, said) {
+  return image ? [{ type: 'text', text }, { type: 'image_url', image_url: { url: image, detail: 'auto' } }] : said(text);
+}
+
+async function one({ provider, options, messages, question, conversation, asked, first }) {
   const { contentParts, aggregateContent } = createContentAggregator();
   const usages = [];
+  let pieceSeen;
+  const take = (event, data) => {
+    aggregateContent({ event, data });
+    if (event === GraphEvents.ON_MESSAGE_DELTA) pieceSeen();
+  };
   const runId = randomUUID();
   const run = await Run.create({
     runId,
@@ -69,7 +78,7 @@ async function turn({ provider, options, messages, question, conversation, asked
         {
           agentId: 'under-test',
           provider,
-          clientOptions: { streaming: true, maxRetries: 0, ...options },
+          clientOptions: { streaming: true, ...options },
           reasoningKey: 'reasoning_content',
           tools: asked.tools ? [weather] : [],
         },
@@ -79,7 +88,7 @@ async function turn({ provider, options, messages, question, conversation, asked
       [GraphEvents.CHAT_MODEL_STREAM]: new ChatModelStreamHandler(),
       [GraphEvents.CHAT_MODEL_END]: new ModelEndHandler(usages),
       ...Object.fromEntries(
-        CONTENT_EVENTS.map((name) => [name, { handle: (event, data) => aggregateContent({ event, data }) }]),
+        CONTENT_EVENTS.map((name) => [name, { handle: (event, data) => take(event, data) }]),
       ),
     },
     returnContent: true,
@@ -89,18 +98,26 @@ async function turn({ provider, options, messages, question, conversation, asked
   const titled = first
     ? run.generateTitle({
         provider,
-        clientOptions: { maxRetries: 0, ...options, streaming: false },
+        clientOptions: { ...options, streaming: false },
         inputText: question,
         contentParts: [],
         titleMethod: asked.titleMethod ?? TitleMethod.COMPLETION,
         chainOptions: { configurable },
       })
     : {};
-  const [{ title }] = await Promise.all([
-    titled,
-    run.processStream({ messages: [...messages] }, { configurable, streamMode: 'values', version: 'v2' }),
-  ]);
-  return understood(contentParts, run.getRunMessages(), usages, title);
+  const leaving = new AbortController();
+  let pieces = 0;
+  pieceSeen = () => {
+    pieces += 1;
+    if (pieces === asked.stopAfter) leaving.abort();
+  };
+  const answered = run.processStream(
+    { messages: [...messages] },
+    { configurable, streamMode: 'values', version: 'v2', signal: leaving.signal },
+  );
+  const [{ title }] = await Promise.all([titled, answered.catch((error) => leaving.signal.aborted || Promise.reject(error))]);
+  if (leaving.signal.aborted) return { text: joined(contentParts.filter(Boolean).map((part) => part.text)) };
+  return { ...understood(contentParts, run.getRunMessages(), usages, title), pieces };
 }
 
 function understood(contentParts, messages, usages, title) {
@@ -117,20 +134,19 @@ function understood(contentParts, messages, usages, title) {
       arguments: JSON.parse(part.tool_call.args),
       output: part.tool_call.output,
     })),
-    sources: [],
     usage: usageOf(usage.input_tokens, usage.output_tokens, usage.total_tokens),
     finish: last.response_metadata.finish_reason,
     kinds: parts.map((part) => part.type),
   };
 }
 
-const weather = tool(() => 'It is 7 degrees.', {
+const weather = tool(() => RESULT, {
   name: WEATHER.name,
   description: WEATHER.description,
   schema: WEATHER.parameters,
 });
 
-await asks({
+await answerCases({
   custom: (baseURL, asked) => ask(custom, baseURL, asked),
   azure: (baseURL, asked) => ask(azure, baseURL, asked),
 });

@@ -1,0 +1,25 @@
+"""Vercel's AI SDK with its OpenAI provider and its provider for compatible servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.matrix import Cell, Check, Client
+
+pytestmark = pytest.mark.clients
+
+CLIENT = Client(
+    "Vercel AI SDK",
+    "ai",
+    "ai_sdk",
+    surfaces=("responses", "unstored", "chat", "compatible"),
+    missing={
+        ("chat", "reasoning"): "its provider reads no thoughts of chat completions",
+        ("compatible", "sources"): "its provider reads no citations",
+    },
+)
+
+
+@pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
+def test_ai_sdk(cell: Cell, check: Check) -> None:
+    check(cell)

@@ -1,0 +1,207 @@
+"""What is looked at in each cell of the table; what a client understands is what the server's whole answer says."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.clients.bench import Bench, Json, unsigned
+from tests.clients.matrix import Cell
+
+FLOWS = ("demo-assistant", "demo-agent", "demo-sources", "demo-json", "demo-approval", "demo-files")
+QUESTION = "Use the calculator: 6*7"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAIAAAACUFjqAAAAEklEQVR4nGP4z8CAB+GTG8HSALfKY52fTcuYAAAAAElFTkSuQmCC"
+PDF = base64.b64encode(b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n").decode()
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+FINISHED = ("stop", "completed", None)
+
+
+def said(*texts: str | Json) -> list[Json]:
+    """The turns of a user."""
+    return [{"text": text} if isinstance(text, str) else text for text in texts]
+
+
+def plain(bench: Bench, cell: Cell) -> None:
+    """Each kind of flow, in one piece."""
+    _texts(bench, cell, stream=False)
+
+
+def stream(bench: Bench, cell: Cell) -> None:
+    """Each kind of flow, in pieces as they come."""
+    pieces = _texts(bench, cell, stream=True)
+    assert pieces["demo-assistant"] > 1, "the stream came in one piece"
+
+
+def _texts(bench: Bench, cell: Cell, *, stream: bool) -> dict[str, int]:
+    pieces = {}
+    for model in FLOWS:
+        answer = _answer(bench, cell, model=model, stream=stream)
+        message = bench.whole(cell.client, model, QUESTION)
+        assert unsigned(answer["text"]).strip() == unsigned(message["content"]).strip(), model
+        assert not answer.get("toolCalls"), model
+        assert answer.get("finish") in FINISHED, model
+        pieces[model] = answer.get("pieces", 1)
+    return pieces
+
+
+def _answer(bench: Bench, cell: Cell, **case: Any) -> Json:
+    return bench.ask(cell.client, cell.surface, {"turns": said(QUESTION), **case})
+
+
+def memory(bench: Bench, cell: Cell) -> None:
+    """Three turns: the third is answered in knowledge of the first two."""
+    for model in ("demo-assistant", "demo-agent"):
+        for stream in cell.streams:
+            case = {"model": model, "stream": stream, "turns": said("First of all", "And then", "At last")}
+            answer = bench.ask(cell.client, cell.surface, case, runs=3)
+            assert 'You asked: "At last"' in answer["text"]
+            assert "I remember 4 earlier messages" in answer["text"], answer["texts"]
+
+
+def edit(bench: Bench, cell: Cell) -> None:
+    """The second message is edited, its answer made anew, and gone on from: the old branch is not remembered."""
+    edited = {"text": "And otherwise", "keep": 1}
+    case = {"model": "demo-assistant", "turns": said("First of all", "And then", edited, edited, "At last")}
+    for stream in cell.streams:
+        answer = bench.ask(cell.client, cell.surface, {**case, "stream": stream}, runs=5)
+        numbers = [0, 2, 2, 2, 4]
+        for text, number in zip(answer["texts"], numbers, strict=True):
+            assert f"I remember {number} earlier messages" in text, answer["texts"]
+
+
+def error(bench: Bench, cell: Cell) -> None:
+    """The flow fails before its first word: the client reports it, and sends nothing again."""
+    for stream in cell.streams:
+        case = {"model": "demo-errors", "stream": stream, "turns": said("fail500")}
+        answer = bench.attempt(cell.client, cell.surface, case, runs=1)
+        assert "The fake model broke" in answer.get("error", ""), answer
+
+
+def midway(bench: Bench, cell: Cell) -> None:
+    """The flow fails in the middle of its words: the client reports it, and sends nothing again."""
+    case = {"model": "demo-errors", "stream": True, "turns": said("failmid")}
+    answer = bench.attempt(cell.client, cell.surface, case, runs=1)
+    assert "The flow failed" in answer.get("error", ""), answer
+
+
+def stop(bench: Bench, cell: Cell) -> None:
+    """The client leaves after two pieces: Flowise's run is aborted."""
+    case = {"model": "demo-agent-errors", "stream": True, "turns": said("slow"), "stopAfter": 2}
+    answer = bench.ask(cell.client, cell.surface, case)
+    assert answer["text"].startswith("word0"), answer
+    assert len(answer["text"]) < 200, answer
+    assert bench.settled_record()["outcome"] == "aborted"
+
+
+def retry(bench: Bench, cell: Cell) -> None:
+    """Flowise is away for a moment, so that nothing has run: the client asks again, and one run answers."""
+    for stream in cell.streams:
+        bench.demo.control("POST", "/__demo/script", {"prediction_status": [503]})
+        try:
+            answer = _answer(bench, cell, model="demo-assistant", stream=stream)
+        finally:
+            bench.demo.control("POST", "/__demo/script", {"prediction_status": None})
+        assert f'You asked: "{QUESTION}"' in answer["text"]
+
+
+def image(bench: Bench, cell: Cell) -> None:
+    """An image reaches the flow as the user's file."""
+    turn = {"text": "What is this?", "image": f"data:image/png;base64,{PIXEL}"}
+    for stream in cell.streams:
+        bench.ask(cell.client, cell.surface, {"model": "demo-agent", "stream": stream, "turns": [turn]})
+        [upload] = bench.settled_record()["body"]["uploads"]
+        assert upload["mime"].startswith("image/")
+        assert upload["data"].startswith(f"data:{upload['mime']};base64,")
+
+
+def document(bench: Bench, cell: Cell) -> None:
+    """A PDF's text reaches the flow."""
+    turn = {"text": "What does it say?", "document": {"name": "notes.pdf", "data": PDF}}
+    for stream in cell.streams:
+        bench.ask(cell.client, cell.surface, {"model": "demo-files", "stream": stream, "turns": [turn]})
+        question = bench.settled_record()["body"]["question"]
+        assert "The text of " in question, question
+        assert "What does it say?" in question
+
+
+def tools(bench: Bench, cell: Cell) -> None:
+    """The flow calls a function of the client's, and answers with what it gave."""
+    for stream in cell.streams:
+        case = {
+            "model": "prompted",
+            "stream": stream,
+            "tools": True,
+            "turns": said("Use get_weather for Paris"),
+        }
+        answer = bench.ask(cell.client, cell.surface, case, runs=2)
+        [call] = answer["toolCalls"]
+        assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Paris", "unit": "C"})
+        assert answer["text"].strip() == "The tool said: It is 7 degrees."
+
+
+def structured(bench: Bench, cell: Cell) -> None:
+    """The client asks for an object of a schema, and reads it from the answer."""
+    for stream in cell.streams:
+        case = {
+            "model": "demo-assistant",
+            "stream": stream,
+            "schema": SCHEMA,
+            "turns": said("The weather in Paris"),
+        }
+        answer = bench.ask(cell.client, cell.surface, case)
+        assert answer["object"] == {"city": "Paris", "degrees": 42}
+
+
+def usage(bench: Bench, cell: Cell) -> None:
+    """The client counts the tokens that the server counted."""
+    for model in FLOWS:
+        for stream in cell.streams:
+            answer = _answer(bench, cell, model=model, stream=stream)
+            counted = bench.whole(cell.client, model, QUESTION)["usage"]
+            names = {"input": "prompt_tokens", "output": "completion_tokens", "total": "total_tokens"}
+            found = answer["usage"]
+            assert found == {name: counted[names[name]] for name in found}, model
+            assert {"input", "output"} <= found.keys()
+
+
+def reasoning(bench: Bench, cell: Cell) -> None:
+    """The agent's steps are shown as thoughts."""
+    thought = bench.whole(cell.client, "demo-agent", QUESTION)["reasoning_content"]
+    assert thought
+    for stream in cell.streams:
+        assert _answer(bench, cell, model="demo-agent", stream=stream)["reasoning"].strip() == thought.strip()
+
+
+def sources(bench: Bench, cell: Cell) -> None:
+    """The flow's sources are citations."""
+    urls = [
+        one["url_citation"]["url"]
+        for one in bench.whole(cell.client, "demo-sources", QUESTION)["annotations"]
+    ]
+    assert urls
+    for stream in cell.streams:
+        assert _answer(bench, cell, model="demo-sources", stream=stream)["sources"] == urls
+
+
+def approval(bench: Bench, cell: Cell) -> None:
+    """The flow asks a person, who answers in the next message."""
+    for stream in cell.streams:
+        case = {"model": "demo-approval", "stream": stream, "turns": said("Please book it", "approve")}
+        answer = bench.ask(cell.client, cell.surface, case, runs=2)
+        assert "Shall I go on?" in answer["texts"][0]
+        assert answer["text"].strip() == "You said yes"
+
+
+CHECKS: Mapping[str, Callable[[Bench, Cell], None]] = {
+    check.__name__: check
+    for check in (
+        *(plain, stream, memory, edit, error, midway, stop, retry, image, document, tools, structured),
+        *(usage, reasoning, sources, approval),
+    )
+}

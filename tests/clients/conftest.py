@@ -1,0 +1,151 @@
+"""The bench that all clients are tried on, and the recorder of what they do."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.clients.bench import CONFIG, FILES, Bench
+from tests.clients.checks import CHECKS
+from tests.clients.environments import InstallError, install
+from tests.clients.matrix import (
+    FAILS,
+    MISSING,
+    UNSTREAMED,
+    WORKS,
+    Cell,
+    Check,
+    Results,
+    differences,
+    merged,
+    read_results,
+    write_results,
+)
+from tests.support.demo_server import DemoServer
+from tests.support.running_proxy import RunningProxy
+
+MAX_REASON = 300
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run's findings become the page."""
+    parser.addoption("--record", action="store_true", help="make docs/clients.md of what this run finds")
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A demo Flowise that counts, and a gateway that leaves each retry to the client."""
+    folder = tmp_path_factory.mktemp("clients")
+    (folder / "proxy.yaml").write_text(CONFIG)
+    with DemoServer("--token-seconds", "0.002") as demo:
+        takes_files = json.dumps({"fullFileUpload": {"status": True}})
+        demo.control("PUT", f"/__demo/flows/{FILES}", {"chatbotConfig": takes_files})
+        settings = {"FLOWISE_BASE_URL": demo.base_url, "FLOWISE_MAX_ATTEMPTS": "1"}
+        with RunningProxy(folder, **settings) as proxy:
+            bench = Bench(demo, proxy, folder)
+            yield bench
+            bench.close()
+
+
+@pytest.fixture
+def check(bench: Bench) -> Check:
+    """Looks at one cell of the table, or says why the client does not offer it."""
+
+    def run(cell: Cell) -> None:
+        if cell.reason is not None:
+            pytest.skip(cell.reason)
+        CHECKS[cell.feature](bench, cell)
+
+    return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the cell's outcome into the report, which also comes from workers."""
+    report = yield
+    cell = (
+        item.callspec.params.get("cell")
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else None
+    )
+    if isinstance(cell, Cell) and (report.when == "call" or report.failed):
+        report.user_properties.append(("cell", _found(cell, report, call)))
+    return report
+
+
+def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, str]:
+    outcome = WORKS if cell.unstreamed is None else f"{UNSTREAMED}: {cell.unstreamed}"
+    if report.skipped:
+        outcome = f"{MISSING}: {cell.reason}"
+    elif report.failed:
+        lines = str(call.excinfo.value if call.excinfo else "").strip().splitlines() or ["?"]
+        outcome = f"{FAILS}: {lines[0][:MAX_REASON]}"
+    client = cell.client
+    return {
+        "client": client.name,
+        "package": client.package,
+        "version": _version(cell),
+        "surface": cell.surface,
+        "feature": cell.feature,
+        "outcome": outcome,
+    }
+
+
+def _version(cell: Cell) -> str:
+    try:
+        return install(cell.client.folder).version(cell.client.package)
+    except InstallError:
+        return "not installed"
+
+
+class Recorder:
+    """Gathers the cells of a run; records them, or fails the run where they are not those on record."""
+
+    def __init__(self, *, records: bool) -> None:
+        self._records = records
+        self._results: Results = {}
+        self._differences: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a cell."""
+        found = next((value for name, value in report.user_properties if name == "cell"), None)
+        if not isinstance(found, dict):
+            return
+        head = {
+            "package": found["package"],
+            "version": found["version"],
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "surfaces": {},
+        }
+        client = self._results.setdefault(found["client"], head)
+        client["surfaces"].setdefault(found["surface"], {})[found["feature"]] = found["outcome"]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write or compare."""
+        recorded = read_results()
+        if self._records:
+            write_results(merged(self._results, recorded))
+        else:
+            self._differences = list(differences(self._results, recorded))
+        if self._differences and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what differs."""
+        if self._differences:
+            terminalreporter.section(
+                "docs/clients.md is not what this run found: make clients RECORD=--record"
+            )
+            for line in self._differences:
+                terminalreporter.line(line)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record where all reports come together, not in each worker."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(records=config.getoption("--record", default=False)))

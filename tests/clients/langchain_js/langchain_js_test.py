@@ -1,0 +1,25 @@
+"""LangChain's client for JavaScript."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.matrix import Cell, Check, Client
+
+pytestmark = pytest.mark.clients
+
+CLIENT = Client(
+    "LangChain (JavaScript)",
+    "@langchain/openai",
+    "langchain_js",
+    surfaces=("chat", "responses"),
+    missing={("chat", "sources"): "it reads no citations of chat completions"},
+    unstreamed={
+        ("responses", "structured"): "its parser of JSON reads no streamed parts of the Responses API"
+    },
+)
+
+
+@pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
+def test_langchain_js(cell: Cell, check: Check) -> None:
+    check(cell)

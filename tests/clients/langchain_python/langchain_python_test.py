@@ -1,0 +1,25 @@
+"""LangChain's client for Python."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.matrix import Cell, Check, Client
+
+pytestmark = pytest.mark.clients
+
+CLIENT = Client(
+    "LangChain (Python)",
+    "langchain-openai",
+    "langchain_python",
+    surfaces=("chat", "responses"),
+    missing={
+        ("chat", "sources"): "it reads no citations of chat completions",
+        ("chat", "reasoning"): "it reads no thoughts of chat completions",
+    },
+)
+
+
+@pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
+def test_langchain_python(cell: Cell, check: Check) -> None:
+    check(cell)

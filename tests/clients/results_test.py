@@ -1,0 +1,74 @@
+"""What is on record is of the clients, features and versions that are declared; nobody edits it by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.clients.declared import declared_clients
+from tests.clients.environments import HERE
+from tests.clients.matrix import FAILS, MISSING, Client, read_results
+
+
+def pinned(client: Client) -> str:
+    """The version in the client's lock."""
+    folder = HERE / client.folder
+    if (folder / "package.json").exists():
+        return str(json.loads((folder / "package.json").read_text())["dependencies"][client.package])
+    lock = (folder / "requirements.txt").read_text()
+    found = re.search(rf"^{re.escape(client.package)}(?:\[\w+\])?==(\S+)", lock, re.MULTILINE | re.IGNORECASE)
+    assert found, f"{client.package} is not pinned in {folder}"
+    return found[1]
+
+
+def test_every_declared_cell_is_on_record_and_no_other() -> None:
+    results = read_results()
+    assert sorted(results) == sorted(client.name for client in declared_clients())
+    for client in declared_clients():
+        recorded = results[client.name]
+        assert recorded["version"] == pinned(client), client.name
+        cells = {(surface, feature) for surface, found in recorded["surfaces"].items() for feature in found}
+        assert cells == {(cell.surface, cell.feature) for cell in client.cells()}, client.name
+
+
+def test_what_a_client_does_not_offer_is_what_its_file_declares() -> None:
+    for client in declared_clients():
+        for cell in client.cells():
+            outcome = read_results()[client.name]["surfaces"][cell.surface][cell.feature]
+            declared = f"{MISSING}: {cell.reason}"
+            assert outcome == declared if cell.reason else not outcome.startswith(MISSING), (
+                client.name,
+                str(cell),
+            )
+
+
+def test_no_client_fails_in_what_it_offers() -> None:
+    failing = [
+        f"{name}, {surface}, {feature}: {outcome}"
+        for name, client in read_results().items()
+        for surface, cells in client["surfaces"].items()
+        for feature, outcome in cells.items()
+        if outcome.startswith(FAILS)
+    ]
+    assert failing == []
+
+
+def test_every_client_has_a_lock() -> None:
+    for client in declared_clients():
+        folder = HERE / client.folder
+        lock = [
+            folder / name for name in ("requirements.txt", "package-lock.json") if (folder / name).exists()
+        ]
+        assert len(lock) == 1, client.name
+        assert is_exact(lock[0]), client.name
+
+
+def is_exact(lock: Path) -> bool:
+    """Whether a lock names one version of each package."""
+    if lock.name == "package-lock.json":
+        return all(
+            "version" in one for place, one in json.loads(lock.read_text())["packages"].items() if place
+        )
+    lines = [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
+    return all(re.match(r"[\w.\[\],-]+==[\w.+!]+(?: ;|$)", line) for line in lines)
