@@ -14,7 +14,7 @@ SHORT ?=
 # make clients RECORD=--record: the page of the clients is what this run finds.
 RECORD ?=
 
-.PHONY: help setup run test check fix live clients browser bench chaos fuzz docs lock sbom
+.PHONY: help setup run test check fix live clients browser pictures bench chaos fuzz docs lock sbom
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -74,6 +74,11 @@ clients: setup ## install clients into .cache (minutes, once), try them and depl
 browser: setup ## drive the page in Chromium (installed by the machine's package manager)
 	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser
+
+pictures: setup ## take the pictures of docs/images anew, of the page and of the real Flowise
+	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
+	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser/pictures_test.py -k documentation
+	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 600 -m live tests/live/pictures_test.py
 
 bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
 	$(BIN)/python -m benchmarks.serving $(or $(SHORT),--write docs)

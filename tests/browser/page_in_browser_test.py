@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -28,8 +27,6 @@ KEY = "canary-key-of-the-browser"
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-SHOTS = os.environ.get("PAGE_SHOTS", "")
-"""A folder for pictures of the page; the readme's is `try-light-1200.png`."""
 
 
 @pytest.fixture(scope="module")
@@ -447,18 +444,3 @@ def test_hostile_names_answers_and_files_execute_nothing(browser: Any, tmp_path:
             page.goto(page.url.partition("#")[0] + "#/connect")
             page.locator("figure.code").wait_for()
             assert page.title() == "Connect · Flowise gateway"
-
-
-@pytest.mark.skipif(not SHOTS, reason="PAGE_SHOTS names no folder")
-@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 1200), ("light", 360)])
-def test_pictures_are_taken(browser: Any, proxy: RunningProxy, theme: str, width: int) -> None:
-    with opened(browser, proxy, "/#/live", theme=theme, width=width, failures=True) as page:
-        page.set_viewport_size({"width": width, "height": 860})
-        page.goto(page.url.partition("#")[0] + "#/try")
-        ask(page, "demo-agent", "What is 2+3?")
-        ask(page, "demo-sources", "What is Flowise?")
-        for section in SECTIONS:
-            page.goto(page.url.partition("#")[0] + f"#/{section}")
-            page.locator(f"main[data-section={section}] h1").wait_for()
-            page.wait_for_timeout(4000 if section == "live" else 300)
-            page.screenshot(path=Path(SHOTS) / f"{section}-{theme}-{width}.png")
