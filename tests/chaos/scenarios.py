@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import abuse, attacks, frames, reloads, runs, streams
+from tests.chaos import abuse, attacks, frames, reloads, runs, streams, swarms
 from tests.chaos.world import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -32,4 +32,5 @@ SCENARIOS: dict[str, Scenario] = {
     "L8": abuse.many_names,
     "L9": frames.odd_http,
     **{name: attacks.scenario(name) for name in attacks.ATTACKS},
+    **{name: swarms.scenario(name) for name in swarms.SWARMS},
 }
