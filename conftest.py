@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
-from flowise_gateway.storage.protocol import StoreError
-from flowise_gateway.storage.redis_store import RedisStore
 from tests.support.demo_server import DemoServer
 from tests.support.openai_check import Golden, golden_files
-from tests.support.processes import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.running_proxy import RunningProxy
 
 
@@ -74,24 +69,7 @@ def openai_client(proxy: RunningProxy) -> Iterator[OpenAI]:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis on a free port."""
-    program = shutil.which("redis-server")
-    if not program:
-        if os.environ.get("REQUIRE_REDIS"):
-            raise RuntimeError("redis-server is needed (apt-get install redis-server)")
-        pytest.skip("no redis-server on this machine")
-    port = free_port()
-    command = [program, "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: S603
-        store = RedisStore(f"redis://127.0.0.1:{port}/0")
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                store.get("x")
-                break
-            except StoreError:
-                if time.monotonic() > deadline:
-                    raise
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url

@@ -133,6 +133,7 @@ class ReadyBody(TypedDict):
     flowise: NotRequired[FlowiseState]
     config_error: NotRequired[str | None]
     store_error: NotRequired[str | None]
+    secret_error: NotRequired[str | None]
 
 
 class Views:
@@ -154,6 +155,7 @@ class Views:
             body["version"] = __version__
             body["flowise"] = self._flowise_state()
             body["config_error"] = services.config_file.error
+            body["secret_error"] = services.store.secret_error
             body["store_error"] = services.store.error
         return json_response(body)
 

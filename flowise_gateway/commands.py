@@ -352,6 +352,8 @@ def _models_found(client: FlowiseClient, config: ProxyConfig) -> str:
 def _store_shown(address: str) -> str:
     """The store without user, password and options."""
     parts = urlsplit(address)
+    if parts.scheme == "redis+sentinel":
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if parts.scheme not in ("redis", "rediss"):
         return address
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"

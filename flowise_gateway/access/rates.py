@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
 from flowise_gateway.flow.errors import SettingsError
 from flowise_gateway.flow.lru import LRU
@@ -116,7 +117,7 @@ class MemoryRates:
 
 def shared_rates(address: str, clock: Callable[[], float] = time.time) -> Rates | None:
     """The windows in the Redis of PROXY_STORE, if it is one. Raises SettingsError if it cannot be used."""
-    if not address.startswith(("redis://", "rediss://")):
+    if not address.startswith(("redis://", "rediss://", "redis+sentinel://")):
         return None
     from limits.errors import ConfigurationError  # noqa: PLC0415 - a start without Redis must not pay for it
 
@@ -142,11 +143,19 @@ class _RedisRates:
 
         self._clock = clock
         self._item = RateLimitItemPerMinute
-        options = {
+        options: dict[str, Any] = {
             "socket_timeout": _STORE_TIMEOUT_SECONDS,
             "socket_connect_timeout": _STORE_TIMEOUT_SECONDS,
             "max_connections": _STORE_MAX_CONNECTIONS,
         }
+        if address.startswith("redis+sentinel:"):
+            parts = urlsplit(address)
+            login = {"username": parts.username, "password": parts.password}
+            # As they are, since the library leaves what is escaped in the address as it is.
+            options |= {name: unquote(text) for name, text in login.items() if text}
+            seconds = _STORE_TIMEOUT_SECONDS
+            options["sentinel_kwargs"] = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+            options["use_replicas"] = False  # a replica does not know the latest counts
         self._storage: Any = storage_from_string(address, wrap_exceptions=True, **options)
         self._windows = MovingWindowRateLimiter(self._storage)
         self._failures = (StorageError, cast("type[Exception]", self._storage.base_exceptions))

@@ -157,9 +157,16 @@ def _store(text: str) -> str:
     scheme, _, rest = text.partition(":")
     if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
         return text
-    if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
-        return text
-    raise ValueError("it must be sqlite:///path, memory: or redis://host:port/number")
+    with contextlib.suppress(ValueError):
+        if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
+            return text
+        parts = urlsplit(text)
+        if scheme == "redis+sentinel" and parts.netloc and parts.path.strip("/"):
+            return text
+    raise ValueError(
+        "it must be sqlite:///path, memory:, redis://host:port/number, rediss:// for TLS, or "
+        "redis+sentinel://host:port,host:port/service"
+    )
 
 
 def _public_url(text: str) -> str:

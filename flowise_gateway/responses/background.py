@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-from flowise_gateway.flow.errors import ProxyError, RunFailed, ServerFault, error_body
+from flowise_gateway.flow.errors import (
+    ProxyError,
+    RunFailed,
+    ServerFault,
+    StoreUnavailable,
+    error_body,
+)
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.sse import COMMENT, DONE, Frame, failed_response, stream_bytes
 from flowise_gateway.responses.stored import ALIVE_SECONDS, Record, StoredResponse
@@ -23,6 +29,11 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.25
 """How often a run stores its events, and how often a reader looks for new ones."""
 CANCEL_SECONDS = 5.0
+KEEP_TRYING_SECONDS = 600.0
+"""How long a run that is over waits for a store that is away; what it answered is lost after that."""
+AWAY_SECONDS = 60.0
+"""How long a reader of events waits for a store that is away."""
+_RETRY_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 15.0
 _END = b"\n\n"
 
@@ -51,7 +62,9 @@ class BackgroundRun:
         self._place, self._answer, self._record, self._renderer = place, answer, record, renderer
         self._frames: list[Frame] = []
         self._blocks = 0
+        self._unsaved: dict[int, bytes] = {}
         self._alive_at = 0.0
+        self._failures = place.store_failures
 
     def queue(self) -> bool:
         """Store the response as queued; false if it could not be stored."""
@@ -89,22 +102,41 @@ class BackgroundRun:
     def _step(self) -> None:
         if self._place.abort_reason():
             raise _StopRequested
-        now = time.monotonic()
-        if now - self._alive_at > ALIVE_SECONDS / 4:
-            self._alive_at = now
-            self._place.show_alive()
+        self._show_alive()
         if self._frames:
-            self._place.save_events(self._blocks, stream_bytes(self._frames))
+            self._unsaved[self._blocks] = stream_bytes(self._frames)
             self._blocks += 1
             self._frames = []
+        # A piece keeps its number and content until it is stored: a reader may have it even if saving failed.
+        if self._unsaved and self._place.save_events(self._unsaved):
+            self._unsaved = {}
+
+    def _show_alive(self) -> None:
+        failures = self._place.store_failures
+        was_away = failures != self._failures
+        if time.monotonic() - self._alive_at <= ALIVE_SECONDS / 4 and not was_away:
+            return
+        if self._place.show_alive():
+            self._alive_at, self._failures = time.monotonic(), failures
+            if was_away:  # the store may have lost its data meanwhile
+                self._place.save(self._with("in_progress"))
 
     def _finish(self) -> None:
-        if self._place.abort_reason() == "delete":
-            self._place.delete_events(self._blocks)
-            return
+        ends = time.monotonic() + KEEP_TRYING_SECONDS
         response = self._renderer.body(self._answer.transcripts)
         record = replace(self._record, response=response, blocks=self._blocks + 1)
-        self._place.save(record, {self._blocks: stream_bytes(self._frames)})
+        events = {**self._unsaved, self._blocks: stream_bytes(self._frames)}
+        while True:
+            if self._place.abort_reason() == "delete":
+                self._place.delete_events(self._blocks)
+                return
+            if self._place.save(record, events):
+                return
+            if time.monotonic() > ends:
+                log.error("a background response is lost: the store was away for too long")
+                return
+            time.sleep(_RETRY_SECONDS)
+            self._show_alive()
 
     def _with(self, status: Literal["queued", "in_progress"]) -> Record:
         return replace(self._record, response=self._renderer.before_output(status))
@@ -114,18 +146,28 @@ def replayed(
     place: StoredResponse, after: int, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[bytes]:
     """The events after the one of this number, stored and to come, to the end of the run."""
-    seen, block, silent = -1, 0, 0.0
+    seen, block, silent, away = -1, 0, 0.0, 0.0
+    record: Record | None = None
     while True:
-        # The record is read before the events: all events of a record that is over have been stored by then.
-        record = place.record()
-        piece = place.events(block)
+        piece = None
+        try:
+            # The record is read before the events: all events of a record that is over are stored by then.
+            record = place.record()
+            piece = place.events(block)
+            away = 0.0
+        except StoreUnavailable as error:
+            away += STEP_SECONDS
+            if away > AWAY_SECONDS and record is not None:
+                frames = failed_response(seen + 1, error_body(error)["error"], record.response)
+                yield stream_bytes([*frames, DONE])
+                return
         if piece is not None:
-            frames = piece.split(_END)[:-1]
-            wanted = [frame for number, frame in enumerate(frames, seen + 1) if number > after]
-            seen, block, silent = seen + len(frames), block + 1, 0.0
+            pieces = piece.split(_END)[:-1]
+            wanted = [frame for number, frame in enumerate(pieces, seen + 1) if number > after]
+            seen, block, silent = seen + len(pieces), block + 1, 0.0
             if wanted:
                 yield b"".join(frame + _END for frame in wanted)
-        elif record is None or record.is_over:
+        elif not away and (record is None or record.is_over):
             yield from _dead_end(record, block, seen + 1)
             return
         else:

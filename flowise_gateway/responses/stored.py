@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import re
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ MAX_REFERENCED_BYTES = 32 * 2**20
 STORE_RETRY_SECONDS = 2.0
 ALIVE_SECONDS = 20.0
 """A background run whose worker has not shown it to be alive for this long is dead."""
+DOUBT_SECONDS = 2.0
+"""After so long a run without a sign of life is looked at once more."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OVER = ("completed", "failed", "incomplete", "cancelled")
@@ -132,13 +135,29 @@ class StoredResponse:
         self._responses, self._store = responses, responses.store
         self._scope, self.id = scope, response_id
 
+    @property
+    def store_failures(self) -> int:
+        """How often the store has failed in this process: what was stored before may be gone since."""
+        return self._store.failures
+
     def record(self) -> Record | None:
         """The record; one whose run died with its worker reads as failed. Raises StoreUnavailable."""
-        packed = self._responses.read(self._key("resp")) if _ID.fullmatch(self.id) else None
-        record = readable(Record.from_bytes, packed)
-        if record is None or record.is_over or self._store.get(self._key("alive")):
+        record = self._record()
+        if record is None or record.is_over or self._is_alive():
+            return record
+        # A store that was away may have lost the sign of life, which the run gives anew once it is back.
+        time.sleep(DOUBT_SECONDS)
+        record = self._record()
+        if record is None or record.is_over or self._is_alive():
             return record
         return replace(record, response={**record.response, "status": "failed", "error": _DEAD})
+
+    def _record(self) -> Record | None:
+        packed = self._responses.read(self._key("resp")) if _ID.fullmatch(self.id) else None
+        return readable(Record.from_bytes, packed)
+
+    def _is_alive(self) -> bool:
+        return self._responses.read(self._key("alive")) is not None
 
     def save(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
         """Store a record, each item of its output under its own id, and pieces of its events; all or none."""
@@ -163,12 +182,13 @@ class StoredResponse:
         """Delete the pieces of events that a run stored after its response was deleted."""
         self._store.delete(self._key("resp"), *self._event_keys(blocks))
 
-    def save_events(self, number: int, events: bytes) -> None:
-        """Store one piece of the events of a run."""
-        self._put(self._packed_events({number: events}))
+    def save_events(self, events: Mapping[int, bytes]) -> bool:
+        """Store pieces of the events of a run, all or none."""
+        return self._put(self._packed_events(events))
 
     def events(self, number: int) -> bytes | None:
-        return readable(decompressed, self._store.get(self._key("events", str(number))))
+        """One piece of the events of a run. Raises StoreUnavailable."""
+        return readable(decompressed, self._responses.read(self._key("events", str(number))))
 
     def show_alive(self) -> bool:
         """Show other workers that the run goes on."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from flowise_gateway.storage.protocol import StoreError, T
 
+SENTINEL = "redis+sentinel"
+SENTINEL_PORT = 26379
 REDIS_SECONDS = 2.0
 REDIS_RETRY_SECONDS = 1.0
 """The interval between attempts to reach a lost Redis; other calls fail at once meanwhile."""
+
+MAX_CONNECTIONS = 50
+"""Calls of a process at once; further ones wait, since a pool without a free connection fails the call."""
 
 
 class RedisStore:
@@ -30,13 +37,14 @@ class RedisStore:
 
         self.prefix = prefix
         self._clock = clock
-        self._redis: Any = redis.Redis.from_url(
-            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        self._redis = _client(url)
+        self._slots = threading.BoundedSemaphore(
+            min(MAX_CONNECTIONS, self._redis.connection_pool.max_connections)
         )
         self._failure: type[Exception] = redis.RedisError
         self._unreachable = (redis.ConnectionError, redis.TimeoutError)
         self._refused: type[Exception] = redis.ResponseError
-        self._is_lost = False
+        self._lost = ""
         self._retry_at = -math.inf
 
     def get(self, key: str) -> bytes | None:
@@ -76,21 +84,54 @@ class RedisStore:
 
     @contextlib.contextmanager
     def _failures_translated(self) -> Iterator[None]:
-        now = self._clock()
-        if self._is_lost:
-            if now < self._retry_at:
-                raise StoreError("the Redis of PROXY_STORE cannot be reached")
-            self._retry_at = now + REDIS_RETRY_SECONDS
+        self._check_lost()
+        if not self._slots.acquire(timeout=REDIS_SECONDS):
+            raise StoreError("the Redis of PROXY_STORE answers too slowly")
         try:
+            self._check_lost()  # Redis may have been lost while this call waited for the others
+            if self._lost:
+                self._retry_at = self._clock() + REDIS_RETRY_SECONDS
             yield
-        except (
-            self._failure,
-            ValueError,
-        ) as error:  # a ValueError: the address may ask redis to decode values
+        except (self._failure, ValueError) as error:
+            # A ValueError: the address may ask redis to decode values.
+            reason = f"the Redis of PROXY_STORE cannot be used ({type(error).__name__})"
             if isinstance(error, self._unreachable):
-                self._is_lost, self._retry_at = True, self._clock() + REDIS_RETRY_SECONDS
-            raise StoreError(f"the Redis of PROXY_STORE cannot be used ({type(error).__name__})") from error
-        self._is_lost = False
+                self._lost, self._retry_at = reason, self._clock() + REDIS_RETRY_SECONDS
+            raise StoreError(reason) from error
+        else:
+            self._lost = ""
+        finally:
+            self._slots.release()
+
+    def _check_lost(self) -> None:
+        if self._lost and self._clock() < self._retry_at:
+            raise StoreError(self._lost)
+
+
+def _client(url: str) -> Any:
+    import redis  # noqa: PLC0415 - as above
+    from redis import sentinel  # noqa: PLC0415
+
+    options = {
+        "socket_timeout": REDIS_SECONDS,
+        "socket_connect_timeout": REDIS_SECONDS,
+        "socket_keepalive": True,
+    }
+    if not url.startswith(f"{SENTINEL}:"):
+        return redis.Redis.from_url(url, **options)
+    parts = urlsplit(url)
+    login: dict[str, Any] = {"username": parts.username, "password": parts.password}
+    login = {name: unquote(text) for name, text in login.items() if text}
+    untyped: Any = sentinel.Sentinel
+    sentinels = untyped(sentinel_addresses(url), sentinel_kwargs={**login, **options}, **login, **options)
+    return sentinels.master_for(parts.path.strip("/"))
+
+
+def sentinel_addresses(url: str) -> list[tuple[str, int]]:
+    """The hosts and ports of `redis+sentinel://host:port,host:port/service`. Raises ValueError."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    parts = [urlsplit(f"//{host}") for host in hosts]
+    return [(part.hostname or "", part.port or SENTINEL_PORT) for part in parts]
 
 
 def _milliseconds(seconds: float) -> int | None:

@@ -50,8 +50,29 @@ class WatchedStore:
         self._agreed_secret = self._own_secret = b""
         self._agree_at = -math.inf
         self._seals: tuple[bytes, bytes] = b"", b""
+        self._compare_at = self._differed_at = -math.inf
         self.error: str | None = None
         self.failures = 0
+
+    @property
+    def secret_error(self) -> str | None:
+        """Why what others store here cannot be read: they use, or used some minutes ago, another secret."""
+        _ = self.secret
+        return _TWO_SECRETS if self._clock() < self._differed_at + _DIFFERED_SECONDS else None
+
+    def _compare(self, secret: bytes) -> None:
+        """Leave a mark of our secret in the store, and look at the one that others left."""
+        self._compare_at = self._clock() + _AGREE_SECONDS
+        mark = hashlib.blake2b(b"mark" + secret, digest_size=_SEAL_BYTES).digest()
+        found = self._attempt(lambda: self._store.get("mark"), None)
+        if self.error is not None:
+            return
+        if found is not None and found != mark:
+            if self._clock() >= self._differed_at + _DIFFERED_SECONDS:
+                log.warning("%s", _TWO_SECRETS)
+            self._differed_at = self._clock()
+        # Put anew each time: each of two processes that differ must find the other's.
+        self._attempt(lambda: self._store.put({"mark": mark}, _DIFFERED_SECONDS, None), None)
 
     @property
     def secret(self) -> bytes:
@@ -60,8 +81,14 @@ class WatchedStore:
         While the store cannot be reached, the last one known, or one of this process. It is put there if none
         is, and exchanged for the one that is: a store that lost its data must not leave processes with two.
         """
-        if self._given_secret or self._clock() < self._agree_at:
-            return self._given_secret or self._agreed_secret
+        if not self._given_secret and self._clock() >= self._agree_at:
+            return self._agreed()
+        secret = self._given_secret or self._agreed_secret
+        if self._clock() >= self._compare_at:
+            self._compare(secret)
+        return secret
+
+    def _agreed(self) -> bytes:
         known = self._agreed_secret
         if known:  # other requests go on with it while this one asks the store
             self._agree_at = self._clock() + _AGREE_SECONDS
@@ -139,6 +166,11 @@ def _agree(store: Store, proposed: bytes) -> bytes:
     raise StoreError("PROXY_STORE does not keep what is put there")
 
 
+_TWO_SECRETS = (
+    "another process uses the store of PROXY_STORE with another PROXY_SECRET, or did some minutes ago: what "
+    "one of them stores or links is unknown to the other; set the same one everywhere"
+)
+_DIFFERED_SECONDS = 300.0
 _AGREE_SECONDS = 30.0
 """How often a process makes sure that its secret is still the store's."""
 _SECRET_BYTES = 32

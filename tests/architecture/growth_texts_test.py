@@ -442,6 +442,7 @@ READ_BY = {
     "flowise_gateway.flow.lenient_json.join_halves": "flowise_gateway.flowise.events.EventDecoder",
     "flowise_gateway.flow.lenient_json.read_message": "flowise_gateway.flowise.events.EventDecoder",
     "flowise_gateway.flowise.answer.item_key": "flowise_gateway.flowise.events.EventDecoder",
+    "flowise_gateway.flow.readable.readable": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flow.cooperative.compressed": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flow.cooperative.decompressed": "flowise_gateway.conversation.sessions.Conversations",
     "flowise_gateway.flowise.overrides.with_overrides": "flowise_gateway.conversation.planner",

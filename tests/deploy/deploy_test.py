@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ import yaml
 
 from flowise_gateway.config.settings import Settings
 from tests.support.demo_server import DemoServer
-from tests.support.processes import Server, clean_environment, free_port, wait_for
+from tests.support.processes import wait_for
+from tests.support.two_gateways import TwoGateways, answers
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEPLOY = PROJECT / "deploy"
-GATEWAYS = ("gateway-a:8000", "gateway-b:8000")
 STREAMS = 20
+KILLED_STREAMS = int(os.environ.get("STREAMS", "40"))
+"""STREAMS=500 asks for as many as a busy machine has."""
 
 pytestmark = pytest.mark.clients
 
@@ -94,66 +98,13 @@ def test_every_setting_that_is_named_exists() -> None:
         assert settings_of(path.read_text()) - names - {"FLOWISE_GATEWAY_KEY"} == set(), path.name
 
 
-class Behind:
-    """nginx, as `deploy/` has it, in front of two gateways of this machine."""
-
-    def __init__(self, stack: ExitStack, demo: DemoServer, redis_url: str, folder: Path) -> None:
-        self.ports = [free_port(), free_port()]
-        self.port = free_port()
-        self.gateways = []
-        for number, port in enumerate(self.ports):
-            environment = clean_environment(
-                folder,
-                PYTHONPATH=str(PROJECT),
-                PORT=str(port),
-                FLOWISE_BASE_URL=demo.base_url,
-                PROXY_STORE=redis_url,
-                PROXY_API_KEYS="sk-of-the-deploy-test",
-                PROXY_DRAIN_SECONDS="20",
-            )
-            command = [sys.executable, "-m", "flowise_gateway", "serve"]
-            server = Server(f"gateway-{number}", command, environment, folder)
-            self.gateways.append(stack.enter_context(server))
-            server.wait_until(lambda port=port: answers(f"http://127.0.0.1:{port}/health"), 60)  # type: ignore[misc]
-        text = (DEPLOY / "nginx.conf").read_text()
-        for name, port in zip(GATEWAYS, self.ports, strict=True):
-            assert text.count(name) == 1
-            text = text.replace(name, f"127.0.0.1:{port}")
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.port};").replace("/tmp/", f"{folder}/")  # noqa: S108
-        text = text.replace("worker_processes auto;", "worker_processes 1;\ndaemon off;")
-        config = folder / "nginx.conf"
-        config.write_text(text)
-        tested = run(str(shutil.which("nginx", path="/usr/sbin:/usr/bin")), "-t", "-c", config)
-        assert tested.returncode == 0, tested.stderr
-        command = [str(shutil.which("nginx", path="/usr/sbin:/usr/bin")), "-c", str(config)]
-        nginx = stack.enter_context(Server("nginx", command, clean_environment(folder), folder))
-        nginx.wait_until(lambda: answers(f"{self.url}/health"), 20)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def post(self, body: dict[str, Any], **more: Any) -> requests.Response:
-        headers = {"Authorization": "Bearer sk-of-the-deploy-test"}
-        return requests.post(
-            f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=60, **more
-        )
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
 @pytest.fixture
-def behind(demo: DemoServer, redis_url: str, tmp_path: Path) -> Iterator[Behind]:
+def behind(demo: DemoServer, redis_url: str, tmp_path: Path) -> Iterator[TwoGateways]:
     with ExitStack() as stack:
-        yield Behind(stack, demo, redis_url, tmp_path)
+        yield TwoGateways(stack, demo.base_url, redis_url, tmp_path)
 
 
-def streamed(behind: Behind, arrivals: list[float] | None = None) -> str:
+def streamed(behind: TwoGateways, arrivals: list[float] | None = None) -> str:
     body = {"model": "demo-errors", "messages": [{"role": "user", "content": "slow"}], "stream": True}
     with behind.post(body, stream=True) as answer:
         assert answer.status_code == 200, answer.text
@@ -165,13 +116,13 @@ def streamed(behind: Behind, arrivals: list[float] | None = None) -> str:
     return "\n".join(lines)
 
 
-def test_tokens_pass_nginx_as_they_come(behind: Behind) -> None:
+def test_tokens_pass_nginx_as_they_come(behind: TwoGateways) -> None:
     arrivals: list[float] = []
     assert streamed(behind, arrivals).endswith("data: [DONE]\n")
     assert arrivals[-1] - arrivals[0] > 0.5, "all came at once"
 
 
-def test_one_gateway_ends_and_no_stream_is_lost(behind: Behind) -> None:
+def test_one_gateway_ends_and_no_stream_is_lost(behind: TwoGateways) -> None:
     texts: list[str] = []
     threads = [threading.Thread(target=lambda: texts.append(streamed(behind))) for _ in range(STREAMS)]
     for thread in threads:
@@ -185,3 +136,36 @@ def test_one_gateway_ends_and_no_stream_is_lost(behind: Behind) -> None:
     assert wait_for(lambda: not answers(f"http://127.0.0.1:{behind.ports[0]}/health"), 30)
     body = {"model": "demo-assistant", "messages": [{"role": "user", "content": "Hello"}]}
     assert [behind.post(body).status_code for _ in range(10)] == [200] * 10
+
+
+def test_a_gateway_is_killed_and_the_streams_of_the_other_are_whole(behind: TwoGateways) -> None:
+    begun = threading.Semaphore(0)
+    body = {"model": "demo-errors", "messages": [{"role": "user", "content": "slow"}], "stream": True}
+
+    def stream(_: int) -> str:
+        pieces: list[bytes] = []
+        with behind.post(body, stream=True) as answer:
+            assert answer.status_code == 200, answer.text
+            try:
+                for piece in answer.iter_content(None):
+                    if not pieces:
+                        begun.release()
+                    pieces.append(piece)
+            except requests.RequestException:
+                return "cut"
+        text = b"".join(pieces)
+        assert text.endswith(b"data: [DONE]\n\n"), text[-200:]
+        assert b"word59" in text
+        return "whole"
+
+    with ThreadPoolExecutor(KILLED_STREAMS) as threads:
+        streams = [threads.submit(stream, number) for number in range(KILLED_STREAMS)]
+        for _ in range(KILLED_STREAMS):
+            assert begun.acquire(timeout=60)
+        behind.gateways[0].kill()
+        hello = {"model": "demo-assistant", "messages": [{"role": "user", "content": "Hello"}]}
+        after = [behind.post(hello).status_code for _ in range(10)]
+        ends = Counter(one.result(120) for one in streams)
+    assert after == [200] * 10
+    assert set(ends) == {"cut", "whole"}
+    assert KILLED_STREAMS * 0.4 <= ends["whole"] <= KILLED_STREAMS * 0.6, "nginx shares them out evenly"

@@ -95,7 +95,7 @@ def test_a_deleted_conversation_leaves_no_text(folder: Path, demo: DemoServer) -
         second = client.responses.create(model=MODEL, input="And?", previous_response_id=first.id)
         for response in (first, second):
             client.responses.delete(response.id)
-    assert {key.partition(":")[0] for key in _store_entries(folder)} <= {"secret", "link", "listing"}
+    assert {key.partition(":")[0] for key in _store_entries(folder)} <= {"secret", "link", "listing", "mark"}
 
 
 def _store_entries(folder: Path) -> list[str]:

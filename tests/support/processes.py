@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -66,6 +67,12 @@ class Server:
     def terminate(self) -> None:
         """Asks the process to end."""
         self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends the process and those that it has started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def stop(self) -> int:
         """Asks the process to end, insists if it does not, and returns its exit status."""

@@ -44,7 +44,7 @@ function showHealth() {
   else if (!ready || error?.code === 'unreachable') [kind, text] = ['bad', 'Server not reached'];
   else if (needsKey()) [kind, text] = ['', 'Key needed'];
   else if (!ready.flowise?.reachable) [kind, text] = ['bad', 'Flowise not reached'];
-  else if (error || ready.flowise.error || ready.config_error || ready.store_error) [kind, text] = ['warn', 'Needs a look'];
+  else if (error || ready.flowise.error || ready.config_error || ready.store_error || ready.secret_error) [kind, text] = ['warn', 'Needs a look'];
   pill.className = `pill ${kind}`;
   pill.replaceChildren(h('span', { class: 'dot', 'aria-hidden': 'true' }), h('span', { class: 'label' }, text));
 }

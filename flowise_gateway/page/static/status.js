@@ -59,7 +59,7 @@ function cardsOf({ ready, latency, error, isLoading }) {
       ? card('Flowise', problem ? 'warn' : 'good', `Version ${flowise.version ?? 'unknown'}`, problem || `answered in ${seconds(latency)}`)
       : card('Flowise', 'bad', 'Not reached', problem),
     ready.config_error ? card('Configuration', 'bad', 'Broken, the one before is used', ready.config_error) : card('Configuration', 'good', 'In order', 'as in .env and proxy.yaml'),
-    ready.store_error ? card('Store', 'bad', 'Failing', ready.store_error) : card('Store', 'good', 'Working', 'conversations continue'),
+    ready.store_error || ready.secret_error ? card('Store', 'bad', 'Failing', ready.store_error || ready.secret_error) : card('Store', 'good', 'Working', 'conversations continue'),
   ];
 }
 

@@ -100,7 +100,7 @@ BAD: list[tuple[str, str, str]] = [
     ("PROXY_CORS_ORIGINS", "https://a.example?x", "*, null or origins"),
     ("PROXY_CORS_ORIGINS", "https://a.example#x", "*, null or origins"),
     ("PROXY_CORS_ORIGINS", "app:x", "*, null or origins"),
-    ("PROXY_STORE", "mysql://db", "sqlite:///path, memory: or redis://"),
+    ("PROXY_STORE", "mysql://db", "sqlite:///path, memory:, redis://host:port/number"),
     ("PROXY_SECRET", "x" * 15, "at least 16 characters"),
     ("PROXY_USAGE_DAYS", "3651", "a whole number from 0 to 3650"),
     ("PROXY_PIPELINES_KEY", "a key", "printable ASCII without spaces"),

@@ -22,7 +22,12 @@ import redis
 
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import Store, StoreError, fair_level
-from flowise_gateway.storage.redis_store import REDIS_RETRY_SECONDS, RedisStore
+from flowise_gateway.storage.redis_store import (
+    MAX_CONNECTIONS,
+    REDIS_RETRY_SECONDS,
+    RedisStore,
+    sentinel_addresses,
+)
 from flowise_gateway.storage.sqlite_store import (
     CHECK_EVERY,
     LARGE_BYTES,
@@ -332,6 +337,55 @@ def test_processes_with_two_secrets_agree_on_the_stores(caplog: pytest.LogCaptur
     assert "another secret" in caplog.text
 
 
+def test_processes_with_two_secrets_are_told_until_some_minutes_after_they_agree(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, now = MemoryStore(clock=lambda: now[0]), [0.0]
+    one = WatchedStore(store, secret=b"a secret that is given", clock=lambda: now[0])
+    same = WatchedStore(store, secret=b"a secret that is given", clock=lambda: now[0])
+    other = WatchedStore(store, clock=lambda: now[0])
+    assert (one.secret_error, same.secret_error) == (None, None)
+    assert other.secret_error is None, "before it has agreed on one with the store"
+    assert "PROXY_SECRET" in str(other.secret_error)
+    now[0] = 31
+    assert "PROXY_SECRET" in str(one.secret_error)
+    assert caplog.text.count("with another PROXY_SECRET") == 2
+    for now[0] in range(62, 1000, 31):
+        one.get("a")
+    assert (one.secret_error, same.secret_error) == (None, None)
+    assert caplog.text.count("with another PROXY_SECRET") == 2
+
+
+def test_a_lost_store_is_no_reason_to_think_of_two_secrets() -> None:
+    store = Losable()
+    store.is_lost = True
+    one = WatchedStore(store)
+    assert (one.secret_error, one.secret_error) == (None, None)
+    store.is_lost = False
+    assert (one.get("a"), one.secret_error, one.secret_error) == (None, None, None)
+    assert WatchedStore(store).secret_error is None
+
+
+def test_more_calls_than_connections_wait_for_each_other(redis_url: str, tmp_path: Path) -> None:
+    store = RedisStore(redis_url, prefix=f"{tmp_path.name}:")
+    store.put({"a": b"1"}, 60)
+    together = threading.Barrier(150)
+    found: list[bytes | None] = []
+
+    def read() -> None:
+        together.wait(30)
+        found.extend(store.get("a") for _ in range(20))
+
+    threads = [threading.Thread(target=read) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [b"1"] * 3000
+    with redis.Redis.from_url(redis_url) as other:
+        assert other.info("clients")["connected_clients"] <= MAX_CONNECTIONS + 20
+
+
 class Losable(MemoryStore):
     """A store that another machine has, and that may be out of reach."""
 
@@ -518,3 +572,8 @@ def test_a_log_is_begun_anew_although_somebody_wrote_since_it_was_taken_in(tmp_p
     store._slow.within(_restart_log)
     store.put({"d": b"4"}, 60)
     assert begun() != before
+
+
+def test_the_sentinels_of_an_address() -> None:
+    address = "redis+sentinel://user:pass%40@one:1,[::1]:2,three/service"
+    assert sentinel_addresses(address) == [("one", 1), ("::1", 2), ("three", 26379)]
