@@ -65,13 +65,13 @@ SWARMS: dict[str, Callable[[], Swarm]] = {
         _keyed(UPGRADE),
         "\x00\x81\0\0\0\0 ",
         upgraded="\x01\x81\0\0\0\0{",
-        is_closed_within=60,
+        is_closed_within=LIMIT_SECONDS + 12,
     ),
     "N6": lambda: Swarm(
         "N6 streams that nobody reads",
         _keyed(request_of(body_of(question("reader", tokens=120, size=50_000, at=-1)))),
         reads=False,
-        is_closed_within=LIMIT_SECONDS + 27,
+        is_closed_within=LIMIT_SECONDS + 17,
         share=10,
     ),
 }
