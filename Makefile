@@ -93,9 +93,9 @@ fuzz: setup ## random and broken requests, messages and texts for a minute or tw
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 	OPENAPI_PHASES=examples,coverage,fuzzing,stateful $(BIN)/python -m pytest -q tests/server/openapi_test.py
 
-docs: setup ## write the generated pages, and the documentation as a site into build/site
+docs: setup ## write the generated pages, and the documentation as a site into build/site; LINKS=external asks other hosts too
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet
+	EXTERNAL_LINKS=$(if $(filter external,$(LINKS)),true,false) $(BIN)/mkdocs build --quiet
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 lock: setup ## pin what requirements.in and pyproject.toml need, with hashes; LOCK_OPTIONS=--upgrade for newer ones

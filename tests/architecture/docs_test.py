@@ -7,6 +7,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -140,3 +141,27 @@ def test_a_decision_that_is_named_exists() -> None:
         for number in re.findall(r"\b(?:decision|note) (\d+)\b", path.read_text())
     }
     assert {number for number in named if not 1 <= number <= last} == set()
+
+
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+PAGES_OF_THE_REPOSITORY = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as repository hosts make them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES_OF_THE_REPOSITORY, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if "://" in target:
+            parts = urlsplit(target)
+            assert parts.scheme == "https", target
+            assert "." in (parts.hostname or ""), target
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path) if path else page
+        assert place.exists(), f"{target}: no such file"
+        assert not anchor or anchor in anchors(place), f"{target}: no such heading"
