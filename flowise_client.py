@@ -29,7 +29,7 @@ from flowise_gateway.flow.errors import ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent
 from flowise_gateway.flow.lenient_json import lenient_json
 from flowise_gateway.flow.lru import LRU
-from flowise_gateway.flow.model import FLOW_ID
+from flowise_gateway.flow.model import DEFAULT_FLOWISE, FLOW_ID
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, Upload
@@ -130,6 +130,17 @@ class FlowiseClient(FlowiseApi):
         consumer that closes the iterator early aborts the run. `headers` go along to Flowise. `pump` is
         offered the text of tokens while the iterator waits for them; what it takes (true) is not given here.
         """
+        with self.naming_settings():
+            yield from self._batches(turn, wake, headers or {}, request_timeout, pump)
+
+    def _batches(
+        self,
+        turn: Turn,
+        wake: Callable[[], float],
+        headers: Mapping[str, str],
+        request_timeout: float | None,
+        pump: Callable[[str], bool] | None,
+    ) -> Generator[Batch, None, None]:
         turn = turn if turn.flow else replace(turn, flow=self.flow_id)
         if not FLOW_ID.fullmatch(turn.flow):
             raise ModelNotFound("A flow id must be a UUID.", param="model")
@@ -142,7 +153,7 @@ class FlowiseClient(FlowiseApi):
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
-            reply, head = yield from self._open_answer(run, headers or {})
+            reply, head = yield from self._open_answer(run, headers)
             with contextlib.closing(reply):
                 stored = partial(self._stored_message, turn.flow)
                 is_stream = is_event_stream(head)
@@ -285,18 +296,26 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-class FlowiseClients:
-    """A client for each flow, sharing one transport; the least used are forgotten past MAX_CLIENTS."""
+def requests_transport(settings: Settings) -> RequestsTransport:
+    """What sends calls to the Flowise of the settings, each in the thread of its caller."""
+    return RequestsTransport(
+        settings.flowise_base_url,
+        connect_timeout_seconds=settings.flowise_connect_timeout,
+        ca_file=settings.flowise_ca_file,
+    )
 
-    def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
-        """Make clients as the settings say."""
+
+class FlowiseClients:
+    """A client for each flow of one Flowise, on one transport; MAX_CLIENTS of them are remembered."""
+
+    def __init__(
+        self, settings: Settings, transport: Transport | None = None, name: str = DEFAULT_FLOWISE
+    ) -> None:
+        """Make clients as the settings say; `name` is that of the Flowise."""
+        self._name = name
         self._settings = settings
         self._limits = limits_of(settings)
-        self._transport = transport or RequestsTransport(
-            settings.flowise_base_url,
-            connect_timeout_seconds=settings.flowise_connect_timeout,
-            ca_file=settings.flowise_ca_file,
-        )
+        self._transport = transport or requests_transport(settings)
         self.health = FlowiseHealth()
         self.mode = QueueMode()
         self._clients: LRU[tuple[str, str], FlowiseClient] = LRU(MAX_CLIENTS)
@@ -312,6 +331,10 @@ class FlowiseClients:
                 transport=self._transport,
                 limits=self._limits,
             )
-            client.health, client.mode = self.health, self.mode
+            client.name, client.health, client.mode = self._name, self.health, self.mode
             self._clients[flow_id, api_key] = client
             return client
+
+    def close(self) -> None:
+        """Close idle connections; calls under way go on."""
+        self._transport.close()

@@ -21,11 +21,13 @@ from typing import Any, Literal, NotRequired, TypedDict
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import NotFound
 
-from flowise_client import FlowiseClients
+from flowise_client import FlowiseClients, requests_transport
 from flowise_gateway import __version__
+from flowise_gateway.access.file_links import file_not_found
 from flowise_gateway.access.keys import ANONYMOUS, check_known
+from flowise_gateway.config.flowises import Upstream
 from flowise_gateway.config.settings import Settings
-from flowise_gateway.flow.errors import AdminsOnly, NotAuthenticated, ProxyError, TooManyWrongKeys
+from flowise_gateway.flow.errors import AdminsOnly, NotAuthenticated, TooManyWrongKeys
 from flowise_gateway.flowise.transport.base import Transport
 from flowise_gateway.openai.model_list import deployment_body, model_body
 from flowise_gateway.openai.request import ParsedRequest
@@ -40,6 +42,7 @@ from flowise_gateway.telemetry.metrics import ROUTE as METRICS
 from flowise_gateway.telemetry.usage_report import UsageReport
 from flowise_gateway.web.answering import Answering, RendererOf
 from flowise_gateway.web.files import check_is_file, file_headers, first_piece, pieces
+from flowise_gateway.web.flowises import FlowiseState
 from flowise_gateway.web.hooks import FILE_RULE, Hooks
 from flowise_gateway.web.request import PlainPaths, current_scope, header, json_body, json_response
 from flowise_gateway.web.services import Services
@@ -64,14 +67,21 @@ def load() -> None:
 def create_app(
     settings: Settings,
     *,
-    transport: Transport | None = None,
+    transport_of: Callable[[Settings], Transport] = requests_transport,
     run: Executor = run_inline,
     metrics: Metrics | None = None,
 ) -> Flask:
-    """The application over the Flowise that the settings name; `run` runs what may wait for a disk."""
+    """The application over the Flowises that the settings and `proxy.yaml` name.
+
+    `transport_of` makes what sends the calls to one of them, `run` runs what may wait for a disk.
+    """
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
-    services = Services(settings, FlowiseClients(settings, transport), run, metrics)
+
+    def clients_of(upstream: Upstream) -> FlowiseClients:
+        return FlowiseClients(upstream.settings, transport_of(upstream.settings), upstream.name)
+
+    services = Services(settings, clients_of, run, metrics)
     app.extensions[AT_END] = services.usage.write
     hooks = Hooks(services, page_paths(has_page=settings.proxy_page))
     answering = Answering(services, hooks)
@@ -117,20 +127,13 @@ def create_app(
     return app
 
 
-class FlowiseState(TypedDict):
-    """How Flowise is: why it cannot be used, if it cannot."""
-
-    reachable: bool
-    version: NotRequired[str | None]
-    error: str | None
-
-
 class ReadyBody(TypedDict):
     """That the server can serve; the rest is told to callers with a key."""
 
     status: Literal["ready"]
     version: NotRequired[str]
     flowise: NotRequired[FlowiseState]
+    flowises: NotRequired[dict[str, FlowiseState]]
     config_error: NotRequired[str | None]
     store_error: NotRequired[str | None]
     secret_error: NotRequired[str | None]
@@ -153,23 +156,14 @@ class Views:
         with contextlib.suppress(NotAuthenticated, TooManyWrongKeys):
             g.caller = services.keys.caller(header, current_scope().summary.client)
             body["version"] = __version__
-            body["flowise"] = self._flowise_state()
+            states = services.flowise_states(g.config, g.caller)
+            # The first is also where it stood when there was but one Flowise.
+            body["flowise"] = next(iter(states.values()), FlowiseState(reachable=False, error=None))
+            body["flowises"] = states
             body["config_error"] = services.config_file.error
             body["secret_error"] = services.store.secret_error
             body["store_error"] = services.store.error
         return json_response(body)
-
-    def _flowise_state(self) -> FlowiseState:
-        try:
-            version = self._services.clients.client("", g.caller.flowise_key).version()
-        except ProxyError as error:
-            return {"reachable": False, "error": error.message}
-        refusal = None
-        if g.config.discovery.enabled:
-            catalog = self._services.catalog(g.caller)
-            catalog.profiles()
-            refusal = catalog.error
-        return {"reachable": True, "version": version, "error": refusal.message if refusal else None}
 
     def page(self) -> Response:
         """Serve the page for people."""
@@ -194,7 +188,7 @@ class Views:
         """Tell what was counted, with the names of those models alone that the caller may use."""
         caller = g.get("caller", ANONYMOUS)
         check_known(caller, self._services.settings)
-        text = self._services.metrics.text(lambda model: caller.may_use([model]))
+        text = self._services.metrics.text(self._services.may_see(g.config, caller))
         return Response(text, content_type=CONTENT_TYPE)
 
     def usage(self) -> Response:
@@ -242,7 +236,10 @@ class Views:
     def file(self, token: str) -> Response:
         """Give a file that a flow made to whoever holds its link."""
         file = self._services.file_links.opened(token)
-        head, reply = self._services.clients.client(file.flow).get_streaming(file.path)
+        if self._services.flowises.get(file.flowise) is None:
+            raise file_not_found()
+        client = self._services.flowises.client(file.flowise, file.flow)
+        head, reply = client.get_streaming(file.path)
         try:
             check_is_file(head.status, head.headers.get("content-type", ""))
             first = first_piece(reply)

@@ -12,165 +12,39 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flowise_client import ABORT_SECONDS, FlowiseClient, limits_of
+from flowise_client import ABORT_SECONDS, requests_transport
 from flowise_gateway.access.keys import ANONYMOUS
 from flowise_gateway.access.models import Models
+from flowise_gateway.check import check, client_of, print_table, visible, with_advice, with_flowise
 from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.flowises import Upstream, upstreams, variables_of
 from flowise_gateway.config.schema import KEY_NAME, KEY_NAME_TEXT, ProxyConfig
 from flowise_gateway.config.settings import MIN_KEY_CHARACTERS, Settings, misspelt_settings
 from flowise_gateway.config.yaml_document import ConfigError
-from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, SettingsError
-from flowise_gateway.flow.model import FLOW_ID, Model
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, SettingsError
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
-from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
+from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.serving.banner import Overview
-from flowise_gateway.serving.embedded_demo import embedded_demo
 from flowise_gateway.storage.counts import open_counts
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import open_store
 from flowise_gateway.storage.store_file import back_up, open_to_others, store_file
 from flowise_gateway.telemetry.usage_report import UsageReport
 
+__all__ = ["ask", "check", "models", "new_key", "overview"]
+
 KEY_PREFIX = "sk-flowise-"
 
 
-def _with_flowise(
-    command: Callable[[argparse.Namespace, Settings], int],
-) -> Callable[[argparse.Namespace], int]:
-    """A command that asks Flowise: the demo flows where none is named, as in serving."""
-
-    def run(options: argparse.Namespace) -> int:
-        settings = Settings.from_env()
-        if not settings.flowise_base_url:
-            print("No FLOWISE_BASE_URL is set: asking the embedded demo flows.", file=sys.stderr)
-        with embedded_demo(settings) as served:
-            return command(options, served)
-
-    return run
-
-
-def _transport(settings: Settings) -> RequestsTransport:
-    return RequestsTransport(
-        settings.flowise_base_url,
-        connect_timeout_seconds=settings.flowise_connect_timeout,
-        ca_file=settings.flowise_ca_file,
-    )
-
-
-def _client(
-    settings: Settings, model: Model | None = None, transport: RequestsTransport | None = None
-) -> FlowiseClient:
-    limits = replace(limits_of(settings), max_attempts=1)
-    if model and model.request_timeout:
-        limits = replace(limits, request_timeout=model.request_timeout)
-    return FlowiseClient(
-        settings.flowise_base_url,
-        model.flow if model else "",
-        settings.flowise_api_key,
-        transport=transport or _transport(settings),
-        limits=limits,
-    )
-
-
-@_with_flowise
-def check(options: argparse.Namespace, settings: Settings) -> int:
-    """Tell whether Flowise can be reached, which flows there are, and what to do about each problem."""
-    config = config_file(settings).current
-    report: dict[str, Any] = {
-        "flowise": settings.flowise_base_url,
-        "version": "",
-        "flows": [],
-        "problems": [],
-    }
-    client = _client(settings)
-    try:
-        report["version"] = client.version()
-        report["flows"] = [_flow_report(client, profile) for profile in flow_profiles(client.flows())]
-    except ProxyError as error:
-        report["problems"].append(_with_advice(error))
-    known = {flow["flow"] for flow in report["flows"]}
-    report["problems"].extend(
-        f"proxy.yaml: the flow of model {model.id} is not in Flowise's list"
-        for model in config.models
-        if known and model.flow.lower() not in known
-    )
-    report["problems"].extend(_unknown_names(config, report["flows"]))
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_report(report)
-    return 1 if report["problems"] else 0
-
-
-def _unknown_names(config: ProxyConfig, flows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each name in `proxy.yaml` that is no model's, as far as Flowise has listed its flows."""
-    known = {name for model in config.models for name in (model.id, *model.aliases)}
-    known |= {flow["slug"] for flow in flows}
-    named = [(f"fallback of model {model.id}", model.fallback) for model in config.models if model.fallback]
-    named += [(f"models of key {key.name}", name) for key in config.keys for name in key.models]
-    for place, name in named:
-        if flows and not (name in known or set(name) & set("*?[") or FLOW_ID.fullmatch(name)):
-            yield f"proxy.yaml: {place}: there is no model {name}"
-
-
-def _with_advice(error: ProxyError) -> str:
-    cures = {
-        "flowise_unavailable": "Is Flowise running, and does FLOWISE_BASE_URL name its host and port?",
-        "flowise_auth": "Copy a key from Flowise (Settings, API Keys) into FLOWISE_API_KEY.",
-    }
-    return f"{error.message} {cures.get(error.code or '', '')}".strip()
-
-
-def _flow_report(client: FlowiseClient, profile: FlowProfile) -> dict[str, Any]:
-    try:
-        streams, uploads = client.capabilities(profile.flow)
-        return asdict(with_capabilities(profile, streams, uploads))
-    except ProxyError:
-        return asdict(profile)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    print(f"Flowise {report['version'] or '(version unknown)'} at {report['flowise']}")
-    if report["flows"]:
-        columns = ("slug", "type", "streams", "takes_images", "takes_files", "has_memory", "flow")
-        rows = [columns, *([_shown(flow[c]) for c in columns] for flow in report["flows"])]
-        _print_table(rows)
-    for problem in report["problems"]:
-        print(f"PROBLEM: {_visible(problem)}")
-    if not report["problems"]:
-        print(f"All well: {len(report['flows'])} flow(s).")
-
-
-def _shown(value: Any) -> str:
-    return {True: "yes", False: "no", None: "?"}.get(value, value) if not isinstance(value, str) else value
-
-
-def _visible(text: str) -> str:
-    """The text without what a terminal obeys: names are whatever somebody typed into Flowise."""
-    return _TERMINAL_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-_TERMINAL_CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def _print_table(cells: Sequence[Sequence[str]]) -> None:
-    rows = [[_visible(cell) for cell in row] for row in cells]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 class _ListedFlows:
-    """A catalog of one listing; why there is none is raised where more than a flow's id is needed."""
+    """A catalog of one listing, empty if there is none; `failure` tells why."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._error: ProxyError | None = None
@@ -183,37 +57,42 @@ class _ListedFlows:
         self._slugs = {profile.slug: profile for profile in profiles}
 
     def profiles(self) -> list[FlowProfile]:
-        self._check()
         return list(self._profiles.values())
 
     def by_slug(self, slug: str) -> FlowProfile | None:
-        self._check()
         return self._slugs.get(slug)
-
-    def _check(self) -> None:
-        if self._error:
-            raise self._error
 
     def by_flow(self, flow: str) -> FlowProfile | None:
         return self._profiles.get(flow)
+
+    def listed(self, name: str) -> FlowProfile | None:
+        return self._profiles.get(name) or self._slugs.get(name)
 
     def failure(self) -> ProxyError | None:
         return self._error
 
 
-def _all_models(settings: Settings, config: ProxyConfig) -> Models:
-    return Models(config, _ListedFlows(_client(settings).flows()), ANONYMOUS)
+def _listings(settings: Settings, config: ProxyConfig) -> dict[str, _ListedFlows]:
+    """The flows of each Flowise."""
+    found = upstreams(settings, config.flowises)
+    return {each.name: _ListedFlows(client_of(each.settings, name=each.name).flows()) for each in found}
 
 
-@_with_flowise
+@with_flowise
 def models(options: argparse.Namespace, settings: Settings) -> int:
     """List the models that clients see."""
-    listed = _all_models(settings, config_file(settings).current).listed()
+    config = config_file(settings).current
+    listings = _listings(settings, config)
+    listed = Models(config, listings, ANONYMOUS).listed()
+    failures = {name: failure for name, flows in listings.items() if (failure := flows.failure())}
+    for name, failure in failures.items():
+        print(f"{name}: {visible(failure.message)}", file=sys.stderr)
     if options.json:
-        print(json.dumps([{"id": m.id, "flow": m.flow, "name": m.name} for m in listed]))
+        rows = ({"id": m.id, "flow": m.flow, "name": m.name, "server": m.flowise} for m in listed)
+        print(json.dumps(list(rows)))
     elif listed:
-        _print_table([("id", "flow", "name"), *((m.id, m.flow, m.name) for m in listed)])
-    return 0
+        print_table([("id", "flow", "name"), *((m.id, m.flow, m.name) for m in listed)])
+    return 1 if failures else 0
 
 
 def new_key(options: argparse.Namespace) -> int:
@@ -228,13 +107,24 @@ def new_key(options: argparse.Namespace) -> int:
     return 0
 
 
-@_with_flowise
+@with_flowise
 def ask(options: argparse.Namespace, settings: Settings) -> int:
     """Ask a model and print its answer as it comes."""
     config = config_file(settings).current
-    model = _all_models(settings, config).resolve(options.model)
-    client, turn = _client(settings, model), Turn(model.flow, options.question, stream=True)
-    client.mode.is_set = config.flowise_mode == "queue"
+    listings = _listings(settings, config)
+    try:
+        model = Models(config, listings, ANONYMOUS).resolve(options.model)
+    except ModelNotFound:
+        for failure in filter(None, (flows.failure() for flows in listings.values())):
+            raise failure from None
+        raise
+    found = upstreams(settings, config.flowises, is_queued=config.flowise_mode == "queue")
+    upstream = next(each for each in found if each.name == model.flowise)
+    client, turn = (
+        client_of(upstream.settings, model, name=upstream.name),
+        Turn(model.flow, options.question, stream=True),
+    )
+    client.mode.is_set = upstream.is_queued
     try:
         with contextlib.closing(client.batches(turn)) as batches:
             for batch in batches:
@@ -283,7 +173,7 @@ def usage(options: argparse.Namespace) -> int:
     elif options.format == "json":
         print(json.dumps(report.body(rows), indent=2))
     else:
-        _print_table([report.columns, *([str(row[name]) for name in report.columns] for row in rows)])
+        print_table([report.columns, *([str(row[name]) for name in report.columns] for row in rows)])
     return 0
 
 
@@ -294,17 +184,15 @@ START_SECONDS = 2.0
 def overview(settings: Settings, *, is_demo: bool) -> Overview:
     """What a start has to tell: whether Flowise and the store are there, who may call, what is amiss."""
     config = config_file(settings).current
-    problems = [*misspelt_settings()]
-    limited = replace(settings, flowise_request_timeout=START_SECONDS, flowise_connect_timeout=START_SECONDS)
-    version, models = "", "none yet"
-    # Closed, since the workers that are forked from this process must not share a connection.
-    with contextlib.closing(_transport(limited)) as transport:
-        client = _client(limited, transport=transport)
-        try:
-            version = client.version()
-            models = _models_found(client, config)
-        except ProxyError as error:
-            problems.append(_with_advice(error))
+    problems = misspelt_settings(used=variables_of(config.flowises))
+    found = upstreams(settings, config.flowises)
+    with ThreadPoolExecutor(len(found)) as asking:  # so that those that are away delay the start only once
+        states = list(asking.map(_state_at_start, found))
+    for upstream, state in zip(found, states, strict=True):
+        if state.failure is not None:
+            problem = with_advice(state.failure, upstream.name)
+            problems.append(f"{upstream.name}: {problem}" if len(found) > 1 else problem)
+    versions = [f"version {visible(state.version)}" if state.version else "not reached" for state in states]
     if reason := _store_problem(settings):
         problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
     file = store_file(settings.proxy_store)
@@ -323,28 +211,59 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
             f"PROXY_API_KEYS: {len(short)} of the keys can be guessed: "
             f"give each at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new makes one)"
         )
-    flowise = "the embedded demo flows" if is_demo else settings.flowise_base_url
-    state = f"version {_visible(version)}" if version else "not reached"
+    if len(found) > 1:
+        shown = ", ".join(f"{u.name} ({version})" for u, version in zip(found, versions, strict=True))
+    else:
+        address = "the embedded demo flows" if is_demo else found[0].settings.flowise_base_url
+        shown = f"{address} ({versions[0]})"
     return Overview(
-        flowise=f"{flowise} ({state})",
-        models=models,
+        flowise=shown,
+        models=_models_found(config, {u.name: state for u, state in zip(found, states, strict=True)}),
         keys=_who_may_call(settings, len(settings.proxy_api_keys) + len(config.keys)),
         store=_store_shown(settings.proxy_store),
-        problems=tuple(map(_visible, problems)),
+        problems=tuple(map(visible, problems)),
         advice="Set FLOWISE_BASE_URL in .env to serve your own flows." if is_demo else "",
     )
 
 
-def _models_found(client: FlowiseClient, config: ProxyConfig) -> str:
-    """How many models there are, as far as they can be counted without delaying the start."""
-    ends = time.monotonic() + START_SECONDS
+class _StateAtStart(NamedTuple):
+    """What a Flowise told before the start; with `is_partial` its list was too long to wait for."""
+
+    version: str
+    rows: list[dict[str, Any]]
+    failure: ProxyError | None
+    is_partial: bool
+
+
+def _state_at_start(upstream: Upstream) -> _StateAtStart:
+    """Ask for a version and a list of flows, for as long as the start may take."""
+    seconds = START_SECONDS
+    settings = replace(upstream.settings, flowise_request_timeout=seconds, flowise_connect_timeout=seconds)
     rows: list[dict[str, Any]] = []
-    with contextlib.suppress(
-        FlowiseUnavailable
-    ):  # it has told its version, and is only slow to list its flows
-        rows.extend(itertools.takewhile(lambda _: time.monotonic() < ends, client.flows()))
-    count = len(Models(config, _ListedFlows(rows), ANONYMOUS).listed())
-    if time.monotonic() > ends:
+    # Closed, since the workers that are forked from this process must not share a connection.
+    with contextlib.closing(requests_transport(settings)) as transport:
+        client = client_of(settings, transport=transport, name=upstream.name)
+        try:
+            version = client.version()
+        except ProxyError as error:
+            return _StateAtStart("", rows, error, is_partial=False)
+        ends = time.monotonic() + seconds
+        try:
+            rows.extend(itertools.takewhile(lambda _: time.monotonic() < ends, client.flows()))
+        except FlowiseUnavailable:  # it has told its version, and is only slow to list its flows
+            return _StateAtStart(version, rows, None, is_partial=True)
+        except ProxyError as error:
+            return _StateAtStart(version, rows, error, is_partial=False)
+        return _StateAtStart(version, rows, None, is_partial=time.monotonic() > ends)
+
+
+def _models_found(config: ProxyConfig, states: Mapping[str, _StateAtStart]) -> str:
+    """How many models there are, as far as they could be counted without delaying the start."""
+    listings = {name: _ListedFlows(state.rows) for name, state in states.items()}
+    if not any(state.version and state.failure is None for state in states.values()):
+        return "none yet"
+    count = len(Models(config, listings, ANONYMOUS).listed())
+    if any(state.is_partial for state in states.values()):
         return f"{count} or more: Flowise takes long to list its flows"
     return f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
 

@@ -17,8 +17,12 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from flowise_gateway.flow.errors import FileNotFound
+from flowise_gateway.flow.model import DEFAULT_FLOWISE
 
 _CONTEXT = b"flowise file link 1\0"
+_NAMED_CONTEXT = b"flowise file link 2\0"
+"""Of a link that names its Flowise; one of the default Flowise is as it was when there was no other."""
+
 _SIGNATURE_BYTES = 32
 _HEAD_BYTES = 16 + 16 + 5
 MAX_TOKEN = 1_500
@@ -26,11 +30,12 @@ MAX_TOKEN = 1_500
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that Flowise stores with a run."""
+    """A file that a Flowise stores with a run."""
 
     flow: str
     chat_id: str
     name: str
+    flowise: str = DEFAULT_FLOWISE
 
     @property
     def path(self) -> str:
@@ -59,8 +64,11 @@ class FileLinks:
         """A text for a URL's path that opens this file alone, until it expires."""
         expiry = int(self._clock() + self._seconds)
         ids = UUID(file.flow).bytes + UUID(file.chat_id).bytes
-        content = ids + expiry.to_bytes(5, "big") + file.name.encode()
-        return base64.urlsafe_b64encode(content + _signature(self._secret, content)).decode().rstrip("=")
+        is_default = file.flowise == DEFAULT_FLOWISE
+        named = file.name if is_default else f"{file.flowise}\0{file.name}"
+        content = ids + expiry.to_bytes(5, "big") + named.encode()
+        signature = _signature(self._secret, _CONTEXT if is_default else _NAMED_CONTEXT, content)
+        return base64.urlsafe_b64encode(content + signature).decode().rstrip("=")
 
     def opened(self, token: str) -> StoredFile:
         """The file of a token. Raises FileNotFound, the same for what is forged, damaged or too old."""
@@ -73,17 +81,23 @@ class FileLinks:
         if len(raw) <= _HEAD_BYTES + _SIGNATURE_BYTES:
             raise file_not_found()
         content, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
-        secrets = (self._secret, *self._old_secrets)
-        if not any(hmac.compare_digest(signature, _signature(secret, content)) for secret in secrets):
+        is_default = self._has_signed(_CONTEXT, content, signature)
+        if not is_default and not self._has_signed(_NAMED_CONTEXT, content, signature):
             raise file_not_found()
         if int.from_bytes(content[32:_HEAD_BYTES], "big") < self._clock():
             raise file_not_found()
         flow, chat_id = UUID(bytes=content[:16]), UUID(bytes=content[16:32])
-        return StoredFile(str(flow), str(chat_id), content[_HEAD_BYTES:].decode())
+        named = content[_HEAD_BYTES:].decode()
+        flowise, _, name = (DEFAULT_FLOWISE, "", named) if is_default else named.partition("\0")
+        return StoredFile(str(flow), str(chat_id), name, flowise)
+
+    def _has_signed(self, context: bytes, content: bytes, signature: bytes) -> bool:
+        secrets = (self._secret, *self._old_secrets)
+        return any(hmac.compare_digest(signature, _signature(each, context, content)) for each in secrets)
 
 
-def _signature(secret: bytes, content: bytes) -> bytes:
-    return hmac.digest(secret, _CONTEXT + content, hashlib.sha256)
+def _signature(secret: bytes, context: bytes, content: bytes) -> bytes:
+    return hmac.digest(secret, context + content, hashlib.sha256)
 
 
 def file_not_found() -> FileNotFound:

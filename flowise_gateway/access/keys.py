@@ -26,6 +26,7 @@ class Caller:
 
     `allowance` are the limits of all its requests together, `per_user` those of each user that it names.
     `single_user`: one person alone holds the key. `overrides`: the caller may set Flowise's own fields.
+    `flowises` are the names of the Flowises whose flows it may use, empty for all.
     `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
     apart whose names are the same, and must not be logged. `is_admin`: the caller may see what others use.
     """
@@ -39,6 +40,11 @@ class Caller:
     flowise_key: str = ""
     scope: str = ""
     is_admin: bool = False
+    flowises: tuple[str, ...] = ()
+
+    def may_use_flowise(self, name: str) -> bool:
+        """Whether the caller may use the flows of this Flowise."""
+        return not self.flowises or name in self.flowises
 
     def may_use(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is among those that the caller may use."""
@@ -127,6 +133,7 @@ def _named_caller(key: KeyConfig) -> Caller:
         key.single_user,
         key.overrides,
         is_admin=key.admin,
+        flowises=key.flowises,
     )
 
 

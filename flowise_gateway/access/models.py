@@ -1,8 +1,14 @@
-"""Models by name: those of `proxy.yaml`, discovered flows, any flow's id; and which a caller may use."""
+"""Models by name: those of `proxy.yaml`, discovered flows, any flow's id; and which a caller may use.
+
+Of several Flowises each flow has a name that begins with its Flowise's, as in `hr/support`. A name without
+that leads to the first Flowise, in the order of the configuration, that has it and that the caller may use.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Protocol
 
 from flowise_gateway.access.keys import Caller
@@ -22,21 +28,26 @@ class Profiles(Protocol):
         """Find the flow of a slug."""
 
     def by_flow(self, flow: str) -> FlowProfile | None:
-        """Find the flow of an id."""
+        """Find the flow of an id, which may not be in the list."""
+
+    def listed(self, name: str) -> FlowProfile | None:
+        """Find the flow of an id or a slug in the list; never waits."""
 
     def failure(self) -> ProxyError | None:
         """Tell why the flows are not known, if they are not."""
 
 
 class Models:
-    """The models of one configuration over one catalog, as one caller may use them."""
+    """The models of one configuration over the catalogs of all Flowises, as one caller may use them."""
 
-    def __init__(self, config: ProxyConfig, catalog: Profiles, caller: Caller) -> None:
-        """Take the configuration and the catalog as they are now."""
+    def __init__(self, config: ProxyConfig, catalogs: Mapping[str, Profiles], caller: Caller) -> None:
+        """Take the configuration and the catalogs as they are now, by the names of the Flowises."""
         self._config = config
-        self._catalog = catalog
+        self._catalogs = catalogs
         self._caller = caller
+        self._allowed = [place for place in catalogs if caller.may_use_flowise(place)]
         self._taken = {name for model in config.models for name in (model.id, *model.aliases)}
+        self._is_unread = cache(self._has_no_flows)
 
     def listed(self) -> list[Model]:
         """What the caller may use: configured models, then flows that no configured model stands for.
@@ -45,29 +56,40 @@ class Models:
         is known: clients would take an empty list for the truth.
         """
         models = self._listed()
-        failure = self._catalog.failure() if self._config.discovery.enabled else None
-        if failure is not None and not models and not self._catalog.profiles():
-            raise failure
+        if not models and not any(self._catalogs[place].profiles() for place in self._allowed):
+            for failure in self._failures():
+                raise failure
         return models
 
     def _listed(self) -> list[Model]:
-        profiles = self._profiles()
+        for place in self._catalogs:  # each begins to read its first listing before one is waited for
+            self._catalogs[place].listed("")
+        profiles = [(place, profile) for place in self._allowed for profile in self._profiles(place)]
         self._check_key()
         configured = [self._configured(model) for model in self._config.models]
-        taken = self._taken | {model.flow for model in configured}
-        found = [self._discovered(profile) for profile in profiles if profile.flow not in taken]
-        models = [*configured, *(model for model in found if model.id not in taken)]
-        return [model for model in models if self._caller.may_use(model.names)]
+        taken = {(model.flowise, model.flow) for model in configured}
+        found = [self._discovered(*each) for each in profiles if (each[0], each[1].flow) not in taken]
+        models = [*configured, *(model for model in found if model.id not in self._taken)]
+        return [model for model in models if self._may_use(model)]
+
+    def _may_use(self, model: Model) -> bool:
+        return model.flowise in self._allowed and self._caller.may_use(model.names)
+
+    def _failures(self) -> list[ProxyError]:
+        if not self._config.discovery.enabled:
+            return []
+        failures = [self._catalogs[place].failure() for place in self._allowed]
+        return [failure for failure in failures if failure is not None]
 
     def _check_key(self) -> None:
-        failure = self._catalog.failure() if self._config.discovery.enabled else None
-        if self._caller.flowise_key and isinstance(failure, FlowiseRefused):
-            raise failure
+        for failure in self._failures() if self._caller.flowise_key else ():
+            if isinstance(failure, FlowiseRefused):
+                raise failure
 
     def resolve(self, name: str) -> Model:
         """The model of this name. Raises ModelNotFound, alike for unknown and for not allowed."""
         model = self._named(name) if MODEL_ID.fullmatch(name) else None
-        if model is None or not self._caller.may_use(model.names):
+        if model is None or not self._may_use(model):
             shown = name if MODEL_ID.fullmatch(name) else "".join(filter(str.isprintable, name[:40]))
             raise ModelNotFound(
                 f"The model `{shown}` does not exist or you do not have access to it. "
@@ -85,47 +107,106 @@ class Models:
         for configured in self._config.models:
             if name == configured.id or name in configured.aliases:
                 return self._configured(configured)
+        place, _, rest = name.partition("/")
+        places = [place] if rest and place in self._catalogs else self._allowed
+        if len(places) == 1 and places[0] not in self._allowed:
+            return None
+        name = rest if places is not self._allowed else name
         if FLOW_ID.fullmatch(name):
-            return self._of_flow(name.lower())
-        if not self._config.discovery.enabled:
-            return None
-        profile = self._catalog.by_slug(name)
-        if profile is None:
-            self._check_key()
-            failure = self._catalog.failure()
-            if isinstance(failure, FlowiseUnavailable):
-                raise failure  # whether there is such a model cannot be known; trying again may help
-            return None
-        return self._of_flow(profile.flow) if profile.type in self._config.discovery.types else None
+            flow = name.lower()
+            found = self._first(places, lambda catalog: catalog.listed(flow))
+            # A flow that no listing has is the default Flowise's, the first of all.
+            return self._of_flow(found[0] if found else (places if rest else [*self._catalogs])[0], flow)
+        return self._of_slug(places, name) if self._config.discovery.enabled else None
 
-    def _of_flow(self, flow: str) -> Model:
+    def _of_slug(self, places: list[str], slug: str) -> Model | None:
+        found = self._first(places, lambda catalog: catalog.by_slug(slug))
+        if found is None:
+            self._check_key()
+            for place in places:
+                failure = self._catalogs[place].failure()
+                if isinstance(failure, FlowiseUnavailable):
+                    raise failure  # whether there is such a model cannot be known; trying again may help
+            return None
+        place, profile = found
+        return self._of_flow(place, profile.flow) if profile.type in self._config.discovery.types else None
+
+    def _first(
+        self, places: list[str], find: Callable[[Profiles], FlowProfile | None]
+    ) -> tuple[str, FlowProfile] | None:
+        """Where a flow is first found.
+
+        Raises FlowiseUnavailable if it is found behind a Flowise whose flows have never been read: that one
+        may have the name too, and a request must not go to another Flowise while it cannot be asked.
+        """
+        for number, place in enumerate(places):
+            if (profile := find(self._catalogs[place])) is not None:
+                for before in places[:number]:
+                    failure = self._catalogs[before].failure()
+                    if failure is not None and self._is_unread(before):
+                        raise failure
+                return place, profile
+        return None
+
+    def _has_no_flows(self, place: str) -> bool:
+        """Whether the flows of a Flowise have never been read, for want of an answer."""
+        catalog = self._catalogs[place]
+        return not catalog.profiles() and isinstance(catalog.failure(), FlowiseUnavailable)
+
+    def _of_flow(self, place: str, flow: str) -> Model:
         """The file's first model of this flow that the caller may use, else the flow itself."""
         configured = [self._configured(model) for model in self._config.models if model.flow.lower() == flow]
-        usable = [model for model in configured if self._caller.may_use(model.names)]
+        configured = [model for model in configured if model.flowise == place]
+        usable = [model for model in configured if self._may_use(model)]
         if configured:
             return (usable or configured)[0]
-        return self._discovered(self._catalog.by_flow(flow) or FlowProfile(flow, "", type=""))
+        profile = self._catalogs[place].by_flow(flow) if place in self._allowed else None
+        return self._discovered(place, profile or FlowProfile(flow, "", type=""))
 
-    def _profiles(self) -> list[FlowProfile]:
+    def _profiles(self, place: str) -> list[FlowProfile]:
         discovery = self._config.discovery
-        profiles = self._catalog.profiles() if discovery.enabled else []
+        profiles = self._catalogs[place].profiles() if discovery.enabled else []
         return [profile for profile in profiles if profile.type in discovery.types]
 
-    def _discovered(self, profile: FlowProfile) -> Model:
+    def _discovered(self, place: str, profile: FlowProfile) -> Model:
         slug = "" if self._config.discovery.ids == "uuid" else profile.slug
-        return _model(slug or profile.flow, profile, self._names(profile))
+        return _model(self._id(place, slug, profile), place, profile, self._names(place, profile))
 
-    def _names(self, profile: FlowProfile) -> frozenset[str]:
-        """The names of a flow itself: its id, and those of its slugs that lead to it."""
+    def _id(self, place: str, slug: str, profile: FlowProfile) -> str:
+        """The slug, else the flow's id, alone if no other Flowise has it."""
+        name = slug or profile.flow
+        places = [*self._catalogs]
+        before = places[: places.index(place)]
+        others = [self._catalogs[other] for other in places if other != place]
+        is_alone = not any(catalog.listed(name) for catalog in others)
+        if is_alone and not any(self._is_unread(other) or self._has(other, name) for other in before):
+            return name
+        qualified = f"{place}/{name}"
+        return qualified if MODEL_ID.fullmatch(qualified) else f"{place}/{profile.flow}"
+
+    def _names(self, place: str, profile: FlowProfile) -> frozenset[str]:
+        """The names of a flow itself: its id and its slugs, bare if they lead to it for this caller."""
         discovery = self._config.discovery
         is_found = discovery.enabled and profile.type in discovery.types
-        slugs = {profile.slug, profile.first_slug} - self._taken - {""} if is_found else set()
-        return frozenset([profile.flow, *slugs])
+        slugs = {profile.slug, profile.first_slug} - {""} if is_found else set()
+        names = {f"{place}/{name}" for name in (profile.flow, *slugs)}
+        before = self._allowed[: self._allowed.index(place)] if place in self._allowed else self._allowed
+        alone = {profile.flow, *slugs - self._taken}
+        return frozenset(names | {n for n in alone if not any(self._has(each, n) for each in before)})
+
+    def _has(self, place: str, name: str) -> bool:
+        """Whether an id or a slug leads to a flow of a Flowise; an old slug works on."""
+        catalog = self._catalogs[place]
+        return (catalog.listed(name) or catalog.by_slug(name)) is not None
 
     def _configured(self, config: ModelConfig) -> Model:
         flow = config.flow.lower()
-        profile = self._catalog.by_flow(flow) or FlowProfile(flow, "", type="")
-        model = _model(config.id, profile, self._names(profile) | {config.id, *config.aliases})
+        place = config.flowise or self._place_of(flow)
+        catalog = self._catalogs.get(place) if place in self._allowed else None
+        profile = catalog.by_flow(flow) if catalog else None
+        profile = profile or FlowProfile(flow, "", type="")
+        names = self._names(place, profile) | {config.id, *config.aliases}
+        model = _model(config.id, place, profile, names)
         return replace(
             model,
             name=config.name or model.name,
@@ -140,8 +221,13 @@ class Models:
             tools=config.tools,
         )
 
+    def _place_of(self, flow: str) -> str:
+        """The Flowise that lists a flow, else the default one; the same for every caller."""
+        found = (place for place, catalog in self._catalogs.items() if catalog.listed(flow))
+        return next(found, next(iter(self._catalogs)))
 
-def _model(model_id: str, profile: FlowProfile, names: frozenset[str]) -> Model:
+
+def _model(model_id: str, place: str, profile: FlowProfile, names: frozenset[str]) -> Model:
     return Model(
         model_id,
         profile.flow,
@@ -156,4 +242,5 @@ def _model(model_id: str, profile: FlowProfile, names: frozenset[str]) -> Model:
         has_memory=profile.has_memory,
         chains_models=profile.chains_models,
         inputs=profile.inputs,
+        flowise=place,
     )

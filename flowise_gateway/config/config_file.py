@@ -116,6 +116,11 @@ class ConfigFile:
                 f"{path.name}: keys: must be left out with FLOWISE_KEY_PASSTHROUGH: "
                 "a caller sends one key, and that is Flowise's"
             )
+        if config.flowises and not self._may_hold_keys:
+            raise ConfigError(
+                f"{path.name}: flowises: must be left out with FLOWISE_KEY_PASSTHROUGH: "
+                "a caller's key is one Flowise's, and must be sent to no other"
+            )
         return config
 
     def _is_fresh(self, state: _State) -> bool:

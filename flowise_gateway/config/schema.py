@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
+from flowise_gateway.config.flowises import FLOWISE_NAME, FlowiseConfig
 from flowise_gateway.config.yaml_document import (
     BOOLEAN,
     Spot,
@@ -22,7 +23,7 @@ from flowise_gateway.config.yaml_document import (
     value_of,
     whole_number,
 )
-from flowise_gateway.flow.model import FLOW_ID, MODEL_ID
+from flowise_gateway.flow.model import DEFAULT_FLOWISE, FLOW_ID, MODEL_ID
 
 KEY_NAME = r"[^\W_][\w .@:/-]{0,63}"
 KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
@@ -60,7 +61,10 @@ NO_LIMITS = Allowance()
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A flow under a name of its own; the flow's id is in lower case."""
+    """A flow under a name of its own; the flow's id is in lower case.
+
+    `flowise` is the name of the Flowise that has it; empty: the one that lists it, else the default one.
+    """
 
     id: Annotated[str, _MODEL_ID]
     flow: Annotated[str, text_like(FLOW_ID.pattern, "a flow id (a UUID)", lower=True)]
@@ -75,6 +79,7 @@ class ModelConfig:
     tools: Annotated[str, one_of("report", "prompt", "reject")] = "report"
     request_timeout: Annotated[float | None, number(0.1, 86400)] = None
     fallback: Annotated[str | None, _MODEL_ID] = None
+    flowise: Annotated[str, FLOWISE_NAME] = ""
     requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
     max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
@@ -88,7 +93,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeyConfig:
-    """A client key, known by its digests in lower case, and what it may use.
+    """A client key, known by its digests in lower case, and what it may use; `flowises` empty: all of them.
 
     Of several digests, each is a key; from `expires` on, in seconds since 1970, none of them is valid.
     """
@@ -102,6 +107,7 @@ class KeyConfig:
     overrides: Annotated[bool, BOOLEAN] = False
     expires: Annotated[float, moment()] = math.inf
     admin: Annotated[bool, BOOLEAN] = False
+    flowises: Annotated[tuple[str, ...], list_of(FLOWISE_NAME, "a list of names of Flowises")] = ()
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
     tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
     per_user: Annotated[Allowance | None, mapping(Allowance)] = None
@@ -168,6 +174,13 @@ _KEY = mapping(
 )
 
 
+_FLOWISE = mapping(
+    FlowiseConfig,
+    refused=dict.fromkeys(("key", "secret", "token", "password"), "is api_key here: env:NAME or file:PATH"),
+    may_hold_secrets=True,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """All that the file says; as it stands here, what an empty file says."""
@@ -178,6 +191,9 @@ class ProxyConfig:
     tasks: Annotated[TasksConfig, mapping(TasksConfig, may_be_empty=True)] = TasksConfig()
     pipelines: Annotated[
         tuple[PipelineConfig, ...], list_of(mapping(PipelineConfig), "a list of pipelines", may_be_empty=True)
+    ] = ()
+    flowises: Annotated[
+        tuple[FlowiseConfig, ...], list_of(_FLOWISE, "a list of Flowises", may_be_empty=True)
     ] = ()
     flowise_mode: Annotated[str, one_of("auto", "queue")] = "auto"
 
@@ -193,6 +209,7 @@ def parse_config(file: str, content: bytes) -> ProxyConfig:
     config: ProxyConfig = value_of(root, _ROOT)
     _check_model_names(root, config.models)
     _check_fallbacks(root, config.models)
+    _check_flowises(root, config)
     pipelines = zip(config.pipelines, root.entries("pipelines"), strict=True)
     _check_distinct((pipeline.id, spot["id"]) for pipeline, spot in pipelines)
     keys = root.entries("keys")
@@ -203,6 +220,28 @@ def parse_config(file: str, content: bytes) -> ProxyConfig:
         for digest in zip(key.sha256, spot["sha256"].each(), strict=True)
     )
     return config
+
+
+def _check_flowises(root: Spot, config: ProxyConfig) -> None:
+    """Check that each Flowise has a name of its own, and that those are known which models and keys name."""
+    spots = root.entries("flowises")
+    _check_distinct((each.name, spot["name"]) for each, spot in zip(config.flowises, spots, strict=True))
+    for each, spot in zip(config.flowises, spots, strict=True):
+        if each.name == DEFAULT_FLOWISE:
+            raise spot["name"].error(
+                f"must not be {DEFAULT_FLOWISE}, the name of the one of FLOWISE_BASE_URL"
+            )
+    known = {DEFAULT_FLOWISE, *(each.name for each in config.flowises)}
+    named = [
+        (model.flowise, spot["flowise"])
+        for model, spot in zip(config.models, root.entries("models"), strict=True)
+        if model.flowise
+    ]
+    for key, spot in zip(config.keys, root.entries("keys"), strict=True):
+        named += zip(key.flowises, spot["flowises"].items(), strict=True) if key.flowises else ()
+    for name, place in named:
+        if name not in known:
+            raise place.error(f"must be {DEFAULT_FLOWISE} or the name of an entry of flowises")
 
 
 def _check_model_names(root: Spot, models: tuple[ModelConfig, ...]) -> None:

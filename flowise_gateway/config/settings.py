@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -323,14 +323,46 @@ class Settings:
         )
 
 
+def secret_of(
+    reference: str, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+) -> str:
+    """The secret behind `env:NAME` (of the environment or `.env`) or `file:PATH`.
+
+    Raises ValueError with a text that follows the field's name.
+    """
+    kind, _, name = reference.partition(":")
+    if kind == "file":
+        try:
+            text = _content("", str(here_or_beside(name)))
+        except SettingsError:
+            raise ValueError("names a file that cannot be read, is empty or is too long") from None
+    else:
+        file = {} if dotenv is None else dotenv_values(here_or_beside(dotenv))
+        own = os.environ if environ is None else environ
+        text = (own.get(name) or file.get(name) or "").strip()
+        if not text:
+            raise ValueError("names an environment variable that is not set")
+    try:
+        return _header_text(text)
+    except ValueError as error:
+        raise ValueError(f"leads to a key that cannot be one: {error}") from None
+
+
 def misspelt_settings(
-    environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
+    environ: Mapping[str, str] | None = None,
+    dotenv: str | Path | None = ".env",
+    *,
+    used: Container[str] = (),
 ) -> list[str]:
-    """A line for each name that is no setting, but nearly one."""
+    """A line for each name that is no setting, but nearly one; `used` are those that `proxy.yaml` names."""
     names = [field.name.upper() for field in fields(Settings)]
     values = _values(os.environ if environ is None else environ, dotenv)
     known = [*names, *(f"{name.upper()}_FILE" for name in _SECRET)]
-    found = {name: difflib.get_close_matches(name, known, 1, _NEAR) for name in values if name not in known}
+    found = {
+        name: difflib.get_close_matches(name, known, 1, _NEAR)
+        for name in values
+        if name not in known and name not in used
+    }
     return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
 
 

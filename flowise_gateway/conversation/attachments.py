@@ -31,6 +31,7 @@ class UploadClient(Protocol):
     """What attachments need of a flow's client. Both methods raise ProxyError."""
 
     flow_id: str
+    name: str
 
     def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
         """Tell whether a flow streams (None: not told), and which uploads it takes."""
@@ -66,7 +67,7 @@ class Attachments:
     """Fits requests' attachments to their flows; caches the texts of documents, which clients send again."""
 
     def __init__(self) -> None:
-        self._texts: LRU[tuple[str, str], str] = LRU(_MAX_CACHED_TEXTS)
+        self._texts: LRU[tuple[str, str, str], str] = LRU(_MAX_CACHED_TEXTS)
 
     def fitted(
         self,
@@ -111,7 +112,7 @@ class Attachments:
         upload = attachment.upload
         if upload.type == "file:full":
             return _doc(upload.name, upload.data)
-        key = client.flow_id, attachment.digest
+        key = client.name, client.flow_id, attachment.digest
         text = self._texts.get(key)
         if text is None:
             try:

@@ -28,7 +28,7 @@ from flowise_gateway.conversation.sessions import (
 from flowise_gateway.flow.cooperative import yield_before
 from flowise_gateway.flow.errors import BadRequest, ProxyError
 from flowise_gateway.flow.events import FlowEvent, HumanInputRequested, TextDelta, TurnEnded
-from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.model import DEFAULT_FLOWISE, Model
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, with_attached
 from flowise_gateway.flowise.human_input import decision, resume_turn
@@ -237,7 +237,8 @@ def _conversation_request(
     text = parsed.turns[0].system_text
     return ConversationRequest(
         caller.scope or caller.name,
-        model.flow,
+        # Two Flowises may have the same flow, and know nothing of each other's sessions.
+        model.flow if model.flowise == DEFAULT_FLOWISE else f"{model.flowise}/{model.flow}",
         history_mode(model),
         parsed.turns,
         parsed.user_text,

@@ -12,6 +12,9 @@ FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
 """What a name of a model may look like."""
 
+DEFAULT_FLOWISE = "default"
+"""The name of the Flowise that FLOWISE_BASE_URL leads to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -20,7 +23,8 @@ class Model:
     `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached. `inputs` are
     the override inputs that the flow has enabled, each with the name of the node type that has it (several
     nodes: one of them), None where Flowise does not tell. `chains_models` tells that it runs several models
-    one after the other. The last six are choices of `proxy.yaml`.
+    one after the other. `flowise` is the name of the Flowise that has the flow. The last six are choices of
+    `proxy.yaml`.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Model:
     has_memory: bool | None = None
     chains_models: bool = False
     inputs: Mapping[str, str] | None = None
+    flowise: str = DEFAULT_FLOWISE
     request_timeout: float | None = None
     fallback: str | None = None
     history: str = "auto"

@@ -7,9 +7,17 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError
 from flowise_gateway.flow.lenient_json import lenient_json
-from flowise_gateway.flowise.failures import failure, listing_refused, not_the_api, refused, unreachable
+from flowise_gateway.flow.model import DEFAULT_FLOWISE
+from flowise_gateway.flowise.failures import (
+    failure,
+    listing_refused,
+    naming_settings_of,
+    not_the_api,
+    refused,
+    unreachable,
+)
 from flowise_gateway.flowise.retries import FlowiseHealth, attempts
 from flowise_gateway.flowise.run import Limits
 from flowise_gateway.flowise.transport.base import (
@@ -34,6 +42,7 @@ class FlowiseApi:
     def __init__(self, base_url: str, api_key: str, transport: Transport, limits: Limits) -> None:
         """Call the API at `base_url`; `health` is what all calls to the same Flowise share."""
         self.base_url = base_url
+        self.name = DEFAULT_FLOWISE
         self.health = FlowiseHealth()
         self._api_key = api_key
         self._transport = transport
@@ -47,12 +56,25 @@ class FlowiseApi:
         """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
         return self._open(FlowiseRequest("GET", path, {}), seconds)
 
+    @contextlib.contextmanager
+    def naming_settings(self) -> Iterator[None]:
+        """Name the settings of this Flowise in the errors that are raised within."""
+        try:
+            yield
+        except ProxyError as error:
+            error.message = naming_settings_of(self.name, error.message)
+            raise
+
     def flows(self) -> Iterator[dict[str, Any]]:
         """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
 
         A row holds the flow's whole drawing, often 100 kB and more, so they come page by page; Flowise before
         3.0.4 knows no pages and gives all at once.
         """
+        with self.naming_settings():
+            yield from self._flows()
+
+    def _flows(self) -> Iterator[dict[str, Any]]:
         seen = 0
         for page in range(1, MAX_PAGES + 1):
             head, body = self.get(f"/chatflows?page={page}&limit={PAGE_ROWS}")
@@ -78,10 +100,11 @@ class FlowiseApi:
 
     def version(self) -> str:
         """Flowise's version as it may be shown, empty where it does not tell. Raises ProxyError."""
-        head, body = self.get("/version")
-        answer = lenient_json(body)
-        if head.status == 200 and not is_json(head):
-            raise not_the_api()
+        with self.naming_settings():
+            head, body = self.get("/version")
+            answer = lenient_json(body)
+            if head.status == 200 and not is_json(head):
+                raise not_the_api()
         version = str(answer.get("version", "")) if isinstance(answer, dict) else ""
         return "".join(filter(str.isprintable, version[:MAX_VERSION_CHARACTERS]))
 

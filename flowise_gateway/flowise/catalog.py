@@ -105,6 +105,11 @@ class Catalog:
             return self._unlisted.profile(flow)
         return listed
 
+    def listed(self, name: str) -> FlowProfile | None:
+        """The flow of this id or slug if the listing has it; never waits, nor asks for this flow alone."""
+        self._keep_fresh()
+        return self._by_flow.get(name) or self._by_flow.get(self._by_slug.get(name, ""))
+
     def failure(self) -> ProxyError | None:
         """Why the flows are not known: there has never been a listing, or Flowise refuses the key by now."""
         if self._was_listed and not isinstance(self.error, FlowiseRefused):

@@ -24,7 +24,12 @@ from flowise_gateway.flow.errors import (
     RateLimited,
     RunFailed,
 )
+from flowise_gateway.flow.model import DEFAULT_FLOWISE
 from flowise_gateway.flowise.transport.base import ConnectionBroken, NotSent, NotTrusted, ReplyHead
+
+_SETTING = re.compile(
+    r"FLOWISE_(API_KEY|BASE_URL|CONNECT_TIMEOUT|REQUEST_TIMEOUT|STREAM_IDLE_TIMEOUT|RUN_TIMEOUT|MAX_ATTEMPTS)\b"
+)
 
 MAX_LOOKED_AT = 10_000
 """Characters of a failure's text that are looked at: behind them a provider may repeat a whole prompt."""
@@ -78,6 +83,13 @@ def _refusal(bare: str, flow: str) -> ProxyError | None:
     missing = re.search(r"(?i)\bchatflow (\S+) not found", bare)
     is_missing = missing and (not flow or missing[1].lower() == flow.lower())
     return no_such_flow() if is_missing or re.search("(?i)invalid chatflow id", bare) else None
+
+
+def naming_settings_of(flowise: str, text: str) -> str:
+    """A failure's text with the settings as they are called for this Flowise."""
+    if flowise == DEFAULT_FLOWISE:
+        return text
+    return _SETTING.sub(lambda found: f"{found[1].lower()} of {flowise} (flowises in proxy.yaml)", text)
 
 
 def unreachable(cause: NotSent | ConnectionBroken) -> ProxyError:

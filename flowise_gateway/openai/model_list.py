@@ -20,10 +20,11 @@ class ModelCapabilities(TypedDict):
     memory: bool | None
 
 
-class ModelOverrides(TypedDict):
-    """What a request may set in the flow; null where Flowise does not tell."""
+class ModelFlowise(TypedDict):
+    """What a request may set in the flow, null where it is not told; and which Flowise has the flow."""
 
     override_inputs: list[str] | None
+    server: str
 
 
 class ModelBody(TypedDict):
@@ -44,7 +45,7 @@ class ModelBody(TypedDict):
     created_at: int
     lifecycle_status: str
     capabilities: ModelCapabilities
-    flowise: ModelOverrides
+    flowise: ModelFlowise
 
 
 class Deployment(TypedDict):
@@ -87,7 +88,10 @@ def model_body(model: Model) -> ModelBody:
             "files": model.takes_files,
             "memory": model.has_memory,
         },
-        "flowise": {"override_inputs": None if model.inputs is None else sorted(model.inputs)},
+        "flowise": {
+            "override_inputs": None if model.inputs is None else sorted(model.inputs),
+            "server": model.flowise,
+        },
     }
 
 

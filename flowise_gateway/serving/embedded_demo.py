@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.settings import Settings
 
 HERE = Path(__file__).resolve().parents[2]
@@ -18,8 +19,8 @@ HERE = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def embedded_demo(settings: Settings) -> Iterator[Settings]:
-    """The settings, with the demo Flowise running behind them when no Flowise is named."""
-    if settings.flowise_base_url:
+    """The settings, with the demo Flowise behind them when neither they nor `proxy.yaml` name a Flowise."""
+    if settings.flowise_base_url or config_file(settings).current.flowises:
         yield settings
         return
     # --restart: the process that starts the demo again when it was killed is the demo's own, since gunicorn's

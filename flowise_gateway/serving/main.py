@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.flowises import upstreams
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import SettingsError
@@ -89,7 +90,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    serving_transport(settings).close()  # what it cannot be made of stops the start, not each worker
+    check_transports(settings)  # what they cannot be made of stops the start, not each worker
     from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
     from flowise_gateway.serving.master import Master  # noqa: PLC0415
     from flowise_gateway.serving.request_body import BoundedHead, guard_body  # noqa: PLC0415
@@ -131,9 +132,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             super().reload()
 
         def load(self) -> Any:
-            transport, metrics = serving_transport(self.settings), Metrics(board)
+            metrics = Metrics(board)
             app = application.create_app(
-                self.settings, transport=transport, run=store_thread(), metrics=metrics
+                self.settings, transport_of=serving_transport, run=store_thread(), metrics=metrics
             )
             edge = ServingEdge(app, metrics, notice_proxy)
             edge.at_end = app.extensions[application.AT_END]
@@ -224,14 +225,20 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
     """The settings as they now stand. Raises SettingsError, ConfigError for what cannot be served with."""
     new = Settings.from_env()
     new.check_admission(has_keys=bool(config_file(new).current.keys))
-    if not new.flowise_base_url:
+    if not (new.flowise_base_url or config_file(new).current.flowises):
         if not is_demo:
             raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a new start")
         new = replace(new, flowise_base_url=current.flowise_base_url)
     if (new.host, new.port) != (current.host, current.port):
         log.warning("HOST and PORT change at a new start only")
-    serving_transport(new).close()
+    check_transports(new)
     return new
+
+
+def check_transports(settings: Settings) -> None:
+    """Make what calls each Flowise, to see whether it can be made. Raises SettingsError."""
+    for upstream in upstreams(settings, config_file(settings).current.flowises):
+        serving_transport(upstream.settings).close()
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:

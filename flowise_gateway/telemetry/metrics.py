@@ -74,7 +74,7 @@ KINDS: Mapping[str, Kind] = {
         "Tokens as the answers' usage has them: reported by Flowise, or estimated; of broken answers, too.",
         ("model", "direction", "source"),
     ),
-    "retries_total": Kind("Calls of Flowise that were tried again."),
+    "retries_total": Kind("Calls of a Flowise that were tried again.", ("flowise",)),
     "limit_refusals_total": Kind("Requests refused by a limit.", ("limit",)),
     "store_errors_total": Kind("Failures of the store that keeps conversations."),
     "log_messages_total": Kind(
@@ -86,7 +86,8 @@ KINDS: Mapping[str, Kind] = {
     "requests_in_flight": Kind("Requests in hand, as PROXY_MAX_IN_FLIGHT counts them."),
     "streams_open": Kind("Event streams being written to clients."),
     "runs_open": Kind("Runs of flows under way."),
-    "breakers_open": Kind("Workers that do not call Flowise because it cannot be reached."),
+    "breakers_open": Kind("Workers that do not call a Flowise because it cannot be reached.", ("flowise",)),
+    "flowise_up": Kind("Workers whose last calls reached the Flowise; workers are counted.", ("flowise",)),
     "workers": Kind("Worker processes that serve."),
 }
 _GAUGES = {name for name, kind in KINDS.items() if not kind.buckets and not name.endswith("_total")}
@@ -112,6 +113,15 @@ class Metrics:
     def watch(self, name: str, read: Callable[[], float], *labels: str) -> None:
         """Read a number that another object keeps whenever metrics are asked for; totals begin at 0."""
         self._watched.append(((name, *labels), read))
+
+    def forget(self, name: str, *labels: str) -> None:
+        """Watch a number no longer; a gauge leaves the text, a total stays as it is."""
+        key = (name, *labels)
+        self.show()
+        self._watched = [each for each in self._watched if each[0] != key]
+        self._seen.pop(key, None)
+        if name in _GAUGES:
+            self._rows.pop(key, None)
 
     def admit(self, model: Model) -> None:
         """Give a model a label of its own if Flowise is known to have it: anybody can make up a flow's id."""

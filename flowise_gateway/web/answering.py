@@ -87,7 +87,7 @@ class Answering:
             plan,
             services,
             models,
-            g.caller.flowise_key,
+            g.caller,
             onward_headers(),
             summary,
             link_resolver(reference, self._own_address(), lambda: services.file_links),
@@ -158,8 +158,7 @@ class Answering:
             return replace(plan, canned_events=(TextDelta(answer), TurnEnded()))
         if not parsed.is_conversation:
             return planner.plan_standalone(parsed, model, g.caller)
-        client = self._services.clients.client(model.flow, g.caller.flowise_key)
-        return planner.plan(parsed, model, g.caller, header, client)
+        return planner.plan(parsed, model, g.caller, header, self._services.client(model, g.caller))
 
     def _own_address(self) -> Callable[[], str]:
         """Tells the address that links begin with: the public one, else the one that the caller used."""

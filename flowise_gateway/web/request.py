@@ -15,6 +15,7 @@ from flowise_gateway.config.settings import Settings
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import BadRequest, BodyTooLarge, EncodingNotSupported
 from flowise_gateway.flow.events import ArtifactMade, FlowEvent, HumanInputRequested
+from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.request_scope import RequestScope, request_scope
 from flowise_gateway.openai.artifacts import FILES_PATH
 from flowise_gateway.openai.json_body import json_object
@@ -126,13 +127,13 @@ def link_resolver(reference: str, address: Callable[[], str], links: Callable[[]
     `address` tells that of the gateway, empty where links must be relative.
     """
 
-    def of_run(flow: str, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
+    def of_run(model: Model, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
         def amend(event: HumanInputRequested | ArtifactMade) -> FlowEvent:
             if isinstance(event, HumanInputRequested):
                 return replace(event, reference=reference)
             if not event.stored:
                 return event
-            token = links().token(StoredFile(flow, chat_id, event.stored))
+            token = links().token(StoredFile(model.flow, chat_id, event.stored, model.flowise))
             return replace(event, url=f"{address()}{FILES_PATH}{token}")
 
         return amend

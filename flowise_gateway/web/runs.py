@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+from flowise_gateway.access.keys import Caller
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.flow.errors import ModelNotFound, ProxyError
@@ -29,13 +30,13 @@ from flowise_gateway.web.heartbeat import Heartbeat
 from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.services import Services
 
-LinkResolver = Callable[[str, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
-"""Gives what completes the events of a run, by its flow and its chat id."""
+LinkResolver = Callable[[Model, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
+"""Gives what completes the events of a run, by its model and its chat id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What it takes to run a request; `key` is the caller's own for Flowise.
+    """What it takes to run a request.
 
     `pump`, if there is one, is offered the tokens of the only turn.
     """
@@ -44,7 +45,7 @@ class Runs:
     plan: Plan
     services: Services
     models: Models
-    key: str
+    caller: Caller
     headers: Mapping[str, str]
     summary: RequestSummary
     link_resolver: LinkResolver
@@ -75,7 +76,7 @@ class Runs:
             while True:
                 result = "aborted"
                 count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
-                complete = self.link_resolver(model.flow, turn.chat_id)
+                complete = self.link_resolver(model, turn.chat_id)
                 batches = self._batches(turn, model, wake)
                 try:
                     for batch in batches:
@@ -107,7 +108,7 @@ class Runs:
             raise
 
     def _batches(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        return self.services.clients.client(model.flow, self.key).batches(
+        return self.services.client(model, self.caller).batches(
             replace(turn, flow=model.flow),
             wake=wake,
             headers=self.headers,
@@ -119,7 +120,7 @@ class Runs:
         """The turn for the model that stands in, that model, and a warning of what could not go along."""
         model = self.models.resolve(fallback)
         self.summary.fallback, self.summary.outcome = fallback, ""
-        client = self.services.clients.client(model.flow, self.key)
+        client = self.services.client(model, self.caller)
         turn = replace(turn, chat_id=str(uuid4()))
         turn, warning = self.services.planner.replan_for_fallback(self.plan, turn, model, self.parsed, client)
         return turn, model, warning

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Protocol
 
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
@@ -17,20 +15,14 @@ from flowise_gateway.access.models import Models
 from flowise_gateway.access.rates import shared_rates
 from flowise_gateway.access.wrong_keys import WrongKeys
 from flowise_gateway.config.config_file import config_file
+from flowise_gateway.config.flowises import Upstream
 from flowise_gateway.config.schema import NO_LIMITS, Allowance, ProxyConfig
 from flowise_gateway.config.settings import Settings
-from flowise_gateway.conversation.attachments import UploadClient
 from flowise_gateway.conversation.planner import Planner
 from flowise_gateway.conversation.sessions import Conversations
-from flowise_gateway.flow.errors import StoreUnavailable
-from flowise_gateway.flow.events import Batches
-from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.errors import ProxyError, StoreUnavailable
+from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.request_summary import RequestSummary
-from flowise_gateway.flow.turn import Turn
-from flowise_gateway.flowise.catalog import Catalog, FlowSource
-from flowise_gateway.flowise.queue_mode import QueueMode
-from flowise_gateway.flowise.retries import FlowiseHealth
-from flowise_gateway.flowise.transport.base import Reply, ReplyHead
 from flowise_gateway.storage.counts import WatchedCounts, open_counts, shared_slots
 from flowise_gateway.storage.protocol import Executor, StoreError
 from flowise_gateway.storage.store import WatchedStore, open_store
@@ -39,53 +31,26 @@ from flowise_gateway.telemetry.log import log_request, repeats
 from flowise_gateway.telemetry.metrics import Metrics
 from flowise_gateway.telemetry.usage import Usage
 from flowise_gateway.telemetry.usage_report import Row, UsageReport
+from flowise_gateway.web.flowises import FlowClient, FlowClients, Flowise, Flowises, FlowiseState
 from flowise_gateway.web.forwarded import TrustedProxies
 
 log = logging.getLogger(__name__)
 
 _STORE_RETRY_SECONDS = 2.0
-MAX_CATALOGS = 256
-LISTING_SECONDS = 90 * 86400.0
-
-
-class FlowClient(UploadClient, FlowSource, Protocol):
-    """A client of Flowise for one flow; `FlowiseClient` is one."""
-
-    def batches(
-        self,
-        turn: Turn,
-        *,
-        wake: Callable[[], float],
-        headers: Mapping[str, str] | None = None,
-        request_timeout: float | None = None,
-        pump: Callable[[str], bool] | None = None,
-    ) -> Batches:
-        """Run the flow and give its events as they arrive."""
-
-    def version(self) -> str:
-        """Tell Flowise's version. Raises ProxyError."""
-
-    def get_streaming(self, path: str) -> tuple[ReplyHead, Reply]:
-        """GET a path; the body is for the caller to read and close. Raises ProxyError."""
-
-
-class FlowClients(Protocol):
-    """The clients of all flows, and what they know of Flowise together."""
-
-    health: FlowiseHealth
-    mode: QueueMode
-
-    def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
-        """Return a flow's client with the caller's own key for Flowise, else the server's."""
 
 
 class Services:
     """What all requests share; `config` is the `proxy.yaml` of requests that begin now."""
 
-    def __init__(self, settings: Settings, clients: FlowClients, run: Executor, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clients_of: Callable[[Upstream], FlowClients],
+        run: Executor,
+        metrics: Metrics,
+    ) -> None:
         """Serve as the settings say; `run` runs what may wait for a disk."""
         self.settings = settings
-        self.clients = clients
         self.metrics = metrics
         self.proxies = TrustedProxies(settings.proxy_trusted_proxies)
         self.finished = FinishedRequests(log_request, metrics.request)
@@ -110,8 +75,7 @@ class Services:
         self.store = WatchedStore(store, _log_lost_store, secret)
         # Of one secret at a time: the store has another one if it was lost when the worker began.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
-        self._catalogs: LRU[str, Catalog] = LRU(MAX_CATALOGS)
-        self._catalogs_lock = threading.Lock()
+        self.flowises = Flowises(settings, clients_of, self.store, metrics)
         self.follow_config()
         self._watch()
 
@@ -119,8 +83,6 @@ class Services:
         """Show in the metrics what other parts count."""
         watch, refusals = self.metrics.watch, self.limits.refusals
         watch("requests_in_flight", lambda: self.limits.in_flight)
-        watch("breakers_open", lambda: self.clients.health.is_down)
-        watch("retries_total", lambda: self.clients.health.retries)
         watch("store_errors_total", lambda: self.store.failures)
         watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")
         for limit in refusals:
@@ -146,13 +108,11 @@ class Services:
             log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
         else:
             self.keys = keys
+        self.flowises.follow(config)
         self.config = config
         self._model_limits = {
             model.id: allowance for model in config.models if (allowance := model.allowance) != NO_LIMITS
         }
-        self.clients.mode.is_set = config.flowise_mode == "queue"
-        for catalog in self._catalogs.values():
-            catalog.refresh_seconds = config.discovery.refresh_seconds
 
     def subjects(self, caller: Caller, summary: RequestSummary) -> list[Subject]:
         """The user and the model of a request, as far as they have limits."""
@@ -185,32 +145,40 @@ class Services:
 
     def models(self, config: ProxyConfig, caller: Caller) -> Models:
         """The models that a caller may use."""
-        return Models(config, self.catalog(caller), caller)
+        seconds = config.discovery.refresh_seconds
+        catalogs = {each.upstream.name: each.catalog(caller, seconds) for each in self.flowises}
+        return Models(config, catalogs, caller)
 
-    def catalog(self, caller: Caller) -> Catalog:
-        """The flows that the caller's own key for Flowise shows, else the server's."""
-        key = caller.flowise_key
-        # Reading the saved listing waits for the store; without the lock, other requests of the same key
-        # would meanwhile make a second catalog.
-        with self._catalogs_lock:
-            catalog = self._catalogs.get(key)
-            if catalog is None:
-                catalog = self._new_catalog(caller)
-            self._catalogs[key] = catalog
-        return catalog
+    def client(self, model: Model, caller: Caller) -> FlowClient:
+        """The client of a model's flow, with the caller's own key where keys are passed through."""
+        return self.flowises.client(model.flowise, model.flow, caller.flowise_key)
 
-    def _new_catalog(self, caller: Caller) -> Catalog:
-        key = caller.flowise_key
-        # Saved under the address and the key: a listing that one key sees is shown for no other.
-        source = f"{self.settings.flowise_base_url}\n{key or self.settings.flowise_api_key}"
-        name = f"listing:{hashlib.sha256(source.encode()).hexdigest()}"
-        owner = caller.scope if key else None
-        return Catalog(
-            self.clients.client("", key),
-            self.config.discovery.refresh_seconds,
-            saved=lambda: self.store.get(name),
-            save=lambda listing: self.store.put({name: listing}, LISTING_SECONDS, owner),
-        )
+    def flowise_states(self, config: ProxyConfig, caller: Caller) -> dict[str, FlowiseState]:
+        """How each Flowise is that the caller may use; all are asked at once, so that none delays another."""
+        usable = [each for each in self.flowises if caller.may_use_flowise(each.upstream.name)]
+        states: dict[str, FlowiseState] = {
+            each.upstream.name: {"reachable": False, "error": None} for each in usable
+        }
+
+        def ask(flowise: Flowise) -> None:
+            states[flowise.upstream.name] = flowise.state(caller, config.discovery)
+
+        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in usable]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return states
+
+    def may_see(self, config: ProxyConfig, caller: Caller) -> Callable[[str], bool]:
+        """Whether the caller may see a model's name in the metrics."""
+        if not caller.flowises:
+            return lambda model: caller.may_use([model])
+        # A name does not tell which Flowise has the model, but the list of the caller's models does.
+        try:
+            return {model.id for model in self.models(config, caller).listed()}.__contains__
+        except ProxyError:
+            return lambda _model: False
 
     @property
     def planner(self) -> Planner:

@@ -29,8 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # A process of its own beside the gateway; nothing but its command line is shared.
     "pipelines": {"flow", "config", "telemetry"},
     "cli": {"flow", "config"},
-    # Composition, as the server is: the one module of the package that uses the top folder.
-    "commands": BELOW | {"serving.banner", "serving.embedded_demo"} | TOP,
+    # Composition, as the server is: the two modules of the package that use the top folder.
+    "commands": BELOW | {"check", "serving.banner", "serving.embedded_demo"} | TOP,
+    "check": BELOW | {"serving.embedded_demo"} | TOP,
     "__main__": {"cli"},
     # The last three for its `main` alone, which converts the samples both ways.
     "openai_adapter": {"flow", "openai", "flowise.answer", "flowise.prediction", "responses.request"},

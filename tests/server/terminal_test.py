@@ -148,6 +148,12 @@ def test_a_name_that_is_nearly_a_setting_is_told(name: str, meant: str) -> None:
     assert lines == ([f"{name} is no setting: is {meant} meant?"] if meant else [])
 
 
+def test_a_variable_that_holds_the_key_of_a_flowise_is_no_misspelt_setting() -> None:
+    environment = {"FLOWISE_HR_API_KEY": "x"}
+    assert len(misspelt_settings(environment, dotenv=None)) == 1
+    assert misspelt_settings(environment, dotenv=None, used={"FLOWISE_HR_API_KEY"}) == []
+
+
 def test_without_colours_there_are_none() -> None:
     overview = Overview("f", "m", "k", "s", problems=("p",), advice="a")
     assert "\x1b" not in banner("http://localhost:8000", overview, coloured=False)

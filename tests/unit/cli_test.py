@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from flowise_gateway import __version__
+from flowise_gateway.check import client_of
 from flowise_gateway.cli import main
-from flowise_gateway.commands import _client
 from flowise_gateway.config.config_file import load_config
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
@@ -135,7 +135,7 @@ def test_models_are_those_that_clients_see(
     Path("proxy.yaml").write_text(f"models:\n  - id: support\n    flow: {FLOW}\n")
     assert told(capsys, "models")[1].splitlines()[1].split()[:2] == ["support", FLOW]
     listed = json.loads(told(capsys, "models", "--json")[1])
-    assert {"id": "support", "flow": FLOW, "name": "support"} in [
+    assert {"id": "support", "flow": FLOW, "name": "support", "server": "default"} in [
         {**model, "name": "support"} if model["id"] == "support" else model for model in listed
     ]
 
@@ -257,7 +257,7 @@ def test_a_models_own_timeout_is_kept(
 def test_the_setting_for_connecting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setenv("FLOWISE_CONNECT_TIMEOUT", "0.25")
-    transport = _client(Settings.from_env())._transport
+    transport = client_of(Settings.from_env())._transport
     assert isinstance(transport, RequestsTransport)
     assert transport.connect_timeout_seconds == 0.25
 

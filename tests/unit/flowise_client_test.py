@@ -274,7 +274,8 @@ class _Broken:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bug_of_ours_is_a_500_that_tells_nothing(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"), transport=_Broken())
+    settings = Settings(flowise_base_url="http://127.0.0.1:9/api/v1")
+    app = create_app(settings, transport_of=lambda _: _Broken())
     body = {"model": FLOW, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
     answer = app.test_client().post("/v1/chat/completions", json=body)
     assert answer.status_code == 500

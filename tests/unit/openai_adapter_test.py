@@ -357,10 +357,10 @@ def test_a_model_is_listed_as_openai_and_azure_list_one() -> None:
     valid("models", {"object": "list", "data": [body]})
     assert (body["id"], body["name"], body["created"]) == ("support", "Support", CREATED)
     assert body["capabilities"]["chat_completion"] is True
-    assert body["flowise"] == {"override_inputs": None}
+    assert body["flowise"] == {"override_inputs": None, "server": "default"}
     inputs = {"vars.a": "variable", "temperature": "chatOpenAI"}
     told = model_body(Model("support", "f", "Support", CREATED, inputs=inputs))
-    assert told["flowise"] == {"override_inputs": ["temperature", "vars.a"]}
+    assert told["flowise"]["override_inputs"] == ["temperature", "vars.a"]
 
 
 STEPS_AND_QUESTION: Events = [

@@ -39,12 +39,13 @@ function show() {
 function showHealth() {
   const pill = document.getElementById('health');
   const { ready, error } = state;
+  const flowises = Object.values(ready?.flowises ?? {});
   let [kind, text] = ['good', `Flowise ${ready?.flowise?.version ?? ''}`.trim()];
   if (state.isLoading) [kind, text] = ['', 'Asking …'];
   else if (!ready || error?.code === 'unreachable') [kind, text] = ['bad', 'Server not reached'];
   else if (needsKey()) [kind, text] = ['', 'Key needed'];
-  else if (!ready.flowise?.reachable) [kind, text] = ['bad', 'Flowise not reached'];
-  else if (error || ready.flowise.error || ready.config_error || ready.store_error || ready.secret_error) [kind, text] = ['warn', 'Needs a look'];
+  else if (!flowises.some((flowise) => flowise.reachable)) [kind, text] = ['bad', 'Flowise not reached'];
+  else if (error || flowises.some((flowise) => !flowise.reachable || flowise.error) || ready.config_error || ready.store_error || ready.secret_error) [kind, text] = ['warn', 'Needs a look'];
   pill.className = `pill ${kind}`;
   pill.replaceChildren(h('span', { class: 'dot', 'aria-hidden': 'true' }), h('span', { class: 'label' }, text));
 }

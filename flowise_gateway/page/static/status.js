@@ -51,13 +51,17 @@ function cardsOf({ ready, latency, error, isLoading }) {
   if (needsKey()) {
     return [gateway, card('Key', 'warn', 'Needed', h('a', { href: '#/keys' }, 'Enter a key'), ' to see Flowise and its models.')];
   }
-  const { flowise } = ready;
-  const problem = flowise.error ?? (error && `${error.message}${error.code ? ` (${error.code})` : ''}`);
+  const trouble = error && `${error.message}${error.code ? ` (${error.code})` : ''}`;
+  const flowises = Object.entries(ready.flowises);
   return [
     gateway,
-    flowise.reachable
-      ? card('Flowise', problem ? 'warn' : 'good', `Version ${flowise.version ?? 'unknown'}`, problem || `answered in ${seconds(latency)}`)
-      : card('Flowise', 'bad', 'Not reached', problem),
+    ...flowises.map(([name, flowise]) => {
+      const title = flowises.length > 1 ? `Flowise ${name}` : 'Flowise';
+      const problem = flowise.error ?? trouble;
+      return flowise.reachable
+        ? card(title, problem ? 'warn' : 'good', `Version ${flowise.version ?? 'unknown'}`, problem || `answered in ${seconds(latency)}`)
+        : card(title, 'bad', 'Not reached', problem);
+    }),
     ready.config_error ? card('Configuration', 'bad', 'Broken, the one before is used', ready.config_error) : card('Configuration', 'good', 'In order', 'as in .env and proxy.yaml'),
     ready.store_error || ready.secret_error ? card('Store', 'bad', 'Failing', ready.store_error || ready.secret_error) : card('Store', 'good', 'Working', 'conversations continue'),
   ];

@@ -40,14 +40,20 @@ def links(secret: bytes = b"secret", days: float = 30, clock: Clock | None = Non
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 
 
-@given(st.uuids(), st.uuids(), names)
-def test_a_link_opens_the_file_it_was_made_for(flow: Any, chat: Any, name: str) -> None:
-    file = StoredFile(str(flow), str(chat), name)
+@given(st.uuids(), st.uuids(), names, st.sampled_from(["default", "hr"]))
+def test_a_link_opens_the_file_it_was_made_for(flow: Any, chat: Any, name: str, flowise: str) -> None:
+    file = StoredFile(str(flow), str(chat), name, flowise)
     token = links().token(file)
     assert links().opened(token) == file
     assert len(token) <= MAX_TOKEN
     made = ArtifactMade({}, name, f"https://ai.example.com{FILES_PATH}{token}")
     assert without_links(f"Hello{artifact_text(made)}") == "Hello"
+
+
+def test_a_link_of_before_there_were_several_flowises_is_one_of_the_default_one() -> None:
+    raw = base64.urlsafe_b64decode(links().token(FILE) + "==")
+    assert raw[37:-32] == b"chart.png"
+    assert links().opened(links().token(FILE)).flowise == "default"
 
 
 @given(st.data())

@@ -471,3 +471,6 @@ def test_keys_of_the_file_stop_the_start_where_callers_keys_are_passed_through(
         ConfigError, match=r"^proxy\.yaml: keys: must be left out with FLOWISE_KEY_PASSTHROUGH"
     ):
         config_file(settings)
+    file.write_text("flowises: [{name: hr, base_url: 'https://hr'}]")
+    with pytest.raises(ConfigError, match=r"^proxy\.yaml: flowises: must be left out with FLOWISE_KEY_PASS"):
+        config_file(settings)

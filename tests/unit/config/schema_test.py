@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.config.config_file import load_config
+from flowise_gateway.config.flowises import upstreams, variables_of
 from flowise_gateway.config.schema import (
     Allowance,
     DiscoveryConfig,
@@ -19,6 +20,7 @@ from flowise_gateway.config.schema import (
     ProxyConfig,
     TasksConfig,
 )
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.config.yaml_document import ConfigError
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
@@ -32,12 +34,12 @@ ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * ne
 PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
 KEY_FIELDS = (
     "name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin, "
-    "requests_per_day, tokens_per_day, per_user"
+    "flowises, requests_per_day, tokens_per_day, per_user"
 )
 KNOWN_KEY_FIELDS = f"known are {KEY_FIELDS}"
 MODEL_FIELDS = (
     "id, flow, name, description, aliases, history, system, steps, sources, usage, tools, request_timeout, "
-    "fallback, requests_per_minute, max_in_flight, requests_per_day, tokens_per_day"
+    "fallback, flowise, requests_per_minute, max_in_flight, requests_per_day, tokens_per_day"
 )
 WHOLE = f"""
 models:
@@ -231,21 +233,27 @@ def key(fields: str) -> str:
 
 TEXT = "a text of at most {} characters (a mere number in quotes)"
 WHOLE_FILE = [
-    ("[]", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
-    ("\n\njust text", "3: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
-    ("!odd {}", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowise_mode"),
+    ("[]", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowises, flowise_mode"),
+    (
+        "\n\njust text",
+        "3: must be a mapping with models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
+    ),
+    (
+        "!odd {}",
+        "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
+    ),
     ("tasks: {}\nmodles: []", "2: modles: is not a known field; did you mean models?"),
     (
         "servers: []",
-        "1: servers: is not a known field; known are models, keys, discovery, tasks, pipelines, flowise_mode",
+        "1: servers: is not a known field; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     (
         "Sk9x: []",
-        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowise_mode",
+        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     (
         f"{'a' * 33}: []",
-        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowise_mode",
+        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     ("[a]: []", "1: must have plain names as fields"),
     ("tasks: {}\nkeys: []\ntasks: {}", "3: tasks: is given twice (first on line 1)"),
@@ -396,6 +404,78 @@ KEYS = [
         )
     ),
 ]
+FLOWISE_FIELDS = (
+    "name, base_url, api_key, connect_timeout, request_timeout, stream_idle_timeout, run_timeout, "
+    "max_attempts, mode"
+)
+NAME_OF_FLOWISE = "1 to 24 of A-Z a-z 0-9 . _ - (a mere number in quotes)"
+ADDRESS = "an address such as https://flows.example.com/api/v1, without user name, query and fragment"
+KEY_PLACE = "must be env:NAME or file:PATH: plain keys are refused in this file"
+
+
+def flowise(fields: str) -> str:
+    """A file with one Flowise, its further fields on line 4."""
+    return f"flowises:\n- name: hr\n  base_url: https://hr\n  {fields}\n"
+
+
+FLOWISES = [
+    ("flowises: {}", "1: flowises: must be a list of Flowises"),
+    ("flowises:\n- hr", f"2: flowises[0]: must be a mapping with {FLOWISE_FIELDS}"),
+    ("flowises:\n- name: hr", f"2: flowises[0].base_url: is missing; it must be {ADDRESS}"),
+    (
+        f"flowises:\n- {SECRET}: x",
+        f"2: flowises[0]: has a field that is not known; known are {FLOWISE_FIELDS}",
+    ),
+    *(
+        (f"flowises:\n- name: hr\n  base_url: {bad}", f"3: flowises[0].base_url: must be {ADDRESS}")
+        for bad in (
+            "hr",
+            f"https://u:{SECRET}@hr",
+            f"https://hr?key={SECRET}",
+            "'https://hr https://it'",
+            "[]",
+        )
+    ),
+    *(
+        (
+            flowise(f"name: {bad}").replace("- name: hr\n ", "-"),
+            f"3: flowises[0].name: must be {NAME_OF_FLOWISE}",
+        )
+        for bad in ("h/r", "'a b'", "é", "-x", "n" * 25, "5")
+    ),
+    *(
+        (flowise(f"api_key: {bad}"), f"4: flowises[0].api_key: {KEY_PLACE}")
+        for bad in (SECRET, "'env:'", "5")
+    ),
+    (
+        flowise("api_key: env:NOT_SET"),
+        "4: flowises[0].api_key: names an environment variable that is not set",
+    ),
+    (
+        flowise("api_key: file:/not/there"),
+        "4: flowises[0].api_key: names a file that cannot be read, is empty or is too long",
+    ),
+    *(
+        (flowise(f"{name}: {SECRET}"), f"4: flowises[0].{name}: is api_key here: env:NAME or file:PATH")
+        for name in ("key", "secret", "token", "password")
+    ),
+    (flowise("request_timeout: 0"), "4: flowises[0].request_timeout: must be a number from 0.1 to 86400"),
+    (flowise("mode: main"), "4: flowises[0].mode: must be one of auto, queue"),
+    (
+        flowise("mode: auto\n- {name: hr, base_url: 'https://x'}"),
+        "5: flowises[1].name: must differ from flowises[0].name (line 2)",
+    ),
+    (
+        "flowises:\n- {name: default, base_url: 'https://x'}",
+        "2: flowises[0].name: must not be default, the name of the one of FLOWISE_BASE_URL",
+    ),
+    (model("flowise: hr"), "4: models[0].flowise: must be default or the name of an entry of flowises"),
+    (
+        key("flowises: [default, hr]"),
+        "4: keys[0].flowises[1]: must be default or the name of an entry of flowises",
+    ),
+    (key("flowises: hr"), "4: keys[0].flowises: must be a list of names of Flowises"),
+]
 DISCOVERY = [
     *(
         (f"discovery:\n  enabled: {bad}", "2: discovery.enabled: must be true or false")
@@ -463,12 +543,42 @@ YAML = [
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [*WHOLE_FILE, *MODELS, *NAMES, *KEYS, *DISCOVERY, *PIPELINES, *YAML]
+    ("content", "fault"), [*WHOLE_FILE, *MODELS, *NAMES, *KEYS, *FLOWISES, *DISCOVERY, *PIPELINES, *YAML]
 )
 def test_a_fault_is_one_line_with_its_place_and_what_is_allowed(file: Path, content: str, fault: str) -> None:
     found = error_of(file, content)
     assert found == f"proxy.yaml:{fault}"
     assert SECRET not in found
+
+
+def test_flowises_have_their_own_settings_and_else_those_of_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HR_KEY", " of-hr ")
+    (tmp_path / "it.key").write_text("of-it\n")
+    file.write_text(
+        flowise("api_key: env:HR_KEY\n  request_timeout: 7\n  mode: queue")
+        + f"- {{name: it, base_url: 'https://it/x/prediction/y', api_key: 'file:{tmp_path}/it.key'}}\n"
+        + f"keys: [{{name: k, sha256: '{SHA}', flowises: [hr, default]}}]\n"
+        + f"models: [{{id: m, flow: {FLOW}, flowise: it}}]\n"
+    )
+    config = load_config(file)
+    assert (config.keys[0].flowises, config.models[0].flowise) == (("hr", "default"), "it")
+    assert "of-hr" not in repr(config)
+    settings = Settings(flowise_base_url="https://first/api/v1", flowise_api_key="k", flowise_run_timeout=9)
+    first, hr, it = upstreams(settings, config.flowises)
+    assert (first.name, first.settings) == ("default", settings)
+    assert (hr.name, hr.is_queued, hr.settings.flowise_request_timeout) == ("hr", True, 7)
+    assert (hr.settings.flowise_base_url, hr.settings.flowise_api_key) == ("https://hr/api/v1", "of-hr")
+    assert (it.settings.flowise_base_url, it.settings.flowise_api_key) == ("https://it/x", "of-it")
+    assert (it.settings.flowise_run_timeout, it.settings.flowise_request_timeout) == (9, 30)
+    assert [each.name for each in upstreams(Settings(), config.flowises)] == ["hr", "it"]
+    assert variables_of(config.flowises) == {"HR_KEY"}
+    (tmp_path / "it.key").write_text("no key é")
+    assert error_of(file, file.read_text()).endswith(
+        "api_key: leads to a key that cannot be one: it must be printable ASCII without spaces, since it "
+        "travels in a header"
+    )
 
 
 def test_a_file_must_be_utf_8(file: Path) -> None:

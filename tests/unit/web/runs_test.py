@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from flowise_gateway.access.keys import Caller
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
 from flowise_gateway.conversation.sessions import ContinuedTurn
@@ -33,6 +34,7 @@ MODEL = Model("first", FIRST, "First", type="CHATFLOW")
 WITH_FALLBACK = replace(MODEL, fallback="second")
 OTHER = Model("second", SECOND, "Second", type="CHATFLOW")
 GONE = FlowiseUnavailable("gone")
+CALLER = Caller("key")
 ANSWER: Batch = [TextDelta("mine"), TurnEnded()]
 Script = tuple[list[Batch], Exception | None]
 
@@ -56,12 +58,12 @@ class Stage:
             SimpleNamespace(
                 metrics=self.metrics,
                 planner=SimpleNamespace(rollback=self.undone.append, replan_for_fallback=self._replan),
-                clients=SimpleNamespace(client=self._client),
+                client=self._client,
             ),
         )
 
-    def _client(self, flow: str, key: str) -> Any:
-        assert key == "key"
+    def _client(self, _model: Model, caller: Caller) -> Any:
+        assert caller is CALLER
         return SimpleNamespace(batches=self._batches)
 
     def _batches(self, turn: Turn, *, wake: Callable[[], float], **_: Any) -> Batches:
@@ -90,10 +92,10 @@ class Stage:
         """An answer by the model, ready to begin."""
         models = cast("Models", SimpleNamespace(resolve=self._resolve))
 
-        def resolver(flow: str, chat_id: str) -> Callable[[Any], Any]:
-            return lambda event: replace(event, url=f"{flow}/{chat_id}")
+        def resolver(model: Model, chat_id: str) -> Callable[[Any], Any]:
+            return lambda event: replace(event, url=f"{model.flow}/{chat_id}")
 
-        runs = Runs(self.parsed, self.plan, self.services, models, "key", {}, self.summary, resolver)
+        runs = Runs(self.parsed, self.plan, self.services, models, CALLER, {}, self.summary, resolver)
         heartbeat = Heartbeat(15)
         transcripts = [Transcript(turn.chat_id) for turn in self.plan.turns]
         renderer = ChatRenderer(self.parsed, count_tokens=len)

@@ -1,0 +1,97 @@
+"""The Flowises that one gateway serves: the one of the settings, and those of `proxy.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from flowise_gateway.config.settings import Settings, flowise_base_url, secret_of
+from flowise_gateway.config.yaml_document import Field, Spot, number, one_of, text_like, whole_number
+from flowise_gateway.flow.model import DEFAULT_FLOWISE
+
+# Short enough that a model id of 128 characters holds the name and a flow's slug.
+FLOWISE_NAME = text_like(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", "1 to 24 of A-Z a-z 0-9 . _ - (a mere number in quotes)"
+)
+
+
+def _base_url(spot: Spot) -> str:
+    text = spot.scalar("str")
+    if any(c.isspace() for c in text):
+        raise ValueError
+    return flowise_base_url(text)
+
+
+def _secret(spot: Spot) -> str:
+    reference = spot.scalar("str")
+    kind, _, rest = reference.partition(":")
+    if kind not in ("env", "file") or not rest:
+        raise ValueError
+    try:
+        secret_of(reference)
+    except ValueError as error:
+        raise spot.error(str(error)) from None
+    return reference
+
+
+_ADDRESS = Field(
+    "an address such as https://flows.example.com/api/v1, without user name, query and fragment", _base_url
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowiseConfig:
+    """One more Flowise. Its times, where it has none of its own, are those of the settings."""
+
+    name: Annotated[str, FLOWISE_NAME]
+    base_url: Annotated[str, _ADDRESS]
+    api_key: Annotated[
+        str, Field("env:NAME or file:PATH: plain keys are refused in this file", _secret, may_be_empty=True)
+    ] = ""
+    connect_timeout: Annotated[float | None, number(0.1, 600)] = None
+    request_timeout: Annotated[float | None, number(0.1, 86400)] = None
+    stream_idle_timeout: Annotated[float | None, number(0.1, 86400)] = None
+    run_timeout: Annotated[float | None, number(0.1, 604800)] = None
+    max_attempts: Annotated[int | None, whole_number(1, 10)] = None
+    mode: Annotated[str, one_of("auto", "queue")] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A Flowise as it is called: the settings as they are for it; `is_queued`: it runs in queue mode."""
+
+    name: str
+    settings: Settings
+    is_queued: bool = False
+
+
+def upstreams(
+    settings: Settings, entries: Iterable[FlowiseConfig], *, is_queued: bool = False
+) -> list[Upstream]:
+    """All Flowises: the one of the settings first, if they name one. Raises ValueError.
+
+    `is_queued` is of that one.
+    """
+    found = [Upstream(DEFAULT_FLOWISE, settings, is_queued)] if settings.flowise_base_url else []
+    return [
+        *found,
+        *(Upstream(each.name, _settings_for(settings, each), each.mode == "queue") for each in entries),
+    ]
+
+
+_TIMES = ("connect_timeout", "request_timeout", "stream_idle_timeout", "run_timeout", "max_attempts")
+
+
+def _settings_for(settings: Settings, entry: FlowiseConfig) -> Settings:
+    own: dict[str, Any] = {
+        f"flowise_{name}": value for name in _TIMES if (value := getattr(entry, name)) is not None
+    }
+    key = secret_of(entry.api_key) if entry.api_key else ""
+    return replace(settings, flowise_base_url=entry.base_url, flowise_api_key=key, **own)
+
+
+def variables_of(entries: Iterable[FlowiseConfig]) -> set[str]:
+    """The names of variables that hold the keys of Flowises."""
+    references = (entry.api_key.partition(":") for entry in entries)
+    return {name for kind, _, name in references if kind == "env"}

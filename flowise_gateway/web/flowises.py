@@ -1,0 +1,204 @@
+"""The Flowises behind the gateway: each with its clients, its catalogs and its health."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import NotRequired, Protocol, TypedDict
+
+from flowise_gateway.access.keys import Caller
+from flowise_gateway.config.flowises import Upstream, upstreams
+from flowise_gateway.config.schema import DiscoveryConfig, ProxyConfig
+from flowise_gateway.config.settings import Settings
+from flowise_gateway.conversation.attachments import UploadClient
+from flowise_gateway.flow.errors import FlowiseUnavailable, ProxyError, SettingsError
+from flowise_gateway.flow.events import Batches
+from flowise_gateway.flow.lru import LRU
+from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flowise.catalog import Catalog, FlowSource
+from flowise_gateway.flowise.queue_mode import QueueMode
+from flowise_gateway.flowise.retries import FlowiseHealth
+from flowise_gateway.flowise.transport.base import Reply, ReplyHead
+from flowise_gateway.storage.store import WatchedStore
+from flowise_gateway.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_CATALOGS = 256
+LISTING_SECONDS = 90 * 86400.0
+
+
+class FlowClient(UploadClient, FlowSource, Protocol):
+    """A client of Flowise for one flow; `FlowiseClient` is one."""
+
+    def batches(
+        self,
+        turn: Turn,
+        *,
+        wake: Callable[[], float],
+        headers: Mapping[str, str] | None = None,
+        request_timeout: float | None = None,
+        pump: Callable[[str], bool] | None = None,
+    ) -> Batches:
+        """Run the flow and give its events as they arrive."""
+
+    def version(self) -> str:
+        """Tell Flowise's version. Raises ProxyError."""
+
+    def get_streaming(self, path: str) -> tuple[ReplyHead, Reply]:
+        """GET a path; the body is for the caller to read and close. Raises ProxyError."""
+
+
+class FlowClients(Protocol):
+    """The clients of all flows of one Flowise, and what they know of it together."""
+
+    health: FlowiseHealth
+    mode: QueueMode
+
+    def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
+        """Return a flow's client with the caller's own key for Flowise, else the server's."""
+
+    def close(self) -> None:
+        """Close idle connections; calls under way go on."""
+
+
+class FlowiseState(TypedDict):
+    """How Flowise is: why it cannot be used, if it cannot."""
+
+    reachable: bool
+    version: NotRequired[str | None]
+    error: str | None
+
+
+class Flowise:
+    """One Flowise: its clients, and a catalog for each key."""
+
+    def __init__(self, upstream: Upstream, clients: FlowClients, store: WatchedStore) -> None:
+        """Keep listings in the store."""
+        self.upstream = upstream
+        self.clients = clients
+        self.clients.mode.is_set = upstream.is_queued
+        self._store = store
+        self._catalogs: LRU[str, Catalog] = LRU(MAX_CATALOGS)
+        self._lock = threading.Lock()
+
+    def catalog(self, caller: Caller, refresh_seconds: float) -> Catalog:
+        """The flows that the caller's own key for Flowise shows, else the server's."""
+        key = caller.flowise_key
+        # Reading the saved listing waits for the store; without the lock, other requests of the same key
+        # would meanwhile make a second catalog.
+        with self._lock:
+            catalog = self._catalogs.get(key)
+            if catalog is None:
+                catalog = self._new_catalog(caller)
+            self._catalogs[key] = catalog
+        catalog.refresh_seconds = refresh_seconds
+        return catalog
+
+    def state(self, caller: Caller, discovery: DiscoveryConfig) -> FlowiseState:
+        """Whether it answers, and what it refuses, for those who operate the gateway."""
+        try:
+            version = self.clients.client("", caller.flowise_key).version()
+        except ProxyError as error:
+            return {"reachable": False, "error": error.message}
+        refusal = None
+        if discovery.enabled:
+            catalog = self.catalog(caller, discovery.refresh_seconds)
+            catalog.profiles()
+            refusal = catalog.error
+        return {"reachable": True, "version": version, "error": refusal.message if refusal else None}
+
+    def _new_catalog(self, caller: Caller) -> Catalog:
+        key, settings = caller.flowise_key, self.upstream.settings
+        # Saved under the address and the key: a listing that one key sees is shown for no other.
+        source = f"{settings.flowise_base_url}\n{key or settings.flowise_api_key}"
+        name = f"listing:{hashlib.sha256(source.encode()).hexdigest()}"
+        owner = caller.scope if key else None
+        return Catalog(
+            self.clients.client("", key),
+            saved=lambda: self._store.get(name),
+            save=lambda listing: self._store.put({name: listing}, LISTING_SECONDS, owner),
+        )
+
+
+class Flowises:
+    """All of them by name, the default one first, as `proxy.yaml` has them now."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clients_of: Callable[[Upstream], FlowClients],
+        store: WatchedStore,
+        metrics: Metrics,
+    ) -> None:
+        """Begin with none; `follow` takes over those of a configuration."""
+        self._settings = settings
+        self._clients_of = clients_of
+        self._store = store
+        self._metrics = metrics
+        self._by_name: dict[str, Flowise] = {}
+
+    def follow(self, config: ProxyConfig) -> None:
+        """Take over what was added, changed or taken away; all others keep what they know.
+
+        Calls under way go on with the Flowise that they began with.
+        """
+        is_queued = config.flowise_mode == "queue"
+        try:
+            found = upstreams(self._settings, config.flowises, is_queued=is_queued)
+        except ValueError as error:  # a file of a key is gone since proxy.yaml was read
+            log.error("proxy.yaml: flowises: an api_key %s: those before stay", error)  # noqa: TRY400
+            return
+        wanted = {each.name: each for each in found}
+        if not wanted:
+            log.error("proxy.yaml names no Flowise any more: those before stay until a restart")
+            return
+        now: dict[str, Flowise] = {}
+        for name, upstream in wanted.items():
+            present = self._by_name.get(name)
+            if present is not None and present.upstream == upstream:
+                now[name] = present
+                continue
+            try:
+                now[name] = Flowise(upstream, self._clients_of(upstream), self._store)
+            except SettingsError as error:
+                log.error("flowises in proxy.yaml: %s is left out: %s", name, error)  # noqa: TRY400
+        former, self._by_name = self._by_name, now
+        for name, flowise in former.items():
+            if now.get(name) is not flowise:
+                self._watch(name, flowise, forget=True)
+                flowise.clients.close()
+        for name, flowise in now.items():
+            if former.get(name) is not flowise:
+                self._watch(name, flowise)
+
+    def _watch(self, name: str, flowise: Flowise, *, forget: bool = False) -> None:
+        """Show in the metrics what the calls of a Flowise count, or no longer."""
+        health = flowise.clients.health
+        readers: dict[str, Callable[[], float]] = {
+            "flowise_up": lambda: not health.is_down,
+            "breakers_open": lambda: health.is_down,
+            "retries_total": lambda: health.retries,
+        }
+        for metric, read in readers.items():
+            if forget:
+                self._metrics.forget(metric, name)
+            else:
+                self._metrics.watch(metric, read, name)
+
+    def __iter__(self) -> Iterator[Flowise]:
+        """All of them, the default one first."""
+        return iter([*self._by_name.values()])
+
+    def get(self, name: str) -> Flowise | None:
+        """The Flowise of this name."""
+        return self._by_name.get(name)
+
+    def client(self, name: str, flow: str = "", api_key: str = "") -> FlowClient:
+        """The client of a flow of this Flowise. Raises FlowiseUnavailable if that was taken away."""
+        flowise = self._by_name.get(name)
+        if flowise is None:
+            raise FlowiseUnavailable("This model's Flowise is not there any more. Nothing has run.")
+        return flowise.clients.client(flow, api_key)
