@@ -75,7 +75,10 @@ def test_the_samples_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"question": ' in printed
 
 
-def test_the_file_of_the_documentation_is_a_right_one(tmp_path: Path) -> None:
+def test_the_file_of_the_documentation_is_a_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HR_FLOWISE_KEY", "key")
     page = (PROJECT / "docs/models.md").read_text()
     example = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "sha256" in block)
     path = tmp_path / "proxy.yaml"
@@ -83,6 +86,7 @@ def test_the_file_of_the_documentation_is_a_right_one(tmp_path: Path) -> None:
     config = load_config(path)
     assert [model.id for model in config.models] == ["support"]
     assert [key.name for key in config.keys] == ["librechat"]
+    assert [flowise.name for flowise in config.flowises] == ["hr"]
 
 
 def test_versions_are_pinned_exactly() -> None:

@@ -408,6 +408,7 @@ NOT_FOREIGN = {
 """Modules without readers of their own: what they pass on is read in others."""
 OUR_OWN = {
     "flowise_gateway.responses.input_items.too_large_context",
+    "flowise_gateway.flowise.failures.naming_settings_of",
     *(
         f"flowise_gateway.openai.fields.{name}"
         for name in ("boolean", "integer", "missing", "optional_object", "string")
