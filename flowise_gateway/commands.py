@@ -59,14 +59,13 @@ class _ListedFlows:
     def profiles(self) -> list[FlowProfile]:
         return list(self._profiles.values())
 
-    def by_slug(self, slug: str) -> FlowProfile | None:
-        return self._slugs.get(slug)
-
     def by_flow(self, flow: str) -> FlowProfile | None:
         return self._profiles.get(flow)
 
     def listed(self, name: str) -> FlowProfile | None:
         return self._profiles.get(name) or self._slugs.get(name)
+
+    find = listed
 
     def failure(self) -> ProxyError | None:
         return self._error

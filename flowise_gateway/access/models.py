@@ -6,7 +6,7 @@ that leads to the first Flowise, in the order of the configuration, that has it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Protocol
@@ -24,8 +24,8 @@ class Profiles(Protocol):
     def profiles(self) -> list[FlowProfile]:
         """List all flows."""
 
-    def by_slug(self, slug: str) -> FlowProfile | None:
-        """Find the flow of a slug."""
+    def find(self, name: str) -> FlowProfile | None:
+        """Find the flow of an id or a slug, also an old one, in the list; waits for a first list."""
 
     def by_flow(self, flow: str) -> FlowProfile | None:
         """Find the flow of an id, which may not be in the list."""
@@ -114,13 +114,13 @@ class Models:
         name = rest if places is not self._allowed else name
         if FLOW_ID.fullmatch(name):
             flow = name.lower()
-            found = self._first(places, lambda catalog: catalog.listed(flow))
+            found = self._first(places, flow) if len(self._catalogs) > 1 else None
             # A flow that no listing has is the default Flowise's, the first of all.
             return self._of_flow(found[0] if found else (places if rest else [*self._catalogs])[0], flow)
         return self._of_slug(places, name) if self._config.discovery.enabled else None
 
     def _of_slug(self, places: list[str], slug: str) -> Model | None:
-        found = self._first(places, lambda catalog: catalog.by_slug(slug))
+        found = self._first(places, slug)
         if found is None:
             self._check_key()
             for place in places:
@@ -131,16 +131,14 @@ class Models:
         place, profile = found
         return self._of_flow(place, profile.flow) if profile.type in self._config.discovery.types else None
 
-    def _first(
-        self, places: list[str], find: Callable[[Profiles], FlowProfile | None]
-    ) -> tuple[str, FlowProfile] | None:
-        """Where a flow is first found.
+    def _first(self, places: list[str], name: str) -> tuple[str, FlowProfile] | None:
+        """Where a flow is first found by its id or slug.
 
         Raises FlowiseUnavailable if it is found behind a Flowise whose flows have never been read: that one
         may have the name too, and a request must not go to another Flowise while it cannot be asked.
         """
         for number, place in enumerate(places):
-            if (profile := find(self._catalogs[place])) is not None:
+            if (profile := self._catalogs[place].find(name)) is not None:
                 for before in places[:number]:
                     failure = self._catalogs[before].failure()
                     if failure is not None and self._is_unread(before):
@@ -179,7 +177,7 @@ class Models:
         before = places[: places.index(place)]
         others = [self._catalogs[other] for other in places if other != place]
         is_alone = not any(catalog.listed(name) for catalog in others)
-        if is_alone and not any(self._is_unread(other) or self._has(other, name) for other in before):
+        if is_alone and not any(self._is_unread(each) or self._catalogs[each].find(name) for each in before):
             return name
         qualified = f"{place}/{name}"
         return qualified if MODEL_ID.fullmatch(qualified) else f"{place}/{profile.flow}"
@@ -192,12 +190,7 @@ class Models:
         names = {f"{place}/{name}" for name in (profile.flow, *slugs)}
         before = self._allowed[: self._allowed.index(place)] if place in self._allowed else self._allowed
         alone = {profile.flow, *slugs - self._taken}
-        return frozenset(names | {n for n in alone if not any(self._has(each, n) for each in before)})
-
-    def _has(self, place: str, name: str) -> bool:
-        """Whether an id or a slug leads to a flow of a Flowise; an old slug works on."""
-        catalog = self._catalogs[place]
-        return (catalog.listed(name) or catalog.by_slug(name)) is not None
+        return frozenset(names | {n for n in alone if not any(self._catalogs[b].find(n) for b in before)})
 
     def _configured(self, config: ModelConfig) -> Model:
         flow = config.flow.lower()
@@ -223,8 +216,9 @@ class Models:
 
     def _place_of(self, flow: str) -> str:
         """The Flowise that lists a flow, else the default one; the same for every caller."""
-        found = (place for place, catalog in self._catalogs.items() if catalog.listed(flow))
-        return next(found, next(iter(self._catalogs)))
+        default = next(iter(self._catalogs))
+        found = (place for place, catalog in self._catalogs.items() if catalog.find(flow))
+        return next(found, default) if len(self._catalogs) > 1 else default
 
 
 def _model(model_id: str, place: str, profile: FlowProfile, names: frozenset[str]) -> Model:

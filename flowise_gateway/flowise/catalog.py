@@ -87,12 +87,12 @@ class Catalog:
             self._await_first()
         return sorted(self._by_flow.values(), key=lambda profile: profile.slug)
 
-    def by_slug(self, slug: str) -> FlowProfile | None:
-        """The flow of this slug, or the one that had it before its name changed."""
+    def find(self, name: str) -> FlowProfile | None:
+        """The listed flow of this id or slug, or the one that had the slug before its name changed."""
         self._keep_fresh()
-        if self._flow_of(slug) is None:
+        if self._flow_of(name) is None:
             self._await_first()
-        return self._by_flow.get(self._flow_of(slug) or "")
+        return self._by_flow.get(self._flow_of(name) or "")
 
     def by_flow(self, flow: str) -> FlowProfile | None:
         """The flow of this id if it is known by now; never waits.
@@ -106,7 +106,7 @@ class Catalog:
         return listed
 
     def listed(self, name: str) -> FlowProfile | None:
-        """The flow of this id or slug if the listing has it; never waits, nor asks for this flow alone."""
+        """The flow of this id or slug if it is listed by now; never waits, nor asks for this flow alone."""
         self._keep_fresh()
         return self._by_flow.get(name) or self._by_flow.get(self._by_slug.get(name, ""))
 
@@ -116,8 +116,8 @@ class Catalog:
             return None
         return self.error or FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
 
-    def _flow_of(self, slug: str) -> str | None:
-        return self._by_slug.get(slug) or self._former.get(slug)
+    def _flow_of(self, name: str) -> str | None:
+        return name if name in self._by_flow else self._by_slug.get(name) or self._former.get(name)
 
     def _await_first(self) -> None:
         if not self._first.is_set():

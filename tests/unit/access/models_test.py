@@ -25,17 +25,15 @@ class Listed:
         """List all."""
         return list(self._profiles)
 
-    def by_slug(self, slug: str) -> FlowProfile | None:
-        """Find by slug."""
-        return next((p for p in self._profiles if p.slug == slug), None)
-
     def by_flow(self, flow: str) -> FlowProfile | None:
         """Find by id."""
         return next((p for p in self._profiles if p.flow == flow), None)
 
     def listed(self, name: str) -> FlowProfile | None:
         """Find by id or slug."""
-        return self.by_flow(name) or self.by_slug(name)
+        return next((p for p in self._profiles if name in (p.flow, p.slug)), None)
+
+    find = listed
 
     def failure(self) -> ProxyError | None:
         """Tell why there is no listing."""

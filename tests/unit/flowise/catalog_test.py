@@ -188,18 +188,18 @@ def test_a_former_name_works_until_another_flow_claims_it() -> None:
     flowise.rows, clock.now = [row(1, "new", updatedDate="2")], 61
     settled(catalog, flowise, 2)
     for slug in ("old", "new"):
-        profile = catalog.by_slug(slug)
+        profile = catalog.find(slug)
         assert profile is not None
         assert profile.flow == flow_id(1)
     flowise.rows, clock.now = [row(1, "new"), row(2, "old")], 122
     settled(catalog, flowise, 3)
-    claimed = catalog.by_slug("old")
+    claimed = catalog.find("old")
     assert claimed is not None
     assert claimed.flow == flow_id(2)
     flowise.rows, clock.now = [], 183
     settled(catalog, flowise, 4)
-    assert catalog.by_slug("new") is None
-    assert catalog.by_slug("never") is None
+    assert catalog.find("new") is None
+    assert catalog.find("never") is None
 
 
 def test_a_name_of_another_script_is_found_by_what_it_was_before_scripts_were_read() -> None:
@@ -207,7 +207,7 @@ def test_a_name_of_another_script_is_found_by_what_it_was_before_scripts_were_re
     catalog = Catalog(flowise)
     assert [profile.slug for profile in catalog.profiles()] == ["grosse", "podderzhka"]
     for slug, number in ((f"flow-{flow_id(1)[:8]}", 1), ("groe", 2), ("grosse", 2), ("podderzhka", 1)):
-        profile = catalog.by_slug(slug)
+        profile = catalog.find(slug)
         assert profile is not None
         assert profile.flow == flow_id(number)
 
@@ -220,7 +220,7 @@ def test_former_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         settled(catalog, flowise, n)
         flowise.rows, clock.now = [row(1, f"name {n}")], n * 61
     settled(catalog, flowise, 6)
-    assert [catalog.by_slug(f"name-{n}") is not None for n in range(6)] == [
+    assert [catalog.find(f"name-{n}") is not None for n in range(6)] == [
         False,
         False,
         False,
@@ -352,7 +352,7 @@ def test_names_work_from_what_was_saved_while_flowise_is_down() -> None:
     restarted = Catalog(down, saved=lambda: kept[-1])
     assert restarted.profiles() == catalog.profiles()
     for slug in ("old", "new"):
-        named = restarted.by_slug(slug)
+        named = restarted.find(slug)
         assert named is not None
         assert (named.flow, named.streams) == (flow_id(1), True)
     down.error = FlowiseUnavailable("gone")
