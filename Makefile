@@ -69,6 +69,7 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 clients: setup ## install clients into .cache (minutes, once), try them and deploy/; RECORD=--record: docs/clients.md
 	$(BIN)/python -m pytest -q --timeout 600 -m clients -n 2 --dist loadfile --max-worker-restart 0 tests/clients $(RECORD)
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/deploy
+	PIPELINES_PYTHON=$$($(BIN)/python -m tests.pipelines.environment) $(BIN)/python -m pytest -q --timeout 300 -m 'clients or not clients' tests/pipelines tests/server/pipelines_test.py tests/server/pipelines_supervised_test.py
 	$(if $(RECORD),$(BIN)/python docs/generate.py)
 
 browser: setup ## drive the page in Chromium (installed by the machine's package manager)

@@ -21,6 +21,7 @@ from flowise_gateway.flowise.failures import naming_settings_of
 from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles, with_capabilities
 from flowise_gateway.flowise.transport.requests_transport import RequestsTransport
 from flowise_gateway.serving.embedded_demo import embedded_demo
+from flowise_gateway.serving.embedded_pipelines import embedded_pipelines
 
 
 def with_flowise(
@@ -30,10 +31,12 @@ def with_flowise(
 
     def run(options: argparse.Namespace) -> int:
         settings = Settings.from_env()
-        with embedded_demo(settings) as served:
-            if served is not settings:
+        with embedded_demo(settings) as beside_demo:
+            is_demo = beside_demo is not settings
+            if is_demo:
                 print("No FLOWISE_BASE_URL is set: asking the embedded demo flows.", file=sys.stderr)
-            return command(options, served)
+            with embedded_pipelines(beside_demo, is_demo=is_demo) as served:
+                return command(options, served)
 
     return run
 

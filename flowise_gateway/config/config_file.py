@@ -121,6 +121,11 @@ class ConfigFile:
                 f"{path.name}: flowises: must be left out with FLOWISE_KEY_PASSTHROUGH: "
                 "a caller's key is one Flowise's, and must be sent to no other"
             )
+        if config.pipelines and not self._may_hold_keys:
+            raise ConfigError(
+                f"{path.name}: pipelines: must be left out with FLOWISE_KEY_PASSTHROUGH: "
+                "a caller's key is Flowise's, and no pipeline host knows it"
+            )
         return config
 
     def _is_fresh(self, state: _State) -> bool:

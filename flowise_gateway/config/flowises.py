@@ -16,6 +16,10 @@ FLOWISE_NAME = text_like(
 )
 
 
+PIPELINES = "pipelines"
+"""The name of the pipeline host among the Flowises."""
+
+
 def _base_url(spot: Spot) -> str:
     text = spot.scalar("str")
     if any(c.isspace() for c in text):
@@ -74,6 +78,9 @@ def upstreams(
     `is_queued` is of that one.
     """
     found = [Upstream(DEFAULT_FLOWISE, settings, is_queued)] if settings.flowise_base_url else []
+    if settings.proxy_pipelines_url:
+        url, key = settings.proxy_pipelines_url, settings.proxy_pipelines_key
+        found.append(Upstream(PIPELINES, replace(settings, flowise_base_url=url, flowise_api_key=key)))
     return [
         *found,
         *(Upstream(each.name, _settings_for(settings, each), each.mode == "queue") for each in entries),

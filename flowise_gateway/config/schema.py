@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from flowise_gateway.config.flowises import FLOWISE_NAME, FlowiseConfig
+from flowise_gateway.config.flowises import FLOWISE_NAME, PIPELINES, FlowiseConfig
 from flowise_gateway.config.yaml_document import (
     BOOLEAN,
     Spot,
@@ -231,7 +231,9 @@ def _check_flowises(root: Spot, config: ProxyConfig) -> None:
             raise spot["name"].error(
                 f"must not be {DEFAULT_FLOWISE}, the name of the one of FLOWISE_BASE_URL"
             )
-    known = {DEFAULT_FLOWISE, *(each.name for each in config.flowises)}
+        if each.name == PIPELINES:
+            raise spot["name"].error(f"must not be {PIPELINES}, the name of the pipeline host")
+    known = {DEFAULT_FLOWISE, PIPELINES, *(each.name for each in config.flowises)}
     named = [
         (model.flowise, spot["flowise"])
         for model, spot in zip(config.models, root.entries("models"), strict=True)

@@ -257,6 +257,7 @@ class Settings:
     proxy_drain_seconds: Annotated[float, _number(0, 3600)] = 30
     proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
     proxy_page: Annotated[bool, _boolean] = True
+    proxy_pipelines_url: Annotated[str, _base_url_setting] = ""
     proxy_pipelines_key: Annotated[str, _header_text] = ""
     proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"
     proxy_log_prompts: Annotated[bool, _boolean] = False

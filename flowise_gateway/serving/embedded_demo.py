@@ -19,8 +19,10 @@ HERE = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def embedded_demo(settings: Settings) -> Iterator[Settings]:
-    """The settings, with the demo Flowise behind them when neither they nor `proxy.yaml` name a Flowise."""
-    if settings.flowise_base_url or config_file(settings).current.flowises:
+    """The settings, with the demo Flowise behind them when neither they nor `proxy.yaml` name one to ask."""
+    config = config_file(settings).current
+    has_pipelines = config.pipelines or settings.proxy_pipelines_url
+    if settings.flowise_base_url or config.flowises or has_pipelines:
         yield settings
         return
     # --restart: the process that starts the demo again when it was killed is the demo's own, since gunicorn's

@@ -23,6 +23,7 @@ from flowise_gateway.config.yaml_document import ConfigError
 from flowise_gateway.flow.errors import SettingsError
 from flowise_gateway.serving.banner import Overview, banner
 from flowise_gateway.serving.embedded_demo import embedded_demo
+from flowise_gateway.serving.embedded_pipelines import embedded_pipelines
 from flowise_gateway.serving.gunicorn_log import write_parse_error
 from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
 from flowise_gateway.storage.protocol import Executor
@@ -50,12 +51,14 @@ def main() -> int:
         return 2
     configure_logging(settings.log_level, as_json=settings.log_as_json)
     raise_descriptor_limit()
-    with embedded_demo(settings) as served:
-        try:
-            return serve(served, listeners, is_demo=served is not settings)
-        except SettingsError as error:
-            print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
-            return 2
+    try:
+        with embedded_demo(settings) as beside_demo:
+            is_demo = beside_demo is not settings
+            with embedded_pipelines(beside_demo, is_demo=is_demo) as served:
+                return serve(served, listeners, is_demo=is_demo)
+    except SettingsError as error:
+        print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
+        return 2
 
 
 def store_thread() -> Executor:

@@ -30,8 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipelines": {"flow", "config", "telemetry"},
     "cli": {"flow", "config"},
     # Composition, as the server is: the two modules of the package that use the top folder.
-    "commands": BELOW | {"check", "serving.banner", "serving.embedded_demo"} | TOP,
-    "check": BELOW | {"serving.embedded_demo"} | TOP,
+    "commands": BELOW | {"check", "serving.banner"} | TOP,
+    "check": BELOW | {"serving.embedded_demo", "serving.embedded_pipelines"} | TOP,
     "__main__": {"cli"},
     # The last three for its `main` alone, which converts the samples both ways.
     "openai_adapter": {"flow", "openai", "flowise.answer", "flowise.prediction", "responses.request"},

@@ -18,9 +18,10 @@ START_SECONDS = 30
 class RunningProxy:
     """Context manager; leaving it ends the server by SIGTERM, which must end it with status 0."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, python: str = sys.executable, **settings: str) -> None:
         self._port = free_port()
         self._folder = folder
+        self._python = python
         # The folder is the working folder too: no .env or proxy.yaml of a developer is found there.
         self._port = int(settings.get("PORT", self._port))
         own = {"HOST": "127.0.0.1", "PORT": str(self._port), **settings}
@@ -28,7 +29,7 @@ class RunningProxy:
         self._server: Server | None = None
 
     def __enter__(self) -> RunningProxy:
-        command = [sys.executable, str(PROJECT / "openai_compatible_server.py")]
+        command = [self._python, str(PROJECT / "openai_compatible_server.py")]
         self._server = Server("proxy", command, self._environment, self._folder)
         try:
             self._server.wait_until(self._is_healthy, START_SECONDS)

@@ -474,3 +474,6 @@ def test_keys_of_the_file_stop_the_start_where_callers_keys_are_passed_through(
     file.write_text("flowises: [{name: hr, base_url: 'https://hr'}]")
     with pytest.raises(ConfigError, match=r"^proxy\.yaml: flowises: must be left out with FLOWISE_KEY_PASS"):
         config_file(settings)
+    file.write_text("pipelines: [{id: a, source: a.yaml}]")
+    with pytest.raises(ConfigError, match=r"^proxy\.yaml: pipelines: must be left out with FLOWISE_KEY_PA"):
+        config_file(settings)

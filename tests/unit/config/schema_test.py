@@ -495,6 +495,10 @@ DISCOVERY = [
 _PIPELINE = "pipelines:\n- {id: a, source: a.yaml}\n- {id: "
 PIPELINES = [
     (
+        "flowises:\n- {name: pipelines, base_url: 'http://a'}",
+        "2: flowises[0].name: must not be pipelines, the name of the pipeline host",
+    ),
+    (
         "pipelines:\n- {id: a}",
         "2: pipelines[0].source: is missing; it must be a YAML file beside proxy.yaml, or "
         "module:function that returns it",
