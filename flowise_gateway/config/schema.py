@@ -111,6 +111,7 @@ class KeyConfig:
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
     tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
     per_user: Annotated[Allowance | None, mapping(Allowance)] = None
+    max_websockets: Annotated[int | None, _IN_FLIGHT] = None
 
     @property
     def allowance(self) -> Allowance:

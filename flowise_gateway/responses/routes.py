@@ -123,6 +123,7 @@ class ResponseRoutes:
         shared = current_scope()
         if shared.connection is None:
             raise BadRequest("This server cannot take WebSockets.")
+        self._hooks.admit_socket()
         settings = self._services.settings
         socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})

@@ -32,6 +32,7 @@ keys:
 {key_lines("tokens", "a-key-for-few-tokens", "tokens_per_day: 1")}
 {key_lines("team", "a-key-of-a-whole-team", PER_USER)}
 {key_lines("other", "a-key-without-limits")}
+{key_lines("single", "a-key-of-one-socket", "max_websockets: 1")}
 {key_lines("boss", "a-key-of-an-admin", "admin: true")}
 """
 TWICE, TOKENS, TEAM, OTHER, BOSS = (
@@ -122,6 +123,22 @@ def test_choices_socket_and_background_responses_count_as_runs(server: RunningPr
         ends = [client.ask(model="demo-assistant")[-1] for _ in range(3)]
         assert [end["type"] for end in ends] == ["response.completed", "response.completed", "error"]
         assert ends[2]["error"]["code"] == "insufficient_quota"
+
+
+def test_a_key_opens_only_so_many_websockets(server: RunningProxy) -> None:
+    headers = {"Authorization": "Bearer a-key-of-one-socket"}
+    with SocketClient(server.url, headers=headers) as client:
+        assert client.ask(model="demo-assistant")[-1]["type"] == "response.completed"
+        with SocketClient(server.url, headers=headers) as second:
+            assert second.status == 429
+            assert b"1 WebSockets open" in second.body
+        assert client.ask(model="demo-assistant")[-1]["type"] == "response.completed"
+
+    def reopened() -> bool:
+        with SocketClient(server.url, headers=headers) as client:
+            return client.status == 101
+
+    assert wait_for(reopened, 20)
 
 
 def test_only_admins_see_usage_as_json_and_csv(server: RunningProxy) -> None:
