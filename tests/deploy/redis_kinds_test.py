@@ -96,7 +96,7 @@ def test_over_tls_with_a_certificate_of_ones_own(
 def test_with_a_user_that_may_use_our_keys_alone(
     serve: Callable[[str], RunningProxy], tmp_path: Path
 ) -> None:
-    rights = "~flowise-proxy:* ~LIMITS:* -@all +@read +@write +@scripting +@transaction +@connection"
+    rights = "~flowise-proxy:* ~LIMITS:* -@all +@read +@write +@scripting +@transaction +@connection +time"
     user = ["--user", "gateway", "on", f">{PASSWORD}", *rights.split(), "--user", "default", "off"]
     with RedisServer(tmp_path, *user) as running:
         address = f"127.0.0.1:{running.port}/0"

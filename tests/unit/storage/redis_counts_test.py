@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from flowise_gateway.storage.redis_counts import Lease, RedisSlots
+from flowise_gateway.storage.redis_counts import Lease, RedisCounts, RedisSlots
 from flowise_gateway.storage.redis_store import RedisStore
+from tests.support.running_proxy import PROJECT
 
 
 @pytest.fixture
@@ -135,3 +137,19 @@ def test_without_redis_slots_cannot_be_shared_and_this_is_told_once(
     assert line.startswith("runs in flight are counted by each worker for its share: ")
     assert "secret" not in line
     slots.free(Lease(("key",), ("x",)))
+
+
+def test_the_rights_that_the_documentation_names_are_enough(redis_url: str) -> None:
+    rights = re.search(r"rights `(.*?)` are enough", (PROJECT / "docs/deploying.md").read_text())
+    assert rights
+    owner = RedisStore(redis_url)
+    owner.call(lambda redis: redis.execute_command("ACL", "SETUSER", "few", "on", ">pw", *rights[1].split()))
+    store = RedisStore(redis_url.replace("//", "//few:pw@"))
+    slots, counts = RedisSlots(store), RedisCounts(store)
+    lease = taken(slots)
+    slots.renew()
+    slots.free(lease)
+    assert counts.reserve("2026-11-28", {"a": 1}, {"a": 1}) is None
+    counts.add("2026-11-28", {"a": 1})
+    assert list(counts.read("2026-11-28", "2026-11-28")) == [("2026-11-28", "a", 2)]
+    counts.forget_before("2026-11-29")
