@@ -31,6 +31,7 @@ from flowise_gateway.flow.lenient_json import lenient_json
 from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import DEFAULT_FLOWISE, FLOW_ID
 from flowise_gateway.flow.parallel import RUN_THREAD
+from flowise_gateway.flow.spans import AttemptHeaders
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn, Upload
 from flowise_gateway.flowise.api import PROBE_SECONDS, FlowiseApi, is_event_stream, is_json
@@ -270,6 +271,21 @@ class FlowiseClient(FlowiseApi):
         raise AssertionError("tenacity gives up by raising")
 
     def _send_prediction(
+        self, run: Run, headers: Mapping[str, str], body: bytes
+    ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
+        if not isinstance(headers, AttemptHeaders):
+            return (yield from self._send_once(run, headers, body))
+        span = headers.begin()
+        try:
+            reply, head = yield from self._send_once(run, {**headers, **span.headers}, body)
+        except BaseException as error:
+            is_failure = isinstance(error, Exception)  # else the client has left, or the server ends
+            span.ended(0, getattr(error, "code", None) or type(error).__name__ if is_failure else "aborted")
+            raise
+        span.ended(head.status, "")
+        return reply, head
+
+    def _send_once(
         self, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         reply = self.send("POST", f"/prediction/{run.turn.flow}", headers, body)

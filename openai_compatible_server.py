@@ -39,6 +39,7 @@ from flowise_gateway.storage.protocol import Executor, run_inline
 from flowise_gateway.telemetry.log import RequestLog
 from flowise_gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
+from flowise_gateway.telemetry.tracing import Tracing
 from flowise_gateway.telemetry.usage_report import UsageReport
 from flowise_gateway.web.answering import Answering, RendererOf
 from flowise_gateway.web.files import check_is_file, file_headers, first_piece, pieces
@@ -70,6 +71,7 @@ def create_app(
     transport_of: Callable[[Settings], Transport] = requests_transport,
     run: Executor = run_inline,
     metrics: Metrics | None = None,
+    tracing: Tracing | None = None,
 ) -> Flask:
     """The application over the Flowises that the settings and `proxy.yaml` name.
 
@@ -81,8 +83,8 @@ def create_app(
     def clients_of(upstream: Upstream) -> FlowiseClients:
         return FlowiseClients(upstream.settings, transport_of(upstream.settings), upstream.name)
 
-    services = Services(settings, clients_of, run, metrics)
-    app.extensions[AT_END] = services.usage.write
+    services = Services(settings, clients_of, run, metrics, tracing)
+    app.extensions[AT_END] = services.close
     hooks = Hooks(services, page_paths(has_page=settings.proxy_page))
     answering = Answering(services, hooks)
     hooks.install(app)

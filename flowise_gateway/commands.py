@@ -36,6 +36,7 @@ from flowise_gateway.storage.counts import open_counts
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import open_store
 from flowise_gateway.storage.store_file import back_up, open_to_others, store_file
+from flowise_gateway.telemetry.tracing import tracing_problem
 from flowise_gateway.telemetry.usage_report import UsageReport
 
 __all__ = ["ask", "check", "models", "new_key", "overview"]
@@ -202,6 +203,8 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
         )
     if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
         problems.append("PROXY_SECRET is not set: set the same one on all machines that share the Redis")
+    if reason := tracing_problem():
+        problems.append(reason)
     if settings.proxy_log_prompts:
         problems.append("PROXY_LOG_PROMPTS is on: the log holds what users ask and flows answer")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]

@@ -35,8 +35,6 @@ class Caller:
     models: tuple[str, ...] = ("*",)
     allowance: Allowance = NO_LIMITS
     per_user: Allowance | None = None
-    max_websockets: int | None = None
-    stored_bytes_per_day: int | None = None
     single_user: bool = False
     overrides: bool = False
     flowise_key: str = ""
@@ -132,8 +130,6 @@ def _named_caller(key: KeyConfig) -> Caller:
         key.models,
         key.allowance,
         key.per_user,
-        key.max_websockets,
-        key.stored_bytes_per_day,
         key.single_user,
         key.overrides,
         is_admin=key.admin,

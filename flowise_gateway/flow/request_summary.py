@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
+
+from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.spans import RunWatch
+from flowise_gateway.flow.turn import Turn
 
 RequestKind = Literal["request", "websocket_response", "background_response"]
 TokenSource = Literal["reported", "estimated"]
@@ -25,6 +29,21 @@ class TokenCount:
     source: TokenSource
     reasoning: int = 0
     cached: int = 0
+
+
+class RequestSpan(Protocol):
+    """The span of a request, where it is traced; `trace_id` is that of its trace."""
+
+    trace_id: str
+
+    def run(self, watch: RunWatch, model: Model, turn: Turn) -> RunWatch:
+        """Follow a run with what else follows it."""
+
+    def response(self, kind: RequestKind) -> RequestSpan:
+        """Begin one response of the request."""
+
+    def ended(self, summary: RequestSummary) -> None:
+        """End it with what became of the request."""
 
 
 @dataclass(slots=True)
@@ -53,6 +72,7 @@ class RequestSummary:
     user_agent: str = ""
     caller: str = ""
     model: str = ""
+    flowise: str = ""
     flow: str = ""
     fallback: str = ""
     response_id: str = ""
@@ -70,6 +90,7 @@ class RequestSummary:
     started: float = field(default_factory=time.monotonic)
     first_token: float | None = None
     ended: float = 0.0
+    span: RequestSpan | None = None
 
     @property
     def seconds(self) -> float:
@@ -88,3 +109,4 @@ class RequestSummary:
     def begin_response(self, kind: RequestKind) -> None:
         """Be from now on the summary of one response of this request, not of the request."""
         self.kind, self.started, self.status, self.outcome = kind, time.monotonic(), None, ""
+        self.span = self.span and self.span.response(kind)

@@ -73,6 +73,7 @@ class Catalog:
         self._first = threading.Event()
         self._first_deadline = 0.0
         self._was_listed = False
+        self._listed_at = self._clock()
         self._by_flow: dict[str, FlowProfile] = {}
         self._by_slug: dict[str, str] = {}
         self._former: LRU[str, str] = LRU(MAX_FORMER_SLUGS)
@@ -110,6 +111,11 @@ class Catalog:
         self._keep_fresh()
         return self._by_flow.get(name) or self._by_flow.get(self._by_slug.get(name, ""))
 
+    @property
+    def age(self) -> float:
+        """Seconds since Flowise gave the listing, or since the first one was wanted."""
+        return self._clock() - self._listed_at
+
     def failure(self) -> ProxyError | None:
         """Why the flows are not known: there has never been a listing, or Flowise refuses the key by now."""
         if self._was_listed and not isinstance(self.error, FlowiseRefused):
@@ -139,6 +145,7 @@ class Catalog:
         try:
             self._take_over(flow_profiles(self._source.flows()))
             self._was_listed = True
+            self._listed_at = self._clock()
             self._first.set()
             self._probe_flows()
             error = None

@@ -29,6 +29,7 @@ from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
 from flowise_gateway.storage.protocol import Executor
 from flowise_gateway.telemetry.log import configure_logging
 from flowise_gateway.telemetry.shared_counts import Board
+from flowise_gateway.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from flowise_gateway.flowise.transport.base import Transport
@@ -135,9 +136,13 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
             super().reload()
 
         def load(self) -> Any:
-            metrics = Metrics(board)
+            metrics, tracing = Metrics(board), open_tracing()
             app = application.create_app(
-                self.settings, transport_of=serving_transport, run=store_thread(), metrics=metrics
+                self.settings,
+                transport_of=serving_transport,
+                run=store_thread(),
+                metrics=metrics,
+                tracing=tracing,
             )
             edge = ServingEdge(app, metrics, notice_proxy)
             edge.at_end = app.extensions[application.AT_END]

@@ -154,6 +154,7 @@ def log_request(summary: RequestSummary) -> None:
         "user": summary.user_hash,
         "conversation": summary.conversation_hash,
         "model": summary.model,
+        "flowise": summary.flowise,
         "flow": summary.flow,
         "fallback": summary.fallback,
         "response_id": summary.response_id,

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from flowise_gateway.flow.events import SUBSTANCE, FlowEvent
 from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.request_summary import RequestSummary
+from flowise_gateway.flow.spans import AttemptSpan
 from flowise_gateway.telemetry.shared_counts import Board, Key, Rows, add_up
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -44,11 +45,15 @@ _ROUTE_PREFIX = re.compile(
 
 
 class Kind(NamedTuple):
-    """A metric: its help, its labels, and the buckets of a histogram."""
+    """A metric: its help, its labels, and the buckets of a histogram.
+
+    Of several workers the sum is told, or with `is_largest` the largest of a gauge.
+    """
 
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    is_largest: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
@@ -59,6 +64,11 @@ KINDS: Mapping[str, Kind] = {
     ),
     "request_duration_seconds": Kind(
         "Time from a request's head to the end of its answer.", ("route", "stream"), _SECONDS
+    ),
+    "responses_total": Kind(
+        "Responses over WebSockets and background responses that ended; kind is websocket_response or "
+        "background_response.",
+        ("model", "kind", "outcome"),
     ),
     "runs_total": Kind(
         "Runs of flows; result is ok, an error's code, or aborted where nobody wanted more.",
@@ -77,10 +87,14 @@ KINDS: Mapping[str, Kind] = {
     "retries_total": Kind("Calls of a Flowise that were tried again.", ("flowise",)),
     "limit_refusals_total": Kind("Requests refused by a limit.", ("limit",)),
     "store_errors_total": Kind("Failures of the store that keeps conversations."),
+    "file_links_made_total": Kind("Links to files of flows in answers; who opens one makes a request."),
     "log_messages_total": Kind(
         "Warnings and errors, also those that were not written again; "
         "source is gateway, greenlet, gunicorn or store.",
         ("source", "level"),
+    ),
+    "spans_total": Kind(
+        "Spans for OpenTelemetry; result is exported, or failed where the collector took none.", ("result",)
     ),
     "event_loop_lag_seconds": Kind("How late a worker's loop gets its turn.", (), _LAG_SECONDS),
     "requests_in_flight": Kind("Requests in hand, as PROXY_MAX_IN_FLIGHT counts them."),
@@ -88,8 +102,18 @@ KINDS: Mapping[str, Kind] = {
     "runs_open": Kind("Runs of flows under way."),
     "breakers_open": Kind("Workers that do not call a Flowise because it cannot be reached.", ("flowise",)),
     "flowise_up": Kind("Workers whose last calls reached the Flowise; workers are counted.", ("flowise",)),
+    "stores_failing": Kind("Workers whose last use of the store failed."),
+    "config_errors": Kind("Workers that keep an earlier proxy.yaml, since the present one is wrong."),
+    "catalogs_failing": Kind("Workers whose last list of a Flowise's flows failed.", ("flowise",)),
+    "catalog_age_seconds": Kind(
+        "Age of the list of flows by the gateway's own key for a Flowise; it is renewed when asked for.",
+        ("flowise",),
+        is_largest=True,
+    ),
     "workers": Kind("Worker processes that serve."),
+    "build_info": Kind("Workers by the gateway's version.", ("version",)),
 }
+_LARGEST = frozenset(name for name, kind in KINDS.items() if kind.is_largest)
 _GAUGES = {name for name, kind in KINDS.items() if not kind.buckets and not name.endswith("_total")}
 
 
@@ -142,6 +166,7 @@ class Metrics:
             self._row(("tokens_total", model, "input", tokens.source))[0] += tokens.input
             self._row(("tokens_total", model, "output", tokens.source))[0] += tokens.output
         if summary.kind != "request":
+            self._row(("responses_total", model, summary.kind, summary.outcome))[0] += 1
             return
         method = summary.method if summary.method in _METHODS else OTHER
         status = str(summary.status or "none")
@@ -157,6 +182,10 @@ class Metrics:
             route = f"/v1{route}"
         self._routes[rule] = route
         return route
+
+    def count(self, name: str, *labels: str) -> None:
+        """Count one of what has no object that keeps the number."""
+        self._row((name, *labels))[0] += 1
 
     def run(self, model: str, summary: RequestSummary, *, streams: bool) -> RunCount:
         """Count a run of a model's flow for a request from now on."""
@@ -200,7 +229,9 @@ class Metrics:
         add_up(rows, _as_seen(self._rows, may_see))
         for others, is_alive in self._board.others() if self._board else ():
             seen = _as_seen(others, may_see)
-            add_up(rows, ((key, values) for key, values in seen if is_alive or key[0] not in _GAUGES))
+            add_up(
+                rows, ((key, values) for key, values in seen if is_alive or key[0] not in _GAUGES), _LARGEST
+            )
         pieces = []
         for name in KINDS:
             family = _family(name, {key[1:]: row for key, row in rows.items() if key[0] == name})
@@ -230,11 +261,12 @@ class Metrics:
 class RunCount:
     """One run as it is counted; `ended` must be called once."""
 
-    __slots__ = ("_awaits_first", "_metrics", "_model", "_started", "_summary")
+    __slots__ = ("_awaits_first", "_metrics", "_model", "_started", "_summary", "begin_attempt")
 
     def __init__(self, metrics: Metrics, model: str, summary: RequestSummary, *, streams: bool) -> None:
         self._metrics, self._model, self._started = metrics, model, metrics._clock()
         self._summary = summary
+        self.begin_attempt: Callable[[], AttemptSpan] | None = None
         self._awaits_first = streams
 
     def add(self, batch: Sequence[FlowEvent]) -> None:

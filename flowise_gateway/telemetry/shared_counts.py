@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Iterable, Iterator
+from operator import add
 
 import orjson
 
@@ -88,8 +89,14 @@ def _half(start: int, mark: int) -> int:
     return start + _HEAD + mark % 2 * HALF_BYTES
 
 
-def add_up(rows: Rows, more: Iterable[tuple[Key, list[float]]]) -> None:
-    """Add further rows to `rows`, number by number."""
+def add_up(
+    rows: Rows, more: Iterable[tuple[Key, list[float]]], largest: Collection[str] = frozenset()
+) -> None:
+    """Add further rows to `rows`, number by number; of metrics in `largest` the larger number stays."""
     for key, values in more:
         known = rows.get(key)
-        rows[key] = list(values) if known is None else [a + b for a, b in zip(known, values, strict=True)]
+        if known is None:
+            rows[key] = list(values)
+        else:
+            merge = max if key[0] in largest else add
+            rows[key] = [merge(a, b) for a, b in zip(known, values, strict=True)]

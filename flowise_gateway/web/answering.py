@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Response, g, request
 
-from flowise_gateway.access.keys import Caller
+from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan, user_of
 from flowise_gateway.flow.errors import ModelNotFound, ProxyError
@@ -91,7 +91,7 @@ class Answering:
             g.caller,
             onward_headers(),
             summary,
-            link_resolver(reference, self._own_address(), lambda: services.file_links),
+            link_resolver(reference, self._own_address(), self._file_links),
             pump,
         )
         warnings = [plan.warning] if plan.warning else []
@@ -107,14 +107,11 @@ class Answering:
         shown = replace(parsed, turns=plan.turns, conversation=conversation)
         renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
 
-        caller: Caller = g.caller  # Flask's own is gone when a background response ends.
-
         def record() -> None:
             if parsed.stream and not plan.canned_events:
                 refuse_empty(transcripts, may_be_cut=bool(parsed.stop))
             also_under = (parsed.response_id,) if parsed.response_id else ()
-            if services.may_store(caller):
-                planner.record(plan, transcripts, *also_under, stood_in=bool(summary.fallback))
+            planner.record(plan, transcripts, *also_under, stood_in=bool(summary.fallback))
 
         batches, headers = runs.batches(model, heartbeat), answer_headers(plan)
         return PendingAnswer(batches, renderer, heartbeat, transcripts, record, headers, pump, summary)
@@ -144,7 +141,7 @@ class Answering:
                 error.code = "DeploymentNotFound"
             raise
         summary = current_scope().summary
-        summary.model, summary.flow = model.id, model.flow
+        summary.model, summary.flowise, summary.flow = model.id, model.flowise, model.flow
         self._services.metrics.admit(model)
         return model
 
@@ -163,6 +160,11 @@ class Answering:
         if not parsed.is_conversation:
             return planner.plan_standalone(parsed, model, g.caller)
         return planner.plan(parsed, model, g.caller, header, self._services.client(model, g.caller))
+
+    def _file_links(self) -> FileLinks:
+        """What signs one more link."""
+        self._services.metrics.count("file_links_made_total")
+        return self._services.file_links
 
     def _own_address(self) -> Callable[[], str]:
         """Tells the address that links begin with: the public one, else the one that the caller used."""

@@ -110,6 +110,16 @@ class Flowise:
             refusal = catalog.error
         return {"reachable": True, "version": version, "error": refusal.message if refusal else None}
 
+    def catalog_age(self) -> float:
+        """The age of the list that the gateway's own key gave; strangers' keys could make one old at will."""
+        own = self._catalogs.get("")
+        return own.age if own else 0.0
+
+    def has_failing_catalog(self) -> bool:
+        """Whether the gateway's own key gets no list."""
+        own = self._catalogs.get("")
+        return own is not None and own.error is not None
+
     def _new_catalog(self, caller: Caller) -> Catalog:
         key, settings = caller.flowise_key, self.upstream.settings
         # Saved under the address and the key: a listing that one key sees is shown for no other.
@@ -181,6 +191,8 @@ class Flowises:
             "flowise_up": lambda: not health.is_down,
             "breakers_open": lambda: health.is_down,
             "retries_total": lambda: health.retries,
+            "catalog_age_seconds": flowise.catalog_age,
+            "catalogs_failing": flowise.has_failing_catalog,
         }
         for metric, read in readers.items():
             if forget:

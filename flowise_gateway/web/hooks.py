@@ -80,6 +80,9 @@ class Hooks:
         g.config = services.config
         if http_request.path in self._public or rule.endswith(FILE_RULE):
             return None
+        if services.tracing is not None and rule != METRICS:
+            summary.span = services.tracing.request(summary, traceparent())
+            summary.trace_id = summary.span.trace_id
         g.caller = caller = services.keys.caller(header, summary.client)
         summary.caller = caller.name
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
@@ -102,10 +105,6 @@ class Hooks:
         g.admission.give_back()
         g.limit_headers = {}
         self._take_places(runs)
-
-    def admit_socket(self) -> None:
-        """Let in a WebSocket, until the end of its connection. Raises RateLimited."""
-        current_scope().on_close.append(self._services.limits.admit_socket(g.caller).release)
 
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""

@@ -23,6 +23,7 @@ from flowise_gateway.flow.filters import complete_events
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_choice, run_concurrently
 from flowise_gateway.flow.request_summary import RequestSummary
+from flowise_gateway.flow.spans import AttemptHeaders, RunWatch
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
@@ -75,12 +76,12 @@ class Runs:
         try:
             while True:
                 result = "aborted"
-                count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
+                watch = self._watch(turn, model)
                 complete = self.link_resolver(model, turn.chat_id)
-                batches = self._batches(turn, model, wake)
+                batches = self._batches(turn, model, wake, watch)
                 try:
                     for batch in batches:
-                        count.add(batch)
+                        watch.add(batch)
                         complete_events(batch, complete)
                         has_begun = has_begun or not all(isinstance(event, _NOT_BEGUN) for event in batch)
                         yield batch
@@ -95,7 +96,7 @@ class Runs:
                     try:
                         batches.close()
                     finally:  # the kill of a greenlet may come within the abort that closing starts
-                        count.ended(result)
+                        watch.ended(result)
                 try:
                     turn, model, warning = self._stand_in(turn, model.fallback)
                 except ModelNotFound:  # nothing that the caller may know of
@@ -107,11 +108,17 @@ class Runs:
                 self.services.planner.rollback(self.plan)
             raise
 
-    def _batches(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
+    def _watch(self, turn: Turn, model: Model) -> RunWatch:
+        """What counts the run, and traces it where that is wanted."""
+        count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
+        return count if self.summary.span is None else self.summary.span.run(count, model, turn)
+
+    def _batches(self, turn: Turn, model: Model, wake: Callable[[], float], watch: RunWatch) -> Batches:
+        begin = watch.begin_attempt
         return self.services.client(model, self.caller).batches(
             replace(turn, flow=model.flow),
             wake=wake,
-            headers=self.headers,
+            headers=self.headers if begin is None else AttemptHeaders(self.headers, begin),
             request_timeout=model.request_timeout,
             pump=self.pump.take if self.pump else None,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hmac
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
+from flowise_gateway import __version__
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
-from flowise_gateway.access.limits import Limits, Subject, day_of
+from flowise_gateway.access.limits import Limits, Subject
 from flowise_gateway.access.models import Models
 from flowise_gateway.access.rates import shared_rates
 from flowise_gateway.access.wrong_keys import WrongKeys
@@ -30,6 +30,7 @@ from flowise_gateway.storage.store import WatchedStore, open_store
 from flowise_gateway.telemetry.finished import FinishedRequests
 from flowise_gateway.telemetry.log import log_request, repeats
 from flowise_gateway.telemetry.metrics import Metrics
+from flowise_gateway.telemetry.tracing import Tracing, end_span
 from flowise_gateway.telemetry.usage import Usage
 from flowise_gateway.telemetry.usage_report import Row, UsageReport
 from flowise_gateway.web.flowises import FlowClient, FlowClients, Flowise, Flowises, FlowiseState
@@ -49,18 +50,21 @@ class Services:
         clients_of: Callable[[Upstream], FlowClients],
         run: Executor,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         """Serve as the settings say; `run` runs what may wait for a disk."""
+        self.tracing = tracing
         self.settings = settings
         self.metrics = metrics
         self.proxies = TrustedProxies(settings.proxy_trusted_proxies)
         self.finished = FinishedRequests(log_request, metrics.request)
+        if tracing is not None:
+            self.finished.observers.append(end_span)
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
         self._wrong_keys = WrongKeys()
         self.keys = Keys()
         self._model_limits: dict[str, Allowance] = {}
-        self._limits_stored: set[str] = set()
         store = open_store(settings.proxy_store, run)
         self.counts = WatchedCounts(open_counts(store))
         self.limits = Limits(
@@ -75,7 +79,6 @@ class Services:
             self.finished.observers.append(self.usage.add)
         secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
         self.store = WatchedStore(store, _log_lost_store, secret)
-        self.store.charge = self._charge_stored
         # Of one secret at a time: the store has another one if it was lost when the worker began.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
         self.flowises = Flowises(settings, clients_of, self.store, metrics)
@@ -87,9 +90,15 @@ class Services:
         watch, refusals = self.metrics.watch, self.limits.refusals
         watch("requests_in_flight", lambda: self.limits.in_flight)
         watch("store_errors_total", lambda: self.store.failures)
+        watch("stores_failing", lambda: self.store.error is not None)
+        watch("config_errors", lambda: self.config_file.error is not None)
+        watch("build_info", lambda: 1, __version__)
         watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")
         for limit in refusals:
             watch("limit_refusals_total", partial(refusals.__getitem__, limit), limit)
+        spans = self.tracing.counts if self.tracing else {"exported": 0, "failed": 0}
+        for result in spans:
+            watch("spans_total", partial(spans.__getitem__, result), result)
         for labels, before in repeats.counts.items():
             # The master's own are in the counts of each worker that it forked.
             watch("log_messages_total", partial(_since, repeats.counts, labels, before), *labels)
@@ -113,7 +122,6 @@ class Services:
             self.keys = keys
         self.flowises.follow(config)
         self.config = config
-        self._limits_stored = {key.name for key in config.keys if key.stored_bytes_per_day is not None}
         self._model_limits = {
             model.id: allowance for model in config.models if (allowance := model.allowance) != NO_LIMITS
         }
@@ -127,17 +135,6 @@ class Services:
             found.append(Subject("model", summary.model, allowance))
         return found
 
-    def may_store(self, caller: Caller) -> bool:
-        """Whether the caller has not stored yet what it may on one day, by what is written once a second."""
-        limit = caller.stored_bytes_per_day
-        if limit is None:
-            return True
-        return self.counts.reserve(day_of(time.time()), {}, {f"stored bytes of {caller.name}": limit}) is None
-
-    def _charge_stored(self, owner: str, size: int) -> None:
-        if owner in self._limits_stored:
-            self.usage.add_number(f"stored bytes of {owner}", size)
-
     def hashed(self, kind: str, name: str) -> str:
         """What stands for a client's own id in log, limits and usage.
 
@@ -147,6 +144,12 @@ class Services:
             return ""
         text = f"log {kind}\0{name}".encode("utf-8", "surrogatepass")
         return hmac.digest(self.store.secret, text, "sha256")[:8].hex()
+
+    def close(self) -> None:
+        """Write and send what is left to tell, before the worker ends."""
+        self.usage.write()
+        if self.tracing is not None:
+            self.tracing.shutdown()
 
     def used(self, report: UsageReport, user: str) -> list[Row]:
         """The rows of a report; those of one user alone if given. Raises StoreUnavailable."""

@@ -47,6 +47,7 @@ LIVES_IN: dict[str, set[str]] = {
     "dotenv": {"config"},
     "yaml": {"config"},
     "prometheus_client": {"telemetry"},
+    "opentelemetry": {"telemetry.otel"},
     "requests": {"flowise"},
     "urllib3": {"flowise", "flowise_client"},
     "geventhttpclient": {"flowise"},

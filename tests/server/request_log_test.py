@@ -201,6 +201,7 @@ def test_a_line_holds_who_asked_what_and_what_it_took(proxy: RunningProxy, flowi
         "user_agent": "Chat/2.0 [redacted]",
         "caller": "anonymous",
         "model": "demo-files",
+        "flowise": "default",
         "flow": logged["flow"],
         "chat_id": sent["body"]["chatId"],
         "stream": True,

@@ -157,6 +157,7 @@ def test_a_response_of_a_request_counts_its_tokens_alone(metrics: Metrics, kind:
     asked(metrics, model="support", kind=kind, tokens=TokenCount(7, 5, "reported"))
     found = scrape(metrics)
     assert found.sum("tokens_total") == 12
+    assert found.sum("responses_total", kind=kind, model="support", outcome="ok") == 1
     assert found.sum("requests_total") == found.sum("request_duration_seconds_count") == 0
 
 
@@ -169,7 +170,7 @@ def test_streams_are_open_until_they_end(metrics: Metrics) -> None:
 def test_what_others_keep_is_read_when_asked_for() -> None:
     kept = {"retries": 5, "flight": 3}
     metrics = Metrics()
-    metrics.watch("retries_total", lambda: kept["retries"])
+    metrics.watch("retries_total", lambda: kept["retries"], "default")
     metrics.watch("requests_in_flight", lambda: kept["flight"])
     metrics.watch("limit_refusals_total", lambda: 2, "max_in_flight")
     assert scrape(metrics).sum("retries_total") == 5
@@ -255,13 +256,13 @@ def test_the_successor_of_a_worker_counts_on_and_knows_its_models() -> None:
     board.take(set())
     first = Metrics(board)
     first.admit(MODEL)
-    first.watch("retries_total", lambda: 4)
+    first.watch("retries_total", lambda: 4, "default")
     first.stream()
     asked(first, model="support")
     before = scrape(first)
     board.leave(0)
     second = Metrics(board)
-    second.watch("retries_total", lambda: 1)
+    second.watch("retries_total", lambda: 1, "default")
     asked(second, model="support")
     after = scrape(second)
     assert before.sum("requests_total", model="support") == 1
@@ -282,6 +283,29 @@ def test_the_others_are_shown_what_was_counted_once_a_second() -> None:
     clock.now += 0.1
     metrics.beat(0.0)
     assert any(key[0] == "requests_total" for key in board.own())
+
+
+def test_of_an_age_the_largest_is_told_not_the_sum() -> None:
+    board = Board(2)
+
+    def worker(slot: int, age: float) -> Metrics:
+        board.take({1 - slot})
+        metrics = Metrics(board)
+        metrics.watch("catalog_age_seconds", lambda: age, "default")
+        metrics.watch("flowise_up", lambda: 1, "default")
+        metrics.show()
+        return metrics
+
+    worker(0, 7)
+    found = scrape(worker(1, 5))
+    assert found.sum("catalog_age_seconds", flowise="default") == 7
+    assert found.sum("flowise_up", flowise="default") == 2
+
+
+def test_what_no_object_keeps_is_counted_one_by_one(metrics: Metrics) -> None:
+    metrics.count("file_links_made_total")
+    metrics.count("file_links_made_total")
+    assert scrape(metrics).sum("file_links_made_total") == 2
 
 
 def test_names_and_help_keep_to_the_conventions_of_prometheus(metrics: Metrics) -> None:
