@@ -141,8 +141,11 @@ def tools(bench: Bench, cell: Cell) -> None:
         }
         answer = bench.ask(cell.client, cell.surface, case, runs=2)
         [call] = answer["toolCalls"]
-        assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Paris", "unit": "C"})
-        assert answer["text"].strip() == "The tool said: It is 7 degrees."
+        assert call["name"] == "get_weather"
+        # Some clients make the schema of a function themselves, and have no enumerations.
+        assert call["arguments"] in ({"city": "Paris", "unit": "C"}, {"city": "Paris"})
+        # Most send it as a tool's result, which the demo's model names; smolagents says it as a user.
+        assert "It is 7 degrees." in answer["text"]
 
 
 def structured(bench: Bench, cell: Cell) -> None:
