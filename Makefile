@@ -30,14 +30,15 @@ ifdef OTHER
 endif
 
 # Two marks, so that serving does not wait for what only tests need.
-$(VENV)/serving: requirements.txt pyproject.toml
+$(VENV)/serving: requirements-serve.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": PYTHON=python3.12 make run picks another one")'
 	$(PYTHON) -m venv $(OTHER) $(VENV)
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -r requirements-serve.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-$(VENV)/testing: $(VENV)/serving requirements-dev.txt
+$(VENV)/testing: $(VENV)/serving requirements.txt requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
