@@ -10,6 +10,7 @@ import pytest
 
 from tests.clients.bench import CONFIG, FILES, Bench
 from tests.clients.checks import CHECKS
+from tests.clients.declared import only_declared
 from tests.clients.environments import InstallError, install
 from tests.clients.matrix import (
     FAILS,
@@ -129,7 +130,7 @@ class Recorder:
         """Write or compare."""
         recorded = read_results()
         if self._records:
-            write_results(merged(self._results, recorded))
+            write_results(only_declared(merged(self._results, recorded)))
         else:
             self._differences = list(differences(self._results, recorded))
         if self._differences and session.exitstatus == pytest.ExitCode.OK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-from tests.clients.matrix import RESULTS, Client
+from tests.clients.matrix import RESULTS, Client, Results
 
 
 @cache
@@ -16,3 +16,14 @@ def declared_clients() -> tuple[Client, ...]:
         module = importlib.import_module(f"tests.clients.{path.parent.name}.{path.stem}")
         found += getattr(module, "CLIENTS", None) or [module.CLIENT]
     return tuple(found)
+
+
+def only_declared(results: Results) -> Results:
+    """What is on record, without clients and surfaces that are no longer declared."""
+    surfaces = {client.name: client.surfaces for client in declared_clients()}
+    return {
+        name: found
+        | {"surfaces": {one: found["surfaces"][one] for one in surfaces[name] if one in found["surfaces"]}}
+        for name, found in results.items()
+        if name in surfaces
+    }
