@@ -58,7 +58,8 @@ class RedisStore:
             return bool(self._redis.set(self.prefix + key, value, nx=True, px=_milliseconds(seconds)))
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:  # noqa: ARG002
-        with self._failures_translated(), self._redis.pipeline(transaction=True) as pipeline:
+        is_transaction = len(entries) > 1
+        with self._failures_translated(), self._redis.pipeline(is_transaction) as pipeline:
             for key, value in entries.items():
                 pipeline.set(self.prefix + key, value, px=_milliseconds(seconds))
             pipeline.execute()
