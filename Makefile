@@ -82,9 +82,10 @@ pictures: setup ## take the pictures of docs/images anew, of the page and of the
 	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser/pictures_test.py -k documentation
 	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 600 -m live tests/live/pictures_test.py
 
-bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other
+bench: setup ## figures beside nginx and a textbook proxy, into docs/performance.md; what many keys do to each other, and requests to Redis
 	$(BIN)/python -m benchmarks.serving $(or $(SHORT),--write docs)
 	$(BIN)/python -m benchmarks.many_keys $(SHORT)
+	$(BIN)/python -m benchmarks.scaling $(SHORT)
 
 chaos: setup ## break Flowise, clients and workers in every way; write docs/reliability.md (10 minutes)
 	$(BIN)/python -m tests.chaos $(or $(SHORT),--table docs/reliability.md)

@@ -25,6 +25,8 @@ CONFIG = f"""keys:
   - name: limited
     sha256: {hashlib.sha256(KEY.encode()).hexdigest()}
     requests_per_minute: 100
+    max_in_flight: 10
+    tokens_per_day: 1000000
 """
 PASSWORD = "a-password/of:redis"
 QUOTED = "a-password%2Fof%3Aredis"
