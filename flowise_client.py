@@ -43,7 +43,7 @@ from flowise_gateway.flowise.failures import (
 from flowise_gateway.flowise.prediction import prediction_json
 from flowise_gateway.flowise.queue_mode import QueueMode
 from flowise_gateway.flowise.retries import FlowiseHealth, attempts
-from flowise_gateway.flowise.run import Limits, Run
+from flowise_gateway.flowise.run import Limits, Run, RunState
 from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
     FlowiseRequest,
@@ -124,15 +124,17 @@ class FlowiseClient(FlowiseApi):
         headers: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
         pump: Callable[[str], bool] | None = None,
+        state: RunState | None = None,
     ) -> Generator[Batch, None, None]:
         """Run the flow and give its events as they arrive, all of one read together. Raises ProxyError.
 
         While Flowise is silent a batch of one KeepAlive comes as soon as `wake()` seconds have passed. A
         consumer that closes the iterator early aborts the run. `headers` go along to Flowise. `pump` is
         offered the text of tokens while the iterator waits for them; what it takes (true) is not given here.
+        `state` tells a caller, also one who closes the iterator, whether the flow may have begun to run.
         """
         with self.naming_settings():
-            yield from self._batches(turn, wake, headers or {}, request_timeout, pump)
+            yield from self._batches(turn, wake, headers or {}, request_timeout, pump, state or RunState())
 
     def _batches(
         self,
@@ -141,6 +143,7 @@ class FlowiseClient(FlowiseApi):
         headers: Mapping[str, str],
         request_timeout: float | None,
         pump: Callable[[str], bool] | None,
+        state: RunState,
     ) -> Generator[Batch, None, None]:
         turn = turn if turn.flow else replace(turn, flow=self.flow_id)
         if not FLOW_ID.fullmatch(turn.flow):
@@ -154,7 +157,7 @@ class FlowiseClient(FlowiseApi):
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
-            reply, head = yield from self._open_answer(run, headers)
+            reply, head = yield from self._open_answer(run, headers, state)
             with contextlib.closing(reply):
                 stored = partial(self._stored_message, turn.flow)
                 is_stream = is_event_stream(head)
@@ -260,14 +263,19 @@ class FlowiseClient(FlowiseApi):
                 return
 
     def _open_answer(
-        self, run: Run, headers: Mapping[str, str]
+        self, run: Run, headers: Mapping[str, str], state: RunState
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         body = prediction_json(run.turn)
         with self.health.call() as call:
             for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
                 with attempt:
                     run.check_cancelled()
-                    return (yield from self._send_prediction(run, headers, body))
+                    state.may_have_begun = True
+                    try:
+                        return (yield from self._send_prediction(run, headers, body))
+                    except ProxyError as error:
+                        state.may_have_begun = not error.nothing_ran
+                        raise
         raise AssertionError("tenacity gives up by raising")
 
     def _send_prediction(

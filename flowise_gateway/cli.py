@@ -1,4 +1,4 @@
-"""The command line: `flowise-gateway serve | check | models | keys new | ask | backup | usage | …`."""
+"""The command line: `flowise-gateway serve | reload | check | models | keys new | ask | backup | usage | …`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("serve", help="serve until a signal ends it").set_defaults(command="serve")
+    reload = commands.add_parser("reload", help="have the running server take new settings; nothing is lost")
+    reload.add_argument("--release", action="store_true", help="take the installed release, too")
+    reload.set_defaults(command="reload")
     check = commands.add_parser("check", help="tell whether Flowise can be reached, and what it offers")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(command="check")

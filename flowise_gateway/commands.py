@@ -7,8 +7,10 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +34,7 @@ from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.profiles import FlowProfile, flow_profiles
 from flowise_gateway.openai.answer_text import answer_text
 from flowise_gateway.serving.banner import Overview
+from flowise_gateway.serving.pid_file import PidFile
 from flowise_gateway.storage.counts import open_counts
 from flowise_gateway.storage.protocol import StoreError
 from flowise_gateway.storage.store import open_store
@@ -93,6 +96,19 @@ def models(options: argparse.Namespace, settings: Settings) -> int:
     elif listed:
         print_table([("id", "flow", "name"), *((m.id, m.flow, m.name) for m in listed)])
     return 1 if failures else 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Have the server that was started in this folder, at this port, take new settings or a new release."""
+    settings = Settings.from_env()
+    config_file(settings)  # what the server would refuse is told here
+    pid = PidFile(settings.port).pid()
+    if pid is None:
+        print(f"No server was started in this folder for PORT={settings.port}.", file=sys.stderr)
+        return 1
+    os.kill(pid, signal.SIGUSR2 if options.release else signal.SIGHUP)
+    print(f"Process {pid} reloads; its log tells the rest.")
+    return 0
 
 
 def new_key(options: argparse.Namespace) -> int:

@@ -49,6 +49,13 @@ class Limits:
     max_attempts: int = 3
 
 
+@dataclass(slots=True)
+class RunState:
+    """Whether Flowise may have begun a run: true once it is sent, false again if it was certainly refused."""
+
+    may_have_begun: bool = False
+
+
 class Run:
     """The waits of one run: for the head, for each piece, for the end, each within its limit."""
 

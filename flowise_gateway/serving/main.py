@@ -25,7 +25,8 @@ from flowise_gateway.serving.banner import Overview, banner
 from flowise_gateway.serving.embedded_demo import embedded_demo
 from flowise_gateway.serving.embedded_pipelines import embedded_pipelines
 from flowise_gateway.serving.gunicorn_log import write_parse_error
-from flowise_gateway.serving.sockets import open_sockets, raise_descriptor_limit
+from flowise_gateway.serving.pid_file import PidFile
+from flowise_gateway.serving.sockets import inherited_sockets, open_sockets, raise_descriptor_limit
 from flowise_gateway.storage.protocol import Executor
 from flowise_gateway.telemetry.log import configure_logging
 from flowise_gateway.telemetry.shared_counts import Board
@@ -45,18 +46,21 @@ def main() -> int:
     """Read the settings and serve until a signal ends it; the exit status."""
     try:
         settings = Settings.from_env()
+        if inherited := inherited_sockets():
+            settings = replace(settings, host=inherited.host)
         settings.check_admission(has_keys=bool(config_file(settings).current.keys))
-        listeners = open_sockets(settings.host, settings.port)
+        listeners = inherited.sockets if inherited else open_sockets(settings.host, settings.port)
     except (SettingsError, ConfigError, OSError) as error:
         print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         return 2
     configure_logging(settings.log_level, as_json=settings.log_as_json)
     raise_descriptor_limit()
+    is_shared = bool(inherited and inherited.is_shared)
     try:
         with embedded_demo(settings) as beside_demo:
             is_demo = beside_demo is not settings
             with embedded_pipelines(beside_demo, is_demo=is_demo) as served:
-                return serve(served, listeners, is_demo=is_demo)
+                return serve(served, listeners, is_demo=is_demo, is_shared=is_shared)
     except SettingsError as error:
         print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
         return 2
@@ -85,8 +89,11 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) -> int:
-    """Run gunicorn in this process until a signal ends it; the exit status."""
+def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, is_shared: bool) -> int:
+    """Run gunicorn in this process until a signal ends it; the exit status.
+
+    `is_shared` means that the listening sockets stay open without this process.
+    """
     from gevent import monkey  # noqa: PLC0415 - nothing before this line may be slowed by it
 
     monkey.patch_all()
@@ -122,6 +129,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
         """Gunicorn, told what to do by our settings alone."""
 
         settings = first_settings
+        pid_file = PidFile(first_settings.port)
 
         def load_config(self) -> None:
             self.body_timeout_seconds = self.settings.proxy_body_timeout
@@ -156,7 +164,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool) 
 
             A balancer tries its next server after a refused connection, not after a 503.
             """
-            return bool(has_proxy[0])
+            return is_shared or bool(has_proxy[0])
 
     def notice_proxy() -> None:
         has_proxy[0] = 1
@@ -177,6 +185,7 @@ def run(server: Any, *, has_terminal: bool) -> int:
             os._exit(status)
         if has_terminal:
             print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
+        server.pid_file.remove()
         return status
     return 0
 
@@ -232,13 +241,17 @@ def serving_transport(settings: Settings) -> Transport:
 def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
     """The settings as they now stand. Raises SettingsError, ConfigError for what cannot be served with."""
     new = Settings.from_env()
+    if new.port != current.port:
+        log.warning("PORT changes at a new start only")
+    new = replace(new, host=current.host, port=current.port)
     new.check_admission(has_keys=bool(config_file(new).current.keys))
     if not (new.flowise_base_url or config_file(new).current.flowises):
         if not is_demo:
             raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a new start")
         new = replace(new, flowise_base_url=current.flowise_base_url)
-    if (new.host, new.port) != (current.host, current.port):
-        log.warning("HOST and PORT change at a new start only")
+    if not new.proxy_pipelines_url:  # The pipeline host that was started with this process serves on.
+        url, key = current.proxy_pipelines_url, current.proxy_pipelines_key
+        new = replace(new, proxy_pipelines_url=url, proxy_pipelines_key=key)
     check_transports(new)
     return new
 

@@ -1,13 +1,15 @@
-"""Gunicorn's master: a reload puts new workers beside the old ones before these stop accepting."""
+"""Gunicorn's master: new workers, or a new master, serve before the old ones stop accepting."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import time
 from typing import Any
 
-from gunicorn import sock  # type: ignore[import-untyped]
+from gunicorn import sock, systemd  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
@@ -28,6 +30,9 @@ class Master(Arbiter):  # type: ignore[misc]
         super().__init__(app)
         # Opened by us, so that gunicorn looks for none in the environment.
         self.LISTENERS = sock.create_sockets(self.cfg, self.log)
+        # A successor is started as this process was; gunicorn would run the file of a module run by its name.
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+        self._has_begun = self._is_leaving = False
 
     def reload(self) -> None:
         """Serve with new settings: start new workers, and retire the old ones once the new ones serve.
@@ -58,6 +63,39 @@ class Master(Arbiter):  # type: ignore[misc]
             self.spawn_worker()
         for worker in serving[: max(0, len(serving) - self.num_workers)]:
             self._retire(worker)
+        if self._is_leaving and not self.WORKERS:
+            raise StopIteration  # gunicorn's way to end the master
+        if not self._has_begun and serving and all(worker.has_started for worker in serving):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Say that this process serves, and let the one that it takes over from stop."""
+        self._has_begun = True
+        try:
+            self.app.pid_file.write()
+        except OSError as error:
+            log.warning("`flowise-gateway reload` will not find this process: %s", error)
+        if self.master_pid and self.master_pid == os.getppid():
+            systemd.sd_notify(f"MAINPID={self.pid}", self.log)
+            os.kill(self.master_pid, signal.SIGWINCH)
+
+    def reexec(self) -> None:
+        """Start a successor from the program and the settings as they now stand, on the same sockets.
+
+        It tells this process (SIGWINCH) once it serves; if it cannot, this process goes on.
+        """
+        if os.getpid() == 1:
+            log.error("A container ends with its first process: start another container for a new release")
+        else:
+            super().reexec()
+
+    def handle_winch(self) -> None:
+        """A successor serves: stop accepting, and end when the last worker has finished."""
+        if self.reexec_pid and not self._is_leaving:
+            self._is_leaving = True
+            self.num_workers = 0
+            sock.close_sockets(self.LISTENERS, unlink=False)
+            self.LISTENERS = []
 
     def _serving(self) -> list[Any]:
         """The workers that are not retired, the oldest first."""

@@ -3,10 +3,48 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
+from dataclasses import dataclass
+
+from flowise_gateway.config.settings import is_loopback_host
 
 WANTED_DESCRIPTORS = 65_536
+FIRST_ACTIVATED = 3
+"""The first descriptor that systemd passes on (sd_listen_fds(3))."""
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """Listening sockets that others have opened; `is_shared` means that they stay open without us."""
+
+    sockets: list[socket.socket]
+    is_shared: bool
+
+    @property
+    def host(self) -> str:
+        """The address that others reach, if there is one: who may call depends on it."""
+        hosts: list[str] = [listener.getsockname()[0] for listener in self.sockets]
+        return next((host for host in hosts if not is_loopback_host(host)), hosts[0])
+
+
+def inherited_sockets() -> Inherited | None:
+    """What the process that this one takes over from, or systemd (LISTEN_FDS), has opened. Raises OSError."""
+    activated = os.environ.get("LISTEN_FDS", "0")
+    is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    if passed_on := os.environ.pop("GUNICORN_FD", ""):
+        descriptors = [int(number) for number in passed_on.split(",")]
+    elif is_ours and activated.isdecimal():
+        # LISTEN_FDS stays in the environment, so that a successor of this process knows whose they are.
+        descriptors = list(range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(activated)))
+    else:
+        os.environ.pop("LISTEN_FDS", None)  # meant for another process
+        return None
+    sockets = [socket.socket(fileno=number) for number in descriptors]
+    if any(one.family not in (socket.AF_INET, socket.AF_INET6) for one in sockets):
+        raise OSError("LISTEN_FDS: only TCP sockets are served")
+    return Inherited(sockets, "LISTEN_FDS" in os.environ) if sockets else None
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:

@@ -20,6 +20,7 @@ from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.catalog import Catalog, FlowSource
 from flowise_gateway.flowise.queue_mode import QueueMode
 from flowise_gateway.flowise.retries import FlowiseHealth
+from flowise_gateway.flowise.run import RunState
 from flowise_gateway.flowise.transport.base import Reply, ReplyHead
 from flowise_gateway.storage.store import WatchedStore
 from flowise_gateway.telemetry.metrics import Metrics
@@ -41,6 +42,7 @@ class FlowClient(UploadClient, FlowSource, Protocol):
         headers: Mapping[str, str] | None = None,
         request_timeout: float | None = None,
         pump: Callable[[str], bool] | None = None,
+        state: RunState | None = None,
     ) -> Batches:
         """Run the flow and give its events as they arrive."""
 

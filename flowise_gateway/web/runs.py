@@ -25,6 +25,7 @@ from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_
 from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.spans import AttemptHeaders, RunWatch
 from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flowise.run import RunState
 from flowise_gateway.openai.output_rules import enforce_output_rules
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.web.heartbeat import Heartbeat
@@ -72,13 +73,13 @@ class Runs:
 
         Where it is certain that nothing has run, the fallback answers, or the conversation is rolled back.
         """
-        has_begun = False
+        has_begun, state = False, RunState()
         try:
             while True:
                 result = "aborted"
                 watch = self._watch(turn, model)
                 complete = self.link_resolver(model, turn.chat_id)
-                batches = self._batches(turn, model, wake, watch)
+                batches = self._batches(turn, model, wake, watch, state)
                 try:
                     for batch in batches:
                         watch.add(batch)
@@ -103,8 +104,11 @@ class Runs:
                     raise failure from None
                 if warning:
                     yield [Warned(warning)]
-        except ProxyError as error:
-            if error.nothing_ran and not has_begun and self.plan.continued and self.plan.continued.taken:
+        except BaseException as error:  # The end of a run whose client has left is no Exception.
+            is_refused = isinstance(error, ProxyError) and error.nothing_ran
+            # Of several runs another one may have begun, of which this one knows nothing.
+            is_unsent = not state.may_have_begun and len(self.plan.turns) == 1
+            if (is_refused or is_unsent) and not has_begun and self.plan.continued:
                 self.services.planner.rollback(self.plan)
             raise
 
@@ -113,7 +117,9 @@ class Runs:
         count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
         return count if self.summary.span is None else self.summary.span.run(count, model, turn)
 
-    def _batches(self, turn: Turn, model: Model, wake: Callable[[], float], watch: RunWatch) -> Batches:
+    def _batches(
+        self, turn: Turn, model: Model, wake: Callable[[], float], watch: RunWatch, state: RunState
+    ) -> Batches:
         begin = watch.begin_attempt
         return self.services.client(model, self.caller).batches(
             replace(turn, flow=model.flow),
@@ -121,6 +127,7 @@ class Runs:
             headers=self.headers if begin is None else AttemptHeaders(self.headers, begin),
             request_timeout=model.request_timeout,
             pump=self.pump.take if self.pump else None,
+            state=state,
         )
 
     def _stand_in(self, turn: Turn, fallback: str) -> tuple[Turn, Model, str]:

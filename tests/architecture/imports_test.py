@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipelines": {"flow", "config", "telemetry"},
     "cli": {"flow", "config"},
     # Composition, as the server is: the two modules of the package that use the top folder.
-    "commands": BELOW | {"check", "serving.banner"} | TOP,
+    "commands": BELOW | {"check", "serving.banner", "serving.pid_file"} | TOP,
     "check": BELOW | {"serving.embedded_demo", "serving.embedded_pipelines"} | TOP,
     "__main__": {"cli"},
     # The last three for its `main` alone, which converts the samples both ways.

@@ -22,6 +22,8 @@ SCENARIOS: dict[str, Scenario] = {
     "R14": frames.no_answers,
     "R15": runs.soak,
     "G1": reloads.reloaded,
+    "G2": reloads.changed_over,
+    "G3": reloads.released,
     "L1": abuse.many_streams,
     "L2": abuse.shedding,
     "L3": abuse.slow_clients,

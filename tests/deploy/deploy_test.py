@@ -64,12 +64,13 @@ def test_kubernetes_accepts_the_manifests(name: str) -> None:
     assert "INFO" in done.stdout + done.stderr or "valid" in done.stdout + done.stderr
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     # The program of the unit is installed elsewhere; all else is judged as it stands.
-    unit = tmp_path / "flowise-gateway.service"
+    unit, its_socket = tmp_path / "flowise-gateway.service", tmp_path / "flowise-gateway.socket"
+    its_socket.write_text((DEPLOY / its_socket.name).read_text())
     text = (DEPLOY / "flowise-gateway.service").read_text()
     unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
-    done = run("systemd-analyze", "verify", unit)
+    done = run("systemd-analyze", "verify", unit, its_socket)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 

@@ -16,6 +16,7 @@ from openai import OpenAI
 
 from tests.support.conversations import FILE, Client, Json, assistant, seen, sessions, user
 from tests.support.demo_server import DemoServer
+from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
 
 WIRE = Path(__file__).parents[1] / "wire/librechat"
@@ -348,6 +349,23 @@ def test_another_word_asks_again_without_running_anything(proxy: RunningProxy, f
         "type": "proceed",
         "startNodeId": "humanInputAgentflow_0",
     }
+
+
+def test_a_decision_survives_a_client_that_leaves_before_it_was_sent(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    messages = [user("Please wait for me")]
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as running:
+        messages += [assistant(Client(running, model="demo-approval").text(messages)), user("ok")]
+    # After a start the flow is asked whether it streams before anything is sent to it.
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as running:
+        client = Client(running, model="demo-approval")
+        assert requests.get(f"{running.url}/v1/models", timeout=10).status_code == 200
+        with flowise.paused(), pytest.raises(requests.ReadTimeout):
+            client.post(messages, stream=True, patience=2)
+        assert wait_for(lambda: '"client_gone"' in running.log(), 10)
+        assert "Nothing was run" not in client.text(messages)
+    assert flowise.records()[-1]["body"]["humanInput"]["type"] == "proceed"
 
 
 def test_a_decision_survives_a_restart(flowise: DemoServer, tmp_path: Path) -> None:

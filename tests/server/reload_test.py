@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,9 +20,10 @@ import requests
 from tests.server.drain_test import ask, connected, rest_of
 from tests.server.serving_test import TWENTY_TOKENS_IN_TWO_SECONDS, raw_chat
 from tests.server.wire_test import chat
+from tests.support.activated import Activated
 from tests.support.demo_server import DemoServer
-from tests.support.processes import wait_for
-from tests.support.running_proxy import RunningProxy
+from tests.support.processes import clean_environment, wait_for
+from tests.support.running_proxy import PROJECT, RunningProxy
 from tests.support.steady_load import SteadyLoad
 from tests.support.websocket_client import SocketClient
 
@@ -197,3 +200,122 @@ def test_behind_a_balancer_a_server_that_ends_refuses_connections_and_answers_th
             assert b"Connection: close" in answer
             assert b"data: [DONE]" in received + rest_of(raw)
         assert server.ended(15) == 0
+
+
+def master_of(folder: Path, server: RunningProxy) -> int:
+    """The process that `flowise-gateway reload` finds."""
+    [file] = (folder / "data").glob("flowise-gateway-*.pid")
+    assert file.name == f"flowise-gateway-{urlsplit(server.url).port}.pid"
+    return int(file.read_text())
+
+
+def gateway(folder: Path, server: RunningProxy, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the server's folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "flowise_gateway", *arguments],
+        cwd=folder,
+        env={**clean_environment(folder, PORT=str(urlsplit(server.url).port)), "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_reloads_the_server_of_its_folder_and_port(brief: RunningProxy, tmp_path: Path) -> None:
+    assert wait_for(lambda: bool(list((tmp_path / "data").glob("*.pid"))), 10)
+    before = set(workers(brief))
+    done = gateway(tmp_path, brief, "reload")
+    assert (done.returncode, str(brief.pid) in done.stdout) == (0, True), done.stderr
+    assert wait_for(lambda: not before & set(workers(brief)), 30)
+    brief.terminate()
+    assert brief.ended(15) == 0
+    done = gateway(tmp_path, brief, "reload")
+    assert done.returncode == 1
+    assert "No server" in done.stderr
+
+
+def test_a_number_left_by_a_process_that_was_killed_is_not_believed(
+    brief: RunningProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    port = urlsplit(brief.url).port
+    assert wait_for(lambda: bool(list((tmp_path / "data").glob("*.pid"))), 10)
+    (tmp_path / "data" / f"flowise-gateway-{port}.pid").unlink()
+    (tmp_path / "data" / f"flowise-gateway-{port}.pid").write_text(f"{os.getpid()}\n")
+    assert gateway(tmp_path, brief, "reload").returncode == 1
+
+
+def test_a_release_takes_over_from_the_one_before_and_nothing_is_lost(
+    flowise: DemoServer, tmp_path: Path
+) -> None:
+    async def play(server: RunningProxy) -> SteadyLoad:
+        async with load_on(server.url) as load:
+            await asyncio.sleep(1)
+            done = await asyncio.to_thread(gateway, tmp_path, server, "reload", "--release")
+            assert done.returncode == 0, done.stderr
+            assert await asyncio.to_thread(server.ended, 60) == 0
+            await asyncio.sleep(1)
+        return load
+
+    with RunningProxy(
+        tmp_path, FLOWISE_BASE_URL=flowise.base_url, WORKERS="2", PROXY_DRAIN_SECONDS="5"
+    ) as server:
+        assert wait_for(lambda: bool(list((tmp_path / "data").glob("*.pid"))), 10)
+        load = asyncio.run(play(server))
+        successor = master_of(tmp_path, server)
+        assert successor != server.pid
+        os.kill(successor, signal.SIGTERM)
+        assert wait_for(lambda: not Path(f"/proc/{successor}/cmdline").exists(), 30)
+    assert not load.failures
+    assert load.answers["ok"] > 40
+    assert load.streamed["ok"] >= 10
+
+
+def test_a_release_that_does_not_start_leaves_the_one_before(brief: RunningProxy, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PROXY_STORE=nowhere\n")
+    os.kill(brief.pid, signal.SIGUSR2)
+    assert wait_for(lambda: "PROXY_STORE" in brief.log(), 30)
+    assert chat(brief, "demo-assistant").status_code == 200
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A listening socket, as systemd opens it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as opened:
+        yield opened
+
+
+def test_two_instances_on_an_activated_socket_change_over_and_nothing_is_lost(
+    flowise: DemoServer, tmp_path: Path, listener: socket.socket
+) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder in folders:
+        folder.mkdir()
+
+    def start(folder: Path) -> Activated:
+        server = Activated(folder, listener, FLOWISE_BASE_URL=flowise.base_url)
+        server.wait_until_it_serves()
+        return server
+
+    async def play(server: Activated) -> SteadyLoad:
+        async with load_on(f"http://127.0.0.1:{listener.getsockname()[1]}") as load:
+            for folder in folders[1:]:
+                successor = await asyncio.to_thread(start, folder)
+                assert await asyncio.to_thread(server.end) == 0
+                server = successor
+            await asyncio.sleep(1)
+        assert await asyncio.to_thread(server.end) == 0
+        return load
+
+    load = asyncio.run(play(start(folders[0])))
+    assert not load.failures
+    assert load.answers["ok"] > 40
+    assert load.streamed["ok"] >= 10
+
+
+def test_an_activated_socket_that_others_reach_needs_a_key(flowise: DemoServer, tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as reached:
+        server = Activated(tmp_path, reached, FLOWISE_BASE_URL=flowise.base_url, HOST="localhost")
+        assert wait_for(lambda: "no client key is set" in (tmp_path / "server.out").read_text(), 30)
+        assert server.ended() == 2

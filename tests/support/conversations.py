@@ -38,11 +38,13 @@ class Client:
         self.key = key
         self.model = model
 
-    def post(self, messages: list[Json], headers: Json | None = None, **more: Any) -> requests.Response:
+    def post(
+        self, messages: list[Json], headers: Json | None = None, patience: float = 30, **more: Any
+    ) -> requests.Response:
         """Send messages; an idle kept-alive connection would hold up the server's end."""
         own = {"Authorization": f"Bearer {self.key}", "Connection": "close", **(headers or {})}
         body = {"model": self.model, "messages": messages, **more}
-        return requests.post(f"{self.url}/v1/chat/completions", json=body, headers=own, timeout=30)
+        return requests.post(f"{self.url}/v1/chat/completions", json=body, headers=own, timeout=patience)
 
     def ask(self, messages: list[Json], headers: Json | None = None, **more: Any) -> Json:
         """Send messages and give the answer's body."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,6 +54,15 @@ class DemoServer:
             if pipe:
                 pipe.close()
         self._process.wait(timeout=10)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it answer nothing meanwhile; connections and requests wait."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def records(self) -> list[dict[str, Any]]:
         """What the predictions got: body, headers, the messages the model saw, and how each run ended."""
