@@ -34,7 +34,7 @@ class SteadyLoad:
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.answers: Counter[str] = Counter()
-        """JSON requests by their end: `ok`, `lost`, `no connection`, or a status."""
+        """JSON requests by their end: `ok`, `lost`, `later than a minute`, `no connection`, or a status."""
         self.streamed: Counter[str] = Counter()
         """Streams by their end, likewise."""
 
@@ -123,7 +123,10 @@ class _Connection:
                     except OSError:
                         return "no connection"
                 return await self._answered(request, end)
-        except (OSError, EOFError, TimeoutError, ValueError):
+        except TimeoutError:
+            self.close()
+            return "later than a minute"
+        except (OSError, EOFError, ValueError):
             self.close()
             return "lost"
 
