@@ -1,4 +1,4 @@
-"""The command line, `flowise-gateway`: serve, reload, check, models, keys, ask, backup, usage, …"""
+"""The command line: `flowise-gateway serve | reload | check | models | keys new | ask | backup | …`."""
 
 from __future__ import annotations
 
