@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     pipelines.add_argument("--host", default="127.0.0.1", help="others need PROXY_PIPELINES_KEY")
     pipelines.add_argument("--port", default="0", help="0, the default, takes a free one")
     pipelines.set_defaults(command="pipelines")
+    conformance = commands.add_parser("conformance", help="hold any server to what OpenAI's clients rely on")
+    conformance.add_argument("url", help="its address, with or without /v1")
+    conformance.add_argument("--model", required=True, help="one that takes images and tools")
+    conformance.add_argument("--key", default="key", help="a key that the server takes")
+    conformance.add_argument("--json", action="store_true", help="print JSON")
+    conformance.set_defaults(command="conformance")
     usage = commands.add_parser("usage", help="tell who used what, by day")
     usage.add_argument("--from", metavar="DAY", help="the first day, such as 2026-11-01; else 30 days")
     usage.add_argument("--to", metavar="DAY", help="the last day; else today, in UTC")
@@ -91,5 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "pipelines":
         host = importlib.import_module("flowise_gateway.pipelines.__main__")
         return int(host.main(["--host", options.host, "--port", options.port]))
+    if options.command == "conformance":
+        return int(importlib.import_module("flowise_gateway.conformance.run").main(options))
     commands = importlib.import_module("flowise_gateway.commands")
     return int(getattr(commands, options.command)(options))

@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"flow", "config", "telemetry", "storage", "flowise.transport"},
     # A process of its own beside the gateway; nothing but its command line is shared.
     "pipelines": {"flow", "config", "telemetry"},
+    # A client of any server: it knows nothing of this one.
+    "conformance": set(),
     "cli": {"flow", "config"},
     # Composition, as the server is: the two modules of the package that use the top folder.
     "commands": BELOW | {"check", "serving.banner", "serving.pid_file"} | TOP,
@@ -48,7 +50,8 @@ LIVES_IN: dict[str, set[str]] = {
     "yaml": {"config"},
     "prometheus_client": {"telemetry"},
     "opentelemetry": {"telemetry.otel"},
-    "requests": {"flowise"},
+    "requests": {"flowise", "conformance"},
+    "jsonschema": {"conformance"},
     "urllib3": {"flowise", "flowise_client"},
     "geventhttpclient": {"flowise"},
     "tenacity": {"flowise"},
@@ -59,7 +62,7 @@ LIVES_IN: dict[str, set[str]] = {
         "pipelines.host",
     },
     "werkzeug": {"web", "openai_compatible_server"},
-    "wsproto": {"responses"},
+    "wsproto": {"responses", "conformance"},
     "gunicorn": {"serving"},
     "gevent": {"serving", "flowise.transport", "pipelines"},
     "haystack": {"pipelines"},

@@ -23,7 +23,7 @@ PINNED = {
     if line and not line.startswith("#")
     for each in [Requirement(line)]
 }
-OF_AN_EXTRA = {"haystack", "opentelemetry"}
+OF_AN_EXTRA = {"haystack", "jsonschema", "opentelemetry"}
 """Imported by what an extra brings alone; an installation without the extra has none of it."""
 
 ONLY_OF_THE_CARD = {"openai", "pytest"}

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
+from flowise_gateway.conformance.websocket_client import TERMINAL, SocketClient
 from tests.chaos.frames import leak_in
-from tests.support.websocket_client import TERMINAL, SocketClient
 
 BROKEN = (
     '{"type":',

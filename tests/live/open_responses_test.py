@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.live.real_flowise import RealFlowise
-from tests.support.open_responses_cases import (
+from flowise_gateway.conformance.open_responses import (
     HTTP_CASES,
     SOCKET_CASES,
     WEATHER,
-    Case,
-    Target,
     calls_in,
     frames_of,
     picture,
     said_in,
-    streamed,
 )
-from tests.support.open_responses_check import Json
+from flowise_gateway.conformance.response_shapes import Json
+from flowise_gateway.conformance.target import Target
+from tests.live.real_flowise import RealFlowise
+from tests.support.openai_check import valid
 from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
@@ -35,11 +34,11 @@ def target(request: pytest.FixtureRequest, flowise: RealFlowise, start_proxy: St
     file = flowise.folder / f"open-responses-{request.param}.yaml"
     file.write_text(f"models: [{{id: prompted, flow: {flowise.flows[request.param]}, tools: prompt}}]\n")
     with start_proxy(PROXY_CONFIG=str(file), PROXY_API_KEYS="key") as running:
-        yield Target(running.url, "prompted")
+        yield Target(running.url, "prompted", valid=valid)
 
 
 @pytest.mark.parametrize("case", [*HTTP_CASES, *SOCKET_CASES], ids=lambda case: case.__name__)
-def test_a_case_of_the_suite_passes(case: Case, target: Target) -> None:
+def test_a_case_of_the_suite_passes(case: Callable[[Target], None], target: Target) -> None:
     case(target)
 
 
@@ -59,7 +58,7 @@ def respond(target: Target, said: Any, *, stream: bool, **more: Any) -> Json:
     if not stream:
         return target.respond(said, tools=[WEATHER], **more)
     asked = {"model": target.model, "input": said, "tools": [WEATHER], "stream": True, **more}
-    return streamed(frames_of(target.post(asked).content))
+    return target.streamed(frames_of(target.post(asked).content))
 
 
 def test_a_picture_reaches_the_model(target: Target, flowise: RealFlowise) -> None:

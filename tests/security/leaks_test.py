@@ -18,12 +18,12 @@ import pytest
 import requests
 
 from flowise_gateway.config.settings import Settings
+from flowise_gateway.conformance.websocket_client import SocketClient
 from openai_compatible_server import create_app
 from tests.support.demo_server import DemoServer
 from tests.support.hostile import CANARY, post
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise, event
-from tests.support.websocket_client import SocketClient
 
 CLIENT_KEY = "sk-client-canary-0c1d2e3f4a5b6c7d"
 FLOWISE_KEY = "flowise-canary-9a8b7c6d5e4f3a2b"

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.server.models_test import key_lines
 from tests.support.counted_load import Load, check_all_agree, write_file
 from tests.support.demo_server import DemoServer
 from tests.support.processes import clean_environment, wait_for
 from tests.support.running_proxy import PROJECT, RunningProxy
-from tests.support.websocket_client import SocketClient
 
 JSON = "3d94e1b7-52c8-4f0b-8a6d-7e21c9f4b063"  # demo-json
 CHAT = "/v1/chat/completions"

@@ -14,13 +14,13 @@ import orjson
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.server.serving_test import TWENTY_TOKENS_IN_TWO_SECONDS, raw_chat
 from tests.server.wire_test import chat
 from tests.support.demo_server import DemoServer
 from tests.support.openai_check import valid
 from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
-from tests.support.websocket_client import SocketClient
 
 
 def rest_of(raw: socket.socket) -> bytes:

@@ -10,11 +10,11 @@ import pytest
 import requests
 from wsproto.events import TextMessage
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from flowise_gateway.openai.sse import Frame, json_bytes, on_one_line, stream_bytes
 from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise
-from tests.support.websocket_client import SocketClient
 
 FORGED = 'so\u2028data: [DONE]\u2028\u2028\u2029data: {"x":1}\u0085\u0085event: end – »ü😀«'
 CLOSE = {"Connection": "close"}

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.server.drain_test import child_of
 from tests.server.models_test import chat as chat_with_key
 from tests.server.models_test import key_lines
@@ -21,7 +22,6 @@ from tests.support.demo_server import DemoServer
 from tests.support.metrics_text import counted, scraped
 from tests.support.processes import free_port, wait_for
 from tests.support.running_proxy import RunningProxy
-from tests.support.websocket_client import SocketClient
 
 CHAT = {"method": "POST", "route": "/v1/chat/completions"}
 WIRE = Path(__file__).parents[1] / "wire/librechat/02-title-completion.json"

@@ -11,21 +11,19 @@ import orjson
 import pytest
 
 from flowise_demo.flows import DEMO_FLOWS
-from tests.support.demo_server import DemoServer
-from tests.support.open_responses_cases import (
+from flowise_gateway.conformance.open_responses import (
     HTTP_CASES,
     SOCKET_CASES,
     WEATHER,
-    Case,
-    Target,
     calls_in,
     frames_of,
     message,
-    refused,
     said_in,
-    streamed,
 )
-from tests.support.open_responses_check import Json, faults, stream_faults
+from flowise_gateway.conformance.response_shapes import Json, faults, stream_faults
+from flowise_gateway.conformance.target import Target
+from tests.support.demo_server import DemoServer
+from tests.support.openai_check import valid
 from tests.support.running_proxy import RunningProxy
 
 FILE = f"models: [{{id: prompted, flow: {DEMO_FLOWS['demo-agent']}, tools: prompt}}]\n"
@@ -38,11 +36,11 @@ def target(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("open-responses")
     (folder / "proxy.yaml").write_text(FILE)
     with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url, PROXY_API_KEYS="key") as running:
-        yield Target(running.url, "prompted")
+        yield Target(running.url, "prompted", valid=valid)
 
 
 @pytest.mark.parametrize("case", [*HTTP_CASES, *SOCKET_CASES], ids=lambda case: case.__name__)
-def test_a_case_of_the_suite_passes(case: Case, target: Target) -> None:
+def test_a_case_of_the_suite_passes(case: Callable[[Target], None], target: Target) -> None:
     case(target)
 
 
@@ -67,11 +65,11 @@ def test_what_compact_gave_is_what_the_flow_gets(target: Target, demo: DemoServe
 @pytest.mark.parametrize("store", [True, False], ids=["stored", "not stored"])
 def test_a_sockets_chain_is_one_session(target: Target, store: bool) -> None:
     with target.connect() as client:
-        responses = [streamed(client.ask("My name is Alice.", target.model, store=store))]
+        responses = [target.streamed(client.ask("My name is Alice.", target.model, store=store))]
         for question in ("Who am I?", "Sure?"):
             previous = responses[-1]["id"]
             more: dict[str, Any] = {"previous_response_id": previous, "store": store}
-            responses.append(streamed(client.ask(question, target.model, **more)))
+            responses.append(target.streamed(client.ask(question, target.model, **more)))
     assert len({response["metadata"]["flowise_session_id"] for response in responses}) == 1
 
 
@@ -79,25 +77,25 @@ def test_a_socket_answers_what_waits(target: Target) -> None:
     with target.connect() as client:
         for number in range(3):
             client.say({"type": "response.create", "model": target.model, "input": f"q{number}"})
-        ids = {streamed(client.answer())["id"] for _ in range(3)}
+        ids = {target.streamed(client.answer())["id"] for _ in range(3)}
     assert len(ids) == 3
 
 
 def test_a_streams_call_keeps_the_order_too(target: Target) -> None:
     asked = {"model": target.model, "input": "How is the weather?", "tools": [WEATHER], "stream": True}
-    assert calls_in(streamed(frames_of(target.post(asked).content)))
+    assert calls_in(target.streamed(frames_of(target.post(asked).content)))
 
 
 def test_a_sockets_calls_are_answered_by_their_ids(target: Target) -> None:
     with target.connect() as client:
-        first = streamed(target.ask(client, "What's the weather in Paris?", tools=[WEATHER]))
+        first = target.streamed(target.say(client, "What's the weather in Paris?", tools=[WEATHER]))
         [call] = calls_in(first)
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Sunny"}
         more: dict[str, Any] = {"tools": [WEATHER]}
-        second = streamed(target.ask(client, [output], previous_response_id=first["id"], **more))
+        second = target.streamed(target.say(client, [output], previous_response_id=first["id"], **more))
         assert "Sunny" in said_in(second)
         wrong = {**output, "call_id": "call_of_nobody"}
-        error = refused(target.ask(client, [wrong], previous_response_id=second["id"], **more))
+        error = target.refused(target.say(client, [wrong], previous_response_id=second["id"], **more))
         assert error["param"] == "input[0].call_id"
 
 

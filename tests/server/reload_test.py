@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.server.drain_test import ask, connected, rest_of
 from tests.server.serving_test import TWENTY_TOKENS_IN_TWO_SECONDS, raw_chat
 from tests.server.wire_test import chat
@@ -25,7 +26,6 @@ from tests.support.demo_server import DemoServer
 from tests.support.processes import clean_environment, wait_for
 from tests.support.running_proxy import PROJECT, RunningProxy
 from tests.support.steady_load import SteadyLoad
-from tests.support.websocket_client import SocketClient
 
 KEPT = b"Host: localhost\r\nContent-Type: application/json\r\n"
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.server.serving_test import raw_chat
 from tests.support.demo_server import DemoServer
 from tests.support.log_lines import BACKGROUND, REQUEST, SOCKET, line, lines
@@ -17,7 +18,6 @@ from tests.support.metrics_text import counted, scraped
 from tests.support.processes import free_port
 from tests.support.running_proxy import RunningProxy
 from tests.support.saying_flowise import FLOW, SayingFlowise, token
-from tests.support.websocket_client import SocketClient
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HI = {"messages": [{"role": "user", "content": "Hello"}]}

@@ -17,8 +17,8 @@ from openai import APIError, AzureOpenAI, BadRequestError, InternalServerError, 
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 from pydantic import BaseModel
 
+from flowise_gateway.conformance.response_shapes import stream_faults
 from tests.support.demo_server import DemoServer
-from tests.support.open_responses_check import stream_faults
 from tests.support.openai_check import valid
 from tests.support.running_proxy import RunningProxy
 

@@ -17,13 +17,13 @@ from openai.types.responses import ResponseSteerFailedEvent
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
+from flowise_gateway.conformance.response_shapes import stream_faults
+from flowise_gateway.conformance.websocket_client import SocketClient
 from flowise_gateway.responses.websocket import WebSocket, WebSocketClosed
 from tests.support.demo_server import DemoServer
-from tests.support.open_responses_check import stream_faults
 from tests.support.openai_check import valid
 from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
-from tests.support.websocket_client import SocketClient
 
 KEY = {"Authorization": "Bearer key"}
 IDLE = 1500

@@ -1,7 +1,6 @@
 """The 17 cases of Open Responses' compliance suite (release 2026-04-24): what each one sends and demands.
 
-They run against any server and model: the demo in `open_responses_test`, a real Flowise in `live/`. As in the suite
-one model passes all of them, so its flow has to take images, and tools in words.
+As in the suite one model passes all of them, so it has to take images and tools.
 """
 
 from __future__ import annotations
@@ -10,18 +9,15 @@ import base64
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import orjson
 import requests
 
-from tests.support.open_responses_check import Json, right, stream_faults
-from tests.support.openai_check import valid
-from tests.support.websocket_client import SocketClient
+from flowise_gateway.conformance.response_shapes import right
+from flowise_gateway.conformance.target import Case, Json, NotOffered, Target, expect
 
-SECONDS = 30
 WEATHER: Json = {
     "type": "function",
     "name": "get_weather",
@@ -32,46 +28,6 @@ WEATHER: Json = {
         "required": ["location"],
     },
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server, one of its models, and a key that it takes."""
-
-    url: str
-    model: str
-    key: str = "key"
-
-    def post(self, body: Json, path: str = "") -> requests.Response:
-        """Any answer to a request."""
-        url = f"{self.url}/v1/responses{path}"
-        with requests.Session() as session:
-            session.trust_env = False
-            return session.post(url, json=body, headers=self._headers, timeout=SECONDS)
-
-    def respond(self, said: Any, **more: Any) -> Json:
-        """A completed response with some output."""
-        answer = self.post({"model": self.model, "input": said, **more})
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["Content-Type"].startswith("application/json")
-        return completed(answer.json())
-
-    def connect(self) -> SocketClient:
-        """A WebSocket."""
-        client = SocketClient(self.url, headers=self._headers)
-        assert client.status == 101
-        return client
-
-    def ask(self, client: SocketClient, said: Any, **more: Any) -> list[Json]:
-        """The events of a response, or an error alone, asked for over a socket; nothing is stored."""
-        return client.ask(said, self.model, store=False, **more)
-
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
-
-
-Case = Callable[[Target], None]
 
 
 def message(role: str, content: Any, **more: Any) -> Json:
@@ -93,41 +49,21 @@ def picture() -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def completed(response: Json) -> Json:
-    """The response, once it is known to be a right and completed one with some output."""
-    valid("response", response)
-    right("response", response)
-    assert response["status"] == "completed"
-    assert response["output"]
-    return response
-
-
-def streamed(events: Sequence[Json]) -> Json:
-    """The completed response at the end of events, once all of these are known to be right and in order."""
-    frames = [f"event: {event['type']}\ndata: {orjson.dumps(event).decode()}\n\n" for event in events]
-    valid("response.stream", "".join([*frames, "data: [DONE]\n\n"]).encode())
-    faults = stream_faults(events)
-    assert not faults, faults
-    assert events[-1]["type"] == "response.completed"
-    return completed(events[-1]["response"])
-
-
-def refused(events: Sequence[Json], status: int = 400) -> Json:
-    """What an error says that came over a socket in the place of a response."""
-    [event] = events
-    right("socket error", event)
-    valid("error", {"error": event["error"]})
-    assert event["status"] == status
-    error: Json = event["error"]
-    return error
+def offered(answer: requests.Response) -> requests.Response:
+    """The answer, unless its route is unknown to the server. Raises NotOffered."""
+    if answer.status_code in (404, 405):
+        raise NotOffered
+    return answer
 
 
 def said_in(response: Json) -> str:
     """The text of the only message."""
-    [answer] = [item for item in response["output"] if item["type"] == "message"]
-    assert answer["role"] == "assistant"
+    answers = [item for item in response["output"] if item["type"] == "message"]
+    expect(len(answers) == 1, f"{len(answers)} messages in the output")
+    [answer] = answers
+    expect(answer["role"] == "assistant", "the message is not the assistant's")
     text: str = answer["content"][0]["text"]
-    assert text
+    expect(text, "the message is empty")
     return text
 
 
@@ -139,12 +75,12 @@ def calls_in(response: Json) -> list[Json]:
 def frames_of(stream: bytes) -> list[Json]:
     """The events of a stream, which ends with the word for it."""
     *frames, end, nothing = stream.decode().split("\n\n")
-    assert (end, nothing) == ("data: [DONE]", "")
+    expect((end, nothing) == ("data: [DONE]", ""), "the stream does not end with [DONE]")
     told = [frame.split("\n") for frame in frames if not frame.startswith(":")]
     events: list[Json] = []
     for name, line in told:
         events.append(orjson.loads(line.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
+        expect(name == f"event: {events[-1]['type']}", "an event has another name than its type")
     return events
 
 
@@ -166,21 +102,21 @@ def assistant_phase(target: Target) -> None:
 
 
 def response_output_phase_schema(target: Target) -> None:
-    """Nothing is sent here in the suite: phases are right in an output, by the shapes that all cases check."""
+    """An output may tell the phases of its messages."""
     response = target.respond("Hello")
     [answer] = [item for item in response["output"] if item["type"] == "message"]
     phases = [{**answer, "id": f"msg_{phase}", "phase": phase} for phase in ("commentary", "final_answer")]
-    completed({**response, "output": phases})
+    target.completed({**response, "output": phases})
 
 
 def streaming_response(target: Target) -> None:
     """A stream tells its response bit by bit."""
     asked = {"model": target.model, "input": [message("user", "Count to five.")], "stream": True}
-    answer = target.post(asked)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
-    valid("response.stream", answer.content)
-    said_in(streamed(frames_of(answer.content)))
+    answer = offered(target.post(asked))
+    expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
+    expect(answer.headers["Content-Type"].startswith("text/event-stream"), "the answer is no event stream")
+    target.valid("response.stream", answer.content)
+    said_in(target.streamed(frames_of(answer.content)))
 
 
 def system_prompt(target: Target) -> None:
@@ -192,11 +128,11 @@ def tool_calling(target: Target) -> None:
     """A tool is called where one is offered, and is told back."""
     question = message("user", "How is the weather in Boston?")
     response = target.respond([question], tools=[WEATHER])
-    assert calls_in(response)
+    expect(calls_in(response), "no tool was called")
     for call in calls_in(response):
-        assert call["name"] == WEATHER["name"]
-        assert isinstance(orjson.loads(call["arguments"]), dict)
-    assert [tool["name"] for tool in response["tools"]] == [WEATHER["name"]]
+        expect(call["name"] == WEATHER["name"], "another tool was called")
+        expect(isinstance(orjson.loads(call["arguments"]), dict), "the arguments are no object")
+    expect([tool["name"] for tool in response["tools"]] == [WEATHER["name"]], "the tools are not told back")
 
 
 def image_input(target: Target) -> None:
@@ -225,17 +161,19 @@ def compact_response(target: Target) -> None:
         message("assistant", "Monday it is. The others will know before."),
     ]
     answer = target.post({"model": target.model, "input": said, "prompt_cache_key": "a-key"}, "/compact")
-    assert answer.status_code == 200, answer.text
+    offered(answer)
+    expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
     right("compaction", answer.json())
-    assert [item["type"] for item in answer.json()["output"]] == ["compaction"]
+    expect([item["type"] for item in answer.json()["output"]] == ["compaction"], "no compaction item")
 
 
 def compact_missing_model(target: Target) -> None:
     """Packing needs a model's name."""
     answer = target.post({"input": [message("user", "Pack this.")]}, "/compact")
-    assert answer.status_code == 400
-    valid("error", answer.content)
-    assert answer.json()["error"]["param"] == "model"
+    offered(answer)
+    expect(answer.status_code == 400, f"status {answer.status_code}, not 400")
+    target.valid("error", answer.content)
+    expect(answer.json()["error"]["param"] == "model", "the error does not name the model")
 
 
 # ------------------------------------------------------------------------------------------- WebSocket
@@ -244,53 +182,54 @@ def compact_missing_model(target: Target) -> None:
 def websocket_response(target: Target) -> None:
     """A socket gives the events of a stream; this one response is stored."""
     with target.connect() as client:
-        said_in(streamed(client.ask([message("user", "Count to three.")], target.model)))
+        said_in(target.streamed(client.ask([message("user", "Count to three.")], target.model)))
 
 
 def websocket_sequential_responses(target: Target) -> None:
     """A socket answers one request after the other."""
     with target.connect() as client:
-        responses = [streamed(target.ask(client, f"Say just: {word}")) for word in ("one", "two")]
-    assert len({response["id"] for response in responses}) == 2
+        responses = [target.streamed(target.say(client, f"Say just: {word}")) for word in ("one", "two")]
+    expect(len({response["id"] for response in responses}) == 2, "two responses have one id")
 
 
 def websocket_continuation(target: Target) -> None:
     """A socket goes on from a response of its own that is not stored."""
     with target.connect() as client:
-        first = streamed(target.ask(client, "The word is amber. Say OK."))
-        second = streamed(target.ask(client, "Which word was it?", previous_response_id=first["id"]))
-    assert second["previous_response_id"] == first["id"]
+        first = target.streamed(target.say(client, "The word is amber. Say OK."))
+        second = target.streamed(target.say(client, "Which word was it?", previous_response_id=first["id"]))
+    expect(second["previous_response_id"] == first["id"], "the response before is not told back")
     said_in(second)
 
 
 def websocket_reconnect_store_false_recovery(target: Target) -> None:
     """Another socket does not know what is not stored, and stays open to begin anew."""
     with target.connect() as client:
-        first = streamed(target.ask(client, "The word is silver. Say OK."))
+        first = target.streamed(target.say(client, "The word is silver. Say OK."))
     with target.connect() as client:
-        again = target.ask(client, "Go on. Say just: again", previous_response_id=first["id"])
-        assert refused(again)["code"] == "previous_response_not_found"
-        recovered = streamed(target.ask(client, [message("user", "Begin anew. Say just: anew")]))
-    assert recovered["previous_response_id"] is None
+        again = target.say(client, "Go on. Say just: again", previous_response_id=first["id"])
+        expect(target.refused(again)["code"] == "previous_response_not_found", "the error has another code")
+        recovered = target.streamed(target.say(client, [message("user", "Begin anew. Say just: anew")]))
+    expect(recovered["previous_response_id"] is None, "a response before is told")
 
 
 def websocket_previous_response_not_found(target: Target) -> None:
     """An id that names nothing is an error of its own."""
     with target.connect() as client:
-        error = refused(target.ask(client, "Go on.", previous_response_id="resp_of_nobody"))
-    assert error["code"] == "previous_response_not_found"
-    assert error["param"] == "previous_response_id"
-    assert "resp_of_nobody" in error["message"]
+        error = target.refused(target.say(client, "Go on.", previous_response_id="resp_of_nobody"))
+    expect(error["code"] == "previous_response_not_found", "the error has another code")
+    expect(error["param"] == "previous_response_id", "the error names another field")
+    expect("resp_of_nobody" in error["message"], "the message does not name the id")
 
 
 def websocket_failed_continuation_evicts_cache(target: Target) -> None:
     """What could not be gone on from is forgotten."""
     with target.connect() as client:
-        first = streamed(target.ask(client, "The word is ash. Say OK."))
-        go_on = partial(target.ask, client, previous_response_id=first["id"])
+        first = target.streamed(target.say(client, "The word is ash. Say OK."))
+        go_on = partial(target.say, client, previous_response_id=first["id"])
         unmatched = {"type": "function_call_output", "call_id": "call_of_nobody", "output": "Nobody asked."}
-        refused(go_on([unmatched]))
-        assert refused(go_on("Go on. Say just: on"))["code"] == "previous_response_not_found"
+        target.refused(go_on([unmatched]))
+        again = target.refused(go_on("Go on. Say just: on"))
+        expect(again["code"] == "previous_response_not_found", "what failed is still remembered")
 
 
 def websocket_compact_new_chain(target: Target) -> None:
@@ -301,24 +240,31 @@ def websocket_compact_new_chain(target: Target) -> None:
         message("user", [{"type": "input_text", "text": "Pack all this for later."}]),
     ]
     packed = target.post({"model": target.model, "input": said}, "/compact")
-    assert packed.status_code == 200, packed.text
+    expect(packed.status_code == 200, f"status {packed.status_code}: {packed.text[:200]}")
     right("compaction", packed.json())
     with target.connect() as client:
         going_on = [
             *packed.json()["output"],
             {"type": "message", "role": "user", "content": "Go on from here."},
         ]
-        response = streamed(target.ask(client, going_on, tools=[]))
-    assert response["previous_response_id"] is None
+        response = target.streamed(target.say(client, going_on, tools=[]))
+    expect(response["previous_response_id"] is None, "a response before is told")
     said_in(response)
 
 
-HTTP_CASES: Sequence[Case] = (
+HTTP_CASES: Sequence[Callable[[Target], None]] = (
     *(basic_response, assistant_phase, response_output_phase_schema, streaming_response, system_prompt),
     *(tool_calling, image_input, multi_turn, compact_response, compact_missing_model),
 )
-SOCKET_CASES: Sequence[Case] = (
+SOCKET_CASES: Sequence[Callable[[Target], None]] = (
     *(websocket_response, websocket_sequential_responses, websocket_continuation),
     *(websocket_reconnect_store_false_recovery, websocket_previous_response_not_found),
     *(websocket_failed_continuation_evicts_cache, websocket_compact_new_chain),
+)
+
+
+CASES: Sequence[Case] = tuple(
+    Case(area, (case.__doc__ or "").rstrip("."), case)
+    for area, cases in (("responses", HTTP_CASES), ("responses over WebSocket", SOCKET_CASES))
+    for case in cases
 )

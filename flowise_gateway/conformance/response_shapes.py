@@ -1,7 +1,7 @@
 """What Open Responses (release 2026-04-24) demands of a response, and the order of a stream's events.
 
 The shapes are written after the specification: which fields there must be and of which kind; more of them are
-allowed. OpenAI's own schemas, which `openai_check` knows, demand less: there many a field may be missing.
+allowed. OpenAI's own schemas demand less: there many a field may be missing.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def faults(kind: str, value: Any) -> list[str]:
 def right(kind: str, value: Any) -> None:
     """Fails with the list of faults."""
     found = faults(kind, value)
-    assert not found, found
+    if found:
+        raise AssertionError("; ".join(found))
 
 
 def stream_faults(events: Sequence[Json]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A WebSocket client for tests: what it sends and gets, without a thread."""
+"""A WebSocket client of the Responses API: what it sends and gets, without a thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
 class SocketClient:
-    """Context manager over one connection; `status` is the handshake's, `body` what was said to a refused one."""
+    """Context manager over one connection; `status` is the handshake's, `body` that of a refusal."""
 
     def __init__(
         self, url: str, path: str = "/v1/responses", headers: Mapping[str, str] | None = None
@@ -38,10 +38,14 @@ class SocketClient:
         self.events: list[Event] = []
         self.status, self.body, self.headers = 0, b"", dict[str, str]()
         extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        self.send(
-            Request(host=parts.netloc, target=path, extra_headers=extra, extensions=[PerMessageDeflate()])
-        )
-        self._shake_hands()
+        try:
+            self.send(
+                Request(host=parts.netloc, target=path, extra_headers=extra, extensions=[PerMessageDeflate()])
+            )
+            self._shake_hands()
+        except BaseException:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> SocketClient:
         return self
@@ -74,7 +78,8 @@ class SocketClient:
         parts: list[str] = []
         while True:
             event = self.next()
-            assert isinstance(event, TextMessage), event
+            if not isinstance(event, TextMessage):
+                raise AssertionError(f"no text came, but {event}")
             parts.append(event.data)
             if event.message_finished:
                 value: dict[str, Any] = orjson.loads("".join(parts))
@@ -96,17 +101,20 @@ class SocketClient:
     def closed(self) -> CloseConnection:
         """The close that comes after any messages."""
         while not isinstance(event := self.next(), CloseConnection):
-            assert isinstance(event, Message)
+            if not isinstance(event, Message):
+                raise AssertionError(f"no message came, but {event}")
         return event
 
     def _shake_hands(self) -> None:
         event = self.next()
         if isinstance(event, AcceptConnection):
             self.status = 101
-            assert not event.extensions
+            if event.extensions:
+                raise AssertionError("an extension was accepted that was not wanted")
             self.headers = {name.decode(): value.decode() for name, value in event.extra_headers}
             return
-        assert isinstance(event, RejectConnection)
+        if not isinstance(event, RejectConnection):
+            raise AssertionError(f"the handshake was answered by {event}")
         self.status = event.status_code
         while isinstance(rest := self.next(), RejectData):
             self.body += rest.data

@@ -1,0 +1,99 @@
+"""The conformance kit holds this server to all it promises, and tells of another what it breaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from flowise_demo.flows import DEMO_FLOWS
+from flowise_gateway.cli import main
+from flowise_gateway.conformance.run import BROKEN, CASES, KEPT, NOT_OFFERED, run
+from flowise_gateway.conformance.target import Target
+from tests.support.demo_server import DemoServer
+from tests.support.openai_check import valid
+from tests.support.running_proxy import RunningProxy
+
+FILE = f"models: [{{id: prompted, flow: {DEMO_FLOWS['demo-agent']}, tools: prompt}}]\n"
+
+
+@pytest.fixture(scope="module")
+def server(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProxy]:
+    """A server that asks for a key, with a model that takes tools and pictures."""
+    folder = tmp_path_factory.mktemp("conformance")
+    (folder / "proxy.yaml").write_text(FILE)
+    with RunningProxy(folder, FLOWISE_BASE_URL=demo.base_url, PROXY_API_KEYS="key") as running:
+        yield running
+
+
+def test_this_server_keeps_all(server: RunningProxy) -> None:
+    results = run(Target(server.url, "prompted", valid=valid))
+    assert [result for result in results if result.outcome != KEPT] == []
+    assert len(results) == len(CASES) > 45
+
+
+def test_the_command_prints_sums_and_its_status_tells(
+    server: RunningProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["conformance", f"{server.url}/v1/", "--model", "prompted"]
+    assert main(arguments) == 0
+    assert "broken" not in capsys.readouterr().out
+    assert main([*arguments, "--key", "wrong", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert {each["outcome"] for each in told} >= {BROKEN, KEPT}
+
+
+class _Foreign(BaseHTTPRequestHandler):
+    """A server that answers everything with the same thing."""
+
+    answer = b""
+    status = 200
+    kind = "application/json"
+
+    def _reply(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Content-Type", self.kind)
+        self.send_header("Content-Length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    do_GET = do_POST = do_OPTIONS = _reply
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+FOREIGN = {
+    "no JSON": (200, "application/json", b"<html>"),
+    "an empty object": (200, "application/json", b"{}"),
+    "a list": (200, "application/json", b"[]"),
+    "nulls": (200, "application/json", b'{"choices":[null],"data":[null],"error":null,"object":"list"}'),
+    "a page": (404, "text/html", b"<h1>Not found</h1>"),
+    "a stream of nothing": (200, "text/event-stream", b"data: null\n\ndata: [DONE]\n\n"),
+    "a failure": (500, "application/json", b'{"detail":"x"}'),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_of_a_server_that_answers_anything_else_each_case_is_broken_or_not_offered(name: str) -> None:
+    status, kind, answer = FOREIGN[name]
+    handler = type("Handler", (_Foreign,), {"status": status, "kind": kind, "answer": answer})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as foreign:
+        thread = Thread(target=foreign.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        results = run(Target(f"http://127.0.0.1:{foreign.server_port}", "m"))
+        foreign.shutdown()
+        thread.join()
+    assert len(results) == len(CASES)
+    assert {result.outcome for result in results} <= {BROKEN, NOT_OFFERED}
+    assert all(result.why for result in results if result.outcome == BROKEN)
+
+
+def test_nobody_there_is_told_for_each_case(tmp_path: Path) -> None:
+    results = run(Target("http://127.0.0.1:9", "m"))
+    assert {result.outcome for result in results} == {BROKEN}
