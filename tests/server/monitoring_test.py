@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from flowise_gateway.flow import errors
 from flowise_gateway.telemetry.metrics import KINDS
 from tests.server.wire_test import chat
@@ -16,7 +17,6 @@ from tests.support.demo_server import DemoServer
 from tests.support.metrics_text import Scrape, counted, scraped
 from tests.support.monitoring import FOLDER, Expression, alerts, panels
 from tests.support.running_proxy import RunningProxy
-from tests.support.websocket_client import SocketClient
 
 EXPRESSIONS = [*panels(), *alerts()]
 

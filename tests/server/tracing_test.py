@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 import requests
 
+from flowise_gateway.conformance.websocket_client import SocketClient
 from tests.support.demo_server import DemoServer
 from tests.support.log_lines import line, lines
 from tests.support.metrics_text import counted
@@ -22,7 +23,6 @@ from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.support.processes import free_port, wait_for
 from tests.support.running_proxy import RunningProxy
 from tests.support.scripted_server import ScriptedServer
-from tests.support.websocket_client import SocketClient
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
