@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import count
 from typing import Any
@@ -70,7 +70,7 @@ class RedisCounts:
             for name in {**limits, **amounts}
             for part in (name, str(amounts.get(name, 0)), str(limits.get(name, -1)))
         ]
-        refused = self._store.call(lambda redis: redis.eval(_RESERVE, 1, self._key(day), *arguments))
+        refused = _run(self._store, _RESERVE, [self._key(day)], arguments)
         return _text(refused) if refused else None
 
     def add(self, day: str, amounts: Mapping[str, int]) -> None:
@@ -113,6 +113,11 @@ class RedisCounts:
         return f"{self._store.prefix}counts:{day}"
 
 
+def _run(store: RedisStore, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    """Run a script, which Redis is told once and knows by its digest from then on. Raises StoreError."""
+    return store.call(lambda redis: redis.register_script(script)(keys, arguments))
+
+
 def _text(found: bytes | str) -> str:
     return found.decode() if isinstance(found, bytes) else found
 
@@ -152,7 +157,7 @@ class RedisSlots:
         arguments = [lease_id, runs, self._lease_seconds, *limits.values()]
         keys = [self._key(name) for name in names]
         try:
-            refused = int(self._store.call(lambda redis: redis.eval(_TAKE, len(keys), *keys, *arguments)))
+            refused = int(_run(self._store, _TAKE, keys, arguments))
         except StoreError as error:
             if not self._is_lost:
                 log.warning("runs in flight are counted by each worker for its share: %s", error)
@@ -188,9 +193,7 @@ class RedisSlots:
         self._remove([lease for lease in leases if lease not in self._leases])
 
     def _renew(self, name: str, members: list[str]) -> None:
-        self._store.call(
-            lambda redis: redis.eval(_RENEW, 1, self._key(name), str(self._lease_seconds), *members)
-        )
+        _run(self._store, _RENEW, [self._key(name)], [self._lease_seconds, *members])
 
     def _remove(self, leases: list[Lease]) -> None:
         def removed(redis: Any) -> None:
