@@ -35,8 +35,15 @@ def test_an_installed_program_serves_the_demo_flows_from_any_folder(tmp_path: Pa
         server.wait_until(is_ready, 60)
         page = requests.get(base_url, timeout=5)
         assert "page/app.js" in page.text
-        for name in ("app.js", "style.css", "vendor/marked.esm.js", "vendor/marked.LICENSE.txt"):
+        for name in (
+            "app.js",
+            "style.css",
+            "vendor/marked.esm.js",
+            "vendor/marked.LICENSE.txt",
+            "openapi.json",
+        ):
             assert requests.get(f"{base_url}/page/{name}", timeout=5).ok, name
+        assert requests.get(f"{base_url}/page/swagger-ui/swagger-ui.css", timeout=5).ok
         ids = {
             m["id"] for m in requests.get(f"{base_url}/v1/models", headers=headers, timeout=5).json()["data"]
         }

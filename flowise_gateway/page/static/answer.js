@@ -34,7 +34,8 @@ export function keepRaw(answer, text) {
 
 /** The answer's element, and what shows its present state. `actions`: regenerate, send. */
 export function answerView(answer, actions) {
-  const reasoning = h('div', { class: 'reasoning-text' });
+  // A long one scrolls, which a keyboard can do only within what it can focus.
+  const reasoning = h('div', { class: 'reasoning-text', tabIndex: 0, role: 'group', 'aria-label': 'Reasoning' });
   const lastStep = h('span', { class: 'muted last-step' });
   const thoughts = h('details', { class: 'fold reasoning' }, h('summary', null, 'Reasoning and steps ', lastStep), reasoning);
   const content = h('div', { class: 'markdown' });
