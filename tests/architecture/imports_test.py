@@ -49,7 +49,7 @@ LIVES_IN: dict[str, set[str]] = {
     "dotenv": {"config"},
     "yaml": {"config"},
     "prometheus_client": {"telemetry"},
-    "opentelemetry": {"telemetry.otel"},
+    "opentelemetry": {"telemetry.otel", "telemetry.otlp_exporter"},
     "requests": {"flowise", "conformance"},
     "jsonschema": {"conformance"},
     "urllib3": {"flowise", "flowise_client"},
