@@ -21,11 +21,11 @@ BETWEEN_SECONDS = 3.0
 
 
 def steady_load(url: str, *, rate: float, streams: int) -> SteadyLoad:
-    """Short JSON answers at a rate, and streams of ten seconds."""
+    """Short JSON answers at a rate, and streams of five seconds."""
     return SteadyLoad(
         url,
         lambda n: _request(body_of(question(f"json{n}"), stream=False)),
-        lambda n: _request(body_of(question(f"stream{n}", tokens=20, pause=0.5, at=-1))),
+        lambda n: _request(body_of(question(f"stream{n}", tokens=20, pause=0.25, at=-1))),
         rate=rate,
         streams=streams,
     )

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 KEPT_CONNECTIONS = 20
+MAX_FRESH = 200
+"""So many fresh connections wait at most: a machine that cannot keep the rate must not pile up requests."""
 PATIENCE_SECONDS = 60.0
 RequestOf = Callable[[int], bytes]
 """Gives the bytes of a request by its number; the connection is kept unless they say otherwise."""
@@ -82,7 +84,8 @@ class SteadyLoad:
         pauses = _Pauses(2 / self.rate)
         while not self._is_over:
             await pauses.next()
-            self._start(ask())
+            if len(self._tasks) < KEPT_CONNECTIONS + self.open_streams + MAX_FRESH:
+                self._start(ask())
 
     async def _keep_streaming(self) -> None:
         connection = _Connection(self._address)
