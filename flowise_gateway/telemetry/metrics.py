@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from flowise_gateway.flow.events import SUBSTANCE, FlowEvent
+from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.spans import AttemptSpan
@@ -125,6 +126,7 @@ class Metrics:
         self._board, self._clock = board, clock
         self._rows: Rows = board.own() if board else {}
         self._models = {key[1] for key in self._rows if _has_model(key)}
+        self._renamed: LRU[str, str] = LRU(MAX_MODELS)
         self._routes: dict[str, str] = {}
         self._watched: list[tuple[Key, Callable[[], float]]] = []
         self._seen: dict[Key, float] = {}
@@ -151,6 +153,12 @@ class Metrics:
         """Give a model a label of its own if Flowise is known to have it: anybody can make up a flow's id."""
         if model.id not in self._models and (model.type or not FLOW_ID.fullmatch(model.id)):
             self._name(model.id)
+
+    def rename(self, flow: str, model: Model) -> None:
+        """Count what was asked for by a flow's id under its model, which was not known before."""
+        self.admit(model)
+        if flow != model.id:
+            self._renamed[flow] = model.id
 
     def _name(self, model: str) -> None:
         if len(self._models) < MAX_MODELS:
@@ -240,6 +248,7 @@ class Metrics:
         return b"".join(pieces)
 
     def _label(self, model: str) -> str:
+        model = self._renamed.get(model, model)
         return model if model in self._models else OTHER
 
     def _row(self, key: Key) -> list[float]:
@@ -280,7 +289,7 @@ class RunCount:
         """Count the run with its result; a flow that answers exists, so that its model gets a label."""
         metrics = self._metrics
         metrics._runs -= 1
-        if result == "ok":
+        if result == "ok" and self._model not in metrics._renamed:
             metrics._name(self._model)
         metrics._row(("runs_total", metrics._label(self._model), result))[0] += 1
         self._observe("run_duration_seconds")

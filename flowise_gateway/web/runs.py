@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from flowise_gateway.flow.events import (
     Warned,
 )
 from flowise_gateway.flow.filters import complete_events
-from flowise_gateway.flow.model import Model
+from flowise_gateway.flow.model import FLOW_ID, Model
 from flowise_gateway.flow.parallel import ChoiceBatches, cancellable_wait, only_choice, run_concurrently
 from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.spans import AttemptHeaders, RunWatch
@@ -97,6 +98,7 @@ class Runs:
                     try:
                         batches.close()
                     finally:  # the kill of a greenlet may come within the abort that closing starts
+                        self._name(model)
                         watch.ended(result)
                 try:
                     turn, model, warning = self._stand_in(turn, model.fallback)
@@ -111,6 +113,15 @@ class Runs:
             if (is_refused or is_unsent) and not has_begun and self.plan.continued:
                 self.services.planner.rollback(self.plan)
             raise
+
+    def _name(self, model: Model) -> None:
+        """Name the model of a flow that was asked for by its id before any listing told of it."""
+        if not model.type and FLOW_ID.fullmatch(model.id):
+            with contextlib.suppress(ProxyError):
+                known = self.models.resolve(model.id)
+                if known.type:
+                    self.services.metrics.rename(model.id, known)
+                    self.summary.model = known.id
 
     def _watch(self, turn: Turn, model: Model) -> RunWatch:
         """What counts the run, and traces it where that is wanted."""

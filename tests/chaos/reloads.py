@@ -131,4 +131,4 @@ def _judge(row: Row, world: World, load: SteadyLoad) -> None:
     for what, count in load.failures.items():
         row.check(what, count)
     row.scale = f"{world.count(RELOADS, 2)} times, {load.rate:g} requests/s, {load.open_streams} streams"
-    row.figure = f"{load.answers['ok']} answers and {load.streamed['ok']} streams whole; else: {load.failures or 'none'}"
+    row.figure = f"{load.answers['ok']} answers ({load.answers['ok'] / load.seconds:.0f}/s) and {load.streamed['ok']} streams whole; else: {load.failures or 'none'}"

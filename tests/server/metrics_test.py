@@ -52,6 +52,14 @@ def keyed(demo: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
+def test_the_first_request_by_a_flows_id_counts_under_its_model(server: RunningProxy) -> None:
+    # No listing has come when the request is resolved; it has by the end of the answer.
+    assert chat(server, "5518949f-3ebc-4082-af01-fa2a18623da6", stream=True).status_code == 200
+    assert counted(server, "requests_total", 1, model="demo-assistant", outcome="ok", status="200", **CHAT)
+    assert counted(server, "runs_total", 1, model="demo-assistant", result="ok")
+    assert '"model":"demo-assistant"' in server.log()
+
+
 def test_whole_answers_and_streams_are_counted_with_runs_tokens_and_times(server: RunningProxy) -> None:
     assert chat(server, "demo-assistant").status_code == 200
     assert chat(server, "demo-assistant", stream=True).status_code == 200

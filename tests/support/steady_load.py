@@ -34,6 +34,9 @@ class SteadyLoad:
         self.rate, self.open_streams = rate, streams
         self._number = 0
         self._is_over = False
+        self._began = time.monotonic()
+        self.seconds = 0.0
+        """How long the load took."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.answers: Counter[str] = Counter()
         """JSON requests by their end: `ok`, `lost`, `later than a minute`, `no connection`, or a status."""
@@ -50,6 +53,7 @@ class SteadyLoad:
 
     async def __aexit__(self, *_: object) -> None:
         self._is_over = True
+        self.seconds = time.monotonic() - self._began
         await asyncio.gather(*self._tasks)
 
     @property
