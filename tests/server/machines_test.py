@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from openai import OpenAI
 
 from flowise_gateway.storage.redis_store import RedisStore
 from flowise_gateway.storage.store import WatchedStore
@@ -19,7 +20,7 @@ from tests.support.demo_server import DemoServer
 from tests.support.processes import wait_for
 from tests.support.redis_server import RedisServer
 from tests.support.running_proxy import RunningProxy
-from tests.support.two_gateways import HEADERS, TwoGateways
+from tests.support.two_gateways import HEADERS, KEY, TwoGateways
 
 SECRET = "one secret for both machines"
 MODEL = "demo-assistant"
@@ -88,14 +89,25 @@ def test_a_background_response_is_polled_resumed_and_cancelled_at_the_other_mach
     machines: TwoGateways,
 ) -> None:
     one, other = machines.urls
-    begun = ask(machines, one, LONG, background=True)
-    path = f"/v1/responses/{begun['id']}"
-    assert wait_for(lambda: machines.get(path, other).json()["status"] == "in_progress", 10)
-    with machines.get(f"{path}?stream=true&starting_after=2", other, stream=True) as resumed:
-        lines = [line for line in resumed.iter_lines() if line.startswith(b'data: {"type"')]
-    assert b'"sequence_number":3,' in lines[0]
-    assert b'"response.completed"' in lines[-1]
-    assert machines.get(path, other).json()["status"] == "completed"
+    clients = [OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) for url in (one, other)]
+    stream = clients[0].responses.create(model=MODEL, input=LONG, background=True, stream=True)
+    seen: list[Any] = []
+    for event in stream:
+        seen.append(event)
+        if event.type == "response.output_text.delta":
+            break
+    stream.response.close()
+    response_id = seen[0].response.id
+    assert clients[1].responses.retrieve(response_id).status == "in_progress"
+    arrivals = []
+    last = seen[-1].sequence_number
+    for event in clients[1].responses.retrieve(response_id, stream=True, starting_after=last):
+        seen.append(event)
+        arrivals.append(time.monotonic())
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    assert seen[-1].type == "response.completed"
+    assert arrivals[-1] - arrivals[0] > 0.5, "all came at once"
+    assert clients[1].responses.retrieve(response_id).to_dict() == seen[-1].response.to_dict()
     begun = ask(machines, one, LONG, background=True)
     path = f"/v1/responses/{begun['id']}"
     assert machines.post({}, f"{path}/cancel", other).json()["status"] == "cancelled"
