@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,24 +121,17 @@ def ask(contender: Contender, scenario: Scenario, session: requests.Session) -> 
 
 def measure(contender: Contender, scenario: Scenario) -> None:
     """Ask as the scenario has it, and note the CPU of each request or token."""
-    waiting = iter(range(scenario.requests))
-    lock = threading.Lock()
+    sessions = threading.local()
 
-    def client() -> None:
-        with requests.Session() as session:
-            session.trust_env = False
-            while True:
-                with lock:
-                    if next(waiting, None) is None:
-                        return
-                ask(contender, scenario, session)
+    def client(_number: int) -> None:
+        if not hasattr(sessions, "own"):
+            sessions.own = requests.Session()
+            sessions.own.trust_env = False
+        ask(contender, scenario, sessions.own)
 
-    threads = [threading.Thread(target=client) for _ in range(scenario.at_a_time)]
     before = cpu_seconds(contender.pid)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(scenario.at_a_time) as pool:
+        list(pool.map(client, range(scenario.requests)))
     spent = cpu_seconds(contender.pid) - before
     units = scenario.requests * (scenario.tokens if scenario.is_streamed else 1)
     contender.figures.setdefault(scenario.name, []).append(spent / units * 1e6)

@@ -97,11 +97,12 @@ class Host:
         pipeline = self._pipelines().get(flow)
         if pipeline is None:
             return _unknown(flow, 404)
-        body = request.get_json(silent=True)
-        if not isinstance(body, dict):
+        content = request.get_data()
+        body = _object(content) if request.is_json else None
+        if body is None:
             return _failed(f"{_PREFIX}the body must be a JSON object", 500)
         try:
-            process, run = pipeline.start(request.get_data())
+            process, run = pipeline.start(content)
         except NotRun as failure:
             return _failed(f"{_PREFIX}{failure}", 500)
         except TooManyRuns:
@@ -148,6 +149,14 @@ class Host:
             run.end(None, "This operation was aborted")
             process.cancel(run)
         return _json({"status": 200, "message": "Chat message aborted"})
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _json(value: Any, status: int = 200) -> Response:

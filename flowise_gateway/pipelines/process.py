@@ -55,7 +55,7 @@ class Run:
         self.deadline = deadline
         self.answer: bytes | None = None
         self.error: str | None = None
-        self.is_left = False
+        self.is_left = self.is_overdue = False
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._change = Event()

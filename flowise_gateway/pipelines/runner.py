@@ -16,6 +16,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from flowise_gateway.pipelines.run_output import RunCancelled, RunOutput
 
 log = logging.getLogger("pipelines")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+MAX_THREADS = 500
+"""As many runs as the host lets a pipeline have at once."""
+
 _RECEIVE_BYTES = 65536
 
 
@@ -57,6 +62,7 @@ class Runner:
         self._folder = folder
         self._sending = threading.Lock()
         self._runs: dict[int, RunOutput] = {}
+        self._pool = ThreadPoolExecutor(MAX_THREADS)
 
     def serve(self) -> None:
         """Load the pipeline, tell how it went, then take predictions until the channel ends."""
@@ -71,9 +77,7 @@ class Runner:
         while piece := self._channel.recv(_RECEIVE_BYTES):
             for kind, number, payload in unpacker.feed(piece):
                 if kind is Kind.RUN:
-                    threading.Thread(
-                        target=self._run, args=(number, orjson.loads(payload)), daemon=True
-                    ).start()
+                    self._pool.submit(copy_context().run, self._run, number, orjson.loads(payload))
                 elif run := self._runs.get(number):
                     run.is_cancelled = True
 

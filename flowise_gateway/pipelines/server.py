@@ -73,6 +73,8 @@ class Pipelines:
         while True:
             gevent.sleep(WATCH_SECONDS)
             self._take_over()
+            for pipeline in (*self._serving.values(), *self._leaving):
+                pipeline.end_overdue()
             self._leaving = [pipeline for pipeline in self._leaving if not pipeline.end_retired()]
             for pipeline in self._serving.values():
                 pipeline.end_retired()

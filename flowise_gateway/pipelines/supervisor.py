@@ -63,17 +63,20 @@ class Pipeline:
             raise NotRun(self.problem or "the pipeline is still being loaded; try again later")
         if len(process.runs) >= MAX_RUNS:
             raise TooManyRuns
-        run = process.start(body, self.config.run_timeout)
-        # A timer and not the client's wait: a run that nobody waits for has the same limit.
-        gevent.spawn_later(self.config.run_timeout, self._limit, process, run)
-        return process, run
+        return process, process.start(body, self.config.run_timeout)
+
+    def end_overdue(self) -> None:
+        """End the runs that passed their limit, those among them that nobody waits for."""
+        now = time.monotonic()
+        for process in filter(None, (self.current, *self._retired)):
+            for run in list(process.runs.values()):
+                if now >= run.deadline and not run.is_overdue:
+                    self._limit(process, run)
 
     def _limit(self, process: PipelineProcess, run: Run) -> None:
-        if run.number not in process.runs:
-            return
         seconds = self.config.run_timeout
         run.end(None, f"the pipeline ran longer than {seconds:g} s (its run_timeout) and was ended")
-        run.is_left = True
+        run.is_left = run.is_overdue = True
         log.warning("%s: a run passed its limit of %g s; its process is replaced", self.config.id, seconds)
         if process is self.current:
             self._settled.clear()

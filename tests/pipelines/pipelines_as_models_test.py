@@ -148,6 +148,12 @@ def test_every_pipeline_is_a_model(client: Any) -> None:
     }
 
 
+def test_with_nothing_configured_the_sample_shows_beside_the_demo_flows(tmp_path: Path) -> None:
+    with RunningProxy(tmp_path, python=environment.python()) as running:
+        listed = requests.get(f"{running.url}/v1/models", timeout=60).json()["data"]
+        assert {"demo-pipeline", "demo-assistant"} <= {row["id"] for row in listed}
+
+
 @BOTH
 def test_three_turns_of_the_sample_with_sources_and_usage(client: Any, stream: bool) -> None:
     messages: list[Json] = [{"role": "system", "content": "Be {brief}."}]

@@ -255,6 +255,23 @@ def test_a_pipeline_that_loops_or_blocks_harms_no_other(tmp_path: Path) -> None:
         assert host.ask("stuck", "Hi")["text"] == "you:Hi"
 
 
+def test_a_run_that_nobody_waits_for_has_the_same_limit(tmp_path: Path) -> None:
+    with RunningHost(tmp_path, '  - {id: stuck, source: "kitchen:talk", run_timeout: 2}\n') as host:
+        flow, [before] = host.ids()["stuck"], children_of(host.pid)
+        body = {"question": "loop", "chatId": "left"}
+        asked = threading.Thread(
+            target=lambda: requests.post(f"{host.base_url}/prediction/{flow}", json=body, timeout=60)
+        )
+        asked.start()
+        abort = f"{host.base_url}/chatmessage/abort/{flow}/left"
+        while asked.is_alive():
+            requests.put(abort, timeout=9)
+            asked.join(0.1)
+        eventually(lambda: not is_alive(before))
+        assert "a run passed its limit of 2 s" in host.log()
+        assert host.ask("stuck", "Hi")["text"] == "you:Hi"
+
+
 def fresh_stream(host: RunningHost, name: str, question: str) -> list[tuple[str, Any]]:
     """A streamed prediction over a connection of its own."""
     url = f"{host.base_url}/prediction/{host.ids()[name]}"
