@@ -73,18 +73,17 @@ class Upstream:
 def upstreams(
     settings: Settings, entries: Iterable[FlowiseConfig], *, is_queued: bool = False
 ) -> list[Upstream]:
-    """All Flowises: the one of the settings first, if they name one. Raises ValueError.
+    """All Flowises: that of the settings first, if they name one, the pipeline host last. Raises ValueError.
 
     `is_queued` is of that one.
     """
     found = [Upstream(DEFAULT_FLOWISE, settings, is_queued)] if settings.flowise_base_url else []
+    found += [Upstream(each.name, _settings_for(settings, each), each.mode == "queue") for each in entries]
     if settings.proxy_pipelines_url:
+        # The last one: the first is the one that unknown flows are looked for in.
         url, key = settings.proxy_pipelines_url, settings.proxy_pipelines_key
         found.append(Upstream(PIPELINES, replace(settings, flowise_base_url=url, flowise_api_key=key)))
-    return [
-        *found,
-        *(Upstream(each.name, _settings_for(settings, each), each.mode == "queue") for each in entries),
-    ]
+    return found
 
 
 _TIMES = ("connect_timeout", "request_timeout", "stream_idle_timeout", "run_timeout", "max_attempts")

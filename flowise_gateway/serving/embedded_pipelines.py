@@ -50,7 +50,7 @@ def embedded_pipelines(settings: Settings, *, is_demo: bool) -> Iterator[Setting
         try:
             line = next(iter(host.stdout or ()), b"")
             if not line:
-                raise OSError("the pipeline host did not start; its message is above")
+                raise SettingsError("the pipeline host did not start; its message stands above")
             url = json.loads(line)["base_url"]
             yield replace(settings, proxy_pipelines_url=url, proxy_pipelines_key=key)
         finally:

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 PYTHON = os.environ.get("PIPELINES_PYTHON") or sys.executable
 """An interpreter with Haystack; without one the stand-in is served."""
 
-IS_REAL = "PIPELINES_PYTHON" in os.environ
+IS_REAL = bool(os.environ.get("PIPELINES_PYTHON"))
 START_SECONDS = 60
 Json = dict[str, Any]
 

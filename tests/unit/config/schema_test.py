@@ -577,6 +577,10 @@ def test_flowises_have_their_own_settings_and_else_those_of_the_environment(
     assert (it.settings.flowise_base_url, it.settings.flowise_api_key) == ("https://it/x", "of-it")
     assert (it.settings.flowise_run_timeout, it.settings.flowise_request_timeout) == (9, 30)
     assert [each.name for each in upstreams(Settings(), config.flowises)] == ["hr", "it"]
+    beside = Settings(proxy_pipelines_url="http://127.0.0.1:8100/api/v1", proxy_pipelines_key="k")
+    *_, last = upstreams(beside, config.flowises)
+    own = (last.name, last.settings.flowise_base_url, last.settings.flowise_api_key)
+    assert own == ("pipelines", "http://127.0.0.1:8100/api/v1", "k")
     assert variables_of(config.flowises) == {"HR_KEY"}
     (tmp_path / "it.key").write_text("no key é")
     assert error_of(file, file.read_text()).endswith(
