@@ -130,6 +130,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
 
         settings = first_settings
         pid_file = PidFile(first_settings.port)
+        shares_sockets = is_shared
 
         def load_config(self) -> None:
             self.body_timeout_seconds = self.settings.proxy_body_timeout

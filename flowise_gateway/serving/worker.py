@@ -157,7 +157,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         refused = () if self.is_retired else ("/ready",)
         self.wsgi.drain(lambda path: path in refused)
         for server in servers:
-            if not self.is_retired:
+            if not (self.is_retired or self.app.shares_sockets):
                 _accept_waiting(server)
             server.close()
 
@@ -216,7 +216,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _accept_waiting(server: Any) -> None:
-    """Accept the connections that wait: the kernel resets them when the last listening socket is closed."""
+    """Accept the connections that wait: the kernel resets them when nobody else holds the socket that closes.
+
+    Where others do, they are left to them: all at once they would be a burst of calls of Flowise.
+    """
     server.stop_accepting()
     for _ in range(BACKLOG):
         accepted = server.do_read()

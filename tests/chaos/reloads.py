@@ -18,6 +18,8 @@ from tests.support.steady_load import SteadyLoad
 
 RELOADS, RATE, STREAMS = 10, 200, 100
 BETWEEN_SECONDS = 3.0
+# A machine that is too busy for the load must not look like a gap: the fake Flowise then accepts late.
+PATIENT = {"FLOWISE_CONNECT_TIMEOUT": "30", "FLOWISE_REQUEST_TIMEOUT": "60"}
 
 
 def steady_load(url: str, *, rate: float, streams: int) -> SteadyLoad:
@@ -41,7 +43,7 @@ def _request(body: bytes) -> bytes:
 async def reloaded(world: World) -> Row:
     """G1: SIGHUP under load, again and again."""
     row = Row("G1 SIGHUP under load: new workers take over from old ones", "0 refused, 0 lost, 0 streams cut")
-    with world.stage(is_watched=False, WORKERS="2", PROXY_DRAIN_SECONDS="5") as stage:
+    with world.stage(is_watched=False, WORKERS="2", PROXY_DRAIN_SECONDS="5", **PATIENT) as stage:
         before = set(stage.pids())
         async with _load(world, stage.url) as load:
             for _ in range(world.count(RELOADS, 2)):
@@ -66,7 +68,11 @@ async def changed_over(world: World) -> Row:
 
         async def started() -> Activated:
             server = Activated(
-                world.folder_for("instance"), listener, FLOWISE_BASE_URL=flowise.base_url, WORKERS="2"
+                world.folder_for("instance"),
+                listener,
+                FLOWISE_BASE_URL=flowise.base_url,
+                WORKERS="2",
+                **PATIENT,
             )
             await asyncio.to_thread(server.wait_until_it_serves)
             return server
@@ -92,7 +98,7 @@ async def released(world: World) -> Row:
     folder = world.folder_for("releases")
     with (
         FaultServer() as flowise,
-        RunningProxy(folder, FLOWISE_BASE_URL=flowise.base_url, WORKERS="2") as first,
+        RunningProxy(folder, FLOWISE_BASE_URL=flowise.base_url, WORKERS="2", **PATIENT) as first,
     ):
         await until(lambda: _serving_pid(folder) == first.pid)
         pid = first.pid
