@@ -13,7 +13,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -23,13 +23,14 @@ from uuid import uuid4
 
 from urllib3 import encode_multipart_formdata
 
+from flowise_gateway.config.flowises import Upstream
 from flowise_gateway.config.settings import Settings, flowise_base_url
 from flowise_gateway.flow.cooperative import slices
-from flowise_gateway.flow.errors import ModelNotFound, ProxyError, RunFailed
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent
 from flowise_gateway.flow.lenient_json import lenient_json
 from flowise_gateway.flow.lru import LRU
-from flowise_gateway.flow.model import DEFAULT_FLOWISE, FLOW_ID
+from flowise_gateway.flow.model import FLOW_ID
 from flowise_gateway.flow.parallel import RUN_THREAD
 from flowise_gateway.flow.spans import AttemptHeaders
 from flowise_gateway.flow.transcript import Transcript
@@ -42,8 +43,9 @@ from flowise_gateway.flowise.failures import (
 )
 from flowise_gateway.flowise.prediction import prediction_json
 from flowise_gateway.flowise.queue_mode import QueueMode
-from flowise_gateway.flowise.retries import FlowiseHealth, attempts
+from flowise_gateway.flowise.retries import attempts
 from flowise_gateway.flowise.run import Limits, Run, RunState
+from flowise_gateway.flowise.servers import Server, Servers
 from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
     FlowiseRequest,
@@ -154,14 +156,11 @@ class FlowiseClient(FlowiseApi):
         if request_timeout:
             limits = replace(limits, request_timeout=request_timeout)
         run = Run(turn, limits, wake, pump)
+        run.state = state
         try:
             if turn.stream and not self.can_stream(turn.flow):
                 run.turn = replace(turn, stream=False)
-            reply, head = yield from self._open_answer(run, headers, state)
-            with contextlib.closing(reply):
-                stored = partial(self._stored_message, turn.flow)
-                is_stream = is_event_stream(head)
-                yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
+            yield from self._run(run, headers)
         except ModelNotFound:
             self._missing_until = time.monotonic() + MISSING_SECONDS
             raise
@@ -171,7 +170,29 @@ class FlowiseClient(FlowiseApi):
             ) from None
         finally:
             if run.is_running:
-                self.abort(turn.chat_id, turn.flow)
+                self.abort(turn.chat_id, turn.flow, run.server)
+
+    def _run(self, run: Run, headers: Mapping[str, str]) -> Generator[Batch, None, None]:
+        """Run at one server after another while it is certain that nothing has run."""
+        *others, last = self.servers.for_run(run.turn.server)
+        for server in others:
+            try:
+                return (yield from self._run_at(server, run, headers, 1))
+            except FlowiseUnavailable:
+                if run.state.may_have_begun:
+                    raise
+        return (yield from self._run_at(last, run, headers, self._limits.max_attempts))
+
+    def _run_at(
+        self, server: Server, run: Run, headers: Mapping[str, str], most: int
+    ) -> Generator[Batch, None, None]:
+        run.server = server
+        with server.run(), self.calling(server):
+            reply, head = yield from self._open_answer(server, run, headers, most)
+            with contextlib.closing(reply):
+                stored = partial(self._stored_message, run.turn.flow)
+                is_stream = is_event_stream(head)
+                yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
 
     def can_stream(self, flow_id: str = "") -> bool:
         """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
@@ -242,50 +263,60 @@ class FlowiseClient(FlowiseApi):
         rows = lenient_json(body)
         return rows if head.status == HTTPStatus.OK and isinstance(rows, list) else None
 
-    def abort(self, chat_id: str, flow_id: str = "") -> threading.Thread:
-        """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same."""
+    def abort(self, chat_id: str, flow_id: str = "", server: Server | None = None) -> threading.Thread:
+        """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same.
+
+        Of several servers all are asked, unless the one that has the run is given.
+        """
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
-        thread = threading.Thread(target=self._abort, args=(path,), name=f"{RUN_THREAD} abort", daemon=True)
+        asked = [server] if server else list(self.servers)
+        thread = threading.Thread(
+            target=self._abort, args=(path, asked), name=f"{RUN_THREAD} abort", daemon=True
+        )
         thread.start()
         return thread
 
-    def _abort(self, path: str) -> None:
+    def _abort(self, path: str, servers: Sequence[Server]) -> None:
+        for server in servers:
+            self._abort_at(server, path)
+
+    def _abort_at(self, server: Server, path: str) -> None:
         # Aborting twice does no harm; a run that goes on because a connection broke does.
         for wait in ABORT_WAITS_SECONDS:
             if wait:
                 time.sleep(wait)
             with (
                 contextlib.suppress(NotSent, ConnectionBroken),
-                contextlib.closing(self.send("PUT", path, {})) as reply,
+                contextlib.closing(self.send(server, FlowiseRequest("PUT", path))) as reply,
             ):
                 if reply.head(ABORT_SECONDS):
                     read_all(reply, ABORT_SECONDS)
                 return
 
     def _open_answer(
-        self, run: Run, headers: Mapping[str, str], state: RunState
+        self, server: Server, run: Run, headers: Mapping[str, str], most: int
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         body = prediction_json(run.turn)
-        with self.health.call() as call:
-            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
+        with server.health.call() as call:
+            for attempt in attempts(call, most, server.health.not_reached):
                 with attempt:
                     run.check_cancelled()
-                    state.may_have_begun = True
+                    run.state.may_have_begun = True
                     try:
-                        return (yield from self._send_prediction(run, headers, body))
+                        return (yield from self._send_prediction(server, run, headers, body))
                     except ProxyError as error:
-                        state.may_have_begun = not error.nothing_ran
+                        run.state.may_have_begun = not error.nothing_ran
                         raise
         raise AssertionError("tenacity gives up by raising")
 
     def _send_prediction(
-        self, run: Run, headers: Mapping[str, str], body: bytes
+        self, server: Server, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
         if not isinstance(headers, AttemptHeaders):
-            return (yield from self._send_once(run, headers, body))
+            return (yield from self._send_once(server, run, headers, body))
         span = headers.begin()
         try:
-            reply, head = yield from self._send_once(run, {**headers, **span.headers}, body)
+            reply, head = yield from self._send_once(server, run, {**headers, **span.headers}, body)
         except BaseException as error:
             is_failure = isinstance(error, Exception)  # else the client has left, or the server ends
             span.ended(0, getattr(error, "code", None) or type(error).__name__ if is_failure else "aborted")
@@ -294,12 +325,13 @@ class FlowiseClient(FlowiseApi):
         return reply, head
 
     def _send_once(
-        self, run: Run, headers: Mapping[str, str], body: bytes
+        self, server: Server, run: Run, headers: Mapping[str, str], body: bytes
     ) -> Generator[Batch, None, tuple[Reply, ReplyHead]]:
-        reply = self.send("POST", f"/prediction/{run.turn.flow}", headers, body)
+        request = FlowiseRequest("POST", f"/prediction/{run.turn.flow}", headers, body)
+        reply = self.send(server, request)
         try:
             head = yield from run.wait_for_head(reply)
-            self.note(head)
+            self.note(server, head)
             run.check_encoding(head)
             if head.status != HTTPStatus.OK or not (is_event_stream(head) or is_json(head)):
                 run.is_running = False
@@ -330,17 +362,16 @@ def requests_transport(settings: Settings) -> RequestsTransport:
 
 
 class FlowiseClients:
-    """A client for each flow of one Flowise, on one transport; MAX_CLIENTS of them are remembered."""
+    """A client for each flow of one Flowise, on the same servers; MAX_CLIENTS of them are remembered."""
 
     def __init__(
-        self, settings: Settings, transport: Transport | None = None, name: str = DEFAULT_FLOWISE
+        self, upstream: Upstream, transport_of: Callable[[Settings], Transport] = requests_transport
     ) -> None:
-        """Make clients as the settings say; `name` is that of the Flowise."""
-        self._name = name
-        self._settings = settings
-        self._limits = limits_of(settings)
-        self._transport = transport or requests_transport(settings)
-        self.health = FlowiseHealth()
+        """Make clients of a Flowise; `transport_of` makes what calls one of its servers."""
+        self._upstream = upstream
+        self._limits = limits_of(upstream.settings)
+        servers = [Server(each.flowise_base_url, transport_of(each)) for each in upstream.server_settings]
+        self.servers = Servers(servers, is_sticky=upstream.is_sticky)
         self.mode = QueueMode()
         self._clients: LRU[tuple[str, str], FlowiseClient] = LRU(MAX_CLIENTS)
         self._lock = threading.Lock()
@@ -348,17 +379,22 @@ class FlowiseClients:
     def client(self, flow_id: str = "", api_key: str = "") -> FlowiseClient:
         """The client of a flow with a caller's own key, else ours; without a flow, for calls on none."""
         with self._lock:
-            client = self._clients.get((flow_id, api_key)) or FlowiseClient(
-                self._settings.flowise_base_url,
-                flow_id,
-                api_key or self._settings.flowise_api_key,
-                transport=self._transport,
-                limits=self._limits,
-            )
-            client.name, client.health, client.mode = self._name, self.health, self.mode
+            client = self._clients.get((flow_id, api_key)) or self._new_client(flow_id, api_key)
             self._clients[flow_id, api_key] = client
             return client
 
+    def _new_client(self, flow_id: str, api_key: str) -> FlowiseClient:
+        settings, first = self._upstream.settings, next(iter(self.servers))
+        client = FlowiseClient(
+            settings.flowise_base_url,
+            flow_id,
+            api_key or settings.flowise_api_key,
+            transport=first.transport,
+            limits=self._limits,
+        )
+        client.name, client.servers, client.mode = self._upstream.name, self.servers, self.mode
+        return client
+
     def close(self) -> None:
         """Close idle connections; calls under way go on."""
-        self._transport.close()
+        self.servers.close()

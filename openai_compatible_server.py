@@ -81,7 +81,7 @@ def create_app(
     metrics = metrics or Metrics()
 
     def clients_of(upstream: Upstream) -> FlowiseClients:
-        return FlowiseClients(upstream.settings, transport_of(upstream.settings), upstream.name)
+        return FlowiseClients(upstream, transport_of)
 
     services = Services(settings, clients_of, run, metrics, tracing)
     app.extensions[AT_END] = services.close

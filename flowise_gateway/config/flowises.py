@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from flowise_gateway.config.settings import Settings, flowise_base_url, secret_of
-from flowise_gateway.config.yaml_document import Field, Spot, number, one_of, text_like, whole_number
+from flowise_gateway.config.yaml_document import Field, Spot, list_of, number, one_of, text_like, whole_number
 from flowise_gateway.flow.model import DEFAULT_FLOWISE
 
 # Short enough that a model id of 128 characters holds the name and a flow's slug.
@@ -49,7 +49,9 @@ class FlowiseConfig:
     """One more Flowise. Its times, where it has none of its own, are those of the settings."""
 
     name: Annotated[str, FLOWISE_NAME]
-    base_url: Annotated[str, _ADDRESS]
+    base_url: Annotated[str, _ADDRESS] = ""
+    base_urls: Annotated[tuple[str, ...], list_of(_ADDRESS, "a list of addresses of equal servers")] = ()
+    sticky: Annotated[str, one_of("session", "none")] = "session"
     api_key: Annotated[
         str, Field("env:NAME or file:PATH: plain keys are refused in this file", _secret, may_be_empty=True)
     ] = ""
@@ -63,11 +65,22 @@ class FlowiseConfig:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A Flowise as it is called: the settings as they are for it; `is_queued`: it runs in queue mode."""
+    """A Flowise as it is called: the settings as they are for it and its first server.
+
+    `is_queued`: it runs in queue mode. `others` are the addresses of its further, equal servers; `is_sticky`:
+    each of them keeps sessions of its own.
+    """
 
     name: str
     settings: Settings
     is_queued: bool = False
+    others: tuple[str, ...] = ()
+    is_sticky: bool = True
+
+    @property
+    def server_settings(self) -> list[Settings]:
+        """The settings for each of its servers."""
+        return [self.settings, *(replace(self.settings, flowise_base_url=url) for url in self.others)]
 
 
 def upstreams(
@@ -78,7 +91,7 @@ def upstreams(
     `is_queued` is of that one.
     """
     found = [Upstream(DEFAULT_FLOWISE, settings, is_queued)] if settings.flowise_base_url else []
-    found += [Upstream(each.name, _settings_for(settings, each), each.mode == "queue") for each in entries]
+    found += [_upstream(settings, each) for each in entries]
     if settings.proxy_pipelines_url:
         # The last one: the first is the one that unknown flows are looked for in.
         url, key = settings.proxy_pipelines_url, settings.proxy_pipelines_key
@@ -89,12 +102,19 @@ def upstreams(
 _TIMES = ("connect_timeout", "request_timeout", "stream_idle_timeout", "run_timeout", "max_attempts")
 
 
-def _settings_for(settings: Settings, entry: FlowiseConfig) -> Settings:
+def _upstream(settings: Settings, entry: FlowiseConfig) -> Upstream:
+    first, *others = entry.base_urls or (entry.base_url,)
     own: dict[str, Any] = {
         f"flowise_{name}": value for name in _TIMES if (value := getattr(entry, name)) is not None
     }
     key = secret_of(entry.api_key) if entry.api_key else ""
-    return replace(settings, flowise_base_url=entry.base_url, flowise_api_key=key, **own)
+    return Upstream(
+        entry.name,
+        replace(settings, flowise_base_url=first, flowise_api_key=key, **own),
+        entry.mode == "queue",
+        tuple(others),
+        entry.sticky == "session",
+    )
 
 
 def variables_of(entries: Iterable[FlowiseConfig]) -> set[str]:

@@ -227,6 +227,10 @@ def _check_flowises(root: Spot, config: ProxyConfig) -> None:
     spots = root.entries("flowises")
     _check_distinct((each.name, spot["name"]) for each, spot in zip(config.flowises, spots, strict=True))
     for each, spot in zip(config.flowises, spots, strict=True):
+        if bool(each.base_url) == bool(each.base_urls):
+            raise spot["name"].error("must come with either base_url or base_urls, a list of at least one")
+        addresses = spot["base_urls"].items() if each.base_urls else ()
+        _check_distinct(zip(each.base_urls, addresses, strict=True))
         if each.name == DEFAULT_FLOWISE:
             raise spot["name"].error(
                 f"must not be {DEFAULT_FLOWISE}, the name of the one of FLOWISE_BASE_URL"

@@ -188,6 +188,20 @@ class Planner:
         return replace(continued, turns=tuple(turns), documents=fit.documents), warning
 
 
+def at_server(plan: Plan, server_of_session: Callable[..., str]) -> Plan:
+    """The plan with a server for its session, if the conversation does not know one by now."""
+    continued = plan.continued
+    if continued is None or plan.turns[0].server:
+        return plan
+    server = server_of_session(is_new=continued.taken is None)
+    if not server:
+        return plan
+    turns, placed = (
+        tuple(replace(turn, server=server) for turn in turns) for turns in (plan.turns, continued.turns)
+    )
+    return replace(plan, turns=turns, continued=replace(continued, turns=placed))
+
+
 def transcript_as_text(history: History, question: str) -> str:
     """Earlier turns and the question in one text, for flows that know neither history nor memory."""
     if not history:

@@ -110,7 +110,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """In the store: a session, its chat id, how many messages of the transcript it has, its open question."""
+    """In the store: a session, its chat id, how many messages of the transcript it has, its open question.
+
+    `server` is the one that has it, where the Flowise has several.
+    """
 
     session: str
     chat: str
@@ -118,6 +121,7 @@ class SessionRecord:
     held: int
     action: Mapping[str, Any] | None = None
     choices: tuple[str, ...] = ()
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +235,9 @@ class Conversations:
                 length = len(history)
                 if not continued.history_in_question:
                     length += continued.session_length - len(continued.history)
-                asked = (outcome.action.action, outcome.action.choices) if outcome.action else ()
-                session = SessionRecord(
-                    turn.session_id or "", turn.chat_id, continued.conversation, length, *asked
-                )
+                ids = turn.session_id or "", turn.chat_id, continued.conversation
+                asked = outcome.action or _NO_ACTION
+                session = SessionRecord(*ids, length, asked.action or None, asked.choices, turn.server)
                 entries[key] = orjson.dumps(session)
             if first is None:
                 fingerprints = key, _fingerprint(history), request.system
@@ -317,7 +320,7 @@ class Conversations:
                 session_id = str(UUID(bytes=mac[:16], version=4))
             in_session = replace(turn, session_id=session_id, history=sent_along)
             if session:
-                in_session = replace(in_session, chat_id=session.chat)
+                in_session = replace(in_session, chat_id=session.chat, server=session.server)
                 if request.has_preamble:
                     in_session = replace(in_session, instructions="", rules="")
             placed.append(in_session)
@@ -368,6 +371,9 @@ def _newest(history: History) -> History:
         if size > MAX_KEPT_BYTES:
             return history[len(history) - number :]
     return history
+
+
+_NO_ACTION = HumanInputRequested({}, ())
 
 
 def _reference(history: History) -> str | None:

@@ -63,7 +63,8 @@ class Turn:
     """One run of a flow. `flow` is a flow id, `instructions` the system text.
 
     `rules` is what the answer must keep to, told behind the system text: the client's tools, its format.
-    `extra` are further fields of Flowise's request, sent as they are.
+    `extra` are further fields of Flowise's request, sent as they are. `server` is the name of the one server,
+    of several equal ones, that has the session; empty: any.
 
     Flowise keeps one event stream per `chat_id` over all flows, so two runs at a time must never share one;
     agentflows look there for the pictures of a session, so all its runs have the same, one after the other.
@@ -81,6 +82,7 @@ class Turn:
     rules: str = ""
     stream: bool = False
     chat_id: str = field(default_factory=lambda: str(uuid4()))
+    server: str = ""
 
     @property
     def system_text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -18,8 +18,9 @@ from flowise_gateway.flowise.failures import (
     refused,
     unreachable,
 )
-from flowise_gateway.flowise.retries import FlowiseHealth, attempts
+from flowise_gateway.flowise.retries import attempts
 from flowise_gateway.flowise.run import Limits
+from flowise_gateway.flowise.servers import Server, Servers
 from flowise_gateway.flowise.transport.base import (
     ConnectionBroken,
     FlowiseRequest,
@@ -40,12 +41,11 @@ class FlowiseApi:
     """Calls of Flowise's API, each limited in time. Thread-safe."""
 
     def __init__(self, base_url: str, api_key: str, transport: Transport, limits: Limits) -> None:
-        """Call the API at `base_url`; `health` is what all calls to the same Flowise share."""
+        """Call the API at `base_url`; `servers` is what all calls to the same Flowise share."""
         self.base_url = base_url
         self.name = DEFAULT_FLOWISE
-        self.health = FlowiseHealth()
+        self.servers = Servers([Server(base_url, transport)])
         self._api_key = api_key
-        self._transport = transport
         self._limits = limits
 
     def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
@@ -53,8 +53,18 @@ class FlowiseApi:
         return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
 
     def get_streaming(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
-        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable."""
-        return self._open(FlowiseRequest("GET", path, {}), seconds)
+        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable.
+
+        Of several servers the first that has it gives it: a file may be on the disk of one alone.
+        """
+        *others, last = self.servers.for_call()
+        for server in others:
+            with contextlib.suppress(FlowiseUnavailable):
+                head, reply = self._open(server, FlowiseRequest("GET", path, {}), seconds)
+                if head.status == HTTPStatus.OK:
+                    return head, reply
+                reply.close()
+        return self._open(last, FlowiseRequest("GET", path, {}), seconds)
 
     @contextlib.contextmanager
     def naming_settings(self) -> Iterator[None]:
@@ -139,14 +149,32 @@ class FlowiseApi:
             raise refused(head, body)
 
     def _call(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        with self.health.call() as call:
-            for attempt in attempts(call, self._limits.max_attempts, self.health.not_reached):
+        *others, last = self.servers.for_call()
+        for server in others:
+            with contextlib.suppress(FlowiseUnavailable):
+                return self._call_at(server, request, seconds, 1)
+        return self._call_at(last, request, seconds, self._limits.max_attempts)
+
+    def _call_at(
+        self, server: Server, request: FlowiseRequest, seconds: float, most: int
+    ) -> tuple[ReplyHead, bytes]:
+        with self.calling(server), server.health.call() as call:
+            for attempt in attempts(call, most, server.health.not_reached):
                 with attempt:
-                    return self._call_once(request, seconds)
+                    return self._call_once(server, request, seconds)
         raise AssertionError("tenacity gives up by raising")
 
-    def _call_once(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
-        head, reply = self._open(request, seconds)
+    @contextlib.contextmanager
+    def calling(self, server: Server) -> Iterator[None]:
+        """Have a server looked at that could not be reached."""
+        try:
+            yield
+        except FlowiseUnavailable:
+            self.servers.note_failure(server)
+            raise
+
+    def _call_once(self, server: Server, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, bytes]:
+        head, reply = self._open(server, request, seconds)
         with contextlib.closing(reply):
             try:
                 body = read_all(reply, seconds)
@@ -156,13 +184,13 @@ class FlowiseApi:
             raise _timed_out()
         return head, body
 
-    def _open(self, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
-        reply = self.send(request.method, request.url, request.headers, request.body)
+    def _open(self, server: Server, request: FlowiseRequest, seconds: float) -> tuple[ReplyHead, Reply]:
+        reply = self.send(server, request)
         try:
             head = reply.head(seconds)
             if head is None:
                 raise _timed_out()
-            self.note(head)
+            self.note(server, head)
         except (NotSent, ConnectionBroken) as error:
             reply.close()
             raise unreachable(error) from error
@@ -171,17 +199,20 @@ class FlowiseApi:
             raise
         return head, reply
 
-    def note(self, head: ReplyHead | None) -> None:
+    @staticmethod
+    def note(server: Server, head: ReplyHead | None) -> None:
         if head is not None and head.status != HTTPStatus.SERVICE_UNAVAILABLE:
-            self.health.reached()
+            server.health.reached()
 
-    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        own = {"Accept": "application/json, text/event-stream", **headers}
-        if body is not None:
+    def send(self, server: Server, request: FlowiseRequest) -> Reply:
+        """Send a request, whose address is a path, to a server, with the key."""
+        own = {"Accept": "application/json, text/event-stream", **request.headers}
+        if request.body is not None:
             own.setdefault("Content-Type", "application/json")
         if self._api_key:
             own["Authorization"] = f"Bearer {self._api_key}"
-        return self._transport.send(FlowiseRequest(method, self.base_url + path, own, body))
+        url = server.base_url + request.url
+        return server.transport.send(FlowiseRequest(request.method, url, own, request.body))
 
 
 def is_event_stream(head: ReplyHead) -> bool:

@@ -104,6 +104,11 @@ class FlowiseHealth:
         self.calling = 0
         self.retrying = 0
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last call did not reach Flowise."""
+        return self._failures > 0
+
     def call(self) -> Call:
         """Begin a call. Raises FlowiseUnavailable at once while the breaker is open.
 

@@ -26,6 +26,7 @@ from flowise_gateway.flowise.answer import answer_events
 from flowise_gateway.flowise.events import EventDecoder
 from flowise_gateway.flowise.failures import unreachable
 from flowise_gateway.flowise.queue_mode import AnswerText, QueueMode, stored_text
+from flowise_gateway.flowise.servers import Server
 from flowise_gateway.flowise.sse import SseDecoder, payloads
 from flowise_gateway.flowise.transport.base import NotSent, Reply, ReplyHead
 
@@ -65,6 +66,8 @@ class Run:
         """Begin to count its time; `wake` and `pump` as `FlowiseClient.batches` has them."""
         self.turn = turn
         self.is_running = False
+        self.state = RunState()
+        self.server: Server | None = None
         self._limits = limits
         self._wake = wake
         self._pump = pump

@@ -260,7 +260,8 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
 def check_transports(settings: Settings) -> None:
     """Make what calls each Flowise, to see whether it can be made. Raises SettingsError."""
     for upstream in upstreams(settings, config_file(settings).current.flowises):
-        serving_transport(upstream.settings).close()
+        for each in upstream.server_settings:
+            serving_transport(each).close()
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:

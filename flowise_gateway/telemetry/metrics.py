@@ -102,7 +102,9 @@ KINDS: Mapping[str, Kind] = {
     "streams_open": Kind("Event streams being written to clients."),
     "runs_open": Kind("Runs of flows under way."),
     "breakers_open": Kind("Workers that do not call a Flowise because it cannot be reached.", ("flowise",)),
-    "flowise_up": Kind("Workers whose last calls reached the Flowise; workers are counted.", ("flowise",)),
+    "flowise_up": Kind(
+        "Workers that find a server of a Flowise reachable; server is its number.", ("flowise", "server")
+    ),
     "stores_failing": Kind("Workers whose last use of the store failed."),
     "config_errors": Kind("Workers that keep an earlier proxy.yaml, since the present one is wrong."),
     "catalogs_failing": Kind("Workers whose last list of a Flowise's flows failed.", ("flowise",)),

@@ -11,7 +11,7 @@ from flask import Response, g, request
 
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.models import Models
-from flowise_gateway.conversation.planner import Plan, user_of
+from flowise_gateway.conversation.planner import Plan, at_server, user_of
 from flowise_gateway.flow.errors import ModelNotFound, ProxyError
 from flowise_gateway.flow.events import TextDelta, TurnEnded
 from flowise_gateway.flow.model import Model
@@ -159,7 +159,8 @@ class Answering:
             return replace(plan, canned_events=(TextDelta(answer), TurnEnded()))
         if not parsed.is_conversation:
             return planner.plan_standalone(parsed, model, g.caller)
-        return planner.plan(parsed, model, g.caller, header, self._services.client(model, g.caller))
+        plan = planner.plan(parsed, model, g.caller, header, self._services.client(model, g.caller))
+        return at_server(plan, self._services.flowises.server_of_session(model.flowise))
 
     def _file_links(self) -> FileLinks:
         """What signs one more link."""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NotRequired, Protocol, TypedDict
 
 from flowise_gateway.access.keys import Caller
@@ -19,8 +20,8 @@ from flowise_gateway.flow.lru import LRU
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.flowise.catalog import Catalog, FlowSource
 from flowise_gateway.flowise.queue_mode import QueueMode
-from flowise_gateway.flowise.retries import FlowiseHealth
 from flowise_gateway.flowise.run import RunState
+from flowise_gateway.flowise.servers import Servers
 from flowise_gateway.flowise.transport.base import Reply, ReplyHead
 from flowise_gateway.storage.store import WatchedStore
 from flowise_gateway.telemetry.metrics import Metrics
@@ -56,7 +57,7 @@ class FlowClient(UploadClient, FlowSource, Protocol):
 class FlowClients(Protocol):
     """The clients of all flows of one Flowise, and what they know of it together."""
 
-    health: FlowiseHealth
+    servers: Servers
     mode: QueueMode
 
     def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
@@ -67,11 +68,12 @@ class FlowClients(Protocol):
 
 
 class FlowiseState(TypedDict):
-    """How Flowise is: why it cannot be used, if it cannot."""
+    """How Flowise is: why it cannot be used, if it cannot; of several servers, which can be reached."""
 
     reachable: bool
     version: NotRequired[str | None]
     error: str | None
+    servers: NotRequired[list[bool]]
 
 
 class Flowise:
@@ -110,7 +112,11 @@ class Flowise:
             catalog = self.catalog(caller, discovery.refresh_seconds)
             catalog.profiles()
             refusal = catalog.error
-        return {"reachable": True, "version": version, "error": refusal.message if refusal else None}
+        state = FlowiseState(reachable=True, version=version, error=refusal.message if refusal else None)
+        servers = list(self.clients.servers)
+        if len(servers) > 1:
+            state["servers"] = [server.is_well for server in servers]
+        return state
 
     def catalog_age(self) -> float:
         """The age of the list that the gateway's own key gave; strangers' keys could make one old at will."""
@@ -133,6 +139,12 @@ class Flowise:
             saved=lambda: self._store.get(name),
             save=lambda listing: self._store.put({name: listing}, LISTING_SECONDS, owner),
         )
+
+
+def _any_server(*, is_new: bool) -> str:
+    """Nothing is known of the servers of a Flowise that is not there any more."""
+    del is_new
+    return ""
 
 
 class Flowises:
@@ -188,19 +200,20 @@ class Flowises:
 
     def _watch(self, name: str, flowise: Flowise, *, forget: bool = False) -> None:
         """Show in the metrics what the calls of a Flowise count, or no longer."""
-        health = flowise.clients.health
-        readers: dict[str, Callable[[], float]] = {
-            "flowise_up": lambda: not health.is_down,
-            "breakers_open": lambda: health.is_down,
-            "retries_total": lambda: health.retries,
-            "catalog_age_seconds": flowise.catalog_age,
-            "catalogs_failing": flowise.has_failing_catalog,
+        servers = flowise.clients.servers
+        readers: dict[tuple[str, ...], Callable[[], float]] = {
+            ("breakers_open", name): lambda: sum(server.health.is_down for server in servers),
+            ("retries_total", name): lambda: servers.retries,
+            ("catalog_age_seconds", name): flowise.catalog_age,
+            ("catalogs_failing", name): flowise.has_failing_catalog,
         }
-        for metric, read in readers.items():
+        for number, server in enumerate(servers, 1):
+            readers["flowise_up", name, str(number)] = partial(getattr, server, "is_up")
+        for key, read in readers.items():
             if forget:
-                self._metrics.forget(metric, name)
+                self._metrics.forget(*key)
             else:
-                self._metrics.watch(metric, read, name)
+                self._metrics.watch(key[0], read, *key[1:])
 
     def __iter__(self) -> Iterator[Flowise]:
         """All of them, the default one first."""
@@ -209,6 +222,11 @@ class Flowises:
     def get(self, name: str) -> Flowise | None:
         """The Flowise of this name."""
         return self._by_name.get(name)
+
+    def server_of_session(self, name: str) -> Callable[..., str]:
+        """Gives the name of the server for a session that knows none; `Servers.server_of_session`."""
+        flowise = self._by_name.get(name)
+        return flowise.clients.servers.server_of_session if flowise else _any_server
 
     def client(self, name: str, flow: str = "", api_key: str = "") -> FlowClient:
         """The client of a flow of this Flowise. Raises FlowiseUnavailable if that was taken away."""

@@ -11,7 +11,7 @@ from uuid import uuid4
 from flowise_gateway.access.keys import Caller
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.errors import ModelNotFound, ProxyError
+from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError
 from flowise_gateway.flow.events import (
     ArtifactMade,
     Batches,
@@ -91,7 +91,8 @@ class Runs:
                     return
                 except ProxyError as error:
                     result = self.summary.outcome = error.code or error.type
-                    if has_begun or not error.nothing_ran or not model.fallback:
+                    can_move = self._can_move(turn, error)
+                    if has_begun or not error.nothing_ran or not (model.fallback or can_move):
                         raise
                     failure = error
                 finally:
@@ -101,7 +102,9 @@ class Runs:
                         self._name(model)
                         watch.ended(result)
                 try:
-                    turn, model, warning = self._stand_in(turn, model.fallback)
+                    # A conversation whose server is away goes on at another one, by its whole history.
+                    fallback = None if can_move else model.fallback
+                    turn, model, warning = self._stand_in(turn, model, fallback)
                 except ModelNotFound:  # nothing that the caller may know of
                     raise failure from None
                 if warning:
@@ -141,12 +144,21 @@ class Runs:
             state=state,
         )
 
-    def _stand_in(self, turn: Turn, fallback: str) -> tuple[Turn, Model, str]:
-        """The turn for the model that stands in, that model, and a warning of what could not go along."""
-        model = self.models.resolve(fallback)
-        self.summary.fallback, self.summary.outcome = fallback, ""
+    def _can_move(self, turn: Turn, error: ProxyError) -> bool:
+        """Whether a turn may go to another server than its session's: no open question waits there."""
+        if not turn.server or not isinstance(error, FlowiseUnavailable):
+            return False
+        return self.plan.continued is not None and self.plan.continued.pending is None
+
+    def _stand_in(self, turn: Turn, model: Model, fallback: str | None) -> tuple[Turn, Model, str]:
+        """The turn for the model that stands in, that model, and a warning of what could not go along.
+
+        Without a fallback the model itself stands in, at any server that can be reached.
+        """
+        model = self.models.resolve(fallback) if fallback else model
+        self.summary.fallback, self.summary.outcome = model.id if fallback is None else fallback, ""
         client = self.services.client(model, self.caller)
-        turn = replace(turn, chat_id=str(uuid4()))
+        turn = replace(turn, chat_id=str(uuid4()), server="")
         turn, warning = self.services.planner.replan_for_fallback(self.plan, turn, model, self.parsed, client)
         return turn, model, warning
 

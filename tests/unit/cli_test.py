@@ -257,7 +257,7 @@ def test_a_models_own_timeout_is_kept(
 def test_the_setting_for_connecting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setenv("FLOWISE_CONNECT_TIMEOUT", "0.25")
-    transport = client_of(Settings.from_env())._transport
+    transport = next(iter(client_of(Settings.from_env()).servers)).transport
     assert isinstance(transport, RequestsTransport)
     assert transport.connect_timeout_seconds == 0.25
 

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from flowise_client import MAX_CLIENTS, FlowiseClient, FlowiseClients
+from flowise_gateway.config.flowises import Upstream
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import (
     BadRequest,
@@ -253,7 +254,7 @@ def test_all_fields_of_a_turn_are_flowises() -> None:
 
 
 def test_clients_are_kept_for_their_flow_and_bounded() -> None:
-    clients = FlowiseClients(Settings(flowise_base_url="http://127.0.0.1:9/api/v1"))
+    clients = FlowiseClients(Upstream("default", Settings(flowise_base_url="http://127.0.0.1:9/api/v1")))
     first = clients.client(FLOW)
     assert clients.client(FLOW) is first
     for number in range(MAX_CLIENTS):

@@ -405,7 +405,7 @@ KEYS = [
     ),
 ]
 FLOWISE_FIELDS = (
-    "name, base_url, api_key, connect_timeout, request_timeout, stream_idle_timeout, run_timeout, "
+    "name, base_url, base_urls, sticky, api_key, connect_timeout, request_timeout, stream_idle_timeout, run_timeout, "
     "max_attempts, mode"
 )
 NAME_OF_FLOWISE = "1 to 24 of A-Z a-z 0-9 . _ - (a mere number in quotes)"
@@ -421,7 +421,19 @@ def flowise(fields: str) -> str:
 FLOWISES = [
     ("flowises: {}", "1: flowises: must be a list of Flowises"),
     ("flowises:\n- hr", f"2: flowises[0]: must be a mapping with {FLOWISE_FIELDS}"),
-    ("flowises:\n- name: hr", f"2: flowises[0].base_url: is missing; it must be {ADDRESS}"),
+    ("flowises:\n- base_url: https://x", f"2: flowises[0].name: is missing; it must be {NAME_OF_FLOWISE}"),
+    *(
+        (
+            f"flowises:\n- name: hr\n{more}",
+            "2: flowises[0].name: must come with either base_url or base_urls, a list of at least one",
+        )
+        for more in ("", "  base_urls: []", "  base_url: https://a\n  base_urls: ['https://b']")
+    ),
+    (
+        "flowises:\n- name: hr\n  base_urls:\n  - https://a\n  - https://a/api/v1",
+        "5: flowises[0].base_urls[1]: must differ from flowises[0].base_urls[0] (line 4)",
+    ),
+    (flowise("sticky: yes"), "4: flowises[0].sticky: must be one of session, none"),
     (
         f"flowises:\n- {SECRET}: x",
         f"2: flowises[0]: has a field that is not known; known are {FLOWISE_FIELDS}",

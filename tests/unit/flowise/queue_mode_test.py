@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from flowise_client import FlowiseClient, FlowiseClients
+from flowise_gateway.config.flowises import Upstream
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import RunFailed
 from flowise_gateway.flow.events import HumanInputRequested, TextDelta, UsageReported
@@ -156,7 +157,7 @@ def test_what_is_missing_comes_as_one_piece(flowise: SayingFlowise) -> None:
 def test_once_found_the_mode_is_known_to_all(
     flowise: SayingFlowise, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clients = FlowiseClients(Settings(flowise_base_url=flowise.base_url))
+    clients = FlowiseClients(Upstream("default", Settings(flowise_base_url=flowise.base_url)))
     one, other = clients.client(FLOW, "one"), clients.client(FLOW, "other")
     flowise.streams(*CUT)
     flowise.stores([row("Hello, you")])
