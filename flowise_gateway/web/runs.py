@@ -103,8 +103,7 @@ class Runs:
                         watch.ended(result)
                 try:
                     # A conversation whose server is away goes on at another one, by its whole history.
-                    fallback = None if can_move else model.fallback
-                    turn, model, warning = self._stand_in(turn, model, fallback)
+                    turn, model, warning = self._stand_in(turn, model, None if can_move else model.fallback)
                 except ModelNotFound:  # nothing that the caller may know of
                     raise failure from None
                 if warning:

@@ -63,8 +63,10 @@ def test_sessions_stay_where_they_began_and_the_load_is_even(
         talks = list(threads.map(lambda n: talk(proxy, f"talk-{n}", 3), range(40)))
     found = [sessions_of(server) for server in pair]
     assert not set(found[0]) & set(found[1]), "a session is on both servers"
-    assert [len(set(sessions)) for sessions in found] == pytest.approx([20, 20], abs=2)
-    assert [len(sessions) for sessions in found] == pytest.approx([60, 60], rel=0.1)
+    # Each worker balances what it sees: over several the loads are a little less even.
+    share = 0.1 if workers == "1" else 0.25
+    assert [len(set(sessions)) for sessions in found] == pytest.approx([20, 20], rel=share)
+    assert [len(sessions) for sessions in found] == pytest.approx([60, 60], rel=share)
     assert all(count == 3 for sessions in found for count in map(sessions.count, set(sessions)))
     assert not any(record["body"].get("history") for server in pair for record in server.records())
     before = [set(sessions) for sessions in found]
