@@ -49,6 +49,8 @@ class Client:
     """Why it offers a feature in one piece only."""
     streams: tuple[bool, ...] = (False, True)
     """Whether it can be asked for whole answers and for streams."""
+    own: Mapping[str, Callable[[Any, Cell], None]] = field(default_factory=dict)
+    """What is looked at instead, where a feature of it is not that of the others: `(bench, cell)`."""
     user_agent: str = ""
     """What the server knows the client by, where its answers differ for it."""
     script: str = ""
