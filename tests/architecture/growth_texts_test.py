@@ -392,6 +392,7 @@ LAYERS = (
 )
 NOT_FOREIGN = {
     "flowise_gateway.access.limits",
+    "flowise_gateway.access.rates",
     "flowise_gateway.access.models",
     "flowise_gateway.flowise.catalog",
     "flowise_gateway.flowise.retries",
