@@ -312,7 +312,7 @@ def paths() -> dict[str, Any]:
         item[method.split()[0].lower()] = operation(first, views[tail, method], method)
         if aliases := sorted({*all_places} - {first}):
             item["x-aliases"] = aliases
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items(), key=lambda entry: (not entry[0].startswith("/v1/"), entry[0])))
 
 
 SUMMARIES: dict[str, str] = {}
