@@ -181,6 +181,7 @@ def chat_completion(*, names_model: bool = True) -> Schema:
         "response_format": {
             "anyOf": [
                 {"type": "null"},
+                {"type": "object", "maxProperties": 0},
                 of_kind("text", []),
                 of_kind("json_object", []),
                 of_kind("json_schema", ["json_schema"], json_schema=_JSON_SCHEMA),
