@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -86,7 +87,9 @@ class RedisCounts:
         day, end = date.fromisoformat(first), date.fromisoformat(last)
         while day <= end:
             for name, value in self._numbers(day.isoformat()).items():
-                yield day.isoformat(), _text(name), int(value)
+                # What another program put there is no number of ours.
+                with contextlib.suppress(ValueError):
+                    yield day.isoformat(), _text(name), int(value)
             day += timedelta(days=1)
 
     def _numbers(self, day: str) -> dict[bytes, bytes]:

@@ -53,6 +53,7 @@ class SqliteCounts:
 
     def _rows(self, after: tuple[str, str], last: str) -> list[tuple[str, str, int]]:
         sql = """SELECT day, name, value FROM counts WHERE (day, name) > (?, ?) AND day <= ?
+            AND typeof(value) = 'integer'
             ORDER BY day, name LIMIT ?"""
         values = (*after, last, _ROWS_AT_ONCE)
         return self._store.call(lambda database: database.execute(sql, values).fetchall(), is_large=True)

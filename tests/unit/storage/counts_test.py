@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis
 
 from flowise_gateway.storage.counts import Counts, MemoryCounts, WatchedCounts, open_counts, shared_slots
 from flowise_gateway.storage.memory_store import MemoryStore
@@ -137,3 +140,18 @@ def test_only_slots_in_a_redis_are_shared(tmp_path: Path) -> None:
     assert shared_slots(MemoryStore()) is None
     assert shared_slots(SqliteStore(tmp_path / "proxy.db")) is None
     assert shared_slots(RedisStore("redis://127.0.0.1:9/0")) is not None
+
+
+def test_what_another_program_put_among_the_numbers_is_none(redis_url: str, tmp_path: Path) -> None:
+    with redis.Redis.from_url(redis_url) as other:
+        in_redis = RedisStore(redis_url, prefix=f"{uuid4()}:")
+        counts: Counts = open_counts(in_redis)
+        counts.add(DAY, {"a": 2})
+        key = next(iter(other.scan_iter(f"{in_redis.prefix}*")))
+        other.hset(key, mapping={"b": "garbage", b"\xff": "5", "c": "1.5"})
+    assert all_of(counts) == {(DAY, "a"): 2}
+    counts = open_counts(SqliteStore(tmp_path / "proxy.db"))
+    counts.add(DAY, {"a": 2})
+    with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", isolation_level=None)) as file:
+        file.execute("INSERT INTO counts (day, name, value) VALUES (?, 'b', 'garbage')", (DAY,))
+    assert all_of(counts) == {(DAY, "a"): 2}
