@@ -13,6 +13,9 @@ from langgraph.checkpoint.memory import InMemorySaver  # type: ignore[import-not
 from langgraph.graph import START, MessagesState, StateGraph  # type: ignore[import-not-found]
 from langgraph.prebuilt import ToolNode, tools_condition  # type: ignore[import-not-found]
 
+# LangChain keeps its connections for all clients of an address: they belong to one event loop.
+LOOP = asyncio.new_event_loop()
+
 
 @tool  # type: ignore[untyped-decorator]
 def get_weather(city: str, unit: Literal["C", "F"]) -> str:
@@ -47,7 +50,7 @@ def graph_of(base_url: str, case: Json) -> Any:
 
 def ask(base_url: str, case: Json) -> Json:
     """The answer to one case, as the client understands it."""
-    return asyncio.run(in_loop(base_url, case))
+    return LOOP.run_until_complete(in_loop(base_url, case))
 
 
 async def in_loop(base_url: str, case: Json) -> Json:
