@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 import requests
 
-from flowise_gateway.conformance.target import Case, Json, NotOffered, Target, expect
+from flowise_gateway.conformance.target import NO_ROUTE, Case, Json, NotOffered, Target, expect
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
+DONE = "data: [DONE]"
 UNICODE = "Grüße, 世界 🙂"
 
 
@@ -69,14 +70,14 @@ def check_usage(usage: Any) -> None:
 
 
 def frames(answer: requests.Response) -> list[Json]:
-    """The chunks of a right stream."""
+    """The chunks of a stream; the word for its end is no chunk."""
     expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
     kind = answer.headers.get("content-type", "")
     expect(kind.startswith("text/event-stream"), f"the content type is {kind!r}")
-    lines = [line for line in answer.content.decode().split("\n\n") if line and not line.startswith(":")]
+    text = answer.content.decode().replace("\r\n", "\n")
+    lines = [line for line in text.split("\n\n") if line and not line.startswith(":")]
     expect(all(line.startswith("data: ") for line in lines), "a frame is no `data: ` line")
-    expect(lines[-1:] == ["data: [DONE]"], "the stream does not end with `data: [DONE]`")
-    return [orjson.loads(line[6:]) for line in lines[:-1]]
+    return [orjson.loads(line[6:]) for line in lines if line != DONE]
 
 
 def check_chunks(chunks: Sequence[Json], kind: str = "chat.completion.chunk") -> None:
@@ -211,6 +212,7 @@ def _stream(target: Target) -> None:
     answer = chat(target, stream=True)
     chunks = frames(answer)
     check_chunks(chunks)
+    expect(answer.text.rstrip().endswith(DONE), "the stream does not end with `data: [DONE]`")
     said = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
     expect("".join(said), "the answer is empty")
     target.valid("chat.stream", answer.content)
@@ -257,7 +259,7 @@ def _error_before(target: Target) -> None:
 @case("completions", "a prompt gets a text")
 def _completion(target: Target) -> None:
     answer = target.ask("POST", "/completions", {"model": target.model, "prompt": "Hello"})
-    if answer.status_code in (404, 405):
+    if answer.status_code in NO_ROUTE:
         raise NotOffered
     body = whole(answer, "text_completion")
     expect(isinstance(body["choices"][0].get("text"), str), "there is no text")
@@ -267,7 +269,7 @@ def _completion(target: Target) -> None:
 @case("completions", "a stream of texts ends with [DONE]")
 def _completion_stream(target: Target) -> None:
     answer = target.ask("POST", "/completions", {"model": target.model, "prompt": "Hello", "stream": True})
-    if answer.status_code in (404, 405):
+    if answer.status_code in NO_ROUTE:
         raise NotOffered
     check_chunks(frames(answer), "text_completion")
 

@@ -16,7 +16,7 @@ import orjson
 import requests
 
 from flowise_gateway.conformance.response_shapes import right
-from flowise_gateway.conformance.target import Case, Json, NotOffered, Target, expect
+from flowise_gateway.conformance.target import NO_ROUTE, Case, Json, NotOffered, Target, expect
 
 WEATHER: Json = {
     "type": "function",
@@ -51,7 +51,7 @@ def picture() -> str:
 
 def offered(answer: requests.Response) -> requests.Response:
     """The answer, unless its route is unknown to the server. Raises NotOffered."""
-    if answer.status_code in (404, 405):
+    if answer.status_code in NO_ROUTE:
         raise NotOffered
     return answer
 
@@ -74,11 +74,13 @@ def calls_in(response: Json) -> list[Json]:
 
 def frames_of(stream: bytes) -> list[Json]:
     """The events of a stream, which ends with the word for it."""
-    *frames, end, nothing = stream.decode().split("\n\n")
+    *frames, end, nothing = stream.decode().replace("\r\n", "\n").split("\n\n")
     expect((end, nothing) == ("data: [DONE]", ""), "the stream does not end with [DONE]")
     told = [frame.split("\n") for frame in frames if not frame.startswith(":")]
     events: list[Json] = []
-    for name, line in told:
+    for lines in told:
+        expect(len(lines) == 2, f"a frame is not its name and its data: {lines[0][:40]}")
+        name, line = lines
         events.append(orjson.loads(line.removeprefix("data: ")))
         expect(name == f"event: {events[-1]['type']}", "an event has another name than its type")
     return events

@@ -13,6 +13,8 @@ from flowise_gateway.conformance.response_shapes import right, stream_faults
 from flowise_gateway.conformance.websocket_client import SocketClient
 
 SECONDS = 60
+NO_ROUTE = (404, 405, 501)
+"""The statuses by which servers say that they do not have what was asked for."""
 Json = dict[str, Any]
 
 
@@ -60,7 +62,7 @@ class Target:
     def respond(self, said: Any, **more: Any) -> Json:
         """A completed response with some output."""
         answer = self.post({"model": self.model, "input": said, **more})
-        if answer.status_code in (404, 405):
+        if answer.status_code in NO_ROUTE:
             raise NotOffered
         expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
         expect(answer.headers["Content-Type"].startswith("application/json"), "the answer is not JSON")
