@@ -148,11 +148,12 @@ def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
 def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
     expect(function, dict, param)
     name = string(function, "name", f"{param}.name")
+    tool = checked_function(function, param)
     if not _NAME.fullmatch(name):
         raise _unsupported(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
     if name in tools:
         raise _unsupported(f"{param}.name", f"'{name}' is there twice")
-    tools[name] = checked_function(function, param)
+    tools[name] = tool
 
 
 def checked_function(function: Mapping[str, Any], param: str) -> ClientTool:

@@ -107,7 +107,7 @@ SURFACES: Mapping[str, tuple[Callable[[dict[str, Any]], Any], dict[str, Any]]] =
 }
 LONG = "x" * 600
 VALUES: tuple[Any, ...] = (
-    *({}, [], [{}], [{"type": "message"}]),
+    *({}, [], [{}], [{"type": "message"}], [{"name": "", "strict": {}}]),
     *(None, True, False, 0, 1, -1, -2, 2, 3, 8, 9, 15, 16, 20, 21, 1.5, -1.5, -2.5, 2**53, 2**53 + 1, 2**60),
     *(
         "",
