@@ -38,8 +38,6 @@ from flowise_gateway.flow.spans import AttemptSpan, RunWatch
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.telemetry.otlp_exporter import LeanExporter
 
-BATCH_SPANS = 256
-"""Spans that are packed at once, in 3 ms in which others wait; OTEL_BSP_MAX_EXPORT_BATCH_SIZE replaces it."""
 END_SECONDS = 2.0
 MAX_NAME = 200
 MAX_EVENTS = 128
@@ -55,7 +53,6 @@ class OtelTracing:
     def __init__(self) -> None:
         """Trace as the standard environment variables say; after the fork, since a thread sends the spans."""
         own_name = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        own_size = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ
         attributes = {
             "service.version": __version__,
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
@@ -65,9 +62,7 @@ class OtelTracing:
         exporter = LeanExporter()
         self.counts = exporter.counts
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-        self._processor = BatchSpanProcessor(
-            exporter, max_export_batch_size=None if own_size else BATCH_SPANS
-        )
+        self._processor = BatchSpanProcessor(exporter)
         self._provider.add_span_processor(self._processor)
 
     def request(self, summary: RequestSummary, traceparent: str) -> TracedRequest:
@@ -206,9 +201,10 @@ class TracedRun:
             "gen_ai.agent.id": model.flow,
             "gen_ai.agent.name": name,
             "gen_ai.request.model": name,
-            "gen_ai.request.stream": turn.stream,
             "gen_ai.conversation.id": turn.chat_id,
         }
+        if turn.stream:
+            self._attributes["gen_ai.request.stream"] = True
         self.begin_attempt: Callable[[], AttemptSpan] | None = self._begin_attempt
 
     def _begin_attempt(self) -> TracedAttempt:
@@ -231,8 +227,10 @@ class TracedRun:
             elif isinstance(event, UsageReported):
                 more["gen_ai.usage.input_tokens"] = event.input_tokens
                 more["gen_ai.usage.output_tokens"] = event.output_tokens
-                more["gen_ai.usage.reasoning.output_tokens"] = event.reasoning_tokens
-                more["gen_ai.usage.cache_read.input_tokens"] = event.cached_tokens
+                if event.reasoning_tokens:
+                    more["gen_ai.usage.reasoning.output_tokens"] = event.reasoning_tokens
+                if event.cached_tokens:
+                    more["gen_ai.usage.cache_read.input_tokens"] = event.cached_tokens
             elif isinstance(event, TurnEnded):
                 more["gen_ai.response.finish_reasons"] = (event.reason,)
 

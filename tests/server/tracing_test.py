@@ -116,8 +116,6 @@ def test_a_streamed_agents_trace_goes_from_its_caller_to_flowise(
         "gen_ai.response.time_to_first_chunk": run.attributes["gen_ai.response.time_to_first_chunk"],
         "gen_ai.usage.input_tokens": logged["tokens_in"],
         "gen_ai.usage.output_tokens": logged["tokens_out"],
-        "gen_ai.usage.reasoning.output_tokens": 0,
-        "gen_ai.usage.cache_read.input_tokens": 0,
     }
     assert run.attributes["gen_ai.response.time_to_first_chunk"] > 0
     names = [name for name, _ in run.events]

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from flowise_gateway.telemetry.otlp_exporter import encoded
+from flowise_gateway.telemetry.otlp_exporter import SLICE_SPANS, encoded
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 RESOURCE = Resource({"service.name": "s", "process.pid": 7})
@@ -52,6 +52,14 @@ def test_spans_are_encoded_as_the_sdk_encodes_them() -> None:
             if not one.status.code:
                 one.ClearField("status")
     assert ours == theirs
+
+
+def test_many_spans_are_one_message_for_whoever_reads_it() -> None:
+    count = 3 * SLICE_SPANS + 1
+    found = ExportTraceServiceRequest.FromString(encoded([span(n) for n in range(1, count + 1)]))
+    ids = [one.span_id for part in found.resource_spans for one in part.scope_spans[0].spans]
+    assert ids == [n.to_bytes(8, "big") for n in range(1, count + 1)]
+    assert len({part.resource.SerializeToString() for part in found.resource_spans}) == 1
 
 
 def test_what_the_sdk_would_refuse_is_not_made_up() -> None:
