@@ -275,6 +275,27 @@ def test_what_is_left_is_sent_at_the_end_by_each_worker(
     assert len(own) == 30
 
 
+@pytest.mark.parametrize(
+    ("sampler", "flags", "sent"), [("", "00", 0), ("always_off", "01", 0), ("always_on", "00", 3)]
+)
+def test_what_is_sampled_is_the_callers_or_the_samplers_to_say(
+    flowise: DemoServer, collector: OtlpReceiver, tmp_path: Path, sampler: str, flags: str, sent: int
+) -> None:
+    flowise.clear()
+    name = f"sampled-{sampler}"
+    more = {"OTEL_SERVICE_NAME": name, **({"OTEL_TRACES_SAMPLER": sampler} if sampler else {})}
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url, **collector.environment, **more) as proxy:
+        headers = {"traceparent": f"00-{TRACE}-{CALLER}-{flags}"}
+        answer = requests.post(
+            proxy.url + CHAT, json={"model": "demo-agent", **HI}, headers=headers, timeout=30
+        )
+        assert answer.status_code == 200
+    assert len([span for span in collector.spans if span.resource["service.name"] == name]) == sent
+    onward = {key.lower(): value for key, value in flowise.records()[-1]["headers"].items()}["traceparent"]
+    assert onward.startswith(f"00-{TRACE}-")
+    assert onward.endswith("-01" if sent else "-00")
+
+
 def test_a_collector_that_says_nothing_does_not_hold_up_the_end(flowise: DemoServer, tmp_path: Path) -> None:
     with ScriptedServer([]) as silent:
         settings = {"FLOWISE_BASE_URL": flowise.base_url, "OTEL_EXPORTER_OTLP_ENDPOINT": silent.url}
