@@ -98,6 +98,11 @@ def _upstream_report(upstream: Upstream) -> dict[str, Any]:
         report["flows"] = [{**flow, "server": upstream.name} for flow in flows]
     except ProxyError as error:
         report["problems"].append(with_advice(error, upstream.name))
+    for number, settings in enumerate(upstream.server_settings[1:], 2):
+        try:
+            client_of(settings, name=upstream.name).version()
+        except ProxyError as error:
+            report["problems"].append(f"server {number}: {with_advice(error, upstream.name)}")
     return report
 
 

@@ -86,6 +86,18 @@ def test_nothing_listening_a_wrong_path_and_a_wrong_key_name_cause_and_cure(
     assert "FLOWISE_API_KEY" in out
 
 
+def test_each_of_equal_servers_is_asked(
+    demo: DemoServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses = f"['{demo.base_url}', 'http://127.0.0.1:9']"
+    Path("proxy.yaml").write_text(f"flowises: [{{name: pair, base_urls: {addresses}}}]\n")
+    monkeypatch.delenv("FLOWISE_BASE_URL", raising=False)
+    status, out, err = told(capsys, "check")
+    assert (status, err) == (1, "")
+    assert "Flowise 3.1.4" in out
+    assert "PROBLEM: server 2: Flowise cannot be reached" in out
+
+
 def test_an_old_flowise_that_knows_no_pages_no_version_and_no_probe_is_healthy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

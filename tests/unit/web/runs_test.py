@@ -20,6 +20,7 @@ from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.request_summary import RequestSummary
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
+from flowise_gateway.flowise.run import RunState
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.metrics import Metrics
 from flowise_gateway.web.answer import PendingAnswer
@@ -66,8 +67,9 @@ class Stage:
         assert caller is CALLER
         return SimpleNamespace(batches=self._batches)
 
-    def _batches(self, turn: Turn, *, wake: Callable[[], float], **_: Any) -> Batches:
+    def _batches(self, turn: Turn, *, wake: Callable[[], float], state: RunState, **_: Any) -> Batches:
         self.asked.append(turn)
+        state.may_have_begun = True  # as a client notes when it sends the run
         script = self.scripts[turn.flow]
         assert script is not None
         try:
@@ -75,6 +77,7 @@ class Stage:
                 assert wake() >= 0
                 yield list(batch)
             if script[1] is not None:
+                state.may_have_begun = not getattr(script[1], "nothing_ran", False)
                 raise script[1]
         finally:
             self.closed.append(turn.flow)
