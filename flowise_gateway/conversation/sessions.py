@@ -110,10 +110,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """In the store: a session, its chat id, how many messages of the transcript it has, its open question.
-
-    `server` is the one that has it, where the Flowise has several.
-    """
+    """In the store: a session, its chat id and server, how many messages it has, its open question."""
 
     session: str
     chat: str
@@ -236,7 +233,7 @@ class Conversations:
                 if not continued.history_in_question:
                     length += continued.session_length - len(continued.history)
                 ids = turn.session_id or "", turn.chat_id, continued.conversation
-                asked = outcome.action or _NO_ACTION
+                asked = outcome.action or HumanInputRequested({}, ())
                 session = SessionRecord(*ids, length, asked.action or None, asked.choices, turn.server)
                 entries[key] = orjson.dumps(session)
             if first is None:
@@ -371,9 +368,6 @@ def _newest(history: History) -> History:
         if size > MAX_KEPT_BYTES:
             return history[len(history) - number :]
     return history
-
-
-_NO_ACTION = HumanInputRequested({}, ())
 
 
 def _reference(history: History) -> str | None:
