@@ -24,7 +24,8 @@ from uuid import uuid4
 from urllib3 import encode_multipart_formdata
 
 from flowise_gateway.config.flowises import Upstream
-from flowise_gateway.config.settings import Settings, flowise_base_url
+from flowise_gateway.config.setting_values import flowise_base_url
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.cooperative import slices
 from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, FlowEvent

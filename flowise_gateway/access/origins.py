@@ -6,7 +6,8 @@ import contextlib
 import ipaddress
 from urllib.parse import urlsplit
 
-from flowise_gateway.config.settings import Settings, is_loopback_host
+from flowise_gateway.config.setting_values import is_loopback_host
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import BadRequest, HostNotAllowed, OriginNotAllowed
 
 _MAX_ADDRESS = 2000

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from flowise_gateway.config.settings import Settings, flowise_base_url, secret_of
+from flowise_gateway.config.setting_values import flowise_base_url
+from flowise_gateway.config.settings import Settings, secret_of
 from flowise_gateway.config.yaml_document import Field, Spot, list_of, number, one_of, text_like, whole_number
 from flowise_gateway.flow.model import DEFAULT_FLOWISE
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import ipaddress
 import logging
 import os
 import sys
@@ -12,16 +10,32 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from flowise_gateway.config.setting_values import (
+    base_url_setting,
+    boolean,
+    header_text,
+    hostname,
+    integer_within,
+    is_loopback_host,
+    list_of,
+    network,
+    number_within,
+    one_of,
+    origin,
+    public_url,
+    readable_file,
+    run_error_status,
+    secrets,
+    size,
+    store_address,
+)
 from flowise_gateway.flow.errors import SettingsError
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
-_UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _NEAR = 0.88
 """How alike a name and a setting are that are reported as nearly the same."""
 
@@ -32,188 +46,6 @@ def here_or_beside(name: str | Path) -> Path:
     """An operator's file: in the folder that the program was started in, else beside the program."""
     here, beside = Path(name), PROGRAM / name
     return beside if beside.exists() and not here.exists() else here
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def flowise_base_url(text: str) -> str:
-    """The address of Flowise's API: a bare origin gets `/api/v1`, `/prediction` and what follows are cut."""
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname
-        _ = parts.port
-    except ValueError:
-        host = None
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host:
-        raise ValueError("it must be an http:// or https:// address such as https://flows.example.com/api/v1")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("it must hold no user name, query or fragment; the key goes into FLOWISE_API_KEY")
-    path = parts.path.rstrip("/").partition("/prediction")[0].rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path or '/api/v1'}"
-
-
-def _base_url_setting(text: str) -> str:
-    if any(c.isspace() for c in text):
-        raise ValueError("it must be one address, without spaces")
-    if "/prediction" in text:
-        log.warning("FLOWISE_BASE_URL: /prediction is cut, with what follows: it is added for each call")
-    return flowise_base_url(text)
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        complaint = f"it must be a number from {low:g} to {high:g}"
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError(complaint) from None
-        if not low <= number <= high:
-            raise ValueError(complaint)
-        return number
-
-    return parse
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        complaint = f"it must be a whole number from {low} to {high}"
-        if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
-            raise ValueError(complaint)
-        return int(text)
-
-    return parse
-
-
-def _size(text: str) -> int:
-    lowered = text.lower().replace(" ", "")
-    for unit, factor in _UNITS.items():
-        if lowered.endswith(unit):
-            return _integer(1, 10**9)(lowered.removesuffix(unit)) * factor
-    return _integer(1024, 10**12)(lowered)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise ValueError("it must be true or false")
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in allowed:
-            raise ValueError(f"it must be one of {', '.join(allowed)}")
-        return text.lower()
-
-    return parse
-
-
-def _header_text(text: str) -> str:
-    if not (text.isascii() and text.isprintable()) or " " in text:
-        raise ValueError("it must be printable ASCII without spaces, since it travels in a header")
-    return text
-
-
-def _list(item: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        return tuple(item(part.strip()) for part in text.split(",") if part.strip())
-
-    return parse
-
-
-def _origin(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(text)
-        is_origin = parts.scheme and parts.netloc and not (parts.path or parts.query or parts.fragment)
-        if text in ("*", "null") or is_origin:
-            return text
-    raise ValueError(
-        "it must be *, null or origins such as https://chat.example.com or chrome-extension://…, "
-        "comma-separated"
-    )
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    secrets = tuple(part.strip() for part in text.split(","))
-    if min(map(len, secrets)) < 16:
-        raise ValueError(
-            "it must have at least 16 characters, such as `openssl rand -hex 32` prints; "
-            "after a comma may follow those that were used before"
-        )
-    return secrets
-
-
-def _store(text: str) -> str:
-    scheme, _, rest = text.partition(":")
-    if text == "memory:" or (scheme == "sqlite" and rest[:3] == "///" and rest[3:]):
-        return text
-    with contextlib.suppress(ValueError):
-        if scheme in {"redis", "rediss"} and urlsplit(text).hostname:
-            return text
-        parts = urlsplit(text)
-        if scheme == "redis+sentinel" and parts.netloc and parts.path.strip("/"):
-            return text
-    raise ValueError(
-        "it must be sqlite:///path, memory:, redis://host:port/number, rediss:// for TLS, or "
-        "redis+sentinel://host:port,host:port/service"
-    )
-
-
-def _public_url(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(text)
-        is_plain = text.isascii() and text.isprintable() and not set(text) & set(' ()<>"\\@?#')
-        if parts.scheme in {"http", "https"} and parts.hostname and is_plain:
-            return text.rstrip("/")
-    raise ValueError(
-        "it must be the address by which clients reach this server, such as https://ai.example.com"
-    )
-
-
-def _network(text: str) -> str:
-    try:
-        return text if text == "*" else str(ipaddress.ip_network(text))
-    except ValueError:
-        raise ValueError("it must be addresses and networks such as 10.0.0.0/8, or *") from None
-
-
-def _readable_file(text: str) -> str:
-    try:
-        with Path(text).open("rb"):
-            return text
-    except OSError as error:
-        raise ValueError(f"it must be a file that can be read ({error.strerror})") from None
-
-
-def _run_error_status(text: str) -> int:
-    if text not in {"400", "500", "502"}:
-        raise ValueError("it must be 400, 500 or 502")
-    return int(text)
-
-
-def _hostname(text: str) -> str:
-    bare = text.strip("[]")
-    has_port = ":" in bare and not _is_ipv6(bare)
-    if not bare or has_port or any(c.isspace() or c in "/@?#" for c in bare):
-        raise ValueError("it must be a host name or an address, such as localhost, 127.0.0.1 or ::")
-    return bare
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0]).version == 6
-    except ValueError:
-        return False
 
 
 MIN_KEY_CHARACTERS = 16
@@ -227,41 +59,41 @@ _MAX_SECRET_BYTES = 65_536
 class Settings:
     """All settings, each named like its variable in lower case, with what reads it; see `.env.example`."""
 
-    flowise_base_url: Annotated[str, _base_url_setting] = ""
-    flowise_api_key: Annotated[str, _header_text] = ""
-    flowise_key_passthrough: Annotated[bool, _boolean] = False
-    flowise_ca_file: Annotated[str, _readable_file] = ""
-    flowise_connect_timeout: Annotated[float, _number(0.1, 600)] = 5
-    flowise_request_timeout: Annotated[float, _number(0.1, 86400)] = 30
-    flowise_stream_idle_timeout: Annotated[float, _number(0.1, 86400)] = 600
-    flowise_run_timeout: Annotated[float, _number(0.1, 604800)] = 3600
-    flowise_max_attempts: Annotated[int, _integer(1, 10)] = 3
-    host: Annotated[str, _hostname] = "localhost"
-    port: Annotated[int, _integer(0, 65535)] = 8000
-    workers: Annotated[int, _integer(1, 256)] = 1
-    proxy_trusted_proxies: Annotated[tuple[str, ...], _list(_network)] = ()
-    proxy_api_keys: Annotated[tuple[str, ...], _list(_header_text)] = ()
-    proxy_allow_anonymous: Annotated[bool, _boolean] = False
+    flowise_base_url: Annotated[str, base_url_setting] = ""
+    flowise_api_key: Annotated[str, header_text] = ""
+    flowise_key_passthrough: Annotated[bool, boolean] = False
+    flowise_ca_file: Annotated[str, readable_file] = ""
+    flowise_connect_timeout: Annotated[float, number_within(0.1, 600)] = 5
+    flowise_request_timeout: Annotated[float, number_within(0.1, 86400)] = 30
+    flowise_stream_idle_timeout: Annotated[float, number_within(0.1, 86400)] = 600
+    flowise_run_timeout: Annotated[float, number_within(0.1, 604800)] = 3600
+    flowise_max_attempts: Annotated[int, integer_within(1, 10)] = 3
+    host: Annotated[str, hostname] = "localhost"
+    port: Annotated[int, integer_within(0, 65535)] = 8000
+    workers: Annotated[int, integer_within(1, 256)] = 1
+    proxy_trusted_proxies: Annotated[tuple[str, ...], list_of(network)] = ()
+    proxy_api_keys: Annotated[tuple[str, ...], list_of(header_text)] = ()
+    proxy_allow_anonymous: Annotated[bool, boolean] = False
     proxy_config: Annotated[str, str] = ""
-    proxy_store: Annotated[str, _store] = "sqlite:///data/proxy.sqlite3"
-    proxy_secret: Annotated[tuple[str, ...], _secrets] = ()
-    proxy_public_url: Annotated[str, _public_url] = ""
-    proxy_response_ttl_days: Annotated[float, _number(0.01, 36500)] = 30
-    proxy_usage_days: Annotated[int, _integer(0, 3650)] = 400
-    proxy_cors_origins: Annotated[tuple[str, ...] | None, _list(_origin)] = None
-    proxy_max_body_bytes: Annotated[int, _size] = 50 * 1024**2
-    proxy_body_timeout: Annotated[float, _number(0.1, 3600)] = 30
-    proxy_max_in_flight: Annotated[int, _integer(1, 1_000_000)] = 5000
-    proxy_run_error_status: Annotated[int, _run_error_status] = 400
-    proxy_heartbeat_seconds: Annotated[float, _number(0.05, 3600)] = 15
-    proxy_drain_seconds: Annotated[float, _number(0, 3600)] = 30
-    proxy_metrics: Annotated[str, _one_of("key", "open", "off")] = "key"
-    proxy_page: Annotated[bool, _boolean] = True
-    proxy_pipelines_url: Annotated[str, _base_url_setting] = ""
-    proxy_pipelines_key: Annotated[str, _header_text] = ""
-    proxy_log_format: Annotated[str, _one_of("auto", "text", "json")] = "auto"
-    proxy_log_prompts: Annotated[bool, _boolean] = False
-    log_level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
+    proxy_store: Annotated[str, store_address] = "sqlite:///data/proxy.sqlite3"
+    proxy_secret: Annotated[tuple[str, ...], secrets] = ()
+    proxy_public_url: Annotated[str, public_url] = ""
+    proxy_response_ttl_days: Annotated[float, number_within(0.01, 36500)] = 30
+    proxy_usage_days: Annotated[int, integer_within(0, 3650)] = 400
+    proxy_cors_origins: Annotated[tuple[str, ...] | None, list_of(origin)] = None
+    proxy_max_body_bytes: Annotated[int, size] = 50 * 1024**2
+    proxy_body_timeout: Annotated[float, number_within(0.1, 3600)] = 30
+    proxy_max_in_flight: Annotated[int, integer_within(1, 1_000_000)] = 5000
+    proxy_run_error_status: Annotated[int, run_error_status] = 400
+    proxy_heartbeat_seconds: Annotated[float, number_within(0.05, 3600)] = 15
+    proxy_drain_seconds: Annotated[float, number_within(0, 3600)] = 30
+    proxy_metrics: Annotated[str, one_of("key", "open", "off")] = "key"
+    proxy_page: Annotated[bool, boolean] = True
+    proxy_pipelines_url: Annotated[str, base_url_setting] = ""
+    proxy_pipelines_key: Annotated[str, header_text] = ""
+    proxy_log_format: Annotated[str, one_of("auto", "text", "json")] = "auto"
+    proxy_log_prompts: Annotated[bool, boolean] = False
+    log_level: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
 
     def __repr__(self) -> str:
         """Name the settings without any secret."""
@@ -344,7 +176,7 @@ def secret_of(
         if not text:
             raise ValueError("names an environment variable that is not set")
     try:
-        return _header_text(text)
+        return header_text(text)
     except ValueError as error:
         raise ValueError(f"leads to a key that cannot be one: {error}") from None
 

@@ -19,7 +19,8 @@ from gevent.pywsgi import WSGIServer
 
 from flowise_gateway.config.config_file import ConfigFile, config_file, config_path
 from flowise_gateway.config.schema import PipelineConfig
-from flowise_gateway.config.settings import Settings, is_loopback_host
+from flowise_gateway.config.setting_values import is_loopback_host
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import SettingsError
 from flowise_gateway.pipelines.host import Host
 from flowise_gateway.pipelines.listing import flow_id

@@ -8,7 +8,7 @@ import resource
 import socket
 from dataclasses import dataclass
 
-from flowise_gateway.config.settings import is_loopback_host
+from flowise_gateway.config.setting_values import is_loopback_host
 
 WANTED_DESCRIPTORS = 65_536
 FIRST_ACTIVATED = 3

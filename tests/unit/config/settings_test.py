@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from flowise_gateway.config.settings import Settings, flowise_base_url, is_loopback_host
+from flowise_gateway.config.setting_values import flowise_base_url, is_loopback_host
+from flowise_gateway.config.settings import Settings
 from flowise_gateway.flow.errors import SettingsError
 
 GOOD: list[tuple[str, str, Any]] = [
