@@ -385,13 +385,10 @@ class FlowiseClients:
             return client
 
     def _new_client(self, flow_id: str, api_key: str) -> FlowiseClient:
-        settings, first = self._upstream.settings, next(iter(self.servers))
+        settings, transport = self._upstream.settings, next(iter(self.servers)).transport
+        key = api_key or settings.flowise_api_key
         client = FlowiseClient(
-            settings.flowise_base_url,
-            flow_id,
-            api_key or settings.flowise_api_key,
-            transport=first.transport,
-            limits=self._limits,
+            settings.flowise_base_url, flow_id, key, transport=transport, limits=self._limits
         )
         client.name, client.servers, client.mode = self._upstream.name, self.servers, self.mode
         return client
