@@ -2,8 +2,8 @@
 
 The client's transcript is the truth. Flowise keeps a conversation by session; the store holds, for each
 session, a record under the fingerprint of the transcript that the session has. A request whose earlier turns
-have that fingerprint takes the record (no second request can then) and continues the session with its question
-alone; any other begins a new session and sends the earlier turns along. Only a normal end leaves a record.
+have that fingerprint takes the record (no second can then) and continues the session with its question alone;
+any other begins a new session and sends the earlier turns along. Only a normal end leaves a record.
 """
 
 from __future__ import annotations
