@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 import requests
 
 try:
+    from wsproto.utilities import ProtocolError
+
     from flowise_gateway.conformance import chat, open_responses
 except ModuleNotFoundError as error:  # of the extra
     raise OSError(f"{error}: pip install 'flowise-gateway[conformance]'") from error
@@ -37,14 +39,29 @@ def result_of(case: Case, target: Target) -> Result:
     except NotOffered:
         return Result(case.area, case.promise, NOT_OFFERED)
     except AssertionError as error:
-        return Result(case.area, case.promise, BROKEN, str(error)[:MAX_WORDS])
+        return Result(case.area, case.promise, BROKEN, _shown(str(error)))
     except requests.RequestException as error:
         return Result(case.area, case.promise, BROKEN, f"no answer: {type(error).__name__}")
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        return Result(
-            case.area, case.promise, BROKEN, f"cannot be read: {type(error).__name__}: {error}"[:MAX_WORDS]
-        )
+    except _UNREADABLE as error:
+        why = _shown(f"cannot be read: {type(error).__name__}: {error}")
+        return Result(case.area, case.promise, BROKEN, why)
     return Result(case.area, case.promise, KEPT)
+
+
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    RecursionError,  # JSON that is nested too deeply
+    ProtocolError,
+)
+
+
+def _shown(why: str) -> str:
+    """The beginning of a reason, without what the server's text could command a terminal by."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in why[:MAX_WORDS])
 
 
 def run(target: Target) -> list[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,15 +33,19 @@ class SocketClient:
     def __init__(
         self, url: str, path: str = "/v1/responses", headers: Mapping[str, str] | None = None
     ) -> None:
-        parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=30)
+        self.socket = _connected(url)
         self.protocol = WSConnection(ConnectionType.CLIENT)
         self.events: list[Event] = []
         self.status, self.body, self.headers = 0, b"", dict[str, str]()
         extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         try:
             self.send(
-                Request(host=parts.netloc, target=path, extra_headers=extra, extensions=[PerMessageDeflate()])
+                Request(
+                    host=urlsplit(url).netloc,
+                    target=path,
+                    extra_headers=extra,
+                    extensions=[PerMessageDeflate()],
+                )
             )
             self._shake_hands()
         except BaseException:
@@ -120,3 +125,17 @@ class SocketClient:
             self.body += rest.data
             if rest.body_finished:
                 return
+
+
+def _connected(url: str) -> socket.socket:
+    """A connection; of an https address an encrypted one, for the key goes over it."""
+    parts = urlsplit(url)
+    is_https, host = parts.scheme == "https", parts.hostname or ""
+    plain = socket.create_connection((host, parts.port or (443 if is_https else 80)), timeout=30)
+    if not is_https:
+        return plain
+    try:
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,6 +78,8 @@ FOREIGN = {
     "a page": (404, "text/html", b"<h1>Not found</h1>"),
     "a stream of nothing": (200, "text/event-stream", b"data: null\n\ndata: [DONE]\n\n"),
     "a failure": (500, "application/json", b'{"detail":"x"}'),
+    "commands for a terminal": (500, "application/json", b'{"detail":"\x1b]0;mine\x07\xc2\x9b2J"}'),
+    "JSON without end": (200, "application/json", b"[" * 100_000),
 }
 
 
@@ -92,6 +96,30 @@ def test_of_a_server_that_answers_anything_else_each_case_is_broken_or_not_offer
     assert len(results) == len(CASES)
     assert {result.outcome for result in results} <= {BROKEN, NOT_OFFERED}
     assert all(result.why for result in results if result.outcome == BROKEN)
+    assert all(result.why.isprintable() for result in results)
+
+
+def _first_bytes(listening: socket.socket, answer: bytes, seen: list[bytes]) -> None:
+    """Answer each connection with the same bytes, whatever it asks, until the socket is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection = listening.accept()[0]
+            with connection:
+                connection.settimeout(5)
+                with contextlib.suppress(OSError):
+                    seen.append(connection.recv(65_536))
+                    connection.sendall(answer)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_speaks_no_http_breaks_each_case_and_gets_no_key_of_an_https_address(scheme: str) -> None:
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=_first_bytes, args=(listening, b"\0\xff no HTTP\r\n\r\n", seen), daemon=True).start()
+        results = run(Target(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}", "m", "sk-of-mine"))
+        listening.shutdown(socket.SHUT_RDWR)
+    assert {result.outcome for result in results} == {BROKEN}
+    assert any(b"sk-of-mine" in piece for piece in seen) == (scheme == "http")
 
 
 def test_nobody_there_is_told_for_each_case(tmp_path: Path) -> None:
