@@ -215,10 +215,20 @@ class Models:
         )
 
     def _place_of(self, flow: str) -> str:
-        """The Flowise that lists a flow, else the default one; the same for every caller."""
+        """The Flowise that lists a flow, else the default one; the same for every caller.
+
+        One before it whose flows have never been read may have the flow, too: then it is that one's, whose
+        runs fail until it can be asked, so that no request goes to another Flowise meanwhile.
+        """
         default = next(iter(self._catalogs))
-        found = (place for place, catalog in self._catalogs.items() if catalog.find(flow))
-        return next(found, default) if len(self._catalogs) > 1 else default
+        if len(self._catalogs) == 1:
+            return default
+        unread = ""
+        for place, catalog in self._catalogs.items():
+            if catalog.find(flow):
+                return unread or place
+            unread = unread or (place if self._is_unread(place) else "")
+        return default
 
 
 def _model(model_id: str, place: str, profile: FlowProfile, names: frozenset[str]) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -357,6 +358,17 @@ def test_a_configured_model_is_of_the_flowise_that_it_names_or_that_lists_its_fl
     for name in ("first", "unknown"):
         with pytest.raises(ModelNotFound):
             mine.resolve(name)
+
+
+def test_a_configured_model_goes_to_no_later_flowise_while_an_earlier_one_has_never_been_read() -> None:
+    config = ProxyConfig(models=(ModelConfig("bot", B), ModelConfig("named", C, flowise="hr")))
+    for name in ("bot", B):  # the same flow, as an import made it, may be the default one's
+        with contextlib.suppress(FlowiseUnavailable):
+            assert several(config=config, default=unread(), hr=TWO).resolve(name).flowise == "default"
+    assert several(config=config, default=unread(), hr=TWO).resolve("named").flowise == "hr"
+    mine = several(caller=Caller("x", flowises=("hr",)), config=config, default=unread(), hr=TWO)
+    with pytest.raises(ModelNotFound):
+        mine.resolve("bot")
 
 
 def test_an_id_that_would_be_too_long_ends_with_the_flows_own() -> None:
