@@ -93,18 +93,22 @@ def _last(environ: Mapping[str, Any], name: str) -> str:
     return value.rpartition(",")[2].strip()
 
 
-@lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
-    """An address without a port, IPv4 as such also where IPv6 carries it; empty for anything else."""
+    """An address without port and zone, IPv4 as such also where IPv6 carries it; empty for anything else."""
+    # The cache keeps what it was asked for: long texts of clients would fill the memory.
+    return _parsed(text) if len(text) <= _MAX_ADDRESS else ""
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> str:
     text = text.strip()
-    if len(text) > _MAX_ADDRESS:
-        return ""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        parsed = ipaddress.ip_address(text)
+        # A zone (`fe80::1%eth0`) may be any text, and would stand in log lines and headers for Flowise.
+        parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""
     mapped = getattr(parsed, "ipv4_mapped", None)

@@ -52,6 +52,12 @@ def test_whoever_connects_is_believed_where_all_are() -> None:
     assert TrustedProxies(()).client(environ("127.0.0.1", "198.51.100.7")) == "127.0.0.1"
 
 
+def test_the_zone_of_an_address_which_may_be_any_text_is_left_out() -> None:
+    everybody = TrustedProxies(("*",))
+    assert everybody.client(environ("fe80::1%eth0", None)) == "fe80::1"
+    assert everybody.client(environ("10.0.0.2", "fe80::7%\x1b[2J level=error\xe9")) == "fe80::7"
+
+
 def test_a_proxy_that_is_not_believed_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     proxies = TrustedProxies(())
     for peer in ("9.9.9.9", "8.8.8.8", "", "10.0.0.2", "10.0.0.2", "10.0.0.3"):
