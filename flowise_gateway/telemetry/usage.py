@@ -39,7 +39,7 @@ class Usage:
     """An observer of finished requests, who writes what they used into the store."""
 
     def __init__(self, counts: UsageCounts, keep_days: int, clock: Callable[[], float] = time.time) -> None:
-        """Keep what was used for so many days."""
+        """Keep what was used for so many days; with 0 only forget the budgets of days that are over."""
         self._counts = counts
         self._keep_days = keep_days
         self._clock = clock
@@ -53,6 +53,11 @@ class Usage:
         """Count a request that came to runs."""
         if not summary.runs:
             return
+        if self._keep_days:
+            self._count(summary)
+        self._keep_writing()
+
+    def _count(self, summary: RequestSummary) -> None:
         tokens = summary.tokens
         figures = (summary.runs, tokens.input if tokens else 0, tokens.output if tokens else 0)
         with self._lock:
@@ -64,7 +69,6 @@ class Usage:
             for figure, amount in zip(FIGURES, figures, strict=True):
                 name = _name(dimensions, figure)
                 amounts[name] = amounts.get(name, 0) + amount
-        self._keep_writing()
 
     def _user(self, summary: RequestSummary) -> str:
         """The hash of the user; a client may make up as many as it likes, so that their number is bounded."""

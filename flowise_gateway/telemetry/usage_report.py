@@ -29,8 +29,8 @@ class UsageReport:
         """Read `from`, `to` (days, else the last thirty) and `by` (else `day`). Raises BadRequest."""
         today = datetime.fromtimestamp(now, UTC).date()
         last = _day("to", asked["to"]) if asked.get("to") else today.isoformat()
-        first = (datetime.fromisoformat(last) - timedelta(days=_DEFAULT_DAYS - 1)).date().isoformat()
-        self.first, self.last = _day("from", asked["from"]) if asked.get("from") else first, last
+        first = _day("from", asked["from"]) if asked.get("from") else _thirty_days_before(last)
+        self.first, self.last = first, last
         days = (datetime.fromisoformat(self.last) - datetime.fromisoformat(self.first)).days
         if not 0 <= days <= _MAX_DAYS:
             raise _invalid("from", f"it must be a day before 'to', at most {_MAX_DAYS} days")
@@ -78,6 +78,13 @@ def _day(name: str, text: str) -> str:
     if day != text:
         raise _invalid(name, "it must be a day such as 2026-11-28")
     return day
+
+
+def _thirty_days_before(last: str) -> str:
+    try:
+        return (datetime.fromisoformat(last) - timedelta(days=_DEFAULT_DAYS - 1)).date().isoformat()
+    except OverflowError:  # before the first day that there is
+        raise _invalid("to", "it must be a day such as 2026-11-28") from None
 
 
 def _invalid(name: str, what: str) -> BadRequest:

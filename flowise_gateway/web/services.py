@@ -75,8 +75,7 @@ class Services:
             counts=self.counts,
         )
         self.usage = Usage(self.counts, settings.proxy_usage_days)
-        if settings.proxy_usage_days:
-            self.finished.observers.append(self.usage.add)
+        self.finished.observers.append(self.usage.add)
         secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
         self.store = WatchedStore(store, _log_lost_store, secret)
         # Of one secret at a time: the store has another one if it was lost when the worker began.

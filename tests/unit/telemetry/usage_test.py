@@ -128,6 +128,19 @@ def test_all_is_written_in_the_background_and_old_days_are_forgotten() -> None:
     assert not list(counts.read("2026-01-01", "2026-01-01"))
 
 
+def test_budgets_of_days_that_are_over_are_forgotten_also_where_no_usage_is_kept() -> None:
+    counts = Noting()
+    counts.add("2026-11-27", {"requests of user|sales|made up": 1})
+    usage = Usage(counts, 0, lambda: NOON)
+    usage.add(finished())
+    deadline = time.monotonic() + 30
+    while not counts.forgotten:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    usage.write()
+    assert not list(counts.read("2026-11-01", "2026-12-31"))
+
+
 def test_a_report_as_json_and_as_csv() -> None:
     counts = MemoryCounts()
     usage = Usage(counts, 400, lambda: NOON)
@@ -157,6 +170,7 @@ def test_a_report_as_json_and_as_csv() -> None:
         ({"from": "2026-02-30"}, "from"),
         ({"from": "2026-2-3"}, "from"),
         ({"to": "x" * 100_000}, "to"),
+        ({"to": "0001-01-15"}, "to"),  # thirty days before it there is no day
         ({"from": "2026-11-29", "to": "2026-11-28"}, "from"),
         ({"from": "1026-11-29", "to": "2026-11-28"}, "from"),
         ({"by": "hour"}, "by"),
