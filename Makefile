@@ -9,7 +9,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --max-worker-restart 0
 # make live FLOWISE=2.2.8, make live FLOWISE_MODE=queue: other releases, and runs by a worker.
 FLOWISE ?=
 FLOWISE_MODE ?=
-# make chaos SHORT=--short, make bench SHORT=--short: small numbers, for CI; the documents stay as they are.
+# make chaos SHORT=--short, so bench and clients: small numbers, for CI; the documents stay as they are.
 SHORT ?=
 # make clients RECORD=--record: the page of the clients is what this run finds.
 RECORD ?=
@@ -67,8 +67,10 @@ fix: setup ## repair formatting and what ruff can repair
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it; FLOWISE=2.2.8 for others
 	FLOWISE=$(FLOWISE) FLOWISE_MODE=$(FLOWISE_MODE) $(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 
+# Those of the most users, for CI: all of them take a quarter of an hour, and as long to install.
+MOST_USED := $(addprefix tests/clients/,openai_python openai_js ai_sdk librechat librechat_config langchain_python browser websocket)
 clients: setup ## install clients into .cache (minutes, once), try them and deploy/; RECORD=--record: docs/clients.md
-	$(BIN)/python -m pytest -q --timeout 600 -m clients -n 2 --dist loadfile --max-worker-restart 0 tests/clients $(RECORD)
+	$(BIN)/python -m pytest -q --timeout 600 -m clients -n 2 --dist loadfile --max-worker-restart 0 $(if $(SHORT),$(MOST_USED) $(wildcard tests/clients/*_test.py),tests/clients) $(RECORD)
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/deploy
 	PIPELINES_PYTHON=$$($(BIN)/python -m tests.pipelines.environment) $(BIN)/python -m pytest -q --timeout 300 -m 'clients or not clients' tests/pipelines tests/server/pipelines_test.py tests/server/pipelines_supervised_test.py
 	$(if $(RECORD),$(BIN)/python docs/generate.py)
