@@ -51,7 +51,7 @@ def main() -> int:
         settings.check_admission(has_keys=bool(config_file(settings).current.keys))
         listeners = inherited.sockets if inherited else open_sockets(settings.host, settings.port)
     except (SettingsError, ConfigError, OSError) as error:
-        print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        print(f"flowise-gateway: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         return 2
     configure_logging(settings.log_level, as_json=settings.log_as_json)
     raise_descriptor_limit()
@@ -62,7 +62,7 @@ def main() -> int:
             with embedded_pipelines(beside_demo, is_demo=is_demo) as served:
                 return serve(served, listeners, is_demo=is_demo, is_shared=is_shared)
     except SettingsError as error:
-        print(f"openai_compatible_server: {error}", file=sys.stderr)  # noqa: T201 - as those above
+        print(f"flowise-gateway: {error}", file=sys.stderr)  # noqa: T201 - as those above
         return 2
 
 
@@ -184,9 +184,9 @@ def run(server: Any, *, has_terminal: bool) -> int:
         if os.getpid() != master:
             # A worker: nothing of what the master began is its to end, and its status tells the master why.
             os._exit(status)
+        server.pid_file.remove()  # before the line, which a closed terminal does not take
         if has_terminal:
             print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
-        server.pid_file.remove()
         return status
     return 0
 

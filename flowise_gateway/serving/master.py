@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -21,6 +22,17 @@ BOOT_SECONDS = 30.0
 """How long a reload waits for its new workers; the master obeys no other signal meanwhile."""
 
 _STEP_SECONDS = 0.05
+_HANGUP_SECONDS = 5.0
+"""How long after a terminal was last there a SIGHUP is taken for the news that it was closed."""
+
+
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal that is open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class Master(Arbiter):  # type: ignore[misc]
@@ -33,6 +45,18 @@ class Master(Arbiter):  # type: ignore[misc]
         # A successor is started as this process was; gunicorn would run the file of a module run by its name.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._has_begun = self._is_leaving = False
+        # nohup has SIGHUP ignored: what was started by it outlives its terminal.
+        self._may_hang_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        self._terminal_seen = -math.inf
+
+    def handle_hup(self) -> None:
+        """End if the signal says that the terminal was closed, else reload.
+
+        A server that reloads then would serve on unseen, and hold its port against the next start.
+        """
+        if not _has_terminal() and time.monotonic() - self._terminal_seen < _HANGUP_SECONDS:
+            self.handle_term()
+        super().handle_hup()
 
     def reload(self) -> None:
         """Serve with new settings: start new workers, and retire the old ones once the new ones serve.
@@ -57,7 +81,9 @@ class Master(Arbiter):  # type: ignore[misc]
         log.info("%s worker(s) finish what they have, %s serve", len(old), len(self._serving()))
 
     def manage_workers(self) -> None:
-        """Have as many workers serve as there shall be."""
+        """Have as many workers serve as there shall be; called once a second at least."""
+        if self._may_hang_up and _has_terminal():
+            self._terminal_seen = time.monotonic()
         serving = self._serving()
         for _ in range(self.num_workers - len(serving)):
             self.spawn_worker()

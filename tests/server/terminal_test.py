@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,41 @@ def test_an_interrupt_ends_a_server_whose_worker_has_just_begun(tmp_path: Path) 
     text = seen(tmp_path, "serve your own flows.", serves=False)
     assert text.rstrip().endswith("flowise-gateway has ended.")
     assert time.monotonic() - began < SECONDS
+
+
+def test_a_closed_terminal_ends_the_server_and_a_reload_does_not(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowise_gateway", "serve"],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path, PYTHONPATH=str(PROJECT), PORT=str(port)),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # noqa: PLW1509
+    ) as server:
+        os.close(theirs)
+        try:
+            printed(ours, "serve your own flows.", port)
+            server.send_signal(signal.SIGHUP)
+            printed(ours, "finish what they have", port)
+            os.close(ours)
+            server.wait(SECONDS)  # its status tells that it could not print
+        finally:
+            server.kill()
+    assert not answers(port)
+    assert not list(tmp_path.rglob("*.pid"))
+
+
+def printed(terminal: int, until: str, port: int) -> None:
+    """Read the terminal until `until` stands on it and the server answers."""
+    text, deadline = "", time.monotonic() + SECONDS
+    while until not in text or not answers(port):
+        assert time.monotonic() < deadline, text
+        if select.select([terminal], [], [], 0.1)[0]:
+            text += os.read(terminal, 65536).decode(errors="replace")
 
 
 def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
