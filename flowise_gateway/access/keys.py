@@ -35,6 +35,8 @@ class Caller:
     models: tuple[str, ...] = ("*",)
     allowance: Allowance = NO_LIMITS
     per_user: Allowance | None = None
+    max_websockets: int | None = None
+    stored_bytes_per_day: int | None = None
     single_user: bool = False
     overrides: bool = False
     flowise_key: str = ""
@@ -130,6 +132,8 @@ def _named_caller(key: KeyConfig) -> Caller:
         key.models,
         key.allowance,
         key.per_user,
+        key.max_websockets,
+        key.stored_bytes_per_day,
         key.single_user,
         key.overrides,
         is_admin=key.admin,

@@ -35,16 +35,21 @@ _KINDS = ("key", "user", "model")
 
 
 class Subject(NamedTuple):
-    """Whose limits they are; `name` tells it apart from others of its kind."""
+    """Whose limits they are; `name` tells it apart from others of its kind.
 
-    kind: Literal["key", "user", "model"]
+    The `sockets` of a key are what it has open as WebSockets, one slot each.
+    """
+
+    kind: Literal["key", "user", "model", "sockets"]
     name: str
     allowance: Allowance
 
     @property
     def shown(self) -> str:
         """The subject in the text of a refusal; a user's name is not repeated."""
-        return f"the model {self.name}" if self.kind == "model" else f"this {self.kind}"
+        if self.kind == "model":
+            return f"the model {self.name}"
+        return "this user" if self.kind == "user" else "this key"
 
     @property
     def id(self) -> str:
@@ -132,7 +137,7 @@ class Limits:
         self._shared_usable_at = -math.inf
         self._slots, self._shared_slots = Slots(), shared_slots
         self._counts = counts
-        self.refusals = {"max_in_flight": 0} | {
+        self.refusals = {"max_in_flight": 0, "sockets_max_in_flight": 0} | {
             f"{kind}_{limit}": 0 for kind in _KINDS for limit in Allowance.__dataclass_fields__
         }
 
@@ -165,6 +170,11 @@ class Limits:
         for subject in subjects:
             self._check_allowed(subject, runs)
         return self._admit(subjects, runs, takes_slots=True, is_first=False)
+
+    def admit_socket(self, caller: Caller) -> Admission:
+        """Let a WebSocket of a key be opened, whose requests are admitted one by one. Raises RateLimited."""
+        sockets = Subject("sockets", caller.name, Allowance(max_in_flight=caller.max_websockets))
+        return self._admit([sockets], 1, takes_slots=True, is_first=False)
 
     def _admit(
         self, subjects: Sequence[Subject], runs: int, *, takes_slots: bool, is_first: bool
@@ -246,7 +256,8 @@ class Limits:
         if subject.allowance.requests_per_minute is not None:
             headers = self._rate(subject, subject.allowance.requests_per_minute, runs=0).headers()
         limit = subject.allowance.max_in_flight
-        text = f"have {limit} requests in flight" + (self._shares(limit) if is_share else "")
+        what = "WebSockets open" if subject.kind == "sockets" else "requests in flight"
+        text = f"have {limit} {what}" + (self._shares(limit) if is_share else "")
         return _refusal(subject, text, _IN_FLIGHT_RETRY_SECONDS, headers)
 
     # Requests per minute

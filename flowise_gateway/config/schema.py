@@ -43,7 +43,7 @@ _FLOW_TYPES = ("CHATFLOW", "AGENTFLOW", "MULTIAGENT", "ASSISTANT")
 
 
 _PER_MINUTE, _IN_FLIGHT = whole_number(1, 1_000_000), whole_number(1, 100_000)
-_REQUESTS_PER_DAY, _TOKENS_PER_DAY = whole_number(1, 1_000_000_000), whole_number(1, 9_999_999_999)
+_REQUESTS_PER_DAY, _MANY_PER_DAY = whole_number(1, 1_000_000_000), whole_number(1, 9_999_999_999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Allowance:
     requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
     max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
-    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _MANY_PER_DAY] = None
 
 
 NO_LIMITS = Allowance()
@@ -83,7 +83,7 @@ class ModelConfig:
     requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
     max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
-    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _MANY_PER_DAY] = None
 
     @property
     def allowance(self) -> Allowance:
@@ -109,8 +109,10 @@ class KeyConfig:
     admin: Annotated[bool, BOOLEAN] = False
     flowises: Annotated[tuple[str, ...], list_of(FLOWISE_NAME, "a list of names of Flowises")] = ()
     requests_per_day: Annotated[int | None, _REQUESTS_PER_DAY] = None
-    tokens_per_day: Annotated[int | None, _TOKENS_PER_DAY] = None
+    tokens_per_day: Annotated[int | None, _MANY_PER_DAY] = None
     per_user: Annotated[Allowance | None, mapping(Allowance)] = None
+    max_websockets: Annotated[int | None, _IN_FLIGHT] = None
+    stored_bytes_per_day: Annotated[int | None, _MANY_PER_DAY] = None
 
     @property
     def allowance(self) -> Allowance:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from flask import Response, g, request
 
-from flowise_gateway.flow.errors import BadRequest, ResponseNotFound, StoreUnavailable
+from flowise_gateway.flow.errors import BadRequest, QuotaExhausted, ResponseNotFound, StoreUnavailable
 from flowise_gateway.openai.renderer import Renderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
@@ -123,6 +123,7 @@ class ResponseRoutes:
         shared = current_scope()
         if shared.connection is None:
             raise BadRequest("This server cannot take WebSockets.")
+        self._hooks.admit_socket()
         settings = self._services.settings
         socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
         socket.accept(request.headers.items(), {"x-request-id": g.request_id})
@@ -180,7 +181,8 @@ class ResponseRoutes:
         return stored_responses(self._services).of(scope(), response_id)
 
     def _context(self) -> Context:
-        return Context(stored_responses(self._services), scope())
+        may_store = partial(self._services.may_store, g.caller)
+        return Context(stored_responses(self._services), scope(), may_store=may_store)
 
 
 class _Upgraded(Response):
@@ -192,10 +194,15 @@ class _Upgraded(Response):
 
 
 def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
-    """The request, with `store` false if it is too large to be stored; the response says so."""
+    """The request, with `store` false if it may not be stored; the response says so."""
     if not parsed.store or context.fits(parsed.input_items):
         return parsed
     if parsed.background:
+        if not context.may_store():
+            raise QuotaExhausted(
+                "This key has stored what it may on one day (stored_bytes_per_day), and a background "
+                "response must be stored; the day ends at 00:00 UTC."
+            )
         raise BadRequest("The conversation is too large to be stored.", param="background")
     named = {**parsed.parameters, "store": True}
     return replace(parsed, store=False, echo={**parsed.echo, "store": False}, parameters=named)

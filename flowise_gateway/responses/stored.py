@@ -12,7 +12,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
@@ -241,11 +241,19 @@ class OwnConversations:
 class Context:
     """Looks up what one request refers to; `before` is then the conversation that it continues.
 
-    `own` are the conversations of its connection, `size` the bytes of the conversation before.
+    `own` are the conversations of its connection, `size` the bytes of the conversation before, `may_store`
+    tells whether its caller may store more today.
     """
 
-    def __init__(self, responses: StoredResponses, scope: str, own: OwnConversations | None = None) -> None:
+    def __init__(
+        self,
+        responses: StoredResponses,
+        scope: str,
+        own: OwnConversations | None = None,
+        may_store: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._responses, self._scope, self._own = responses, scope, own or OwnConversations()
+        self.may_store = may_store
         self._references = 0
         self._bytes_left = MAX_REFERENCED_BYTES
         self.before: Sequence[Item] = ()
@@ -284,8 +292,8 @@ class Context:
         return item if isinstance(item, dict) else None
 
     def fits(self, items: Sequence[Item]) -> bool:
-        """Whether the conversation with these items is small enough to be stored."""
-        return self.size_with(items) <= MAX_BYTES
+        """Whether the conversation with these items is small enough, and its caller may store it."""
+        return self.size_with(items) <= MAX_BYTES and self.may_store()
 
     def size_with(self, items: Sequence[Item]) -> int:
         """The bytes of the conversation with these items."""

@@ -174,7 +174,8 @@ class ResponseSocket:
 
     def _respond(self, body: Mapping[str, Any]) -> None:
         responses = stored_responses(self._services)
-        context = Context(responses, scope(), self._own)
+        may_store = partial(self._services.may_store, g.caller)
+        context = Context(responses, scope(), self._own, may_store)
         parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
         if parsed.store and not context.fits(parsed.input_items):
             parsed = replace(parsed, store=False, echo={**parsed.echo, "store": False})

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from flowise_gateway.storage.memory_store import MemoryStore
-from flowise_gateway.storage.protocol import Executor, Store, StoreError, T, run_inline
+from flowise_gateway.storage.protocol import Executor, Store, StoreError, T, entry_size, run_inline
 from flowise_gateway.storage.redis_store import RedisStore
 from flowise_gateway.storage.sqlite_store import SqliteStore
 from flowise_gateway.storage.store_file import store_file
@@ -53,6 +53,8 @@ class WatchedStore:
         self._compare_at = self._differed_at = -math.inf
         self.error: str | None = None
         self.failures = 0
+        self.charge: Callable[[str, int], object] = lambda _owner, _size: None
+        """Is told of the bytes that are stored for an owner."""
 
     @property
     def secret_error(self) -> str | None:
@@ -111,13 +113,19 @@ class WatchedStore:
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
         """Put a value where there is none; a failing store says that it was put."""
         sealed = self._seal(key, value) + value
+        self._charge(owner, {key: sealed})
         return self._attempt(
             lambda: self._store.add(key, sealed, seconds, self._hidden(owner)), fallback=True
         )
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
         sealed = {key: self._seal(key, value) + value for key, value in entries.items()}
+        self._charge(owner, sealed)
         self._attempt(lambda: self._store.put(sealed, seconds, self._hidden(owner)), None)
+
+    def _charge(self, owner: str | None, entries: Mapping[str, bytes]) -> None:
+        if owner:
+            self.charge(owner, sum(entry_size(key, value) for key, value in entries.items()))
 
     def delete(self, *keys: str) -> bool:
         return self._attempt(lambda: self._store.delete(*keys), fallback=False)

@@ -70,6 +70,13 @@ class Usage:
                 name = _name(dimensions, figure)
                 amounts[name] = amounts.get(name, 0) + amount
 
+    def add_number(self, name: str, amount: int) -> None:
+        """Count anything else of today along with it."""
+        with self._lock:
+            amounts = self._amounts.setdefault(_day(self._clock()), {})
+            amounts[name] = amounts.get(name, 0) + amount
+        self._keep_writing()
+
     def _user(self, summary: RequestSummary) -> str:
         """The hash of the user; a client may make up as many as it likes, so that their number is bounded."""
         if not summary.user_hash:

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Response, g, request
 
 from flowise_gateway.access.file_links import FileLinks
+from flowise_gateway.access.keys import Caller
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan, at_server, user_of
 from flowise_gateway.flow.errors import ModelNotFound, ProxyError
@@ -107,11 +108,14 @@ class Answering:
         shown = replace(parsed, turns=plan.turns, conversation=conversation)
         renderer = renderer_of(shown, count_tokens=count_tokens, style=style)
 
+        caller: Caller = g.caller  # Flask's own is gone when a background response ends.
+
         def record() -> None:
             if parsed.stream and not plan.canned_events:
                 refuse_empty(transcripts, may_be_cut=bool(parsed.stop))
             also_under = (parsed.response_id,) if parsed.response_id else ()
-            planner.record(plan, transcripts, *also_under, stood_in=bool(summary.fallback))
+            if services.may_store(caller):
+                planner.record(plan, transcripts, *also_under, stood_in=bool(summary.fallback))
 
         batches, headers = runs.batches(model, heartbeat), answer_headers(plan)
         return PendingAnswer(batches, renderer, heartbeat, transcripts, record, headers, pump, summary)

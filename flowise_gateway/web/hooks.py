@@ -106,6 +106,10 @@ class Hooks:
         g.limit_headers = {}
         self._take_places(runs)
 
+    def admit_socket(self) -> None:
+        """Let in a WebSocket, until the end of its connection. Raises RateLimited."""
+        current_scope().on_close.append(self._services.limits.admit_socket(g.caller).release)
+
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""
         services = self._services

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
 from flowise_gateway import __version__
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
-from flowise_gateway.access.limits import Limits, Subject
+from flowise_gateway.access.limits import Limits, Subject, day_of
 from flowise_gateway.access.models import Models
 from flowise_gateway.access.rates import shared_rates
 from flowise_gateway.access.wrong_keys import WrongKeys
@@ -65,6 +66,7 @@ class Services:
         self._wrong_keys = WrongKeys()
         self.keys = Keys()
         self._model_limits: dict[str, Allowance] = {}
+        self._limits_stored: set[str] = set()
         store = open_store(settings.proxy_store, run)
         self.counts = WatchedCounts(open_counts(store))
         self.limits = Limits(
@@ -78,6 +80,7 @@ class Services:
         self.finished.observers.append(self.usage.add)
         secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
         self.store = WatchedStore(store, _log_lost_store, secret)
+        self.store.charge = self._charge_stored
         # Of one secret at a time: the store has another one if it was lost when the worker began.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
         self.flowises = Flowises(settings, clients_of, self.store, metrics)
@@ -121,6 +124,7 @@ class Services:
             self.keys = keys
         self.flowises.follow(config)
         self.config = config
+        self._limits_stored = {key.name for key in config.keys if key.stored_bytes_per_day is not None}
         self._model_limits = {
             model.id: allowance for model in config.models if (allowance := model.allowance) != NO_LIMITS
         }
@@ -133,6 +137,17 @@ class Services:
         if (allowance := self._model_limits.get(summary.model)) is not None:
             found.append(Subject("model", summary.model, allowance))
         return found
+
+    def may_store(self, caller: Caller) -> bool:
+        """Whether the caller has not stored yet what it may on one day, by what is written once a second."""
+        limit = caller.stored_bytes_per_day
+        if limit is None:
+            return True
+        return self.counts.reserve(day_of(time.time()), {}, {f"stored bytes of {caller.name}": limit}) is None
+
+    def _charge_stored(self, owner: str, size: int) -> None:
+        if owner in self._limits_stored:
+            self.usage.add_number(f"stored bytes of {owner}", size)
 
     def hashed(self, kind: str, name: str) -> str:
         """What stands for a client's own id in log, limits and usage.

@@ -32,6 +32,8 @@ keys:
 {key_lines("tokens", "a-key-for-few-tokens", "tokens_per_day: 1")}
 {key_lines("team", "a-key-of-a-whole-team", PER_USER)}
 {key_lines("other", "a-key-without-limits")}
+{key_lines("single", "a-key-of-one-socket", "max_websockets: 1")}
+{key_lines("forgetful", "a-key-that-stores-little", "stored_bytes_per_day: 1")}
 {key_lines("boss", "a-key-of-an-admin", "admin: true")}
 """
 TWICE, TOKENS, TEAM, OTHER, BOSS = (
@@ -122,6 +124,42 @@ def test_choices_socket_and_background_responses_count_as_runs(server: RunningPr
         ends = [client.ask(model="demo-assistant")[-1] for _ in range(3)]
         assert [end["type"] for end in ends] == ["response.completed", "response.completed", "error"]
         assert ends[2]["error"]["code"] == "insufficient_quota"
+
+
+def test_a_key_opens_only_so_many_websockets(server: RunningProxy) -> None:
+    headers = {"Authorization": "Bearer a-key-of-one-socket"}
+    with SocketClient(server.url, headers=headers) as client:
+        assert client.ask(model="demo-assistant")[-1]["type"] == "response.completed"
+        with SocketClient(server.url, headers=headers) as second:
+            assert second.status == 429
+            assert b"1 WebSockets open" in second.body
+        assert client.ask(model="demo-assistant")[-1]["type"] == "response.completed"
+
+    def reopened() -> bool:
+        with SocketClient(server.url, headers=headers) as client:
+            return client.status == 101
+
+    assert wait_for(reopened, 20)
+
+
+def test_a_key_stores_only_so_much_a_day(server: RunningProxy) -> None:
+    key, body = "a-key-that-stores-little", {"model": "demo-assistant", "input": "Hello"}
+    first = ask(server, key, "/v1/responses", **body).json()
+    assert first["store"] is True
+    assert wait_for(lambda: not ask(server, key, "/v1/responses", **body).json()["store"], 10)
+    url, headers = f"{server.url}/v1/responses/{{}}", {"Authorization": f"Bearer {key}"}
+    assert requests.get(url.format(first["id"]), headers=headers, timeout=30).status_code == 200
+    unstored = ask(server, key, "/v1/responses", **body).json()
+    assert (unstored["status"], unstored["store"]) == ("completed", False)
+    assert requests.get(url.format(unstored["id"]), headers=headers, timeout=30).status_code == 404
+    assert "stored_bytes_per_day" in refused(ask(server, key, "/v1/responses", **body, background=True))
+    with SocketClient(server.url, headers=headers) as client:
+        response = client.ask(model="demo-assistant")[-1]["response"]
+        assert response["store"] is False
+        again = client.ask("And?", "demo-assistant", previous_response_id=response["id"])[-1]
+        assert again["type"] == "response.completed", "the connection remembers what is not stored"
+    assert ask(server, key).status_code == 200
+    assert ask(server, OTHER, "/v1/responses", **body).json()["store"] is True
 
 
 def test_only_admins_see_usage_as_json_and_csv(server: RunningProxy) -> None:

@@ -165,3 +165,16 @@ def test_without_the_redis_each_worker_admits_its_share_of_the_slots() -> None:
     held[0].release()
     worker.admit(caller)
     assert worker.in_flight == 2
+
+
+def test_a_key_has_only_so_many_websockets_open() -> None:
+    worker = Worker()
+    caller = Caller("sales", allowance=Allowance(max_in_flight=1), max_websockets=2)
+    held = [worker.admit_socket(caller), worker.admit_socket(caller)]
+    with pytest.raises(RateLimited, match="this key may have 2 WebSockets open"):
+        worker.admit_socket(caller)
+    worker.admit(caller).release()
+    held[0].release()
+    worker.admit_socket(caller)
+    worker.admit_socket(Caller("hr"))
+    assert worker.refusals["sockets_max_in_flight"] == 1

@@ -34,7 +34,7 @@ ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * ne
 PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
 KEY_FIELDS = (
     "name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin, "
-    "flowises, requests_per_day, tokens_per_day, per_user"
+    "flowises, requests_per_day, tokens_per_day, per_user, max_websockets, stored_bytes_per_day"
 )
 KNOWN_KEY_FIELDS = f"known are {KEY_FIELDS}"
 MODEL_FIELDS = (
