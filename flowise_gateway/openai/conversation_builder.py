@@ -19,6 +19,7 @@ from flowise_gateway.openai.tools import call_text
 
 GO_ON = "Go on."
 LOOK = "See the attachment."
+TOOL_RESULT = "Tool result of "
 MAX_MESSAGES = 10_000
 """Messages of a chat, or items of a response together with all items before it."""
 _ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attached_files>\n*", re.MULTILINE)
@@ -105,7 +106,7 @@ class ConversationBuilder:
     def add_tool_result(self, call_id: Any, name: Any, text: str) -> None:
         """Take a tool's result, which is part of the question."""
         name = self._tool_names.get(call_id, name) if isinstance(call_id, str) else name
-        self._question.append(f"Tool result of {name if isinstance(name, str) else 'the tool'}: {text}")
+        self._question.append(f"{TOOL_RESULT}{name if isinstance(name, str) else 'the tool'}: {text}")
 
     @property
     def next_file_number(self) -> int:

@@ -1,8 +1,8 @@
 """Requests that chat UIs make for themselves (titles, tags, follow-up questions), answered without a flow.
 
-They are recognized by their prompts, as recorded in `tests/wire/librechat` and `tests/wire/openwebui`: by the
-fixed words or the frame of a prompt that nobody writes by hand. A prompt that only resembles one runs the
-flow.
+They are recognized by their prompts, as recorded in `tests/wire/librechat`, `tests/wire/openwebui` and
+`tests/wire/opencode`: by the fixed words or the frame of a prompt that nobody writes by hand. A prompt that
+only resembles one runs the flow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 
 from flowise_gateway.flow.turn import Turn
 from flowise_gateway.openai.answer_text import DECISION
-from flowise_gateway.openai.conversation_builder import without_attached_files
+from flowise_gateway.openai.conversation_builder import TOOL_RESULT, without_attached_files
 
 TaskKind = Literal["title", "tags", "follow_ups", "queries", "text", "prompt", "emoji"]
 
@@ -25,6 +25,10 @@ _LIBRECHAT_TITLES = (
     "Provide a concise, 5-word-or-less title for the conversation, using title case conventions.",
     "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise",
 )
+_OPENCODE_SYSTEM = "You are a title generator. You output ONLY a thread title."
+_OPENCODE_TITLE = "Generate a title for this conversation:\n"
+_OPENCODE_READ = "Called the Read tool with the following input: "
+_OPENCODE_ADDS = re.compile(r"^(?:<system-reminder>|Called the Read tool with )", re.MULTILINE)
 _OPEN_WEBUI = "### Task:"
 _OPEN_WEBUI_OUTPUT = "\n### Output:"
 _OPEN_WEBUI_CHAT = "\n### Chat History:\n<chat_history>\n"
@@ -50,10 +54,13 @@ _NOTHING_SAID = "New Chat"
 
 
 def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
-    """The kind of a chat UI's own request: one user message that is one of the known prompts; else None."""
+    """The kind of a chat UI's own request: one user message that is one of the known prompts; else None.
+
+    opencode's has a system text too, and behind the prompt the beginning of the conversation.
+    """
     turn = turns[0]
     if turn.history or turn.instructions:
-        return None
+        return "title" if _is_title_of_opencode(turn) else None
     text = turn.question
     if text.startswith(_LIBRECHAT_TITLES):
         return "title" if "\n\nUser: " in text or "\n\nConversation:\nUser: " in text else None
@@ -64,6 +71,14 @@ def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
     if _OPEN_WEBUI_AUTOCOMPLETION.match(text):
         return "text" if text.endswith("#### Output:", 0, len(text.rstrip())) else None
     return _framed_kind(text)
+
+
+def _is_title_of_opencode(turn: Turn) -> bool:
+    if not turn.instructions.startswith(_OPENCODE_SYSTEM):
+        return False
+    # A command that the user ran before the first question is an answer in the history.
+    first = turn.history[0].content if turn.history else turn.question
+    return first.startswith(_OPENCODE_TITLE)
 
 
 def _framed_kind(text: str) -> TaskKind | None:
@@ -85,7 +100,8 @@ def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str
     if kind == "emoji":
         return "💬"
     if kind == "title":
-        title = title_of(prompt_text(prompt))
+        is_quoted = prompt.startswith((*_LIBRECHAT_TITLES, _OPEN_WEBUI))
+        title = title_of(prompt_text(prompt) if is_quoted else _opencode_text(prompt))
         return as_schema(title, response_format) or (
             orjson.dumps({"title": title}).decode() if prompt.startswith(_OPEN_WEBUI) else title
         )
@@ -127,6 +143,22 @@ def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
     begin = found.end()
     end = _OTHERS_SAY.search(prompt, begin)
     return without_attached_files(prompt[begin : end.start() if end else None]).strip()
+
+
+def _opencode_text(prompt: str) -> str:
+    """The user's words in opencode's prompt, without the files it read and its reminders to the model."""
+    text = prompt.removeprefix(_OPENCODE_TITLE).strip()
+    if text.startswith(TOOL_RESULT):
+        # The output of a command may have paragraphs as well: only the last one is surely the user's.
+        text = text.rpartition("\n\n")[2]
+    if text.startswith(_OPENCODE_READ):
+        end = max(text.rfind(tag) for tag in ("\n</content>\n", "\n</entries>\n"))
+        text = text[end + len("\n</content>\n") :] if end >= 0 else ""
+    added = _OPENCODE_ADDS.search(text)
+    text = (text[: added.start()] if added else text).strip()
+    # `opencode run` puts an argument of several words into quotation marks.
+    is_argument = len(text) > 1 and text[0] == text[-1] == '"'
+    return text[1:-1].replace('\\"', '"') if is_argument else text
 
 
 def title_of(text: str) -> str:

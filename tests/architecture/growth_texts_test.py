@@ -321,7 +321,11 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.openai.ui_tasks.as_schema": lambda text: as_schema(text, {"type": "json_schema"}),
     "flowise_gateway.openai.ui_tasks.prompt_text": prompt_text,
     "flowise_gateway.openai.ui_tasks.task_answer": lambda text: [
-        task_answer(kind, text) for kind in ("title", "prompt")
+        *(task_answer(kind, text) for kind in ("title", "prompt")),
+        *(
+            task_answer("title", begun + text)
+            for begun in ("Generate a title for this conversation:\n", "Tool result of ", "### Task:")
+        ),
     ],
     "flowise_gateway.openai.ui_tasks.task_kind": lambda text: [
         task_kind([Turn("m", t)]) for t in (text, "### Task:\n" + text)

@@ -1,4 +1,4 @@
-"""What Open WebUI, n8n and LibreChat really sent, sent again: each request gets its right answer."""
+"""What Open WebUI, n8n, LibreChat and opencode really sent, sent again: each request gets its right answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Json = dict[str, Any]
 PROMPTED = {"tools-assistant": "demo-assistant", "tools-agent": "demo-agent-errors"}
 """Models that take a client's tools; the flows under their own names ignore them, as they did then."""
 LIBRECHATS = ("flow-a", "flow-title", "flow-params", "flow-responses", "flow-azure")
-"""Flows of LibreChat's recordings, which were made without a Flowise."""
+OPENCODES = ("support",)
+"""Flows of LibreChat's and opencode's recordings, which were made without a Flowise."""
 READER: Json = {"images": True, "chatbotConfig": json.dumps({"fullFileUpload": {"status": True}})}
 FILE = "\n".join(
     [
@@ -39,7 +40,7 @@ OF_THE_CONNECTION = {"host", "content-length", "accept-encoding", "connection"}
 def flowise() -> Iterator[DemoServer]:
     """The flows that were asked when the requests were recorded."""
     with DemoServer("--token-seconds", "0") as demo:
-        for name in LIBRECHATS:
+        for name in LIBRECHATS + OPENCODES:
             demo.control("POST", "/__demo/flows", {"name": name, **READER})
         yield demo
 
@@ -202,8 +203,8 @@ def said_in(body: Json) -> list[str]:
         who = "assistant" if role == "assistant" else role if role == "system" else "user"
         if turns and turns[-1][0] == who == "user":
             text = f"{turns.pop()[1]}\n\n{text}"
-        turns.append((who, text.strip()))
-    return [text for who, text in turns if who != "system"]
+        turns.append((who, text))
+    return [text.strip() for who, text in turns if who != "system"]
 
 
 def heard(replayed: Replayed, turns: Sequence[str]) -> None:
@@ -249,6 +250,11 @@ BUILTIN: Json = {
     "librechat/16-title-structured": {"language": "", "title": "Hi structured"},
     "librechat/17-title-functions": {"language": "", "title": "Hi functions"},
     "librechat/21-azure-title": "Hi azure",
+    "opencode/01-title": "How do I cook rice for ten people?",
+    "opencode/04-title-file": 'Sum up @notes.txt please, with a "quote" second…',
+    "opencode/06-title-plan-mode": "Plan a thing",
+    "opencode/10-title-after-command": "What did it print?",
+    "opencode/13-responses-title": "How do I cook rice?",
 }
 
 
@@ -257,6 +263,20 @@ def test_a_uis_own_request_is_answered_without_a_run(replay: Replay, name: str) 
     answer, expected = replay(name), BUILTIN[name]
     assert (answer.status, answer.runs) == (200, [])
     assert (answer.text if isinstance(expected, str) else json.loads(answer.text)) == expected
+
+
+TURNS_OF_OPENCODE = [
+    *("opencode/02-turn", "opencode/03-second-turn", "opencode/05-turn-file", "opencode/07-turn-plan-mode"),
+    *("opencode/08-subagent-turn", "opencode/09-tool-result", "opencode/11-turn-after-command"),
+    *("opencode/12-compaction", "opencode/14-responses-turn"),
+]
+
+
+@pytest.mark.parametrize("name", TURNS_OF_OPENCODE)
+def test_each_other_request_of_opencode_is_one_run(replay: Replay, name: str) -> None:
+    answer = replay(name)
+    assert (answer.status, answer.finish) in ((200, "stop"), (200, "completed"))
+    heard(answer, replay.turns(name))
 
 
 LISTS = [
@@ -270,7 +290,7 @@ LISTS = [
 def test_a_list_of_models_names_all_of_them(replay: Replay, name: str) -> None:
     answer = replay(name)
     listed = [model["id"] for model in answer.body["data"]]
-    assert {*DEMO_FLOWS, *PROMPTED, *LIBRECHATS} == set(listed)
+    assert {*DEMO_FLOWS, *PROMPTED, *LIBRECHATS, *OPENCODES} == set(listed)
     assert len(listed) == len(set(listed))
     assert all(model["object"] == "model" and model["name"] for model in answer.body["data"])
 
@@ -603,8 +623,8 @@ ALONE = {
 
 
 def test_every_recording_is_replayed() -> None:
-    tables = (BUILTIN, LISTS, PLAIN, CONTINUED, QUOTED, CALLS, RESULTS, APPROVALS, ALONE)
+    tables = (BUILTIN, TURNS_OF_OPENCODE, LISTS, PLAIN, CONTINUED, QUOTED, CALLS, RESULTS, APPROVALS, ALONE)
     replayed = [name for table in tables for name in table]
-    folders = ("openwebui", "n8n", "librechat")
+    folders = ("openwebui", "n8n", "librechat", "opencode")
     there = [f"{folder}/{path.stem}" for folder in folders for path in (WIRE / folder).glob("*.json")]
     assert sorted(replayed) == sorted(there)

@@ -23,8 +23,8 @@ from flowise_gateway.responses.request import parse_response
 from openai_adapter import parse_chat
 
 WIRE = Path(__file__).parents[2] / "wire"
-LIBRECHAT, OPEN_WEBUI, N8N = (
-    sorted((WIRE / name).glob("*.json")) for name in ("librechat", "openwebui", "n8n")
+LIBRECHAT, OPEN_WEBUI, N8N, OPENCODE = (
+    sorted((WIRE / name).glob("*.json")) for name in ("librechat", "openwebui", "n8n", "opencode")
 )
 HISTORY = "### Chat History:\n<chat_history>\nUSER: Wie koche ich Reis?\nASSISTANT: So.\n</chat_history>"
 
@@ -102,6 +102,11 @@ def test_n8n_has_no_requests_of_its_own(path: Path) -> None:
     assert task_kind(parsed(path).turns) is None
 
 
+@pytest.mark.parametrize("path", OPENCODE, ids=lambda path: path.stem)
+def test_opencodes_titles_are_tasks_and_its_turns_subagents_and_compactions_are_not(path: Path) -> None:
+    assert task_kind(parsed(path).turns) == ("title" if "title" in path.stem else None)
+
+
 @pytest.mark.parametrize("key", KNOWN)
 def test_open_webuis_prompts_are_tasks_in_other_words_too(key: str) -> None:
     assert kind_of(open_webui(key)) == key
@@ -147,6 +152,30 @@ def test_a_prompt_within_a_conversation_is_no_task() -> None:
     assert not kind_of(prompt, {"role": "system", "content": "a"})
 
 
+TITLES_SYSTEM = str(body_of(WIRE / "opencode/01-title.json")["messages"][0]["content"])
+TITLES_USER = "Generate a title for this conversation:\n"
+
+
+@pytest.mark.parametrize(
+    ("system", "text"),
+    [
+        ("", TITLES_USER),
+        ("You are a pirate.", TITLES_USER),
+        (f"You are a pirate.\n{TITLES_SYSTEM}", TITLES_USER),
+        ("You are a title generator.", TITLES_USER),
+        (TITLES_SYSTEM, "Generate a title for this essay:\n"),
+        (TITLES_SYSTEM, f"Please: {TITLES_USER}"),
+    ],
+)
+def test_either_half_of_opencodes_prompt_alone_is_no_task(system: str, text: str) -> None:
+    assert kind_of("Rice", {"role": "system", "content": system}, {"role": "user", "content": text}) is None
+
+
+def test_opencodes_prompt_is_no_task_further_on_in_a_conversation() -> None:
+    before = ("system", TITLES_SYSTEM), ("user", "a"), ("assistant", "b")
+    assert not kind_of(TITLES_USER, *({"role": role, "content": text} for role, text in before))
+
+
 def test_a_long_text_is_looked_at_in_its_beginning_alone() -> None:
     assert not kind_of("### Task:\n" + "x" * 1_000_000 + open_webui("title"))
 
@@ -161,6 +190,39 @@ def test_a_title_is_the_beginning_of_what_the_user_said() -> None:
     assert task_answer("title", *recorded("02-title-completion")) == "First question about cats"
     assert json.loads(task_answer("title", open_webui("title"))) == {"title": "Wie koche ich Reis?"}
     assert json.loads(task_answer("title", prompt_of("02-title"))) == {"title": "What is 6*7?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("01-title", "How do I cook rice for ten people?"),
+        ("04-title-file", 'Sum up @notes.txt please, with a "quote" second…'),
+        ("06-title-plan-mode", "Plan a thing"),
+        ("10-title-after-command", "What did it print?"),
+        ("13-responses-title", "How do I cook rice?"),
+    ],
+)
+def test_opencodes_title_is_of_the_users_own_words(name: str, title: str) -> None:
+    assert task_answer("title", parsed(WIRE / f"opencode/{name}.json").user_text) == title
+
+
+READ = 'Called the Read tool with the following input: {"filePath":"/a"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("cook rice", "Cook rice"),
+        ('"', '"'),
+        ('Who said "no"', 'Who said "no"'),
+        (f"What is in @a\n{READ}\n<path>/a</path>", "What is in @a"),
+        (f"{READ}\n<path>/a</path>\n<type>directory</type>\n<entries>\nb\n</entries>\nList it", "List it"),
+        (f"{READ}\nRead tool failed to read /a", "New Chat"),
+        ("", "New Chat"),
+    ],
+)
+def test_what_opencode_adds_to_the_users_words_is_in_no_title(text: str, title: str) -> None:
+    assert task_answer("title", f"{TITLES_USER}\n\n{text}") == title
 
 
 @pytest.mark.parametrize("name", ["16-title-structured", "17-title-functions"])
