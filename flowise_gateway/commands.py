@@ -175,8 +175,10 @@ def usage(options: argparse.Namespace) -> int:
     """Print who used what. Raises SettingsError for a store that only its server can read, ProxyError."""
     settings = Settings.from_env()
     file = store_file(settings.proxy_store)
-    if settings.proxy_store == "memory:" or (file is not None and not file.is_file()):
-        raise SettingsError("PROXY_STORE holds no usage that could be read: is it the server's own?")
+    if settings.proxy_store == "memory:":
+        raise SettingsError("PROXY_STORE=memory: is its server's own: ask that one (GET /v1/flowise/usage)")
+    if file is not None and not file.is_file():
+        raise SettingsError(f"there is no store at {file}: call this where the server was started")
     asked = vars(options)
     report = UsageReport({name: asked[name] or "" for name in ("from", "to", "by")}, time.time())
     try:

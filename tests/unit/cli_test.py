@@ -379,6 +379,17 @@ def test_a_store_that_is_no_file_says_how_it_is_copied(
     assert "hidden" not in err
 
 
+@pytest.mark.parametrize(
+    ("store", "cure"), [("memory:", "/v1/flowise/usage"), ("sqlite:///no.db", "at no.db")]
+)
+def test_usage_says_why_there_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: str, cure: str
+) -> None:
+    monkeypatch.setenv("PROXY_STORE", store)
+    status, _, err = told(capsys, "usage")
+    assert (status, cure in err) == (2, True)
+
+
 def test_pipelines_need_their_extra_and_a_key_for_other_machines(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
