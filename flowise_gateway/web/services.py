@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -120,6 +121,10 @@ class Services:
         )
         if keys.is_open and not self.keys.is_open:
             log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
+        elif keys.is_open and not (settings.is_loopback or settings.proxy_allow_anonymous):
+            # The start was refused without keys; a worker that takes the place of a dead one comes here.
+            log.error("proxy.yaml holds no key any more: nobody is let in until it does")
+            self.keys = Keys([secrets.token_urlsafe()], wrong_keys=self._wrong_keys)
         else:
             self.keys = keys
         self.flowises.follow(config)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import requests
 
+from flowise_gateway.config.settings import Settings
+from openai_compatible_server import create_app
 from tests.support.hostile import CANARY
 from tests.support.openai_check import valid
 from tests.support.running_proxy import RunningProxy
@@ -48,3 +54,20 @@ def test_a_wrong_key_is_one_401_everywhere(keyed: RunningProxy, headers: dict[st
 )
 def test_a_right_key_in_either_header_is_let_in(keyed: RunningProxy, headers: dict[str, str]) -> None:
     assert requests.get(f"{keyed.url}/v1/models", headers=headers, timeout=5).status_code == 200
+
+
+def test_a_worker_that_begins_once_the_file_has_lost_its_keys_lets_in_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text("keys: []\n")
+    base_url, digest = "http://127.0.0.1:9/api/v1", hashlib.sha256(CANARY.encode()).hexdigest()
+    named = Settings(host="0.0.0.0", flowise_base_url=base_url, proxy_store="memory:", proxy_config=str(file))
+    key = {"Authorization": f"Bearer {CANARY}"}
+
+    def statuses(now: Settings) -> list[int]:
+        client = create_app(now).test_client()
+        return [client.get("/v1/flowise/usage", headers=headers).status_code for headers in ({}, key)]
+
+    assert statuses(named) == [401, 401]
+    assert statuses(replace(named, proxy_allow_anonymous=True)) == [403, 403]
+    file.write_text(f"keys: [{{name: boss, sha256: {digest}}}]\n")
+    assert statuses(named) == [401, 403]
