@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowise_gateway.flow.errors import (
+    AdminsOnly,
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
@@ -26,6 +27,7 @@ from flowise_gateway.flow.errors import (
     RunFailed,
     ServerFault,
     StoreUnavailable,
+    TooManyWrongKeys,
     UnknownUrl,
     error_body,
     error_headers,
@@ -49,6 +51,8 @@ WIRE: list[tuple[type[ProxyError], int, str, str | None]] = [
     (EncodingNotSupported, 415, "invalid_request_error", "unsupported_content_encoding"),
     (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
     (QuotaExhausted, 429, "insufficient_quota", "insufficient_quota"),
+    (TooManyWrongKeys, 429, "rate_limit_error", "too_many_wrong_keys"),
+    (AdminsOnly, 403, "invalid_request_error", "admin_key_required"),
     (FlowiseUnavailable, 503, "server_error", "flowise_unavailable"),
     (FlowiseRefused, 400, "upstream_error", "flowise_auth"),
     (FlowiseMisconfigured, 400, "upstream_error", "flowise_misconfigured"),
