@@ -386,8 +386,7 @@ def test_usage_says_why_there_is_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: str, cure: str
 ) -> None:
     monkeypatch.setenv("PROXY_STORE", store)
-    status, _, err = told(capsys, "usage")
-    assert (status, cure in err) == (2, True)
+    assert cure in told(capsys, "usage")[2]
 
 
 def test_pipelines_need_their_extra_and_a_key_for_other_machines(
