@@ -190,7 +190,8 @@ class Views:
         """Tell what was counted, with the names of those models alone that the caller may use."""
         caller = g.get("caller", ANONYMOUS)
         check_known(caller, self._services.settings)
-        text = self._services.metrics.text(self._services.may_see(g.config, caller))
+        may_see = self._services.may_see(g.config, caller)
+        text = self._services.metrics.text(may_see, caller.may_use_flowise)
         return Response(text, content_type=CONTENT_TYPE)
 
     def usage(self) -> Response:

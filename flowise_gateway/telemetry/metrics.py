@@ -230,15 +230,22 @@ class Metrics:
         if self._board:
             self._board.show(self._rows)
 
-    def text(self, may_see: Callable[[str], bool] = lambda _model: True) -> bytes:
-        """All counts in Prometheus' text format; a model that the caller may not see is `other`."""
+    def text(
+        self,
+        may_see: Callable[[str], bool] = lambda _model: True,
+        may_see_flowise: Callable[[str], bool] = lambda _flowise: True,
+    ) -> bytes:
+        """All counts in Prometheus' text format.
+
+        A model that the caller may not see is `other`; of a Flowise that it may not see there are none.
+        """
         # Shown before a scrape has them: the successor of a worker that is killed counts on from what was
         # shown, and no sum may fall.
         self.show()
         rows: Rows = {}
-        add_up(rows, _as_seen(self._rows, may_see))
+        add_up(rows, _as_seen(self._rows, may_see, may_see_flowise))
         for others, is_alive in self._board.others() if self._board else ():
-            seen = _as_seen(others, may_see)
+            seen = _as_seen(others, may_see, may_see_flowise)
             add_up(
                 rows, ((key, values) for key, values in seen if is_alive or key[0] not in _GAUGES), _LARGEST
             )
@@ -305,8 +312,12 @@ def _has_model(key: Key) -> bool:
     return KINDS[key[0]].labels[:1] == ("model",) and key[1] not in ("", OTHER)
 
 
-def _as_seen(rows: Rows, may_see: Callable[[str], bool]) -> Iterator[tuple[Key, list[float]]]:
+def _as_seen(
+    rows: Rows, may_see: Callable[[str], bool], may_see_flowise: Callable[[str], bool]
+) -> Iterator[tuple[Key, list[float]]]:
     for key, values in rows.items():
+        if KINDS[key[0]].labels[:1] == ("flowise",) and not may_see_flowise(key[1]):
+            continue
         hidden = _has_model(key) and not may_see(key[1])
         yield (key[0], OTHER, *key[2:]) if hidden else key, values
 

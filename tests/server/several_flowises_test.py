@@ -327,6 +327,8 @@ def test_one_that_is_down_affects_no_other_and_everything_tells_which_one(
             "the fallback is in the other Flowise"
         )
         assert scraped(server, "hr-team").labels("model") <= {"", "other", "m"}
+        assert scraped(server, "hr-team").labels("flowise") == {"hr"}
+        assert found.labels("flowise") == {"default", "hr"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWISE_BASE_URL", it.base_url)
     status, out, _ = told(capsys, "check")
