@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ def pytest_configure() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let golden files be written anew on purpose."""
     parser.addoption("--update-wire", action="store_true", help="write the golden files in tests/wire anew")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Take away the log handler of a command that a test ran: its output is closed by then."""
+    before, level = set(logging.root.handlers), logging.root.level
+    yield
+    for handler in set(logging.root.handlers) - before:
+        logging.root.removeHandler(handler)
+    logging.root.setLevel(level)
 
 
 @pytest.fixture

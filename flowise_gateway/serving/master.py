@@ -54,7 +54,7 @@ class Master(Arbiter):  # type: ignore[misc]
 
         A server that reloads then would serve on unseen, and hold its port against the next start.
         """
-        if not _has_terminal() and time.monotonic() - self._terminal_seen < _HANGUP_SECONDS:
+        if not self._sees_terminal() and time.monotonic() - self._terminal_seen < _HANGUP_SECONDS:
             self.handle_term()
         super().handle_hup()
 
@@ -78,12 +78,12 @@ class Master(Arbiter):  # type: ignore[misc]
             old = [self.WORKERS[pid] for pid in new if pid in self.WORKERS]
         for worker in old:
             self._retire(worker)
+        self._sees_terminal()  # starting workers may have taken longer than a closed terminal is remembered
         log.info("%s worker(s) finish what they have, %s serve", len(old), len(self._serving()))
 
     def manage_workers(self) -> None:
         """Have as many workers serve as there shall be; called once a second at least."""
-        if self._may_hang_up and _has_terminal():
-            self._terminal_seen = time.monotonic()
+        self._sees_terminal()
         serving = self._serving()
         for _ in range(self.num_workers - len(serving)):
             self.spawn_worker()
@@ -93,6 +93,13 @@ class Master(Arbiter):  # type: ignore[misc]
             raise StopIteration  # gunicorn's way to end the master
         if not self._has_begun and serving and all(worker.has_started for worker in serving):
             self._begin()
+
+    def _sees_terminal(self) -> bool:
+        """Look whether the terminal is open, and note when it was last."""
+        is_open = self._may_hang_up and _has_terminal()
+        if is_open:
+            self._terminal_seen = time.monotonic()
+        return is_open
 
     def _begin(self) -> None:
         """Say that this process serves, and let the one that it takes over from stop."""
