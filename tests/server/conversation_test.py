@@ -360,7 +360,6 @@ def test_a_decision_survives_a_client_that_leaves_before_it_was_sent(
     # After a start the flow is asked whether it streams before anything is sent to it.
     with RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as running:
         client = Client(running, model="demo-approval")
-        assert requests.get(f"{running.url}/v1/models", timeout=10).status_code == 200
         with flowise.paused(), pytest.raises(requests.ReadTimeout):
             client.post(messages, stream=True, patience=2)
         assert wait_for(lambda: '"client_gone"' in running.log(), 10)

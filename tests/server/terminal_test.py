@@ -51,7 +51,7 @@ def seen(folder: Path, until: str, *, serves: bool = True, **settings: str) -> s
         stderr=theirs,
         start_new_session=True,
         # The terminal is the program's own, so that Ctrl-C reaches it.
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # noqa: PLW1509
+        preexec_fn=_take_terminal,  # noqa: PLW1509
     ) as server:
         os.close(theirs)
         is_interrupted = False
@@ -91,6 +91,12 @@ def test_an_interrupt_ends_a_server_whose_worker_has_just_begun(tmp_path: Path) 
     assert time.monotonic() - began < SECONDS
 
 
+def _take_terminal() -> None:
+    """Make the terminal this process's own, and obey its closing, which a run under nohup would ignore."""
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_closed_terminal_ends_the_server_and_a_reload_does_not(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     port = free_port()
@@ -102,7 +108,7 @@ def test_a_closed_terminal_ends_the_server_and_a_reload_does_not(tmp_path: Path)
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # noqa: PLW1509
+        preexec_fn=_take_terminal,  # noqa: PLW1509
     ) as server:
         os.close(theirs)
         try:
