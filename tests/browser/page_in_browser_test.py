@@ -272,11 +272,13 @@ def test_the_chat_can_be_used_by_keyboard_alone(browser: Any, proxy: RunningProx
         for _ in range(3):
             page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        assert page.evaluate("document.activeElement.id") == "message"
+        page.wait_for_function(
+            "document.activeElement.id === 'message'"
+        )  # the page moves there when it is shown
         page.keyboard.type("Hello")
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Show the request").wait_for()
-        assert page.evaluate("document.activeElement.id") == "message"
+        page.wait_for_function("document.activeElement.id === 'message'")
 
 
 # ------------------------------------------------------------------------------------------------ keys
