@@ -45,7 +45,7 @@ class Swarm:
     reads: bool = True
     upgraded: str = ""
     share: int = 1
-    is_closed_within: float = LIMIT_SECONDS + 3
+    is_closed_within: float = LIMIT_SECONDS + 6
 
 
 def _keyed(request: bytes) -> str:
