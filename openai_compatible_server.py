@@ -72,10 +72,12 @@ def create_app(
     run: Executor = run_inline,
     metrics: Metrics | None = None,
     tracing: Tracing | None = None,
+    needs_key: bool = False,
 ) -> Flask:
     """The application over the Flowises that the settings and `proxy.yaml` name.
 
     `transport_of` makes what sends the calls to one of them, `run` runs what may wait for a disk.
+    `needs_key`: the server began with client keys, and lets in nobody once they are gone.
     """
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
@@ -83,7 +85,7 @@ def create_app(
     def clients_of(upstream: Upstream) -> FlowiseClients:
         return FlowiseClients(upstream, transport_of)
 
-    services = Services(settings, clients_of, run, metrics, tracing)
+    services = Services(settings, clients_of, run, metrics, tracing, needs_key=needs_key)
     app.extensions[AT_END] = services.close
     hooks = Hooks(services, page_paths(has_page=settings.proxy_page))
     answering = Answering(services, hooks)

@@ -131,6 +131,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
         settings = first_settings
         pid_file = PidFile(first_settings.port)
         shares_sockets = is_shared
+        needs_key = not first_settings.is_anonymous or bool(config_file(first_settings).current.keys)
 
         def load_config(self) -> None:
             self.body_timeout_seconds = self.settings.proxy_body_timeout
@@ -152,6 +153,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
                 run=store_thread(),
                 metrics=metrics,
                 tracing=tracing,
+                needs_key=self.needs_key,
             )
             edge = ServingEdge(app, metrics, notice_proxy)
             edge.at_end = app.extensions[application.AT_END]

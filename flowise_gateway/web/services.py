@@ -53,8 +53,14 @@ class Services:
         run: Executor,
         metrics: Metrics,
         tracing: Tracing | None = None,
+        *,
+        needs_key: bool = False,
     ) -> None:
-        """Serve as the settings say; `run` runs what may wait for a disk."""
+        """Serve as the settings say; `run` runs what may wait for a disk.
+
+        `needs_key`: the server began with client keys, so that it must not let in everybody without them.
+        """
+        self._needs_key = needs_key or not (settings.is_loopback or settings.proxy_allow_anonymous)
         self.tracing = tracing
         self.settings = settings
         self.metrics = metrics
@@ -121,8 +127,8 @@ class Services:
         )
         if keys.is_open and not self.keys.is_open:
             log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
-        elif keys.is_open and not (settings.is_loopback or settings.proxy_allow_anonymous):
-            # The start was refused without keys; a worker that takes the place of a dead one comes here.
+        elif keys.is_open and self._needs_key:
+            # A worker that takes the place of a dead or retired one comes here.
             log.error("proxy.yaml holds no key any more: nobody is let in until it does")
             self.keys = Keys([secrets.token_urlsafe()], wrong_keys=self._wrong_keys)
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from flowise_gateway.config.settings import Settings
 from openai_compatible_server import create_app
 from tests.support.hostile import CANARY
 from tests.support.openai_check import valid
+from tests.support.processes import wait_for
 from tests.support.running_proxy import RunningProxy
 
 
@@ -71,3 +74,25 @@ def test_a_worker_that_begins_once_the_file_has_lost_its_keys_lets_in_nobody(tmp
     assert statuses(replace(named, proxy_allow_anonymous=True)) == [403, 403]
     file.write_text(f"keys: [{{name: boss, sha256: {digest}}}]\n")
     assert statuses(named) == [401, 403]
+
+
+def test_a_worker_of_this_machine_s_server_that_began_with_keys_lets_in_nobody_without(
+    tmp_path: Path,
+) -> None:
+    """Behind a proxy on the same machine, callers of a server on loopback are anybody."""
+    file = tmp_path / "proxy.yaml"
+    digest = hashlib.sha256(CANARY.encode()).hexdigest()
+    file.write_text(f"keys: [{{name: boss, sha256: {digest}}}]\n")
+    own = {
+        "FLOWISE_BASE_URL": "http://127.0.0.1:9/api/v1",
+        "PROXY_CONFIG": str(file),
+        "PROXY_STORE": "memory:",
+    }
+    with RunningProxy(tmp_path, **own) as server:
+        assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 401
+        file.write_text("keys: []\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wait_for(lambda: "nobody is let in" in server.log(), 20)
+        assert wait_for(lambda: "finish what they have" in server.log(), 20)
+        answers = [requests.get(f"{server.url}/v1/models", timeout=10).status_code for _ in range(5)]
+        assert answers == [401] * 5
