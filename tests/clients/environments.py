@@ -94,7 +94,7 @@ def _install(name: str) -> Environment:
             else:
                 for file in (lock, source / "package.json"):
                     shutil.copy(file, folder)
-                _step([str(node.bin_dir / "npm"), *NPM_CI], folder, node.bin_dir)
+                run_step([str(node.bin_dir / "npm"), *NPM_CI], folder, node.bin_dir)
             (folder / MARKER).touch()
     is_python = lock.name == "requirements.txt"
     return Environment(folder, folder / "venv/bin/python" if is_python else node.program)
@@ -108,9 +108,9 @@ def _node(cache: Path) -> Node:
 def _install_python(lock: Path, folder: Path) -> None:
     """A virtual environment with what the lock names; uv links files from its cache, so that many share them."""
     uv = str(Path(sys.executable).with_name("uv"))
-    _step([uv, "venv", "--quiet", "--no-project", "--python", sys.executable, "venv"], folder)
+    run_step([uv, "venv", "--quiet", "--no-project", "--python", sys.executable, "venv"], folder)
     install_it = [uv, "pip", "install", "--quiet", "--no-deps", "--python", "venv/bin/python"]
-    _step([*install_it, "-r", str(lock)], folder)
+    run_step([*install_it, "-r", str(lock)], folder)
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _cache() -> Path:
     return cache
 
 
-def _step(command: Sequence[str], folder: Path, *programs: Path) -> None:
+def run_step(command: Sequence[str], folder: Path, *programs: Path) -> None:
     """Runs one command; its output is in the error if it fails."""
     path = os.pathsep.join((*map(str, programs), os.environ.get("PATH", os.defpath)))
     done = subprocess.run(

@@ -9,18 +9,16 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from tests.clients.environments import run_step
 from tests.live.flowise_install import find_node
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 SERVING = PROJECT / "requirements-serve.txt"
 RECIPE = (SERVING, HERE / "requirements.txt", HERE / "package.json", HERE / "package-lock.json")
-STEP_SECONDS = 15 * 60
 MARKER = "complete"
 
 
@@ -38,12 +36,13 @@ def install() -> Path:
             folder.mkdir()
             for file in RECIPE:
                 shutil.copy(file, folder)
-            _step([sys.executable, "-m", "venv", "venv"], folder)
+            run_step([sys.executable, "-m", "venv", "venv"], folder)
             pip = ["venv/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-            _step([*pip, "-r", SERVING.name], folder)
-            _step([*pip, "--no-deps", "-r", "requirements.txt"], folder)
+            run_step([*pip, "-r", SERVING.name], folder)
+            run_step([*pip, "--no-deps", "-r", "requirements.txt"], folder)
             npm = str(node(cache).with_name("npm"))
-            _step([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"], folder)
+            npm_ci = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"]
+            run_step(npm_ci, folder, Path(npm).parent)
             (folder / MARKER).touch()
     return folder
 
@@ -56,20 +55,6 @@ def node(cache: Path) -> Path:
 def python() -> str:
     """The interpreter with Haystack."""
     return os.environ.get("PIPELINES_PYTHON") or str(install() / "venv/bin/python")
-
-
-def _step(command: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=STEP_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:2])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from flowise_gateway.conformance.target import Target
 from tests.support.demo_server import DemoServer
 from tests.support.openai_check import valid
 from tests.support.running_proxy import RunningProxy
+from tests.support.thread_server import ThreadServer
 
 FILE = f"models: [{{id: prompted, flow: {DEMO_FLOWS['demo-agent']}, tools: prompt}}]\n"
 
@@ -87,12 +88,8 @@ FOREIGN = {
 def test_of_a_server_that_answers_anything_else_each_case_is_broken_or_not_offered(name: str) -> None:
     status, kind, answer = FOREIGN[name]
     handler = type("Handler", (_Foreign,), {"status": status, "kind": kind, "answer": answer})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as foreign:
-        thread = Thread(target=foreign.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        results = run(Target(f"http://127.0.0.1:{foreign.server_port}", "m"))
-        foreign.shutdown()
-        thread.join()
+    with ThreadServer(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as foreign:
+        results = run(Target(f"http://127.0.0.1:{foreign.port}", "m"))
     assert len(results) == len(CASES)
     assert {result.outcome for result in results} <= {BROKEN, NOT_OFFERED}
     assert all(result.why for result in results if result.outcome == BROKEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,28 +34,38 @@ def answers(port: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def on_terminal(folder: Path, port: int, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server with a terminal of its own, so that Ctrl-C and the closing reach it; and the other end of that."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowise_gateway", "serve"],
+        cwd=folder,
+        env=clean_environment(folder, PYTHONPATH=str(PROJECT), PORT=str(port), **settings),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=_take_terminal,  # noqa: PLW1509
+    ) as server:
+        os.close(theirs)
+        yield server, ours
+
+
+def _take_terminal() -> None:
+    """Make the terminal this process's own, and obey its closing, which a run under nohup would ignore."""
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def seen(folder: Path, until: str, *, serves: bool = True, **settings: str) -> str:
     """What stands on a terminal once the server has printed `until` and was interrupted.
 
     It is interrupted once it answers, or if `serves` is false at once, while its worker begins.
     """
-    ours, theirs = os.openpty()
     port = free_port()
-    environment = clean_environment(folder, PYTHONPATH=str(PROJECT), PORT=str(port), **settings)
-    command = [sys.executable, "-m", "flowise_gateway", "serve"]
     text, deadline = "", time.monotonic() + SECONDS
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        # The terminal is the program's own, so that Ctrl-C reaches it.
-        preexec_fn=_take_terminal,  # noqa: PLW1509
-    ) as server:
-        os.close(theirs)
+    with on_terminal(folder, port, **settings) as (server, ours):
         is_interrupted = False
         while time.monotonic() < deadline:
             if select.select([ours], [], [], 0.1)[0]:
@@ -91,26 +103,9 @@ def test_an_interrupt_ends_a_server_whose_worker_has_just_begun(tmp_path: Path) 
     assert time.monotonic() - began < SECONDS
 
 
-def _take_terminal() -> None:
-    """Make the terminal this process's own, and obey its closing, which a run under nohup would ignore."""
-    os.close(os.open(os.ttyname(0), os.O_RDWR))
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def test_a_closed_terminal_ends_the_server_and_a_reload_does_not(tmp_path: Path) -> None:
-    ours, theirs = os.openpty()
     port = free_port()
-    with subprocess.Popen(
-        [sys.executable, "-m", "flowise_gateway", "serve"],
-        cwd=tmp_path,
-        env=clean_environment(tmp_path, PYTHONPATH=str(PROJECT), PORT=str(port)),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        preexec_fn=_take_terminal,  # noqa: PLW1509
-    ) as server:
-        os.close(theirs)
+    with on_terminal(tmp_path, port) as (server, ours):
         try:
             printed(ours, "serve your own flows.", port)
             server.send_signal(signal.SIGHUP)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -16,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from tests.support.processes import wait_for
+from tests.support.thread_server import ThreadServer
 
 
 @dataclass(frozen=True)
@@ -35,28 +34,16 @@ class ReceivedSpan:
     resource: Mapping[str, Any]
 
 
-class OtlpReceiver:
+class OtlpReceiver(ThreadServer["_Server"]):
     """Context manager; `spans` are those received so far, `status` what exports are answered with."""
 
     def __init__(self) -> None:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> OtlpReceiver:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(_Server(("127.0.0.1", 0), _Handler))
 
     @property
     def environment(self) -> dict[str, str]:
         """What has a program send its spans here, soon."""
-        address = f"http://127.0.0.1:{self._server.server_port}"
+        address = f"http://127.0.0.1:{self.port}"
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
     @property

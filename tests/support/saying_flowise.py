@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
+
+from tests.support.thread_server import ThreadServer
 
 FLOW = "11111111-2222-4333-8444-555555555555"
 
@@ -36,28 +36,16 @@ def ending() -> bytes:
     return b"".join(event(name, data) for name, data in ENDING)
 
 
-class SayingFlowise:
+class SayingFlowise(ThreadServer["_Server"]):
     """Context manager; `says` is the next answers' text, streamed a few letters at a time."""
 
     def __init__(self) -> None:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> SayingFlowise:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(_Server(("127.0.0.1", 0), _Handler))
 
     @property
     def base_url(self) -> str:
         """Its API's address."""
-        return f"http://127.0.0.1:{self._server.server_port}/api/v1"
+        return f"http://127.0.0.1:{self.port}/api/v1"
 
     @property
     def says(self) -> str:
