@@ -11,14 +11,14 @@ FLOWISE ?=
 FLOWISE_MODE ?=
 # make chaos SHORT=--short, so bench and clients: small numbers, for CI; the documents stay as they are.
 SHORT ?=
-# make clients RECORD=--record: the page of the clients is what this run finds.
+# make clients RECORD=--record, so clients-apps: the page of the clients is what this run finds.
 RECORD ?=
 
-.PHONY: help setup run test check fix live clients browser pictures bench chaos fuzz docs lock sbom
+.PHONY: help setup run test check fix live clients clients-apps browser pictures bench chaos fuzz docs lock sbom
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # A Python that was named and is not the environment's: the environment is made anew.
 SHOW_VERSION := -c 'import sys; print(sys.version)'
@@ -73,6 +73,12 @@ clients: setup ## install clients into .cache (minutes, once), try them and depl
 	$(BIN)/python -m pytest -q --timeout 600 -m clients -n 2 --dist loadfile --max-worker-restart 0 $(if $(SHORT),$(MOST_USED) $(wildcard tests/clients/*_test.py),tests/clients) $(RECORD)
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/deploy
 	PIPELINES_PYTHON=$$($(BIN)/python -m tests.pipelines.environment) $(BIN)/python -m pytest -q --timeout 300 -m 'clients or not clients' tests/pipelines tests/server/pipelines_test.py tests/server/pipelines_supervised_test.py
+	$(if $(RECORD),$(BIN)/python docs/generate.py)
+
+# Each is a server with a database of its own and a browser beside it: too heavy for CI, and one at a time.
+clients-apps: setup ## install the applications of docs/clients.md into .cache (minutes, gigabytes, once), try them; RECORD=--record
+	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -q --timeout 900 -m apps tests/clients $(RECORD)
 	$(if $(RECORD),$(BIN)/python docs/generate.py)
 
 browser: setup ## drive the page in Chromium (installed by the machine's package manager)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
@@ -34,6 +34,20 @@ models:
   - {{id: uncounted, flow: {ASSISTANT}, usage: asked}}
 """
 USERS = itertools.count()
+
+
+class Asker(Protocol):
+    """What answers the cases of a client: its script, or the application that a fixture has started."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can be asked."""
+
+    def ask(self, case: Json) -> Json:
+        """What the client has got: `texts`, `text` and the other names that `checks.py` looks at, or `error`."""
+
+    def stop(self) -> None:
+        """End it."""
 
 
 class Driver:
@@ -105,13 +119,17 @@ class Bench:
         self.demo = demo
         self.proxy = proxy
         self.folder = folder
-        self._drivers: dict[str, Driver] = {}
+        self._askers: dict[str, Asker] = {}
         self._whole: dict[tuple[str, str], Json] = {}
 
     def close(self) -> None:
         """End the clients' processes."""
-        for driver in self._drivers.values():
-            driver.stop()
+        for asker in self._askers.values():
+            asker.stop()
+
+    def started(self, client: Client, asker: Asker) -> None:
+        """Ask this client by what a fixture has started instead of a script."""
+        self._askers[client.name] = asker
 
     def environment(self, client: Client) -> Environment:
         """The client's installed packages."""
@@ -122,7 +140,7 @@ class Bench:
         before = self.demo.stats()["runs_started"]
         self.demo.clear()
         asked = {"stream": False, "user": new_user(client), **case, "surface": surface}
-        answer = self._driver(client).ask(asked)
+        answer = self._asker(client).ask(asked)
         started = self.demo.stats()["runs_started"] - before
         assert started == runs, f"{started} runs instead of {runs}: {answer}"
         return answer
@@ -133,14 +151,14 @@ class Bench:
         assert "error" not in answer, answer["error"]
         return answer
 
-    def _driver(self, client: Client) -> Driver:
-        driver = self._drivers.get(client.name)
-        if driver is None or not driver.is_running:
-            folder = self.folder / f"home-{len(self._drivers)}-{client.folder}"
+    def _asker(self, client: Client) -> Asker:
+        asker = self._askers.get(client.name)
+        if asker is None or not asker.is_running:
+            folder = self.folder / f"home-{len(self._askers)}-{client.folder}"
             folder.mkdir(exist_ok=True)
             command = self.environment(client).script(client.source(), self.folder)
-            driver = self._drivers[client.name] = Driver([*command, self.proxy.url], folder)
-        return driver
+            asker = self._askers[client.name] = Driver([*command, self.proxy.url], folder)
+        return asker
 
     def whole(self, client: Client, model: str, question: str) -> Json:
         """The message and usage of the server's own whole answer, as for this client."""

@@ -140,7 +140,7 @@ class Recorder:
         """Say what differs."""
         if self._differences:
             terminalreporter.section(
-                "docs/clients.md is not what this run found: make clients RECORD=--record"
+                "docs/clients.md is not what this run found: make clients (or clients-apps) RECORD=--record"
             )
             for line in self._differences:
                 terminalreporter.line(line)

@@ -20,7 +20,10 @@ SURFACES = [
     pytest.param(client, surface, id=f"{client.folder}-{surface}")
     for client in declared_clients()
     for surface in client.surfaces
-    if True in client.streams and (surface, "stream") not in client.missing and "stream" not in client.missing
+    if not client.is_application
+    and True in client.streams
+    and (surface, "stream") not in client.missing
+    and "stream" not in client.missing
 ]
 
 

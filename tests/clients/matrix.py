@@ -55,6 +55,8 @@ class Client:
     """What the server knows the client by, where its answers differ for it."""
     script: str = ""
     """The script's name where it is not `ask.py` or `ask.mjs`."""
+    is_application: bool = False
+    """Whether it is a whole application: its tests are marked `apps`, and `make clients-apps` alone runs them."""
 
     def cells(self) -> list[Cell]:
         """All its cells of the table."""

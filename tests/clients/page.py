@@ -8,9 +8,10 @@ from tests.clients.matrix import FAILS, FEATURES, MISSING, UNSTREAMED, read_resu
 HEAD = """# Clients
 
 Each of these is installed in its pinned version and asks the demo flows through the gateway; the table is
-what the run found (`make clients`), and CI fails when a run finds something else. ✓ works, – the client does
-not offer it, ✗ fails; a number leads to the reason below. In every cell the runs that reached Flowise are
-counted: one for each thing that the user did, also where the client sends a failed request again.
+what the run found (`make clients`, and `make clients-apps` for whole applications), and CI fails when a run
+finds something else. ✓ works, – the client does not offer it, ✗ fails; a number leads to the reason below. In
+every cell the runs that reached Flowise are counted: one for each thing that the user did, also where the client
+sends a failed request again.
 """
 SIGNS = {MISSING: "–", FAILS: "✗"}
 
