@@ -30,7 +30,6 @@ from flowise_gateway.flow.errors import (
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT_RETRY_SECONDS = 1.0
-_STORE_RETRY_SECONDS = 5.0
 _KINDS = ("key", "user", "model")
 
 
@@ -134,7 +133,7 @@ class Limits:
         self._clock = clock
         self._own_rates = MemoryRates(clock)
         self._shared_rates = shared_rates
-        self._shared_usable_at = -math.inf
+        self._has_lost_rates = False
         self._slots, self._shared_slots = Slots(), shared_slots
         self._counts = counts
         self.refusals = {"max_in_flight": 0, "sockets_max_in_flight": 0} | {
@@ -276,12 +275,16 @@ class Limits:
 
     def _rate(self, subject: Subject, requests_per_minute: int, *, runs: int) -> Rate:
         """How a subject stands after so many runs more, if they are let in; else none is counted."""
-        if self._shared_rates is not None and self._clock() >= self._shared_usable_at:
+        if self._shared_rates is not None:
             try:
-                return self._shared_rates.count(subject.id, requests_per_minute, runs)
+                rate = self._shared_rates.count(subject.id, requests_per_minute, runs)
             except RatesLost as error:
-                self._shared_usable_at = self._clock() + _STORE_RETRY_SECONDS
-                log.warning("the shared store of the limits failed (%s): each worker takes its share", error)
+                if not self._has_lost_rates:
+                    log.warning("requests per minute are counted by each worker for its share: %s", error)
+                self._has_lost_rates = True
+            else:
+                self._has_lost_rates = False
+                return rate
         return self._own_rates.count(subject.id, self._share(requests_per_minute), runs)
 
     def _share(self, limit: int) -> int:

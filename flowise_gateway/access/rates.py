@@ -9,15 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, Protocol
 
-from flowise_gateway.flow.errors import SettingsError
 from flowise_gateway.flow.lru import LRU
 
 _WINDOW_SECONDS = 60
-_STORE_TIMEOUT_SECONDS = 1.0
-_STORE_MAX_CONNECTIONS = 1000
 _MAX_WINDOWS = 10_000
 _ENTRIES_AT_ONCE = 1000
 
@@ -115,75 +111,60 @@ class MemoryRates:
             self._windows.popitem(last=False)
 
 
-def shared_rates(address: str, clock: Callable[[], float] = time.time) -> Rates | None:
-    """The windows in the Redis of PROXY_STORE, if it is one. Raises SettingsError if it cannot be used."""
-    if not address.startswith(("redis://", "rediss://", "redis+sentinel://")):
-        return None
-    from limits.errors import ConfigurationError  # noqa: PLC0415 - a start without Redis must not pay for it
+class RedisRates:
+    """Windows in a Redis that all workers share, counted by the library `limits`.
 
-    try:
-        return _RedisRates(address, clock)
-    except (ConfigurationError, ValueError):
-        # The reason given may hold the address, and that a password.
-        raise SettingsError(
-            f"PROXY_STORE={address.partition(':')[0]}:(hidden) cannot hold the limits: it must be an "
-            "address such as redis://localhost:6379/0, and the package redis must be installed "
-            "(pip install redis)"
-        ) from None
+    All goes over the client and the connections of the store: a Redis that says nothing is found out once for
+    all, and a burst of requests waits for one of a few connections instead of opening a thousand.
+    """
 
-
-class _RedisRates:
-    """Windows in a Redis that all workers share, counted by the library `limits`."""
-
-    def __init__(self, address: str, clock: Callable[[], float]) -> None:
-        from limits import RateLimitItemPerMinute  # noqa: PLC0415
-        from limits.errors import StorageError  # noqa: PLC0415
-        from limits.storage import storage_from_string  # noqa: PLC0415
+    def __init__(
+        self,
+        call: Callable[[Callable[[Any], Any]], Any],
+        lost: type[Exception],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Do work with the client of a Redis by `call`, which raises `lost` where that cannot be used."""
+        from limits import RateLimitItemPerMinute  # noqa: PLC0415 - a start without Redis must not pay for it
+        from limits.storage import RedisStorage  # noqa: PLC0415
         from limits.strategies import MovingWindowRateLimiter  # noqa: PLC0415
 
+        self._call, self._lost = call, lost
         self._clock = clock
         self._item = RateLimitItemPerMinute
-        options: dict[str, Any] = {
-            "socket_timeout": _STORE_TIMEOUT_SECONDS,
-            "socket_connect_timeout": _STORE_TIMEOUT_SECONDS,
-            "max_connections": _STORE_MAX_CONNECTIONS,
-        }
-        if address.startswith("redis+sentinel:"):
-            parts = urlsplit(address)
-            login = {"username": parts.username, "password": parts.password}
-            # As they are, since the library leaves what is escaped in the address as it is.
-            options |= {name: unquote(text) for name, text in login.items() if text}
-            seconds = _STORE_TIMEOUT_SECONDS
-            options["sentinel_kwargs"] = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-            options["use_replicas"] = False  # a replica does not know the latest counts
-        self._storage: Any = storage_from_string(address, wrap_exceptions=True, **options)
+        self._storage: Any = call(
+            lambda redis: RedisStorage("redis://", connection_pool=redis.connection_pool)
+        )
         self._windows = MovingWindowRateLimiter(self._storage)
-        self._failures = (StorageError, cast("type[Exception]", self._storage.base_exceptions))
 
     def count(self, name: str, limit: int, runs: int) -> Rate:
         item = self._item(limit)
         key = self._storage.prefixed_key(item.key_for(name))
         begin = time.time()
-        try:
+
+        def counted(redis: Any) -> tuple[bool, float, float, int, float]:
             is_admitted = runs > 0 and self._windows.hit(item, name, cost=runs)
             end = time.time()
             frees_at, remaining = self._windows.get_window_stats(item, name)
             # The window may have got room between the refusal and the reading of its state.
             is_full = not is_admitted and 0 < runs <= limit and remaining < runs
-            blocking = self._storage.storage.lindex(key, limit - runs) if is_full else None
-        except self._failures as error:
-            raise RatesLost(type(getattr(error, "storage_error", error)).__name__) from error
+            blocking = redis.lindex(key, limit - runs) if is_full else None
+            return is_admitted, end, frees_at, remaining, float(blocking or 0)
+
+        try:
+            is_admitted, end, frees_at, remaining, blocking = self._call(counted)
+        except self._lost as error:
+            raise RatesLost(str(error)) from error
         now = self._clock()
         reset_seconds = 0.0 if remaining == limit else max(0.0, frees_at - now)
-        wait_seconds = max(0.0, float(blocking) + _WINDOW_SECONDS - now) if blocking else 0.0
+        wait_seconds = max(0.0, blocking + _WINDOW_SECONDS - now) if blocking else 0.0
         give_back = partial(self._give_back, key, runs, begin, end) if is_admitted else nothing
         return Rate(limit, is_admitted, remaining, reset_seconds, wait_seconds, give_back)
 
     def _give_back(self, key: str, runs: int, begin: float, end: float) -> None:
         """Take so many runs out of a window that were counted between `begin` and `end`."""
-        redis = self._storage.storage
-        # Where Redis cannot be reached, the runs leave the window with their minute.
-        with suppress(*self._failures):
+
+        def given_back(redis: Any) -> None:
             start, entries = 0, redis.lrange(key, 0, _ENTRIES_AT_ONCE - 1)
             while entries:
                 entry = next((entry for entry in entries if float(entry) <= end), None)  # the newest first
@@ -193,3 +174,7 @@ class _RedisRates:
                     return
                 start += _ENTRIES_AT_ONCE
                 entries = redis.lrange(key, start, start + _ENTRIES_AT_ONCE - 1)
+
+        # Where Redis cannot be reached, the runs leave the window with their minute.
+        with suppress(self._lost):
+            self._call(given_back)

@@ -27,7 +27,8 @@ from flowise_gateway.serving.embedded_pipelines import embedded_pipelines
 from flowise_gateway.serving.gunicorn_log import write_parse_error
 from flowise_gateway.serving.pid_file import PidFile
 from flowise_gateway.serving.sockets import inherited_sockets, open_sockets, raise_descriptor_limit
-from flowise_gateway.storage.protocol import Executor
+from flowise_gateway.storage.protocol import AddressError, Executor
+from flowise_gateway.storage.store import open_store
 from flowise_gateway.telemetry.log import configure_logging
 from flowise_gateway.telemetry.shared_counts import Board
 from flowise_gateway.telemetry.tracing import open_tracing
@@ -101,7 +102,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    check_transports(settings)  # what they cannot be made of stops the start, not each worker
+    # What these cannot be made of stops the start, not each worker.
+    check_transports(settings)
+    check_store(settings)
     from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
     from flowise_gateway.serving.master import Master  # noqa: PLC0415
     from flowise_gateway.serving.request_body import BoundedHead, guard_body  # noqa: PLC0415
@@ -256,6 +259,7 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
         url, key = current.proxy_pipelines_url, current.proxy_pipelines_key
         new = replace(new, proxy_pipelines_url=url, proxy_pipelines_key=key)
     check_transports(new)
+    check_store(new)
     return new
 
 
@@ -264,6 +268,14 @@ def check_transports(settings: Settings) -> None:
     for upstream in upstreams(settings, config_file(settings).current.flowises):
         for each in upstream.server_settings:
             serving_transport(each).close()
+
+
+def check_store(settings: Settings) -> None:
+    """Open what PROXY_STORE names, without calling it. Raises SettingsError for what can never be opened."""
+    try:
+        open_store(settings.proxy_store)
+    except AddressError as error:
+        raise SettingsError(f"PROXY_STORE={error}") from None
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from flowise_gateway.storage.protocol import Store, StoreError
 from flowise_gateway.storage.redis_counts import RedisCounts, RedisSlots
@@ -83,6 +83,11 @@ def open_counts(store: Store) -> Counts:
     if isinstance(store, SqliteStore):
         return SqliteCounts(store)
     return RedisCounts(store) if isinstance(store, RedisStore) else MemoryCounts()
+
+
+def shared_calls(store: Store) -> Callable[[Callable[[Any], Any]], Any] | None:
+    """What does a piece of work with the client of a Redis, if the store is one; it may raise StoreError."""
+    return store.call if isinstance(store, RedisStore) else None
 
 
 def shared_slots(store: Store) -> RedisSlots | None:

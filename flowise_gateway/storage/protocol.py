@@ -18,6 +18,10 @@ class StoreError(Exception):
     """The store cannot be read or written; the text holds no address and no key."""
 
 
+class AddressError(StoreError):
+    """No store can be opened at an address, however often that is tried."""
+
+
 class Store(Protocol):
     """A key-value store shared by all workers.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flowise_gateway.storage.protocol import StoreError, T
+from flowise_gateway.storage.protocol import AddressError, StoreError, T
 
 SENTINEL = "redis+sentinel"
 SENTINEL_PORT = 26379
@@ -32,12 +32,23 @@ class RedisStore:
     def __init__(
         self, url: str, prefix: str = "flowise-proxy:", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Connect lazily; all keys begin with `prefix`."""
-        import redis  # noqa: PLC0415 - a start without it must not pay for it
+        """Connect lazily; all keys begin with `prefix`. Raises AddressError."""
+        try:
+            import redis  # noqa: PLC0415 - a start without it must not pay for it
 
+            self._redis = _client(url)
+            # A connection that is made, and not opened, finds the options that redis does not know.
+            pool = self._redis.connection_pool
+            pool.connection_class(**pool.connection_kwargs)
+        except (ImportError, ValueError, TypeError):
+            # The reason given may hold the address, and that a password.
+            raise AddressError(
+                f"{url.partition(':')[0]}:(hidden) cannot be opened: it must be an address such as "
+                "redis://localhost:6379/0, whose special characters stand as %2F and the like, and the "
+                "package redis must be installed (pip install redis)"
+            ) from None
         self.prefix = prefix
         self._clock = clock
-        self._redis = _client(url)
         self._slots = threading.BoundedSemaphore(
             min(MAX_CONNECTIONS, self._redis.connection_pool.max_connections)
         )

@@ -15,7 +15,7 @@ from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
 from flowise_gateway.access.limits import Limits, Subject, day_of
 from flowise_gateway.access.models import Models
-from flowise_gateway.access.rates import shared_rates
+from flowise_gateway.access.rates import RedisRates
 from flowise_gateway.access.wrong_keys import WrongKeys
 from flowise_gateway.config.config_file import config_file
 from flowise_gateway.config.flowises import Upstream
@@ -26,7 +26,7 @@ from flowise_gateway.conversation.sessions import Conversations
 from flowise_gateway.flow.errors import ProxyError, StoreUnavailable
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.request_summary import RequestSummary
-from flowise_gateway.storage.counts import WatchedCounts, open_counts, shared_slots
+from flowise_gateway.storage.counts import WatchedCounts, open_counts, shared_calls, shared_slots
 from flowise_gateway.storage.protocol import Executor, StoreError
 from flowise_gateway.storage.store import WatchedStore, open_store
 from flowise_gateway.telemetry.finished import FinishedRequests
@@ -79,7 +79,7 @@ class Services:
         self.limits = Limits(
             settings.workers,
             settings.proxy_max_in_flight,
-            shared_rates(settings.proxy_store),
+            RedisRates(call, StoreError) if (call := shared_calls(store)) else None,
             shared_slots=shared_slots(store),
             counts=self.counts,
         )

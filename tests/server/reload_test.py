@@ -167,6 +167,11 @@ def test_a_reload_takes_new_settings_and_keeps_the_old_ones_if_they_are_wrong(
         assert wait_for(lambda: "The reload is given up" in server.log(), 10)
         assert "PROXY_DRAIN_SECONDS" in server.log()
         assert status(server) == 401
+        (tmp_path / ".env").write_text("PROXY_STORE=redis://:secret@localhost:port/0\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wait_for(lambda: "PROXY_STORE=redis:(hidden) cannot be opened" in server.log(), 10)
+        assert status(server) == 401
+        assert "Traceback" not in server.log()
 
 
 def test_behind_a_balancer_a_server_that_ends_refuses_connections_and_answers_those_it_has(

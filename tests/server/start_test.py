@@ -36,6 +36,10 @@ def _stopped_at_once(folder: Path, **settings: str) -> str:
         ({"HOST": "0.0.0.0"}, "PROXY_API_KEYS"),
         ({"HOST": "no.such.host.invalid", "PROXY_API_KEYS": "k"}, "HOST='no.such.host.invalid'"),
         ({"FLOWISE_API_KEY": "secret key"}, "FLOWISE_API_KEY=(hidden) is not allowed"),
+        ({"PROXY_STORE": "redis://:pa/secret@localhost:6379/0"}, "PROXY_STORE=(hidden) is not allowed"),
+        ({"PROXY_STORE": "redis://:secret@localhost:port/0"}, "PROXY_STORE=redis:(hidden) cannot be opened"),
+        ({"PROXY_STORE": "redis://localhost/0?secret=1"}, "PROXY_STORE=redis:(hidden) cannot be opened"),
+        ({"PROXY_STORE": "redis+sentinel://h:secret/one"}, "PROXY_STORE=redis+sentinel:(hidden) cannot be"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
@@ -45,6 +49,13 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert len(output.splitlines()) == 1
     assert expected in output
     assert "secret" not in output
+
+
+def test_a_store_whose_package_is_missing_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "redis.py").write_text("raise ModuleNotFoundError('redis')")
+    output = _stopped_at_once(tmp_path, PYTHONPATH=str(tmp_path), PROXY_STORE="redis://localhost")
+    assert len(output.splitlines()) == 1
+    assert "pip install redis" in output
 
 
 def test_a_taken_port_stops_the_start_with_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Barrier, Lock, Thread
@@ -17,15 +18,23 @@ from hypothesis import strategies as st
 
 from flowise_gateway.access.keys import ANONYMOUS, Caller
 from flowise_gateway.access.limits import Admission, Limits
-from flowise_gateway.access.rates import MemoryRates, Rate, RatesLost, duration_text, shared_rates
+from flowise_gateway.access.rates import MemoryRates, Rate, RatesLost, RedisRates, duration_text
 from flowise_gateway.config.schema import Allowance
 from flowise_gateway.flow.errors import (
     BadRequest,
     FlowiseUnavailable,
     RateLimited,
-    SettingsError,
     error_headers,
 )
+from flowise_gateway.storage.protocol import StoreError
+from flowise_gateway.storage.redis_store import (
+    MAX_CONNECTIONS,
+    REDIS_RETRY_SECONDS,
+    REDIS_SECONDS,
+    RedisStore,
+)
+from tests.support.redis_server import RedisServer
+from tests.support.scripted_server import ScriptedServer
 
 START = 1_700_000_000.0
 
@@ -502,10 +511,8 @@ def test_when_the_shared_store_fails_each_worker_takes_its_share(
     with caplog.at_level(logging.WARNING):
         assert admitted(limits, 10, 100) == 5
     assert [record.getMessage() for record in caplog.records] == [
-        "the shared store of the limits failed (OSError): each worker takes its share"
+        "requests per minute are counted by each worker for its share: OSError"
     ]
-    assert common.asked == 1
-    clock.now += 5
     common.failure = None
     assert admitted(limits, 10, None) == 10
 
@@ -533,27 +540,13 @@ def test_a_window_that_frees_while_it_is_read_lets_the_client_come_at_once(
     assert refused(limits, 1, None).retry_after_seconds == 0
 
 
-@pytest.mark.parametrize("uri", ["redis://:secret@localhost:6379/0", "rediss://secret", "redis://secret:x"])
-def test_a_store_that_cannot_be_used_is_named_without_its_password(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(SettingsError) as caught:
-        shared_rates(uri)
-    assert "pip install redis" in str(caught.value)
-    assert str(caught.value).startswith(f"PROXY_STORE={uri.partition(':')[0]}:(hidden) ")
-    assert "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None
-
-
-@pytest.mark.parametrize("address", ["memory:", "sqlite:///data/proxy.sqlite3"])
-def test_only_a_redis_is_shared(address: str) -> None:
-    assert shared_rates(address) is None
+def rates_in(url: str) -> RedisRates:
+    """Windows over the client of a store."""
+    return RedisRates(RedisStore(url).call, StoreError)
 
 
 def test_rates_in_a_redis_are_those_in_memory(redis_url: str, tmp_path: Path) -> None:
-    shared = shared_rates(redis_url)
-    assert shared is not None
+    shared = rates_in(redis_url)
     name = str(tmp_path)  # a new one for each test
     for rates in (shared, MemoryRates(time.time)):
         first = rates.count(name, 3, 2)
@@ -566,10 +559,42 @@ def test_rates_in_a_redis_are_those_in_memory(redis_url: str, tmp_path: Path) ->
 
 
 def test_a_redis_that_cannot_be_reached_is_lost_and_not_named() -> None:
-    rates = shared_rates("redis://:secret@127.0.0.1:9/0")
-    assert rates is not None
-    with pytest.raises(RatesLost, match=r"^ConnectionError$"):
+    rates = rates_in("redis://:secret@127.0.0.1:9/0")
+    with pytest.raises(RatesLost, match=r"^the Redis of PROXY_STORE cannot be used \(ConnectionError\)$"):
         rates.count("key", 3, 1)
+
+
+def test_a_burst_opens_a_few_connections_to_a_redis_and_is_counted_exactly(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        rates = rates_in(server.url)
+        together, admitted_runs = Barrier(200), []
+
+        def act(_number: int) -> None:
+            together.wait()
+            admitted_runs.append(rates.count("key", 150, 1).is_admitted)
+
+        with ThreadPoolExecutor(200) as callers:
+            list(callers.map(act, range(200)))
+        assert admitted_runs.count(True) == 150
+        connected = RedisStore(server.url).call(lambda redis: redis.info("clients")["connected_clients"])
+    assert connected <= MAX_CONNECTIONS + 1
+
+
+def test_a_redis_that_says_nothing_holds_up_a_burst_once() -> None:
+    now = [0.0]
+    with ScriptedServer(*[[] for _ in range(2 * MAX_CONNECTIONS)]) as silent:
+        store = RedisStore(silent.url.replace("http", "redis"), clock=lambda: now[0])
+        limits = Limits(2, 1000, RedisRates(store.call, StoreError))
+        caller = Caller("key", allowance=Allowance(1000))
+        tried = 0
+        for _ in range(2):  # it is lost, then tried again by one caller
+            before, began = silent.connection_count, time.monotonic()
+            with ThreadPoolExecutor(100) as callers:
+                list(callers.map(lambda _: limits.admit(caller), range(100)))
+            assert time.monotonic() - began < 3 * REDIS_SECONDS
+            tried = silent.connection_count - before
+            now[0] += REDIS_RETRY_SECONDS + 3
+    assert tried == 1
 
 
 def test_beyond_what_may_be_in_flight_requests_are_refused_at_once_and_let_in_once_one_has_left() -> None:
@@ -637,8 +662,7 @@ def test_what_is_given_back_counts_for_nothing(clock: Clock) -> None:
 
 
 def test_what_is_given_back_to_a_redis_counts_for_nothing(redis_url: str, tmp_path: Path) -> None:
-    shared = shared_rates(redis_url)
-    assert shared is not None
+    shared = rates_in(redis_url)
     name = str(tmp_path)
     shared.count(name, 8000, 3)
     first = shared.count(name, 8000, 2)
@@ -650,9 +674,7 @@ def test_what_is_given_back_to_a_redis_counts_for_nothing(redis_url: str, tmp_pa
     full = shared.count(name, 8000, 8000)
     assert not full.is_admitted
     assert 0 < full.reset_seconds <= full.wait_seconds <= 60
-    lost = shared_rates("redis://127.0.0.1:9/0")
-    assert lost is not None
-    lost._give_back("key", 1, 0.0, 1.0)  # type: ignore[attr-defined]
+    rates_in("redis://127.0.0.1:9/0")._give_back("key", 1, 0.0, 1.0)
 
 
 def refused_runs(limits: OneCallersLimits, runs: int, per_minute: int, in_flight: int | None) -> RateLimited:
