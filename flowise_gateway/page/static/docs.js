@@ -8,5 +8,8 @@ const ui = SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   docExpansion: 'list',
   validatorUrl: null, // it would send the document's address to a foreign server
-  onComplete: () => { if (currentKey()) ui.preauthorizeApiKey('bearer', currentKey()); },
+  onComplete: () => {
+    if (currentKey()) ui.preauthorizeApiKey('bearer', currentKey());
+    document.getElementById('servers')?.setAttribute('aria-label', 'Server');
+  },
 });
