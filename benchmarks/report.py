@@ -17,25 +17,25 @@ _WIDTH, _LEFT, _BAR, _GAP = 720, 150, 16, 26
 
 _TEXT = """# Performance
 
-`make bench` measures on the machine it runs on and writes this page and its chart; do not edit them. One
-worker with its settings as they come: conversations in SQLite, metrics, a log line for each request. CPU is
-user and system time of a server's whole family of processes; the rounds of all contenders are interleaved,
-and medians count. Ratios of one run mean something, absolute figures of a busy machine do not.
+`make bench` generates this page and its chart on the machine it runs on; do not edit them. The gateway runs
+with one worker and default settings: conversations in SQLite, metrics, one log line per request. CPU is
+user plus system time of all processes of a server. The rounds of the contenders are interleaved, and the
+medians are reported. Ratios within one run are meaningful; absolute figures of a busy machine are not.
 
-- **nginx** passes Flowise's own answers on unread: the floor.
-- **textbook** (`benchmarks/textbook.py`) is Flask, `requests` and `json` under the same gunicorn and gevent.
-  It keeps no conversation, no limits, no metrics, and tells a client of no errors.
+- **nginx** forwards Flowise's own responses unread, as the lower bound.
+- **textbook** (`benchmarks/textbook.py`) is Flask, `requests` and `json` with the same gunicorn and gevent.
+  It has no conversations, limits or metrics, and does not report errors to clients.
 
 ![CPU of nginx, ours and the textbook](performance.svg)
 """
 _MEASURED = """
-What is measured: JSON answers of 480 bytes over 32 connections; 40 streams of 100 tokens, 10 ms apart (a
-token's share of the stream's own cost included); 8 streams of 2,000 tokens written at once; one JSON request
-at a time over one connection; streams that give a token every 2 s, and `/health` asked 200 times beside them.
+Workloads: JSON answers of 480 bytes over 32 connections; 40 streams of 100 tokens, 10 ms apart (including a
+token's share of the stream's setup); 8 streams of 2,000 tokens written at once; one JSON request at a time
+over one connection; streams with a token every 2 s, with 200 requests to `/health` in parallel.
 
-Of a JSON request's time about a third is gunicorn's and Flask's, a tenth the conversation's two entries in
-SQLite, the rest translation spread over many small steps. Of a paced token most is the kernel's: a read, a
-write, and being woken.
+About a third of the time of a JSON request is spent in gunicorn and Flask, a tenth on the conversation's
+two records in SQLite, the rest on the translation, in many small steps. A paced token mostly costs kernel
+time: a read, a write and a wake-up.
 """
 
 

@@ -1,4 +1,4 @@
-"""Writes `configuration.md`, the list of the decisions, `openapi.json`, and `clients.md` of the last run."""
+"""Generates `configuration.md`, `decisions.md`, `openapi.json` and, from the recorded run, `clients.md`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
-sys.path.insert(0, str(PROJECT))  # what is imported below stands beside the program, wherever it is run
+sys.path.insert(0, str(PROJECT))  # so that the imports below work from any directory
 
 
 def configuration() -> str:
-    """The page: a section for each part of `.env.example`, an entry for each setting."""
+    """The page of settings: a section for each part of `.env.example`, an entry for each setting."""
     from flowise_gateway.config.settings import Settings  # noqa: PLC0415
 
     defaults = {field.name.upper(): field.default for field in fields(Settings)}
     lines = [
         "# Settings",
         "",
-        "In the environment, or in the file `.env` of the folder that the gateway is started in, else beside",
-        "it; the environment wins. A bad value stops the start with one line. What is secret",
-        "(`FLOWISE_API_KEY`, `PROXY_API_KEYS`, `PROXY_SECRET`, `PROXY_STORE`,",
-        "`PROXY_PIPELINES_KEY`) may stand in a file:",
-        "`FLOWISE_API_KEY_FILE` names it.",
+        "Settings are environment variables, or lines of the file `.env` in the current directory, otherwise",
+        "next to the program. The environment takes precedence. With an invalid value, the gateway does not",
+        "start and reports it in one line. Secrets (`FLOWISE_API_KEY`, `PROXY_API_KEYS`, `PROXY_SECRET`,",
+        "`PROXY_STORE`, `PROXY_PIPELINES_KEY`) can be read from files: `FLOWISE_API_KEY_FILE` names one.",
         "",
-        "This page is made from `.env.example`.",
+        "This page is generated from `.env.example`.",
     ]
     comment: list[str] = []
     last = ""
@@ -42,28 +41,28 @@ def configuration() -> str:
             value = defaults[name]
             default = str(value).lower() if isinstance(value, bool) else str(value or "")
             lines += ["", f"### `{name}`", "", f"Default: `{default}`." if default else "Default: empty.", ""]
-            lines += comment or [f"Explained with `{last}`."]
+            lines += comment or [f"See `{last}`."]
             comment, last = [], name
     return "\n".join(lines) + "\n"
 
 
 def decisions() -> str:
-    """The page: each note by its title."""
+    """The page that lists the decision notes."""
     notes = sorted((DOCS / "decisions").glob("*.md"))
     titles = [(note.name, note.read_text().splitlines()[0].removeprefix("# ")) for note in notes]
     return "# Decisions\n\n" + "".join(f"- [{title}](decisions/{name})\n" for name, title in titles)
 
 
 def openapi() -> str:
-    """The description of the API that the gateway serves."""
-    # Here alone: without what only tests need, the other pages can be made all the same.
+    """The OpenAPI description that the gateway serves."""
+    # Imported here, so that the other pages can be generated without the test dependencies.
     from docs.openapi import document  # noqa: PLC0415
 
     return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
 
 
 def clients() -> str:
-    """The page: what the last recorded run of the clients found."""
+    """The compatibility table, from the last recorded run of the clients."""
     from tests.clients.page import clients_page  # noqa: PLC0415
 
     return clients_page()

@@ -1,4 +1,4 @@
-"""What is looked at in each cell of the table; what a client understands is what the server's whole answer says."""
+"""The test behind each cell of the table: what the client understands must be what the gateway sent."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def said(*texts: str | Json) -> list[Json]:
 
 
 def plain(bench: Bench, cell: Cell) -> None:
-    """Each kind of flow, in one piece."""
+    """Each kind of flow answers, without streaming."""
     _texts(bench, cell, stream=False)
 
 
 def stream(bench: Bench, cell: Cell) -> None:
-    """Each kind of flow, in pieces as they come."""
+    """Each kind of flow answers as a stream."""
     pieces = _texts(bench, cell, stream=True)
     assert pieces["demo-assistant"] > 1, "the stream came in one piece"
 
@@ -55,7 +55,7 @@ def _answer(bench: Bench, cell: Cell, **case: Any) -> Json:
 
 
 def memory(bench: Bench, cell: Cell) -> None:
-    """Three turns: the third is answered in knowledge of the first two."""
+    """Three turns: the third answer takes the first two into account."""
     for model in ("demo-assistant", "demo-agent"):
         for stream in cell.streams:
             case = {"model": model, "stream": stream, "turns": said("First of all", "And then", "At last")}
@@ -65,7 +65,7 @@ def memory(bench: Bench, cell: Cell) -> None:
 
 
 def edit(bench: Bench, cell: Cell) -> None:
-    """The second message is edited, its answer made anew, and gone on from: the old branch is not remembered."""
+    """The second message is edited, its answer regenerated, the chat continued: the old branch is gone."""
     edited = {"text": "And otherwise", "keep": 1}
     case = {"model": "demo-assistant", "turns": said("First of all", "And then", edited, edited, "At last")}
     for stream in cell.streams:
@@ -76,7 +76,7 @@ def edit(bench: Bench, cell: Cell) -> None:
 
 
 def error(bench: Bench, cell: Cell) -> None:
-    """The flow fails before its first word: the client reports it, and sends nothing again."""
+    """The flow fails before its first token: the client reports the error and does not retry."""
     for stream in cell.streams:
         case = {"model": "demo-errors", "stream": stream, "turns": said("fail500")}
         answer = bench.attempt(cell.client, cell.surface, case, runs=1)
@@ -84,14 +84,14 @@ def error(bench: Bench, cell: Cell) -> None:
 
 
 def midway(bench: Bench, cell: Cell) -> None:
-    """The flow fails in the middle of its words: the client reports it, and sends nothing again."""
+    """The flow fails in the middle of its answer: the client reports the error and does not retry."""
     case = {"model": "demo-errors", "stream": True, "turns": said("failmid")}
     answer = bench.attempt(cell.client, cell.surface, case, runs=1)
     assert "The flow failed" in answer.get("error", ""), answer
 
 
 def stop(bench: Bench, cell: Cell) -> None:
-    """The client leaves after two pieces: Flowise's run is aborted."""
+    """The client disconnects after two chunks: the run in Flowise is aborted."""
     case = {"model": "demo-agent-errors", "stream": True, "turns": said("slow"), "stopAfter": 2}
     answer = bench.ask(cell.client, cell.surface, case)
     assert answer["text"].startswith("word0"), answer
@@ -100,7 +100,7 @@ def stop(bench: Bench, cell: Cell) -> None:
 
 
 def retry(bench: Bench, cell: Cell) -> None:
-    """Flowise is away for a moment, so that nothing has run: the client asks again, and one run answers."""
+    """Flowise is briefly unavailable, and nothing has run: the client retries, and one run answers."""
     for stream in cell.streams:
         bench.demo.control("POST", "/__demo/script", {"prediction_status": [503]})
         try:
@@ -111,7 +111,7 @@ def retry(bench: Bench, cell: Cell) -> None:
 
 
 def image(bench: Bench, cell: Cell) -> None:
-    """An image reaches the flow as the user's file."""
+    """An image reaches the flow as an upload."""
     turn = {"text": "What is this?", "image": f"data:image/png;base64,{PIXEL}"}
     for stream in cell.streams:
         bench.ask(cell.client, cell.surface, {"model": "demo-agent", "stream": stream, "turns": [turn]})
@@ -121,7 +121,7 @@ def image(bench: Bench, cell: Cell) -> None:
 
 
 def document(bench: Bench, cell: Cell) -> None:
-    """A PDF's text reaches the flow."""
+    """The text of a PDF reaches the flow."""
     turn = {"text": "What does it say?", "document": {"name": "notes.pdf", "data": PDF}}
     for stream in cell.streams:
         bench.ask(cell.client, cell.surface, {"model": "demo-files", "stream": stream, "turns": [turn]})
@@ -131,7 +131,7 @@ def document(bench: Bench, cell: Cell) -> None:
 
 
 def tools(bench: Bench, cell: Cell) -> None:
-    """The flow calls a function of the client's, and answers with what it gave."""
+    """The flow calls a tool of the client, and uses its result in the answer."""
     for stream in cell.streams:
         case = {
             "model": "prompted",
@@ -149,7 +149,7 @@ def tools(bench: Bench, cell: Cell) -> None:
 
 
 def structured(bench: Bench, cell: Cell) -> None:
-    """The client asks for an object of a schema, and reads it from the answer."""
+    """The client requests JSON of a schema, and parses it from the answer."""
     for stream in cell.streams:
         case = {
             "model": "demo-assistant",
@@ -162,7 +162,7 @@ def structured(bench: Bench, cell: Cell) -> None:
 
 
 def usage(bench: Bench, cell: Cell) -> None:
-    """The client counts the tokens that the server counted."""
+    """The client reports the token usage that the gateway returns."""
     for model in FLOWS:
         for stream in cell.streams:
             answer = _answer(bench, cell, model=model, stream=stream)
@@ -174,7 +174,7 @@ def usage(bench: Bench, cell: Cell) -> None:
 
 
 def reasoning(bench: Bench, cell: Cell) -> None:
-    """The agent's steps are shown as thoughts."""
+    """The client shows the agent's steps as reasoning."""
     thought = bench.whole(cell.client, "demo-agent", QUESTION)["reasoning_content"]
     assert thought
     for stream in cell.streams:
@@ -182,7 +182,7 @@ def reasoning(bench: Bench, cell: Cell) -> None:
 
 
 def sources(bench: Bench, cell: Cell) -> None:
-    """The flow's sources are citations."""
+    """The client shows the flow's sources as citations."""
     urls = [
         one["url_citation"]["url"]
         for one in bench.whole(cell.client, "demo-sources", QUESTION)["annotations"]
@@ -193,7 +193,7 @@ def sources(bench: Bench, cell: Cell) -> None:
 
 
 def approval(bench: Bench, cell: Cell) -> None:
-    """The flow asks a person, who answers in the next message."""
+    """The flow asks for approval, and the user answers in the next message."""
     for stream in cell.streams:
         case = {"model": "demo-approval", "stream": stream, "turns": said("Please book it", "approve")}
         answer = bench.ask(cell.client, cell.surface, case, runs=2)

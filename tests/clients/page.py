@@ -1,23 +1,22 @@
-"""The page of the clients, made from what is on record."""
+"""The page on client compatibility, generated from the recorded results."""
 
 from __future__ import annotations
 
 from tests.clients.checks import CHECKS
 from tests.clients.matrix import FAILS, FEATURES, MISSING, UNSTREAMED, read_results
 
-HEAD = """# Clients
+HEAD = """# Client compatibility
 
-Each of these is installed in its pinned version and asks the demo flows through the gateway; the table is
-what the run found (`make clients`, and `make clients-apps` for whole applications), and CI fails when a run
-finds something else. ✓ works, – the client does not offer it, ✗ fails; a number leads to the reason below. In
-every cell the runs that reached Flowise are counted: one for each thing that the user did, also where the client
-sends a failed request again.
+Each client is installed in a pinned version and run against the demo flows through the gateway. The table
+is generated from the results (`make clients`, and `make clients-apps` for complete applications), and CI
+fails if a result changes. ✓ works, – not offered by the client, ✗ fails; a number refers to the reason below.
+Every test also counts the runs that reach Flowise: exactly one per user action, even if the client retries.
 """
 SIGNS = {MISSING: "–", FAILS: "✗"}
 
 
 def clients_page() -> str:
-    """A table of clients and features, the reasons, what is looked at in each column, and the versions."""
+    """A table of clients and features, the reasons, what each column tests, and the versions."""
     reasons: list[str] = []
 
     def mark(outcome: str) -> str:
@@ -30,7 +29,7 @@ def clients_page() -> str:
             reasons.append(text)
         return f"{sign} {reasons.index(text) + 1}"
 
-    rows = [f"| Client | by | {' | '.join(FEATURES.values())} |", "| --- | --- |" + " :-: |" * len(FEATURES)]
+    rows = [f"| Client | API | {' | '.join(FEATURES.values())} |", "| --- | --- |" + " :-: |" * len(FEATURES)]
     versions = ["| Client | Package | Version | Run on |", "| --- | --- | --- | --- |"]
     for name, client in read_results().items():
         versions.append(f"| {name} | `{client['package']}` | {client['version']} | {client['date']} |")
@@ -39,7 +38,7 @@ def clients_page() -> str:
             rows.append(f"| {name} | {surface} | {marks} |")
     sections = {
         "Reasons": [f"{at}. {reason}." for at, reason in enumerate(reasons, 1)],
-        "What is looked at": [f"- **{title}.** {CHECKS[name].__doc__}" for name, title in FEATURES.items()],
+        "What is tested": [f"- **{title}.** {CHECKS[name].__doc__}" for name, title in FEATURES.items()],
         "Versions": versions,
     }
     below = "".join(f"\n## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items())
