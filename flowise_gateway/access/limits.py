@@ -31,15 +31,17 @@ from flowise_gateway.flow.errors import (
 log = logging.getLogger(__name__)
 _IN_FLIGHT_RETRY_SECONDS = 1.0
 _KINDS = ("key", "user", "model")
+_WHAT = {"sockets": "WebSockets open", "readers": "streams of responses open"}
 
 
 class Subject(NamedTuple):
     """Whose limits they are; `name` tells it apart from others of its kind.
 
-    The `sockets` of a key are what it has open as WebSockets, one slot each.
+    The `sockets` of a key are what it has open as WebSockets, its `readers` the streams of background
+    responses that it reads, one slot each.
     """
 
-    kind: Literal["key", "user", "model", "sockets"]
+    kind: Literal["key", "user", "model", "sockets", "readers"]
     name: str
     allowance: Allowance
 
@@ -136,7 +138,8 @@ class Limits:
         self._has_lost_rates = False
         self._slots, self._shared_slots = Slots(), shared_slots
         self._counts = counts
-        self.refusals = {"max_in_flight": 0, "sockets_max_in_flight": 0} | {
+        totals = ("max_in_flight", "sockets_max_in_flight", "readers_max_in_flight")
+        self.refusals = dict.fromkeys(totals, 0) | {
             f"{kind}_{limit}": 0 for kind in _KINDS for limit in Allowance.__dataclass_fields__
         }
 
@@ -174,6 +177,14 @@ class Limits:
         """Let a WebSocket of a key be opened, whose requests are admitted one by one. Raises RateLimited."""
         sockets = Subject("sockets", caller.name, Allowance(max_in_flight=caller.max_websockets))
         return self._admit([sockets], 1, takes_slots=True, is_first=False)
+
+    def admit_reader(self, caller: Caller) -> Admission:
+        """Let the events of a background response be read; a key reads as many at once as it may run.
+
+        They count beside its runs, one of which is the one that is read. Raises as `admit` does.
+        """
+        limit = Allowance(max_in_flight=caller.allowance.max_in_flight)
+        return self._admit([Subject("readers", caller.name, limit)], 1, takes_slots=True, is_first=True)
 
     def _admit(
         self, subjects: Sequence[Subject], runs: int, *, takes_slots: bool, is_first: bool
@@ -255,8 +266,9 @@ class Limits:
         if subject.allowance.requests_per_minute is not None:
             headers = self._rate(subject, subject.allowance.requests_per_minute, runs=0).headers()
         limit = subject.allowance.max_in_flight
-        what = "WebSockets open" if subject.kind == "sockets" else "requests in flight"
-        text = f"have {limit} {what}" + (self._shares(limit) if is_share else "")
+        text = f"have {limit} {_WHAT.get(subject.kind, 'requests in flight')}" + (
+            self._shares(limit) if is_share else ""
+        )
         return _refusal(subject, text, _IN_FLIGHT_RETRY_SECONDS, headers)
 
     # Requests per minute

@@ -66,18 +66,26 @@ def duration_text(seconds: float) -> str:
     return f"{minutes}m{text}s" if minutes else f"{text}s"
 
 
+_Windows = LRU[tuple[str, int], deque[float]]
+
+
 class MemoryRates:
-    """Windows in the memory of a process; the 10,000 counted in last are kept."""
+    """Windows in the memory of a process; of each owner the 10,000 counted in last are kept.
+
+    A name's owner is what stands before its last stroke: a client that makes up users of its key
+    (`user|key|…`) pushes out no window but those of that key's users.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._windows: LRU[tuple[str, int], deque[float]] = LRU(_MAX_WINDOWS)
+        self._owners: dict[str, _Windows] = {}
 
     def count(self, name: str, limit: int, runs: int) -> Rate:
         with self._lock:
             now = self._clock()
-            times = self._windows.get((name, limit), deque())
+            windows = self._owners.setdefault(_owner(name), LRU(_MAX_WINDOWS))
+            times = windows.get((name, limit), deque())
             while times and times[0] + _WINDOW_SECONDS <= now:
                 times.popleft()
             # Times after now are dropped, else a clock that was set back would refuse the key until it has
@@ -87,28 +95,33 @@ class MemoryRates:
             is_admitted = 0 < runs <= limit - len(times)
             if is_admitted:
                 times.extend([now] * runs)
-                self._windows[name, limit] = times
+                windows[name, limit] = times
             reset_seconds = times[0] + _WINDOW_SECONDS - now if times else 0.0
             wait_seconds = 0.0
             if not is_admitted and times and (too_many := len(times) + runs - limit) > 0:
                 wait_seconds = times[min(too_many, len(times)) - 1] + _WINDOW_SECONDS - now
-            self._drop_ended(now)
+            _drop_ended(windows, now)
         give_back = partial(self._give_back, name, limit, runs, now) if is_admitted else nothing
         return Rate(limit, is_admitted, limit - len(times), reset_seconds, wait_seconds, give_back)
 
     def _give_back(self, name: str, limit: int, runs: int, counted_at: float) -> None:
         with self._lock, suppress(ValueError):  # by now the window may have passed them
-            times = self._windows.get((name, limit), deque())
+            times = self._owners[_owner(name)].get((name, limit), deque())
             for _ in range(runs):
                 times.remove(counted_at)
 
-    def _drop_ended(self, now: float) -> None:
-        """Drop the windows, counted in longest ago first, whose every request is older than a minute."""
-        while self._windows:
-            times = next(iter(self._windows.values()))
-            if times and times[-1] + _WINDOW_SECONDS > now:
-                return
-            self._windows.popitem(last=False)
+
+def _owner(name: str) -> str:
+    return name.rpartition("|")[0]
+
+
+def _drop_ended(windows: _Windows, now: float) -> None:
+    """Drop the windows, counted in longest ago first, whose every request is older than a minute."""
+    while windows:
+        times = next(iter(windows.values()))
+        if times and times[-1] + _WINDOW_SECONDS > now:
+            return
+        windows.popitem(last=False)
 
 
 class RedisRates:

@@ -73,6 +73,7 @@ class ResponseRoutes:
                 param="stream",
             )
         after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
+        self._hooks.admit_reader()
         # Waiting for more events must end when the client leaves.
         current_scope().watch_client()
         return Response(replayed(place, after), headers=EVENT_STREAM)

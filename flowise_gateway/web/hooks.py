@@ -110,6 +110,10 @@ class Hooks:
         """Let in a WebSocket, until the end of its connection. Raises RateLimited."""
         current_scope().on_close.append(self._services.limits.admit_socket(g.caller).release)
 
+    def admit_reader(self) -> None:
+        """Let in a reader of events, until the end of its answer. Raises RateLimited, FlowiseUnavailable."""
+        current_scope().on_close.append(self._services.limits.admit_reader(g.caller).release)
+
     def admit_message(self) -> contextlib.ExitStack:
         """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""
         services = self._services

@@ -33,6 +33,7 @@ keys:
 {key_lines("team", "a-key-of-a-whole-team", PER_USER)}
 {key_lines("other", "a-key-without-limits")}
 {key_lines("single", "a-key-of-one-socket", "max_websockets: 1")}
+{key_lines("alone", "a-key-of-one-run", "max_in_flight: 1")}
 {key_lines("forgetful", "a-key-that-stores-little", "stored_bytes_per_day: 1")}
 {key_lines("boss", "a-key-of-an-admin", "admin: true")}
 """
@@ -140,6 +141,27 @@ def test_a_key_opens_only_so_many_websockets(server: RunningProxy) -> None:
             return client.status == 101
 
     assert wait_for(reopened, 20)
+
+
+def test_a_key_reads_only_so_many_streams_of_background_responses(server: RunningProxy) -> None:
+    key = "a-key-of-one-run"
+
+    def read(response: str) -> requests.Response:
+        url = f"{server.url}/v1/responses/{response}?stream=true"
+        headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
+        return requests.get(url, headers=headers, stream=True, timeout=30)
+
+    made = ask(server, key, "/v1/responses", model="demo-errors", input="heartbeats", background=True)
+    assert made.status_code == 200, made.text
+    response = made.json()["id"]
+    with read(response) as first:
+        assert first.status_code == 200, "its run takes the only place of a run, and not that of a reader"
+        second = read(response)
+        assert second.status_code == 429
+        assert "this key may have 1 streams of responses open" in second.json()["error"]["message"]
+    assert wait_for(lambda: read(response).status_code == 200, 20)
+    cancelled = ask(server, key, f"/v1/responses/{response}/cancel")
+    assert cancelled.json()["status"] == "cancelled"
 
 
 def test_a_key_stores_only_so_much_a_day(server: RunningProxy) -> None:

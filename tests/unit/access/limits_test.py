@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowise_gateway.access.keys import ANONYMOUS, Caller
-from flowise_gateway.access.limits import Admission, Limits
+from flowise_gateway.access.limits import Admission, Limits, Subject
 from flowise_gateway.access.rates import MemoryRates, Rate, RatesLost, RedisRates, duration_text
 from flowise_gateway.config.schema import Allowance
 from flowise_gateway.flow.errors import (
@@ -449,7 +449,8 @@ def test_threads_never_hold_more_than_the_places(clock: Clock) -> None:
 
 def kept(limits: OneCallersLimits) -> int:
     """How many names the limits remember, in either way."""
-    return len(limits._own_rates._windows) + len(limits._slots._counts.keys() - {None})
+    windows = sum(map(len, limits._own_rates._owners.values()))
+    return windows + len(limits._slots._counts.keys() - {None})
 
 
 def test_a_hundred_thousand_names_at_once_take_bounded_memory(clock: Clock) -> None:
@@ -458,6 +459,21 @@ def test_a_hundred_thousand_names_at_once_take_bounded_memory(clock: Clock) -> N
         limits.let_in(f"key-{number}", 60, 5).release()
     assert kept(limits) == 10_000
     assert limits.let_in("key-99999", 60, None).headers["x-ratelimit-remaining-requests"] == "58"
+
+
+def test_users_that_a_client_makes_up_lift_no_limit_of_a_key_or_a_model(clock: Clock) -> None:
+    limits = Limits(1, 1_000_000, clock=clock)
+    once = Allowance(requests_per_minute=1)
+    honest, model = Caller("honest", allowance=once), Subject("model", "small", once)
+    limits.admit(honest)
+    limits.admit_further([model, Subject("user", "honest|anna", once)], 1)
+    for number in range(20_000):
+        limits.admit_further([Subject("user", f"flood|{number}", once)], 1)
+    with pytest.raises(RateLimited):
+        limits.admit(honest)
+    for subject in (model, Subject("user", "honest|anna", once)):
+        with pytest.raises(RateLimited):
+            limits.admit_further([subject], 1)
 
 
 def test_only_the_names_of_the_last_minute_are_kept(clock: Clock) -> None:
