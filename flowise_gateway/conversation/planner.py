@@ -17,11 +17,11 @@ from flowise_gateway.conversation.attachments import (
     refuse,
     takes_of,
 )
+from flowise_gateway.conversation.records import History
 from flowise_gateway.conversation.sessions import (
     ContinuedTurn,
     ConversationRequest,
     Conversations,
-    History,
     HistoryMode,
     Outcome,
 )

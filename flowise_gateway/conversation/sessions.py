@@ -11,27 +11,25 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 import orjson
 
+from flowise_gateway.conversation.records import History, SessionRecord, TranscriptRecord
 from flowise_gateway.flow.cooperative import slices, yield_between
 from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.readable import readable
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn
 from flowise_gateway.openai.answer_text import DECISION
 
-History = tuple[HistoryMessage, ...]
 HistoryMode = Literal["session", "messages", "question"]
 
 _FORM = "3"
 """Part of every key: records that another version of ours wrote in another form are not found."""
 
-_SHORT_BYTES = 1024
 MAX_KEPT_BYTES = 256 * 1024
 """Of a client that sends only new messages the newest of this size are stored."""
 
@@ -108,49 +106,6 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """In the store: a session, its chat id and server, how many messages it has, its open question."""
-
-    session: str
-    chat: str
-    conversation: str
-    held: int
-    action: Mapping[str, Any] | None = None
-    choices: tuple[str, ...] = ()
-    server: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TranscriptRecord:
-    """In the store: a conversation, for clients that send only what is new.
-
-    `link` is the key of its session's record, `mark` the fingerprint of all texts, `system` that of the
-    system text. Under the name of an answer no texts are stored, for the request brings them along: there
-    `flow` is the answer's flow, and `talk` the key of the conversation's texts, empty if the client has an id
-    for those.
-    """
-
-    conversation: str
-    history: History = ()
-    instructions: str = ""
-    link: str = ""
-    mark: str = ""
-    system: str = ""
-    flow: str = ""
-    talk: str = ""
-
-    def to_bytes(self) -> bytes:
-        raw = orjson.dumps(self)
-        return zlib.compress(raw, 1) if len(raw) > _SHORT_BYTES else raw
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> TranscriptRecord:
-        value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
-        messages = (HistoryMessage(**{**m, "files": tuple(m["files"])}) for m in value["history"])
-        return cls(**{**value, "history": tuple(messages)})
-
-
-@dataclass(frozen=True, slots=True)
 class ContinuedTurn:
     """A request joined with its conversation.
 
@@ -175,31 +130,39 @@ class ContinuedTurn:
     documents: str = ""
 
 
+class _Found(NamedTuple):
+    """What the store has of a request's conversation; `taken` is its session's record, with its key."""
+
+    request: ConversationRequest
+    stored: TranscriptRecord | None
+    taken: tuple[str, bytes] | None
+
+
 class Conversations:
     """The sessions of all conversations, over a store that all workers share."""
 
     def __init__(
         self,
         store: RecordStore,
-        secret: bytes,
+        secrets: Sequence[bytes],
         ttl_seconds: float,
         make_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
-        """Derive keys and session ids with `secret`, which is the same for all workers."""
+        """Derive keys and session ids with the first of the secrets, which all workers have.
+
+        What was stored with another one, before a rotation, is found, too.
+        """
         self._store = store
-        self._secret = secret
+        self._secret, *older = secrets
+        self._older = [Conversations(store, [secret], ttl_seconds, make_id) for secret in older]
         self._ttl_seconds = ttl_seconds
         self._make_id = make_id
 
     def join(self, request: ConversationRequest) -> ContinuedTurn:
         """Join a request with its conversation: which session to send it to, and what goes along."""
-        stored = self._stored_transcript(request)
-        if stored is not None and not request.previous and not request.sends_all:
-            request = _with_stored_turns(request, stored)
+        request, stored, taken = self._found(request)
         history = request.turns[0].history
-        key = self._key_of(request, stored)
-        taken = self._store.take(key) if key else None
-        session = readable(lambda raw: SessionRecord(**orjson.loads(raw)), taken)
+        session = readable(SessionRecord.from_bytes, taken[1] if taken else None)
         known = stored or session or TranscriptRecord("")
         conversation = request.conversation or known.conversation or self._make_id()
         action = session.action if session else None
@@ -214,10 +177,41 @@ class Conversations:
             pending,
             is_late=session is None and _reference(history) is not None,
             session_length=min(session.held, len(history)) if session else 0,
-            taken=(key, taken) if key and taken else None,
+            taken=taken,
             history_in_question=session is None and in_text,
         )
         return replace(continued, turns=self._placed(continued, session, is_first=stored is None))
+
+    def _found(self, request: ConversationRequest) -> _Found:
+        """The request with the turns that it leaves out, and what is stored of its conversation."""
+        found = self._looked_up(request)
+        for older in self._older:
+            if found.stored is not None or found.taken is not None:
+                break
+            found = older._looked_up(request)
+        if found.stored is None and found.taken is None and _names_conversation(request):
+            return found._replace(stored=self._begun(request))
+        return found
+
+    def _looked_up(self, request: ConversationRequest) -> _Found:
+        stored = self._stored_transcript(request)
+        if stored is not None and not request.previous and not request.sends_all:
+            request = _with_stored_turns(request, stored)
+        key = self._key_of(request, stored)
+        taken = self._store.take(key) if key else None
+        return _Found(request, stored, (key, taken) if taken is not None else None)
+
+    def _begun(self, request: ConversationRequest) -> TranscriptRecord | None:
+        """Note that a conversation has begun; gives an empty record if it had before.
+
+        It tells a second request, or one after a failure, that there is a first session.
+        """
+        if request.sends_all:
+            return None
+        empty = TranscriptRecord(request.conversation)
+        key = self._texts_key(request, request.conversation)
+        is_first = self._store.add(key, empty.to_bytes(), self._ttl_seconds, request.caller)
+        return None if is_first else empty
 
     def record(self, continued: ContinuedTurn, outcomes: Sequence[Outcome], *names: str) -> None:
         """Store what the next request needs after all runs ended; its `previous` may be one of the names."""
@@ -258,6 +252,8 @@ class Conversations:
     def forget(self, caller: str, name: str) -> None:
         """Delete what is stored under an answer's name, and its conversation's texts if they end with it."""
         answer = readable(TranscriptRecord.from_bytes, self._store.take(self._answer_key(caller, name)))
+        for older in self._older:
+            older.forget(caller, name)
         if answer is None or not answer.talk:
             return
         texts = readable(TranscriptRecord.from_bytes, self._store.get(answer.talk))
@@ -275,15 +271,9 @@ class Conversations:
             raw = self._store.get(self._answer_key(request.caller, request.previous))
             stored = readable(TranscriptRecord.from_bytes, raw)
             return stored if stored and stored.flow == request.flow else None
-        if not request.conversation or request.resends:
+        if not _names_conversation(request):
             return None
-        key = self._texts_key(request, request.conversation)
-        raw = self._store.get(key)
-        if raw is None and not request.sends_all:
-            # An empty record tells a second request, or one after a failure, that there is a first session.
-            empty = TranscriptRecord(request.conversation)
-            is_first = self._store.add(key, empty.to_bytes(), self._ttl_seconds, request.caller)
-            return None if is_first else empty
+        raw = self._store.get(self._texts_key(request, request.conversation))
         return readable(TranscriptRecord.from_bytes, raw)
 
     def _key_of(self, request: ConversationRequest, stored: TranscriptRecord | None) -> str:
@@ -306,7 +296,7 @@ class Conversations:
         """Give every turn its session, with the chat id that this has for life, and the history to send."""
         request, history = continued.request, continued.history
         sent_along = history[: len(history) - continued.session_length]
-        is_named = request.conversation and not request.resends and not request.previous
+        is_named = _names_conversation(request)
         placed = []
         for number, turn in enumerate(request.turns):
             session_id = session.session if session else self._make_id()
@@ -338,6 +328,11 @@ class Conversations:
 
     def _mac(self, *parts: str) -> bytes:
         return hmac.digest(self._secret, orjson.dumps((_FORM, *parts)), "sha256")
+
+
+def _names_conversation(request: ConversationRequest) -> bool:
+    """Whether it names a conversation in a way that lets it send only new messages."""
+    return bool(request.conversation) and not request.resends and not request.previous
 
 
 def _with_stored_turns(request: ConversationRequest, stored: TranscriptRecord) -> ConversationRequest:

@@ -95,7 +95,10 @@ class StoredResponses:
     """The responses of all callers, in a store that all workers share."""
 
     def __init__(self, store: WatchedStore, secret: bytes, ttl_seconds: float) -> None:
-        """Derive keys with `secret`, so that whoever reads the store's keys learns no id."""
+        """Derive keys with `secret`, so that whoever reads the store's keys learns no id.
+
+        What was stored under an old secret of the store is found, too.
+        """
         self.store = store
         self.ttl_seconds = ttl_seconds
         self._secret = secret
@@ -106,7 +109,7 @@ class StoredResponses:
 
     def item(self, scope: str, item_id: str, max_bytes: int | None = None) -> bytes | None:
         """An output item of a response of this caller, as JSON. Raises TooLarge."""
-        packed = self.read(self.key("item", scope, item_id)) if _ID.fullmatch(item_id) else None
+        packed = self.read("item", scope, item_id) if _ID.fullmatch(item_id) else None
         try:
             return decompressed(packed, max_bytes) if packed else None
         except TooLarge:
@@ -114,9 +117,10 @@ class StoredResponses:
         except zlib.error:
             return None
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, kind: str, *parts: str) -> bytes | None:
         """A value; raises StoreUnavailable where it may be there and cannot be read."""
-        value = self.store.get(key)
+        found = (self.store.get(key) for key in self.keys(kind, *parts))
+        value = next((value for value in found if value is not None), None)
         if value is None and self.store.error is not None:
             raise StoreUnavailable(
                 "Responses are in the store, which cannot be used just now.",
@@ -125,7 +129,14 @@ class StoredResponses:
         return value
 
     def key(self, kind: str, *parts: str) -> str:
-        return f"{kind}:{hmac.new(self._secret, orjson.dumps([kind, *parts]), hashlib.sha256).hexdigest()}"
+        """The key under which a value is stored."""
+        return self.keys(kind, *parts)[0]
+
+    def keys(self, kind: str, *parts: str) -> list[str]:
+        """The key of a value, and those under which it may have been stored before a rotation."""
+        name = orjson.dumps([kind, *parts])
+        secrets = (self._secret, *self.store.old_secrets)
+        return [f"{kind}:{hmac.new(secret, name, hashlib.sha256).hexdigest()}" for secret in secrets]
 
 
 class StoredResponse:
@@ -153,11 +164,11 @@ class StoredResponse:
         return replace(record, response={**record.response, "status": "failed", "error": _DEAD})
 
     def _record(self) -> Record | None:
-        packed = self._responses.read(self._key("resp")) if _ID.fullmatch(self.id) else None
+        packed = self._read("resp") if _ID.fullmatch(self.id) else None
         return readable(Record.from_bytes, packed)
 
     def _is_alive(self) -> bool:
-        return self._responses.read(self._key("alive")) is not None
+        return self._read("alive") is not None
 
     def save(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
         """Store a record, each item of its output under its own id, and pieces of its events; all or none."""
@@ -174,13 +185,14 @@ class StoredResponse:
             return False
         if not record.is_over:
             self.request_abort("delete")
-        items = [self._responses.key("item", self._scope, item["id"]) for item in record.response["output"]]
-        self._store.delete(self._key("resp"), *items, *self._event_keys(record.blocks))
+        items = [item["id"] for item in record.response["output"]]
+        keys = [key for item in items for key in self._responses.keys("item", self._scope, item)]
+        self._store.delete(*keys, *self._keys("resp"), *self._event_keys(record.blocks))
         return True
 
     def delete_events(self, blocks: int) -> None:
         """Delete the pieces of events that a run stored after its response was deleted."""
-        self._store.delete(self._key("resp"), *self._event_keys(blocks))
+        self._store.delete(*self._keys("resp"), *self._event_keys(blocks))
 
     def save_events(self, events: Mapping[int, bytes]) -> bool:
         """Store pieces of the events of a run, all or none."""
@@ -188,7 +200,7 @@ class StoredResponse:
 
     def events(self, number: int) -> bytes | None:
         """One piece of the events of a run. Raises StoreUnavailable."""
-        return readable(decompressed, self._responses.read(self._key("events", str(number))))
+        return readable(decompressed, self._read("events", str(number)))
 
     def show_alive(self) -> bool:
         """Show other workers that the run goes on."""
@@ -206,14 +218,20 @@ class StoredResponse:
         return {self._key("events", str(n)): compressed(raw) for n, raw in events.items()}
 
     def _event_keys(self, blocks: int) -> list[str]:
-        return [self._key("events", str(number)) for number in range(blocks)]
+        return [key for number in range(blocks) for key in self._keys("events", str(number))]
 
     def _put(self, entries: Mapping[str, bytes], seconds: float | None = None) -> bool:
         self._store.put(entries, seconds or self._responses.ttl_seconds, self._scope)
         return self._store.error is None
 
+    def _read(self, kind: str, *more: str) -> bytes | None:
+        return self._responses.read(kind, self._scope, self.id, *more)
+
     def _key(self, kind: str, *more: str) -> str:
         return self._responses.key(kind, self._scope, self.id, *more)
+
+    def _keys(self, kind: str, *more: str) -> list[str]:
+        return self._responses.keys(kind, self._scope, self.id, *more)
 
 
 class OwnConversations:

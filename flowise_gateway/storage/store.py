@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flowise_gateway.storage.memory_store import MemoryStore
 from flowise_gateway.storage.protocol import Executor, Store, StoreError, T, entry_size, run_inline
@@ -32,7 +32,8 @@ class WatchedStore:
     """A store whose failures fail no request: reading finds nothing, writing does nothing, `error` tells why.
 
     Each value is stored with a seal made with the secret. One whose seal is wrong, since it is damaged or
-    another program put it there, is not found.
+    another program put it there, is not found. A seal made with one of `old_secrets`, which are still named
+    after a rotation, is right too.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class WatchedStore:
         on_failure: Callable[[str], None] = lambda _reason: None,
         secret: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
+        old_secrets: Sequence[bytes] = (),
     ) -> None:
         """Wrap `store`; `on_failure` is called with the first of several failures in a row."""
+        self.old_secrets = old_secrets
         self._store = store
         self._on_failure = on_failure
         self._clock = clock
@@ -65,11 +68,12 @@ class WatchedStore:
     def _compare(self, secret: bytes) -> None:
         """Leave a mark of our secret in the store, and look at the one that others left."""
         self._compare_at = self._clock() + _AGREE_SECONDS
-        mark = hashlib.blake2b(b"mark" + secret, digest_size=_SEAL_BYTES).digest()
+        mark = _mark(secret)
         found = self._attempt(lambda: self._store.get("mark"), None)
         if self.error is not None:
             return
-        if found is not None and found != mark:
+        # The mark of a secret that was rotated may be this server's own, of before its restart.
+        if found is not None and found not in (mark, *map(_mark, self.old_secrets)):
             if self._clock() >= self._differed_at + _DIFFERED_SECONDS:
                 log.warning("%s", _TWO_SECRETS)
             self._differed_at = self._clock()
@@ -138,15 +142,17 @@ class WatchedStore:
         secret = self.secret
         if self._seals[0] != secret:
             self._seals = secret, hashlib.sha256(secret).digest()  # of a length that can be a key here
-        seal = hashlib.blake2b(key.encode() + b"\0", digest_size=_SEAL_BYTES, key=self._seals[1])
-        seal.update(value)
-        return seal.digest()
+        return _sealed(self._seals[1], key, value)
 
     def _unsealed(self, key: str, sealed: bytes | None) -> bytes | None:
         if sealed is None:
             return None
-        value = memoryview(sealed)[_SEAL_BYTES:]
-        return bytes(value) if hmac.compare_digest(self._seal(key, value), sealed[:_SEAL_BYTES]) else None
+        seal, value = sealed[:_SEAL_BYTES], memoryview(sealed)[_SEAL_BYTES:]
+        is_ours = hmac.compare_digest(self._seal(key, value), seal) or any(
+            hmac.compare_digest(_sealed(hashlib.sha256(old).digest(), key, value), seal)
+            for old in self.old_secrets
+        )
+        return bytes(value) if is_ours else None
 
     def _attempt(self, work: Callable[[], T], fallback: T) -> T:
         try:
@@ -160,6 +166,16 @@ class WatchedStore:
         if self.error is not None:  # the store may have lost its data meanwhile, the secret among them
             self.error, self._agree_at = None, -math.inf
         return result
+
+
+def _mark(secret: bytes) -> bytes:
+    return hashlib.blake2b(b"mark" + secret, digest_size=_SEAL_BYTES).digest()
+
+
+def _sealed(digest: bytes, key: str, value: bytes | memoryview) -> bytes:
+    seal = hashlib.blake2b(key.encode() + b"\0", digest_size=_SEAL_BYTES, key=digest)
+    seal.update(value)
+    return seal.digest()
 
 
 def _agree(store: Store, proposed: bytes) -> bytes:

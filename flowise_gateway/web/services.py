@@ -85,8 +85,8 @@ class Services:
         )
         self.usage = Usage(self.counts, settings.proxy_usage_days)
         self.finished.observers.append(self.usage.add)
-        secret, *self._old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
-        self.store = WatchedStore(store, _log_lost_store, secret)
+        secret, *old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
+        self.store = WatchedStore(store, _log_lost_store, secret, old_secrets=old_secrets)
         self.store.charge = self._charge_stored
         # Of one secret at a time: the store has another one if it was lost when the worker began.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
@@ -229,13 +229,14 @@ class Services:
         return self._planner_of(self.store.secret)
 
     def _new_planner(self, secret: bytes) -> Planner:
-        return Planner(Conversations(self.store, secret, self.response_seconds))
+        secrets = (secret, *self.store.old_secrets)
+        return Planner(Conversations(self.store, secrets, self.response_seconds))
 
     @property
     def file_links(self) -> FileLinks:
         """What signs the addresses of files."""
         days = self.settings.proxy_response_ttl_days
-        return FileLinks(self.store.secret, days, old_secrets=self._old_secrets)
+        return FileLinks(self.store.secret, days, old_secrets=self.store.old_secrets)
 
     @property
     def response_seconds(self) -> float:

@@ -237,7 +237,7 @@ def conversed(text: str) -> None:
     said = tuple(HistoryMessage(role, text) for role in ("userMessage", "apiMessage"))
     turn = Turn(FLOW, text, said, text)
     asked = ConversationRequest("c", FLOW, "session", (turn,), text, conversation=text, user=text)
-    conversations = Conversations(MemoryStore(), b"s" * 32, 60)
+    conversations = Conversations(MemoryStore(), [b"s" * 32], 60)
     for told in (asked, replace(asked, conversation="", user="")):
         conversations.record(conversations.join(told), [Outcome(text, None)])
 

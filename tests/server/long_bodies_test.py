@@ -126,7 +126,7 @@ def passed_on(parsed: ParsedRequest) -> bytes:
     asked = ConversationRequest(
         "c", FLOW, "session", parsed.turns, parsed.user_text, parsed.attachments, is_single_user=True
     )
-    conversations = Conversations(MemoryStore(), b"s" * 32, 60)
+    conversations = Conversations(MemoryStore(), [b"s" * 32], 60)
     exchange = conversations.join(asked)
     conversations.record(exchange, [Outcome("a", None)])
     transcript = Transcript()

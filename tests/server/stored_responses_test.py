@@ -347,3 +347,28 @@ def test_a_parsed_answer_can_be_gone_on_from(openai_client: OpenAI) -> None:
     second = openai_client.responses.parse(model=MODEL, input="And?", previous_response_id=first.id)
     assert second.output_text
     assert openai_client.responses.retrieve(second.id).output_text == second.output_text
+
+
+def test_responses_and_conversations_go_on_after_a_rotation_of_the_secret(
+    demo: DemoServer, folder: Path
+) -> None:
+    settings = {"FLOWISE_BASE_URL": demo.base_url}
+    old, new = "the-secret-of-before", "the-secret-from-now-on"
+    with RunningProxy(folder, PROXY_SECRET=old, **settings) as proxy, sdk(proxy) as client:
+        first = client.responses.create(model="demo-assistant", input="My name is Ann.")
+        told = client.responses.create(
+            model="demo-assistant", input="Hello", extra_body={"conversation": "conv_1"}
+        )
+    with RunningProxy(folder, PROXY_SECRET=f"{new},{old}", **settings) as proxy, sdk(proxy) as client:
+        assert client.responses.retrieve(first.id).to_dict() == first.to_dict()
+        second = client.responses.create(
+            model="demo-assistant", input="And now?", previous_response_id=first.id
+        )
+        assert "I remember 2 earlier messages" in second.output_text
+        more = client.responses.create(
+            model="demo-assistant", input="And now?", extra_body={"conversation": "conv_1"}
+        )
+        assert "I remember 2 earlier messages" in more.output_text, told.output_text
+        client.responses.delete(first.id)
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(first.id)

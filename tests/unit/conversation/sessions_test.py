@@ -25,6 +25,7 @@ from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.model import Model
 from flowise_gateway.flow.turn import Attachment, HistoryMessage, Turn, Upload
 from flowise_gateway.storage.memory_store import MemoryStore
+from flowise_gateway.storage.store import WatchedStore
 
 FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 Message = tuple[str, str]
@@ -81,7 +82,7 @@ class Client:
 
 def conversations(store: MemoryStore | None = None, secret: bytes = b"s" * 32) -> Conversations:
     """Conversations over a store of their own."""
-    return Conversations(store or MemoryStore(), secret, 3600)
+    return Conversations(store or MemoryStore(), [secret], 3600)
 
 
 @pytest.fixture
@@ -603,3 +604,53 @@ def test_any_texts_go_on(texts: list[str], answer: str) -> None:
         talk.append(("user", text))
         talk += [("assistant", answer.strip())] if answer.strip() else []
     assert len(client.flowise.sessions) == 1
+
+
+OLD, NEW = b"o" * 32, b"n" * 32
+
+
+def rotated(flowise: Flowise, **more: Any) -> tuple[Client, Client]:
+    """The same client before and after a rotation of the secret, over one store."""
+    store, more = MemoryStore(), more or {"is_single_user": True}
+    before = Client(Conversations(WatchedStore(store, secret=OLD), [OLD], 3600), flowise, more=more)
+    after = WatchedStore(store, secret=NEW, old_secrets=[OLD])
+    return before, Client(Conversations(after, [NEW, OLD], 3600), flowise, more=more)
+
+
+def test_a_conversation_continues_its_session_after_a_rotation_of_the_secret() -> None:
+    flowise = Flowise()
+    before, after = rotated(flowise)
+    talk = before.ask([], "q0", "a0")
+    talk = after.ask(talk, "q1", "a1")
+    after.ask(talk, "q2", "a2")
+    assert len(flowise.sessions) == 1
+    assert flowise.seen == [*talk, ("user", "q2")]
+
+
+def test_a_client_that_sends_only_new_messages_goes_on_after_a_rotation() -> None:
+    flowise = Flowise()
+    before, after = rotated(flowise, conversation="c1")
+    before.ask([], "q0", "a0")
+    failed = after.begin([], "q1")  # its run never began
+    after.conversations.rollback(failed)
+    after.ask([], "q1", "a1")
+    after.ask([], "q2", "a2")
+    assert len(flowise.sessions) == 1
+    assert [text for _, text in flowise.seen] == ["q0", "a0", "q1", "a1", "q2"]
+    assert not after.begin([], "q0", conversation="c2").history, "a new one begins as ever"
+
+
+def test_an_answer_of_before_a_rotation_is_continued_by_its_name_until_it_is_deleted() -> None:
+    flowise = Flowise()
+    before, after = rotated(flowise)
+    exchange = before.begin([], "q0")
+    flowise.run(exchange.turns[0], "a0")
+    before.conversations.record(exchange, [Outcome("a0", None)], "resp_1")
+    talk = [("user", "q0"), ("assistant", "a0")]
+    continued = after.begin(talk, "q1", previous="resp_1")
+    assert continued.session_length == 2
+    after.conversations.rollback(continued)
+    after.conversations.forget("key", "resp_1")
+    assert (
+        after.conversations._older[0]._stored_transcript(replace(exchange.request, previous="resp_1")) is None
+    )

@@ -62,6 +62,28 @@ def test_a_record_is_read_as_it_was_kept() -> None:
     assert stored.item("ann", "msg_1") == orjson.dumps(ITEM)
 
 
+def test_what_was_stored_before_a_rotation_of_the_secret_is_found_and_deleted() -> None:
+    old, new, store = b"s" * 32, b"n" * 32, MemoryStore()
+    responses(store).of("ann", "resp_1").save(Record(DONE, blocks=1), {0: b"event"})
+    after = WatchedStore(store, secret=new, old_secrets=[old])
+    stored = StoredResponses(after, new, 3600)
+    place = stored.of("ann", "resp_1")
+    found = place.record()
+    assert found is not None
+    assert found.response == DONE
+    assert stored.item("ann", "msg_1") == orjson.dumps(ITEM)
+    assert place.events(0) == b"event"
+    assert stored.of("bob", "resp_1").record() is None
+    assert after.secret_error is None
+    forgotten = StoredResponses(WatchedStore(store, secret=new), new, 3600)
+    assert forgotten.of("ann", "resp_1").record() is None, "once the old secret is named no more"
+    assert place.delete()
+    assert place.record() is None
+    assert stored.item("ann", "msg_1") is None
+    assert place.events(0) is None
+    assert set(store._values) == {"mark"}, "nothing of it is left"
+
+
 @pytest.mark.parametrize(("scope", "name"), [("bob", "resp_1"), ("ann", "resp_2"), ("ann", "\ud800")])
 def test_only_its_caller_finds_a_response(scope: str, name: str) -> None:
     stored = responses()

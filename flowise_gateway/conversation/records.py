@@ -1,0 +1,62 @@
+"""What the store holds of a conversation: its sessions, and its texts for clients that send only new ones."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from flowise_gateway.flow.turn import HistoryMessage
+
+History = tuple[HistoryMessage, ...]
+_SHORT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """In the store: a session, its chat id and server, how many messages it has, its open question."""
+
+    session: str
+    chat: str
+    conversation: str
+    held: int
+    action: Mapping[str, Any] | None = None
+    choices: tuple[str, ...] = ()
+    server: str = ""
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SessionRecord:
+        return cls(**orjson.loads(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptRecord:
+    """In the store: a conversation, for clients that send only what is new.
+
+    `link` is the key of its session's record, `mark` the fingerprint of all texts, `system` that of the
+    system text. Under the name of an answer no texts are stored, for the request brings them along: there
+    `flow` is the answer's flow, and `talk` the key of the conversation's texts, empty if the client has an id
+    for those.
+    """
+
+    conversation: str
+    history: History = ()
+    instructions: str = ""
+    link: str = ""
+    mark: str = ""
+    system: str = ""
+    flow: str = ""
+    talk: str = ""
+
+    def to_bytes(self) -> bytes:
+        raw = orjson.dumps(self)
+        return zlib.compress(raw, 1) if len(raw) > _SHORT_BYTES else raw
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> TranscriptRecord:
+        value = orjson.loads(raw if raw.startswith(b"{") else zlib.decompress(raw))
+        messages = (HistoryMessage(**{**m, "files": tuple(m["files"])}) for m in value["history"])
+        return cls(**{**value, "history": tuple(messages)})
