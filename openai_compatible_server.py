@@ -164,7 +164,7 @@ class Views:
             # The first is also where it stood when there was but one Flowise.
             body["flowise"] = next(iter(states.values()), FlowiseState(reachable=False, error=None))
             body["flowises"] = states
-            body["config_error"] = services.config_file.error
+            body["config_error"] = services.config_error
             body["secret_error"] = services.store.secret_error
             body["store_error"] = services.store.error
         return json_response(body)

@@ -106,7 +106,7 @@ KINDS: Mapping[str, Kind] = {
         "Workers that find a server of a Flowise reachable; server is its number.", ("flowise", "server")
     ),
     "stores_failing": Kind("Workers whose last use of the store failed."),
-    "config_errors": Kind("Workers that keep an earlier proxy.yaml, since the present one is wrong."),
+    "config_errors": Kind("Workers that do not follow proxy.yaml, or a part of it, as it stands."),
     "catalogs_failing": Kind("Workers whose last list of a Flowise's flows failed.", ("flowise",)),
     "catalog_age_seconds": Kind(
         "Age of the list of flows by the gateway's own key for a Flowise; it is renewed when asked for.",

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NotRequired, Protocol, TypedDict
 
 from flowise_gateway.access.keys import Caller
-from flowise_gateway.config.flowises import Upstream, upstreams
+from flowise_gateway.config.flowises import PIPELINES, Upstream, upstreams
 from flowise_gateway.config.schema import DiscoveryConfig, ProxyConfig
 from flowise_gateway.config.settings import Settings
 from flowise_gateway.conversation.attachments import UploadClient
@@ -164,8 +164,8 @@ class Flowises:
         self._metrics = metrics
         self._by_name: dict[str, Flowise] = {}
 
-    def follow(self, config: ProxyConfig) -> None:
-        """Take over what was added, changed or taken away; all others keep what they know.
+    def follow(self, config: ProxyConfig) -> list[str]:
+        """Take over what was added, changed or taken away, and tell what cannot be; others are left alone.
 
         Calls under way go on with the Flowise that they began with.
         """
@@ -173,22 +173,14 @@ class Flowises:
         try:
             found = upstreams(self._settings, config.flowises, is_queued=is_queued)
         except ValueError as error:  # a file of a key is gone since proxy.yaml was read
-            log.error("proxy.yaml: flowises: an api_key %s: those before stay", error)  # noqa: TRY400
-            return
+            return [f"flowises: an api_key {error}: those before stay"]
         wanted = {each.name: each for each in found}
-        if not wanted:
-            log.error("proxy.yaml names no Flowise any more: those before stay until a restart")
-            return
-        now: dict[str, Flowise] = {}
-        for name, upstream in wanted.items():
-            present = self._by_name.get(name)
-            if present is not None and present.upstream == upstream:
-                now[name] = present
-                continue
-            try:
-                now[name] = Flowise(upstream, self._clients_of(upstream), self._store)
-            except SettingsError as error:
-                log.error("flowises in proxy.yaml: %s is left out: %s", name, error)  # noqa: TRY400
+        problems = []
+        if config.pipelines and PIPELINES not in wanted:
+            problems.append("pipelines: the first ones need a restart, which starts what runs them")
+        now = self._made(wanted, problems)
+        if not now:
+            return [*problems, "it names no Flowise any more: those before stay until a restart"]
         former, self._by_name = self._by_name, now
         for name, flowise in former.items():
             if now.get(name) is not flowise:
@@ -197,6 +189,24 @@ class Flowises:
         for name, flowise in now.items():
             if former.get(name) is not flowise:
                 self._watch(name, flowise)
+        return problems
+
+    def _made(self, wanted: Mapping[str, Upstream], problems: list[str]) -> dict[str, Flowise]:
+        """Those that are wanted: what is there as it is, what is new or changed made anew if it can be."""
+        made: dict[str, Flowise] = {}
+        for name, upstream in wanted.items():
+            present = self._by_name.get(name)
+            if present is not None and present.upstream == upstream:
+                made[name] = present
+                continue
+            try:
+                made[name] = Flowise(upstream, self._clients_of(upstream), self._store)
+            except SettingsError as error:
+                log.error("%s cannot be used: %s", name, error)  # noqa: TRY400
+                problems.append(f"flowises: {name} cannot be used: the log says why")
+                if present is not None:
+                    made[name] = present
+        return made
 
     def _watch(self, name: str, flowise: Flowise, *, forget: bool = False) -> None:
         """Show in the metrics what the calls of a Flowise count, or no longer."""

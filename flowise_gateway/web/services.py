@@ -70,6 +70,7 @@ class Services:
             self.finished.observers.append(end_span)
         self.config_file = config_file(settings)
         self.config = ProxyConfig()
+        self._config_problems: list[str] = []
         self._wrong_keys = WrongKeys()
         self.keys = Keys()
         self._model_limits: dict[str, Allowance] = {}
@@ -100,7 +101,7 @@ class Services:
         watch("requests_in_flight", lambda: self.limits.in_flight)
         watch("store_errors_total", lambda: self.store.failures)
         watch("stores_failing", lambda: self.store.error is not None)
-        watch("config_errors", lambda: self.config_file.error is not None)
+        watch("config_errors", lambda: self.config_error is not None)
         watch("build_info", lambda: 1, __version__)
         watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")
         for limit in refusals:
@@ -125,20 +126,29 @@ class Services:
             anonymous=LOCAL if settings.is_loopback else ANONYMOUS,
             wrong_keys=self._wrong_keys,
         )
+        problems = []
         if keys.is_open and not self.keys.is_open:
-            log.error("proxy.yaml holds no key any more: the keys before stay valid until a restart")
+            problems.append("it holds no key any more: the keys before stay valid until a restart")
         elif keys.is_open and self._needs_key:
             # A worker that takes the place of a dead or retired one comes here.
-            log.error("proxy.yaml holds no key any more: nobody is let in until it does")
+            problems.append("it holds no key any more: nobody is let in until it does")
             self.keys = Keys([secrets.token_urlsafe()], wrong_keys=self._wrong_keys)
         else:
             self.keys = keys
-        self.flowises.follow(config)
+        problems += self.flowises.follow(config)
+        for problem in problems:
+            log.error("proxy.yaml is not followed in all: %s", problem)
+        self._config_problems = problems
         self.config = config
         self._limits_stored = {key.name for key in config.keys if key.stored_bytes_per_day is not None}
         self._model_limits = {
             model.id: allowance for model in config.models if (allowance := model.allowance) != NO_LIMITS
         }
+
+    @property
+    def config_error(self) -> str | None:
+        """Why the file is not followed as it stands, or not in all; None if it is."""
+        return self.config_file.error or "; ".join(self._config_problems) or None
 
     def subjects(self, caller: Caller, summary: RequestSummary) -> list[Subject]:
         """The user and the model of a request, as far as they have limits."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import requests
 from openai import OpenAI
@@ -24,6 +27,7 @@ from tests.support.running_proxy import RunningProxy
 AGENT = "0c6fd9a2-1f53-4a57-9a3e-6d6f0b1c52e1"
 HR_ONLY = "aaaaaaaa-0000-4000-8000-00000000000a"
 HR_KEY = "key-of-hr-in-flowise"
+NEEDS_RESTART = "pipelines: the first ones need a restart, which starts what runs them"
 CLOSE = {"Connection": "close"}
 KEYS = f"""
 keys:
@@ -289,6 +293,31 @@ def test_without_an_address_in_the_settings_the_first_of_the_file_is_the_default
         assert questions(hr) == ["Hello"]
         (tmp_path / "proxy.yaml").write_text("tasks: {model: builtin}\n")
         assert wait_for(lambda: bool(ids(server, "any")) and "names no Flowise any more" in server.log(), 10)
+        Client(server, "any", AGENT).text([user("Still there?")])
+        (tmp_path / "proxy.yaml").write_text(flowises(hr) + 'pipelines: [{id: a, source: "m:f"}]\n')
+
+        def told() -> str:
+            return get(server, "/ready", "any")["config_error"] or ""
+
+        assert wait_for(lambda: told() == NEEDS_RESTART, 10), told()
+        assert "not followed in all: pipelines: the first ones need a restart" in server.log()
+        os.kill(server.pid, signal.SIGHUP)  # a reload is no restart, and says so again
+        assert wait_for(lambda: server.log().count("the first ones need a restart") == 2, 20)
+        assert told() == NEEDS_RESTART
+
+
+def test_one_that_can_no_longer_be_made_stays_as_it_was(hr: DemoServer, tmp_path: Path) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(Path(certifi.where()).read_bytes())
+    (tmp_path / "proxy.yaml").write_text(flowises(hr))
+    settings = {"HR_FLOWISE_KEY": HR_KEY, "FLOWISE_CA_FILE": str(authorities)}
+    with RunningProxy(tmp_path, **settings) as server:
+        assert "demo-json" in ids(server, "any")
+        authorities.unlink()
+        (tmp_path / "proxy.yaml").write_text(flowises(hr).replace(hr.base_url, "https://127.0.0.1:9/api/v1"))
+        told = "flowises: hr cannot be used: the log says why"
+        assert wait_for(lambda: told in str(get(server, "/ready", "any")["config_error"]), 10)
+        assert "hr cannot be used: the certificate authorities" in server.log()
         Client(server, "any", AGENT).text([user("Still there?")])
 
 
