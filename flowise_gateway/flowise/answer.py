@@ -28,6 +28,9 @@ from flowise_gateway.flow.lenient_json import json_text, lenient_json
 from flowise_gateway.flowise.failures import readable
 
 APART = "\n\n"
+MAX_TOKENS = 10**9
+"""More than any run has; what budgets, metrics and the store add up stays far below 64 bits."""
+
 """Between the texts of two nodes that each end a branch, which Flowise sends with nothing between them."""
 
 
@@ -271,10 +274,10 @@ def _added(total: UsageReported | None, more: UsageReported | None) -> UsageRepo
     if total is None or more is None:
         return total or more
     return UsageReported(
-        total.input_tokens + more.input_tokens,
-        total.output_tokens + more.output_tokens,
-        total.reasoning_tokens + more.reasoning_tokens,
-        total.cached_tokens + more.cached_tokens,
+        _count(total.input_tokens + more.input_tokens),
+        _count(total.output_tokens + more.output_tokens),
+        _count(total.reasoning_tokens + more.reasoning_tokens),
+        _count(total.cached_tokens + more.cached_tokens),
     )
 
 
@@ -306,4 +309,5 @@ def as_text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return min(value, MAX_TOKENS) if is_count else 0

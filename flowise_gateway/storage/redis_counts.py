@@ -28,14 +28,20 @@ _RESERVE = """
 for i = 1, #ARGV, 3 do
   local limit = tonumber(ARGV[i + 2])
   if limit >= 0 then
-    local value = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0')
+    local value = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '0') or 0
     if value + math.max(1, tonumber(ARGV[i + 1])) > limit then return ARGV[i] end
   end
 end
 for i = 1, #ARGV, 3 do
-  if ARGV[i + 1] ~= '0' then redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  if ARGV[i + 1] ~= '0' then redis.pcall('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 end
 return false
+"""
+_ADD = """
+for i = 1, #ARGV, 2 do redis.pcall('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+"""
+"""A field that another program set to no number stays as it is (`pcall`): Redis would have added the others
+when it tells of an error, and they would be added again.
 """
 _TAKE = """
 local now = redis.call('TIME')
@@ -75,13 +81,7 @@ class RedisCounts:
         return _text(refused) if refused else None
 
     def add(self, day: str, amounts: Mapping[str, int]) -> None:
-        def added(redis: Any) -> None:
-            with redis.pipeline(transaction=True) as pipeline:
-                for name, amount in amounts.items():
-                    pipeline.hincrby(self._key(day), name, amount)
-                pipeline.execute()
-
-        self._store.call(added)
+        _run(self._store, _ADD, [self._key(day)], [part for pair in amounts.items() for part in pair])
 
     def read(self, first: str, last: str) -> Iterator[tuple[str, str, int]]:
         day, end = date.fromisoformat(first), date.fromisoformat(last)

@@ -9,6 +9,7 @@ from flowise_gateway.storage.sqlite_store import SqliteStore
 
 _ADD = """INSERT INTO counts (day, name, value) VALUES (?, ?, ?)
     ON CONFLICT (day, name) DO UPDATE SET value = value + excluded.value"""
+_READ = "SELECT value FROM counts WHERE day = ? AND name = ? AND typeof(value) = 'integer'"
 _ROWS_AT_ONCE = 1000
 
 
@@ -23,8 +24,7 @@ class SqliteCounts:
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 for name, limit in limits.items():
-                    sql = "SELECT value FROM counts WHERE day = ? AND name = ?"
-                    value = (database.execute(sql, (day, name)).fetchone() or (0,))[0]
+                    value = (database.execute(_READ, (day, name)).fetchone() or (0,))[0]
                     if value + max(1, amounts.get(name, 0)) > limit:
                         return name
                 database.executemany(_ADD, [(day, name, amount) for name, amount in amounts.items()])

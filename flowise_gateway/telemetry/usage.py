@@ -6,6 +6,7 @@ its own, so that no answer waits for it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import Protocol
 import orjson
 
 from flowise_gateway.flow.request_summary import RequestSummary
+
+log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 MAX_USERS = 1000
@@ -103,11 +106,14 @@ class Usage:
         forgotten = ""
         while True:
             time.sleep(WRITE_SECONDS)
-            self.write()
-            oldest = _day(self._clock() - self._keep_days * 86_400)
-            if oldest != forgotten:
-                self._counts.forget_before(oldest)
-                forgotten = oldest
+            try:
+                self.write()
+                oldest = _day(self._clock() - self._keep_days * 86_400)
+                if oldest != forgotten:
+                    self._counts.forget_before(oldest)
+                    forgotten = oldest
+            except Exception:  # else nothing would be written until a restart
+                log.exception("usage was not written")
 
 
 def _day(seconds: float) -> str:

@@ -24,7 +24,7 @@ from flowise_gateway.flow.events import (
     UsageReported,
 )
 from flowise_gateway.flow.transcript import Transcript
-from flowise_gateway.flowise.answer import answer_events
+from flowise_gateway.flowise.answer import MAX_TOKENS, answer_events
 from tests.support.flow_events import transcript_of
 from tests.support.flowise_wire import (
     CALL_IDS,
@@ -178,6 +178,7 @@ def usage(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
         (executed(usage(0, 0), {"usageMetadata": {}}), None),
         (executed(usage(0, 0), usage(1, 2), usage(0, 0)), UsageReported(1, 2)),
         (executed(usage(1.5, 3)), UsageReported(0, 3)),
+        (executed(usage(10**19, 10**30), usage(1, 10**9)), UsageReported(MAX_TOKENS, MAX_TOKENS)),
         (executed({"usageMetadata": 5}, {}), None),
         ([], None),
         (

@@ -150,8 +150,20 @@ def test_what_another_program_put_among_the_numbers_is_none(redis_url: str, tmp_
         key = next(iter(other.scan_iter(f"{in_redis.prefix}*")))
         other.hset(key, mapping={"b": "garbage", b"\xff": "5", "c": "1.5"})
     assert all_of(counts) == {(DAY, "a"): 2}
+    check_foreign_number_harms_no_other(counts)
     counts = open_counts(SqliteStore(tmp_path / "proxy.db"))
     counts.add(DAY, {"a": 2})
     with contextlib.closing(sqlite3.connect(tmp_path / "proxy.db", isolation_level=None)) as file:
         file.execute("INSERT INTO counts (day, name, value) VALUES (?, 'b', 'garbage')", (DAY,))
     assert all_of(counts) == {(DAY, "a"): 2}
+    check_foreign_number_harms_no_other(counts)
+
+
+def check_foreign_number_harms_no_other(counts: Counts) -> None:
+    """The numbers beside `b`, which is none, are counted once each."""
+    watched = WatchedCounts(counts)
+    watched.add(DAY, {"a": 1, "b": 1, "z": 1})
+    assert watched.reserve(DAY, {"a": 1, "b": 1}, {"a": 9, "b": 9}) is None
+    watched.add(DAY, {"a": 1})
+    found = all_of(counts)
+    assert (found[DAY, "a"], found[DAY, "z"]) == (5, 1)

@@ -12,6 +12,7 @@ from flowise_gateway.flow.request_summary import RequestSummary, TokenCount
 from flowise_gateway.storage.counts import MemoryCounts
 from flowise_gateway.telemetry.usage import MAX_USERS, OTHER, Usage
 from flowise_gateway.telemetry.usage_report import UsageReport
+from tests.support.processes import wait_for
 
 NOON = 1_795_867_200.0  # 2026-11-28T12:00:00Z
 DAY = 86_400
@@ -126,6 +127,25 @@ def test_all_is_written_in_the_background_and_old_days_are_forgotten() -> None:
         time.sleep(0.05)
     assert counts.forgotten == "2026-10-29"
     assert not list(counts.read("2026-01-01", "2026-01-01"))
+
+
+def test_a_failure_to_write_is_not_the_end_of_writing(caplog: pytest.LogCaptureFixture) -> None:
+    class FailingOnce(MemoryCounts):
+        has_failed = False
+
+        def add(self, day: str, amounts: Mapping[str, int]) -> None:
+            if not self.has_failed:
+                self.has_failed = True
+                raise OverflowError
+            super().add(day, amounts)
+
+    counts = FailingOnce()
+    usage = Usage(counts, 30, lambda: NOON)
+    usage.add(finished())
+    assert wait_for(lambda: counts.has_failed, 30)
+    usage.add(finished())
+    assert wait_for(lambda: bool(report(counts)), 30)
+    assert "usage was not written" in caplog.text
 
 
 def test_budgets_of_days_that_are_over_are_forgotten_also_where_no_usage_is_kept() -> None:
