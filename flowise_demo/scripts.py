@@ -85,6 +85,7 @@ def rate_limit_response(seconds: int) -> Response:
 SCRIPTS: Mapping[str, Script] = MappingProxyType(
     {
         "fail500": Script(failure="500 The fake model broke"),
+        "fail400": Script(failure="400 The fake model broke"),
         "fail401": Script(
             failure=f"401 Incorrect API key provided: sk-fake{LANGCHAIN_ERRORS}MODEL_AUTHENTICATION/\n"
         ),

@@ -1,4 +1,4 @@
-"""Clients in front of one gateway and one demo Flowise, which counts the runs."""
+"""Clients in front of one gateway, whose Flowise counts the runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import queue
 import re
 import subprocess
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +17,13 @@ import requests
 
 from tests.clients.environments import HERE, Environment, install
 from tests.clients.matrix import Client
-from tests.support.demo_server import DemoServer
+from tests.clients.upstreams import Upstream
 from tests.support.processes import clean_environment
 from tests.support.running_proxy import RunningProxy
 
 Json = dict[str, Any]
 ANSWER_SECONDS = 90
 START_SECONDS = 240
-ASSISTANT = "5518949f-3ebc-4082-af01-fa2a18623da6"
-FILES = "ad75b8c3-5e92-4a4b-97f6-029c3ea8b1f4"
-CONFIG = f"""
-discovery: {{enabled: true}}
-models:
-  - {{id: prompted, flow: {ASSISTANT}, tools: prompt}}
-  - {{id: uncounted, flow: {ASSISTANT}, usage: asked}}
-"""
 USERS = itertools.count()
 
 
@@ -115,8 +106,8 @@ class Driver:
 class Bench:
     """What the checks use: clients' answers, the server's own, and what reached Flowise."""
 
-    def __init__(self, demo: DemoServer, proxy: RunningProxy, folder: Path) -> None:
-        self.demo = demo
+    def __init__(self, upstream: Upstream, proxy: RunningProxy, folder: Path) -> None:
+        self.upstream = upstream
         self.proxy = proxy
         self.folder = folder
         self._askers: dict[str, Asker] = {}
@@ -137,11 +128,10 @@ class Bench:
 
     def attempt(self, client: Client, surface: str, case: Json, runs: int) -> Json:
         """The client's answer or error; Flowise has run a flow so many times for it, and not once more."""
-        before = self.demo.stats()["runs_started"]
-        self.demo.clear()
+        count = self.upstream.count_runs()
         asked = {"stream": False, "user": new_user(client), **case, "surface": surface}
         answer = self._asker(client).ask(asked)
-        started = self.demo.stats()["runs_started"] - before
+        started = count()
         assert started == runs, f"{started} runs instead of {runs}: {answer}"
         return answer
 
@@ -177,12 +167,15 @@ class Bench:
             self._whole[kind] = {**message, "usage": answer.json()["usage"]}
         return self._whole[kind]
 
-    def settled_record(self, seconds: float = 20) -> Json:
-        """The last run, once it has ended."""
-        deadline = time.monotonic() + seconds
-        while (record := self.demo.records()[-1])["outcome"] == "running" and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return record
+
+@contextlib.contextmanager
+def bench_before(upstream: Upstream, folder: Path) -> Iterator[Bench]:
+    """A gateway before this Flowise, which leaves each retry to the client."""
+    (folder / "proxy.yaml").write_text(upstream.config)
+    with RunningProxy(folder, FLOWISE_MAX_ATTEMPTS="1", **upstream.settings) as proxy:
+        bench = Bench(upstream, proxy, folder)
+        yield bench
+        bench.close()
 
 
 def new_user(client: Client) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.clients.bench import Bench, Json, unsigned
 from tests.clients.matrix import Cell
+from tests.support.documents import PDF
 
 FLOWS = ("demo-assistant", "demo-agent", "demo-sources", "demo-json", "demo-approval", "demo-files")
 QUESTION = "Use the calculator: 6*7"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAIAAAACUFjqAAAAEklEQVR4nGP4z8CAB+GTG8HSALfKY52fTcuYAAAAAElFTkSuQmCC"
-PDF = base64.b64encode(b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n").decode()
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
@@ -60,8 +59,8 @@ def memory(bench: Bench, cell: Cell) -> None:
         for stream in cell.streams:
             case = {"model": model, "stream": stream, "turns": said("First of all", "And then", "At last")}
             answer = bench.ask(cell.client, cell.surface, case, runs=3)
-            assert 'You asked: "At last"' in answer["text"]
-            assert "I remember 4 earlier messages" in answer["text"], answer["texts"]
+            assert bench.upstream.repeats(answer["text"], "At last"), answer["texts"]
+            assert bench.upstream.remembered(answer["text"]) == 4, answer["texts"]
 
 
 def edit(bench: Bench, cell: Cell) -> None:
@@ -70,15 +69,14 @@ def edit(bench: Bench, cell: Cell) -> None:
     case = {"model": "demo-assistant", "turns": said("First of all", "And then", edited, edited, "At last")}
     for stream in cell.streams:
         answer = bench.ask(cell.client, cell.surface, {**case, "stream": stream}, runs=5)
-        numbers = [0, 2, 2, 2, 4]
-        for text, number in zip(answer["texts"], numbers, strict=True):
-            assert f"I remember {number} earlier messages" in text, answer["texts"]
+        remembered = [bench.upstream.remembered(text) for text in answer["texts"]]
+        assert remembered == [0, 2, 2, 2, 4], answer["texts"]
 
 
 def error(bench: Bench, cell: Cell) -> None:
     """The flow fails before its first token: the client reports the error and does not retry."""
     for stream in cell.streams:
-        case = {"model": "demo-errors", "stream": stream, "turns": said("fail500")}
+        case = {"model": "demo-errors", "stream": stream, "turns": said("fail400")}
         answer = bench.attempt(cell.client, cell.surface, case, runs=1)
         assert "The fake model broke" in answer.get("error", ""), answer
 
@@ -96,18 +94,15 @@ def stop(bench: Bench, cell: Cell) -> None:
     answer = bench.ask(cell.client, cell.surface, case)
     assert answer["text"].startswith("word0"), answer
     assert len(answer["text"]) < 200, answer
-    assert bench.settled_record()["outcome"] == "aborted"
+    assert bench.upstream.is_aborted()
 
 
 def retry(bench: Bench, cell: Cell) -> None:
     """Flowise is briefly unavailable, and nothing has run: the client retries, and one run answers."""
     for stream in cell.streams:
-        bench.demo.control("POST", "/__demo/script", {"prediction_status": [503]})
-        try:
+        with bench.upstream.refuse_once():
             answer = _answer(bench, cell, model="demo-assistant", stream=stream)
-        finally:
-            bench.demo.control("POST", "/__demo/script", {"prediction_status": None})
-        assert f'You asked: "{QUESTION}"' in answer["text"]
+        assert bench.upstream.repeats(answer["text"], QUESTION)
 
 
 def image(bench: Bench, cell: Cell) -> None:
@@ -115,9 +110,7 @@ def image(bench: Bench, cell: Cell) -> None:
     turn = {"text": "What is this?", "image": f"data:image/png;base64,{PIXEL}"}
     for stream in cell.streams:
         bench.ask(cell.client, cell.surface, {"model": "demo-agent", "stream": stream, "turns": [turn]})
-        [upload] = bench.settled_record()["body"]["uploads"]
-        assert upload["mime"].startswith("image/")
-        assert upload["data"].startswith(f"data:{upload['mime']};base64,")
+        assert bench.upstream.image().startswith("data:image/")
 
 
 def document(bench: Bench, cell: Cell) -> None:
@@ -125,8 +118,8 @@ def document(bench: Bench, cell: Cell) -> None:
     turn = {"text": "What does it say?", "document": {"name": "notes.pdf", "data": PDF}}
     for stream in cell.streams:
         bench.ask(cell.client, cell.surface, {"model": "demo-files", "stream": stream, "turns": [turn]})
-        question = bench.settled_record()["body"]["question"]
-        assert "The text of " in question, question
+        question = bench.upstream.messages()[-1]
+        assert bench.upstream.document_text in question, question
         assert "What does it say?" in question
 
 

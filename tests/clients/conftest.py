@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
-from tests.clients.bench import CONFIG, FILES, Bench
+from tests.clients.bench import Bench, bench_before
 from tests.clients.checks import CHECKS
 from tests.clients.declared import only_declared
-from tests.clients.environments import InstallError, install
+from tests.clients.environments import InstallError
+from tests.clients.environments import install as install_client
 from tests.clients.matrix import (
+    DEMO,
     FAILS,
+    FLOWISE,
     MISSING,
     UNSTREAMED,
     WORKS,
@@ -25,8 +28,11 @@ from tests.clients.matrix import (
     read_results,
     write_results,
 )
+from tests.clients.upstreams import DemoUpstream, FlowiseUpstream
+from tests.live.flowise_install import VERSION, install
+from tests.live.real_flowise import RealFlowise
+from tests.support.counting_relay import CountingRelay
 from tests.support.demo_server import DemoServer
-from tests.support.running_proxy import RunningProxy
 
 MAX_REASON = 300
 
@@ -38,26 +44,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A demo Flowise that counts, and a gateway that leaves each retry to the client."""
-    folder = tmp_path_factory.mktemp("clients")
-    (folder / "proxy.yaml").write_text(CONFIG)
-    with DemoServer("--token-seconds", "0.002") as demo:
-        takes_files = json.dumps({"fullFileUpload": {"status": True}})
-        demo.control("PUT", f"/__demo/flows/{FILES}", {"chatbotConfig": takes_files})
-        settings = {"FLOWISE_BASE_URL": demo.base_url, "FLOWISE_MAX_ATTEMPTS": "1"}
-        with RunningProxy(folder, **settings) as proxy:
-            bench = Bench(demo, proxy, folder)
-            yield bench
-            bench.close()
+    """A gateway in front of the demo Flowise."""
+    with (
+        DemoServer("--token-seconds", "0.002") as demo,
+        bench_before(DemoUpstream(demo), tmp_path_factory.mktemp("clients")) as bench,
+    ):
+        yield bench
+
+
+@pytest.fixture(scope="session")
+def flowise_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A gateway in front of a real Flowise."""
+    with (
+        RealFlowise(install(print)) as flowise,
+        CountingRelay(flowise.base_url) as relay,
+        bench_before(FlowiseUpstream(flowise, relay), tmp_path_factory.mktemp("flowise")) as bench,
+    ):
+        assert flowise.version == VERSION
+        yield bench
 
 
 @pytest.fixture
-def check(bench: Bench) -> Check:
-    """Looks at one cell of the table, or says why the client does not offer it."""
+def check(request: pytest.FixtureRequest) -> Check:
+    """Looks at one cell of a table, or says why the client does not offer it."""
 
     def run(cell: Cell) -> None:
         if cell.reason is not None:
             pytest.skip(cell.reason)
+        bench: Bench = request.getfixturevalue("bench" if cell.upstream == DEMO else "flowise_bench")
         (cell.client.own.get(cell.feature) or CHECKS[cell.feature])(bench, cell)
 
     return run
@@ -79,7 +93,7 @@ def pytest_runtest_makereport(
     return report
 
 
-def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, str]:
+def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
     outcome = WORKS if cell.unstreamed is None else f"{UNSTREAMED}: {cell.unstreamed}"
     if report.skipped:
         outcome = f"{MISSING}: {cell.reason}"
@@ -88,9 +102,10 @@ def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -
         outcome = f"{FAILS}: {lines[0][:MAX_REASON]}"
     client = cell.client
     return {
+        "upstream": cell.upstream,
         "client": client.name,
-        "package": client.package,
-        "version": _version(cell),
+        "head": {"package": client.package, "version": _version(cell)}
+        | ({"flowise": VERSION} if cell.upstream == FLOWISE else {}),
         "surface": cell.surface,
         "feature": cell.feature,
         "outcome": outcome,
@@ -99,7 +114,7 @@ def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -
 
 def _version(cell: Cell) -> str:
     try:
-        return install(cell.client.folder).version(cell.client.package)
+        return install_client(cell.client.folder).version(cell.client.package)
     except InstallError:
         return "not installed"
 
@@ -109,7 +124,7 @@ class Recorder:
 
     def __init__(self, *, records: bool) -> None:
         self._records = records
-        self._results: Results = {}
+        self._results: dict[str, Results] = {}
         self._differences: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -117,22 +132,19 @@ class Recorder:
         found = next((value for name, value in report.user_properties if name == "cell"), None)
         if not isinstance(found, dict):
             return
-        head = {
-            "package": found["package"],
-            "version": found["version"],
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "surfaces": {},
-        }
-        client = self._results.setdefault(found["client"], head)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        results = self._results.setdefault(found["upstream"], {})
+        client = results.setdefault(found["client"], {**found["head"], "date": date, "surfaces": {}})
         client["surfaces"].setdefault(found["surface"], {})[found["feature"]] = found["outcome"]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write or compare."""
-        recorded = read_results()
-        if self._records:
-            write_results(only_declared(merged(self._results, recorded)))
-        else:
-            self._differences = list(differences(self._results, recorded))
+        for upstream, results in self._results.items():
+            recorded = read_results(upstream)
+            if self._records:
+                write_results(only_declared(merged(results, recorded), upstream), upstream)
+            else:
+                self._differences += differences(results, recorded)
         if self._differences and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

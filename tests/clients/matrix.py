@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results.json")
+DEMO, FLOWISE = "demo", "flowise"
+RESULTS: Mapping[str, Path] = {
+    DEMO: Path(__file__).with_name("results.json"),
+    FLOWISE: Path(__file__).with_name("flowise_results.json"),
+}
+"""What is on record, of clients before the demo Flowise and before a real one."""
 WORKS, UNSTREAMED, MISSING, FAILS = "works", "works unstreamed", "not offered", "fails"
 
 FEATURES: Mapping[str, str] = {
@@ -58,13 +63,16 @@ class Client:
     is_application: bool = False
     """Whether it is a whole application: its tests are marked `apps`, and `make clients-apps` alone runs them."""
 
-    def cells(self) -> list[Cell]:
-        """All its cells of the table."""
-        return [Cell(self, surface, feature) for surface in self.surfaces for feature in FEATURES]
+    meets_flowise: bool = False
+    """Whether it is tried before a real Flowise as well."""
+
+    def cells(self, upstream: str = DEMO) -> list[Cell]:
+        """All its cells of the table of this upstream."""
+        return [Cell(self, surface, feature, upstream) for surface in self.surfaces for feature in FEATURES]
 
     def source(self) -> Path:
         """Its script."""
-        folder = RESULTS.parent / self.folder
+        folder = Path(__file__).parent / self.folder
         names = [self.script] if self.script else ["ask.py", "ask.mjs"]
         return next(path for name in names if (path := folder / name).exists())
 
@@ -76,6 +84,7 @@ class Cell:
     client: Client
     surface: str
     feature: str
+    upstream: str = DEMO
 
     def __str__(self) -> str:
         return f"{self.surface}-{self.feature}"
@@ -103,18 +112,21 @@ Check = Callable[[Cell], None]
 """Looks at one cell; the fixture `check`."""
 
 Results = dict[str, dict[str, Any]]
-"""By client: its package, version, the date of the run, and by surface and feature what was found."""
+"""By client: its package, versions, the date of the run, and by surface and feature what was found."""
+VERSIONS = ("version", "flowise")
+"""The versions of the client and of a real Flowise: what was found with another one counts no more."""
 
 
-def read_results() -> Results:
+def read_results(upstream: str = DEMO) -> Results:
     """What the last recorded run found."""
-    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+    path = RESULTS[upstream]
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def write_results(results: Results) -> None:
+def write_results(results: Results, upstream: str) -> None:
     """Record these for the page."""
     ordered = {name: results[name] for name in sorted(results, key=str.lower)}
-    RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+    RESULTS[upstream].write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
 
 def merged(found: Results, recorded: Results) -> Results:
@@ -122,19 +134,24 @@ def merged(found: Results, recorded: Results) -> Results:
     merged = dict(recorded)
     for name, client in found.items():
         known = recorded.get(name, client)
-        surfaces = known["surfaces"] if known["version"] == client["version"] else {}
+        surfaces = known["surfaces"] if versions_of(known) == versions_of(client) else {}
         for surface, cells in client["surfaces"].items():
             surfaces = surfaces | {surface: surfaces.get(surface, {}) | cells}
         merged[name] = client | {"surfaces": surfaces}
     return merged
 
 
+def versions_of(client: Mapping[str, Any]) -> dict[str, str]:
+    """The versions that a client's cells were found with."""
+    return {name: client[name] for name in VERSIONS if name in client}
+
+
 def differences(found: Results, recorded: Results) -> Iterator[str]:
     """Where a run found something else than what is recorded, whatever the dates."""
     for name, client in found.items():
-        known = recorded.get(name, {"version": "none", "surfaces": {}})
-        if client["version"] != known["version"]:
-            yield f"{name}: version {client['version']}, recorded {known['version']}"
+        known = recorded.get(name, {"surfaces": {}})
+        if versions_of(client) != versions_of(known):
+            yield f"{name}: {versions_of(client)}, recorded: {versions_of(known)}"
         for surface, cells in client["surfaces"].items():
             for feature, outcome in cells.items():
                 before = known["surfaces"].get(surface, {}).get(feature, "nothing")

@@ -17,9 +17,9 @@ import pytest
 import requests
 import yaml
 
-from tests.clients.bench import ASSISTANT
 from tests.clients.programs import run_program
 from tests.clients.snippets_test import librechat_reads
+from tests.clients.upstreams import ASSISTANT
 from tests.support.demo_server import DemoServer
 from tests.support.running_proxy import RunningProxy
 

@@ -14,6 +14,7 @@ import pytest
 from tests.live.real_flowise import RealFlowise
 from tests.live.surface_conversation_test import everything, said, seen_by_model, system_message, user
 from tests.live.wire import Json, Wire, text_of
+from tests.support.documents import PDF
 from tests.support.running_proxy import StartProxy
 
 pytestmark = pytest.mark.live
@@ -354,15 +355,6 @@ def test_a_text_file_reaches_the_model_of_any_flow(flow: str, flowise: RealFlowi
     part = file_part("notes.txt", "text/plain", "c2VjcmV0IG5vdGVz")
     wire.ask(flowise.flows[flow], [user([part, {"type": "text", "text": question}])])
     assert "secret notes" in everything(seen_by_model(flowise, question))
-
-
-PDF = (
-    "JVBERi0xLjQKMSAwIG9iajw8L1R5cGUvQ2F0YWxvZy9QYWdlcyAyIDAgUj4+ZW5kb2JqCjIgMCBvYmo8PC9UeXBlL1BhZ2VzL0tpZHNbMyAw"
-    "IFJdL0NvdW50IDE+PmVuZG9iagozIDAgb2JqPDwvVHlwZS9QYWdlL1BhcmVudCAyIDAgUi9NZWRpYUJveFswIDAgMzAwIDE0NF0vQ29udGVu"
-    "dHMgNCAwIFIvUmVzb3VyY2VzPDwvRm9udDw8L0YxIDUgMCBSPj4+Pj4+ZW5kb2JqCjQgMCBvYmo8PC9MZW5ndGggNDQ+PnN0cmVhbQpCVCAv"
-    "RjEgMTggVGYgMjAgMTAwIFRkIChQZGYgd29yZHMgaGVyZSkgVGogRVQKZW5kc3RyZWFtIGVuZG9iago1IDAgb2JqPDwvVHlwZS9Gb250L1N1"
-    "YnR5cGUvVHlwZTEvQmFzZUZvbnQvSGVsdmV0aWNhPj5lbmRvYmoKdHJhaWxlcjw8L1Jvb3QgMSAwIFI+PgolJUVPRg=="
-)
 
 
 def test_a_pdf_reaches_the_model_where_the_flow_takes_files(flowise: RealFlowise, wire: Wire) -> None:

@@ -174,6 +174,8 @@ def _tool_agents(parts: Parts) -> Iterator[Flow]:
     yield Flow("toolagent_override", canvas, settings={"apiConfig": overridable(canvas, ("systemMessage",))})
     for kind, tool in parts.tools.items():
         yield Flow(f"toolagent_{kind}", parts.tool_agent(parts.node("customTool_0", selectedTool=tool)))
+    canvas = parts.tool_agent(parts.node("customTool_0", selectedTool=parts.tools["artifacts"]))
+    yield Flow("toolagent_files", canvas, settings={"chatbotConfig": FULL_FILES})
 
 
 def _other_chatflows(parts: Parts) -> Iterator[Flow]:
@@ -196,8 +198,8 @@ def _retrieval(parts: Parts) -> Json:
     nodes = [
         parts.chat_model(),
         parts.node("openAIEmbeddings_0", credential=parts.credential, basepath=parts.model_url),
-        parts.node("plainText_0", text="Paris is the capital of France. " * 3),
-        parts.node("plainText_1", text="The Nile is a river in Africa. " * 3),
+        parts.node("plainText_0", text="Paris is the capital of France. " * 3, metadata=page("paris")),
+        parts.node("plainText_1", text="The Nile is a river in Africa. " * 3, metadata=page("nile")),
         parts.node(store, topK="2"),
         parts.node("bufferMemory_0"),
         parts.node(chain, returnSourceDocuments=True),
@@ -211,6 +213,11 @@ def _retrieval(parts: Parts) -> Json:
         ("bufferMemory_0", chain, "memory"),
     ]
     return chatflow(nodes, links)
+
+
+def page(name: str) -> str:
+    """The metadata of a text that stands on a page of the web."""
+    return json.dumps({"source": f"https://docs.example/{name}"})
 
 
 def _llm_agentflows(parts: Parts) -> Iterator[Flow]:

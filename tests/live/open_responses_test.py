@@ -46,7 +46,7 @@ def test_a_case_of_the_suite_passes(case: Callable[[Target], None], target: Targ
 def test_what_a_tool_gave_reaches_the_model(target: Target, stream: bool) -> None:
     first = respond(target, "How is the weather in Boston?", stream=stream)
     [call] = calls_in(first)
-    assert call["arguments"] == '{"location":"value of location"}'
+    assert call["arguments"] == '{"location":"Boston"}'
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain"}
     second = respond(target, [output], stream=stream, previous_response_id=first["id"])
     assert said_in(second) == "The tool said Rain. "

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.clients
 def plain(bench: Bench, cell: Cell) -> None:
     """One task is one run, and its answer is shown."""
     answer = bench.ask(cell.client, cell.surface, {"model": "demo-agent", "turns": said(QUESTION)})
-    assert QUESTION in bench.settled_record()["body"]["question"]
+    assert QUESTION in bench.upstream.messages()[-1]
     assert "This is the demo agent" in answer["text"]
 
 
@@ -22,7 +22,7 @@ def memory(bench: Bench, cell: Cell) -> None:
     """A session that is resumed goes on from its own messages: the last is answered in knowledge of the first."""
     case = {"model": "demo-agent", "turns": said("First of all", "And then", "At last")}
     bench.ask(cell.client, cell.surface, case, runs=3)
-    messages = [str(message["content"]) for message in bench.settled_record()["messages"]]
+    messages = bench.upstream.messages()
     assert any("First of all" in message for message in messages)
     assert "At last" in messages[-1]
 
@@ -45,11 +45,8 @@ def usage(bench: Bench, cell: Cell) -> None:
 
 def retry(bench: Bench, cell: Cell) -> None:
     """Flowise is away for a moment: it asks again, and one run answers."""
-    bench.demo.control("POST", "/__demo/script", {"prediction_status": [503]})
-    try:
+    with bench.upstream.refuse_once():
         plain(bench, cell)
-    finally:
-        bench.demo.control("POST", "/__demo/script", {"prediction_status": None})
 
 
 OWN = {"plain": plain, "memory": memory, "tools": tools, "usage": usage, "retry": retry}

@@ -32,6 +32,7 @@ CLIENT = Client(
     },
     streams=(True,),
     user_agent=TURN["headers"]["user-agent"],
+    meets_flowise=True,
 )
 # A turn and a title, each with its retries.
 MAX_REQUESTS = 16

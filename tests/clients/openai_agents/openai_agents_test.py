@@ -13,6 +13,7 @@ CLIENT = Client(
     "openai-agents",
     "openai_agents",
     surfaces=("responses", "chat"),
+    meets_flowise=True,
 )
 
 

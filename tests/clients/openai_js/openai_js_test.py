@@ -22,6 +22,7 @@ CLIENT = Client(
         ("completions", "reasoning"): "a completion has no place for thoughts",
         ("completions", "sources"): "a completion has no place for citations",
     },
+    meets_flowise=True,
 )
 
 

@@ -23,6 +23,7 @@ CLIENT = Client(
         ("completions", "sources"): "a completion has no place for citations",
         ("conversation", "edit"): "a conversation only goes on; no earlier message of it can be replaced",
     },
+    meets_flowise=True,
 )
 
 

@@ -3,12 +3,13 @@
 // What it answers is ruled by words in the LAST user message:
 //   slow            60 tokens, 250 ms apart            token delay otherwise: 15 ms
 //   flood           2,000 tokens (18 kB), as fast as they can be written
-//   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer;
-//                   a forced tool_choice is always obeyed
+//   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer; so does the
+//                   name of an offered tool, and a forced tool_choice is always obeyed
 // Tools that the prompt tells of in words (openai/tools.py) are obeyed as well: the first is called in words,
-// unless the last user message brings the result of one.
+// unless the last user message brings the result of one. A JSON Schema that the prompt tells of
+// (openai/response_format.py) is obeyed too. Texts in either are the last word of the last user message.
 //   unicode         multi-byte text                    markdown   text with newlines, quotes, code
-//   fail500 fail401 fail429 failctx                    HTTP error before any token
+//   fail400 fail500 fail401 fail429 failctx            HTTP error before any token
 //   failmid         socket destroyed after 4 tokens    failjson   SSE error object after 4 tokens
 //   stall           35 s of silence before the first token
 //   think           reasoning_content deltas first     empty      no content at all
@@ -20,6 +21,7 @@ const [port, logFile] = [parseInt(process.argv[2], 10), process.argv[3]]
 const UNICODE = 'Grüße 世界 🙂👩‍👩‍👧 naïve façade — done. '
 const MARKDOWN = '# Title\n\n- "quoted" \\ back\n- <b>tag</b> & amp\n\n```python\nprint("data: x\\n\\n")\n```\n'
 const ERRORS = {
+    fail400: [400, 'The fake model broke', 'invalid_request_error'],
     fail500: [500, 'The fake model broke', 'server_error'],
     fail401: [401, 'Incorrect API key provided: sk-fake', 'invalid_api_key'],
     fail429: [429, 'Rate limit reached for fake model', 'rate_limit_exceeded'],
@@ -61,6 +63,7 @@ const embeddings = (body) => {
 
 // ---------------------------------------------------------------- what to answer
 const sampleOf = (schema, otherwise) => {
+    if (schema.enum) return schema.enum[0]
     if (schema.type === 'number' || schema.type === 'integer') return 42
     if (schema.type === 'boolean') return true
     return schema.type === 'array' ? [] : otherwise
@@ -71,24 +74,29 @@ const sampleObject = (properties, otherwise) =>
 const toolCallOf = (body, has) => {
     if (!body.tools?.length) return null
     const forced = typeof body.tool_choice === 'object' ? body.tool_choice.function.name : null
-    if (!forced && (!has('usetool') || body.messages.at(-1)?.role === 'tool')) return null
-    const chosen = (forced ? body.tools.find((tool) => tool.function.name === forced) : body.tools[0]).function
+    const named = body.tools.find((tool) => tool.function.name === forced || has(tool.function.name))
+    if (!forced && (!(named || has('usetool')) || body.messages.at(-1)?.role === 'tool')) return null
+    const chosen = (named ?? body.tools[0]).function
     const sample = () => sampleObject(chosen.parameters?.properties, (key) => (forced ? 'value of ' + key : 'x'))
     const args = chosen.name === 'calculator' ? { input: '6*7' } : sample()
     return { name: chosen.name, arguments: JSON.stringify(args) }
 }
 
 const TOOLS_TOLD = 'Available tools, one JSON object a line:'
+const FORMAT_TOLD = 'Answer with nothing but JSON that fits the JSON Schema'
 const wordedAnswer = (messages, lastUser) => {
     const lines = messages.filter((message) => message.role !== 'assistant').flatMap((message) => textOf(message.content).split('\n'))
+    const word = lastUser.match(/[\p{L}\p{N}_]+/gu)?.at(-1) ?? ''
     const last = lastUser.split('\n')
     const result = last.findLastIndex((line) => line.startsWith('Tool result of '))
     if (result >= 0 && result > last.lastIndexOf(TOOLS_TOLD)) return `The tool said ${last[result].replace(/^[^:]*: /, '')}. `
-    const heading = lines.lastIndexOf(TOOLS_TOLD)
-    if (heading < 0) return null
-    const tool = JSON.parse(lines[heading + 1])
-    const call = { name: tool.name, arguments: sampleObject(tool.parameters.properties, (key) => 'value of ' + key) }
-    return `<tool_call>${JSON.stringify(call)}</tool_call>`
+    const [heading, format] = [lines.lastIndexOf(TOOLS_TOLD), lines.findLastIndex((line) => line.startsWith(FORMAT_TOLD))]
+    if (heading >= 0) {
+        const tool = JSON.parse(lines[heading + 1])
+        const call = { name: tool.name, arguments: sampleObject(tool.parameters.properties, () => word) }
+        return `<tool_call>${JSON.stringify(call)}</tool_call>`
+    }
+    return format >= 0 ? JSON.stringify(sampleObject(JSON.parse(lines[format + 1]).properties, () => word)) : null
 }
 
 const textFor = (body, messages, lastUser, has) => {
