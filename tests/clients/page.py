@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.clients.checks import CHECKS
-from tests.clients.matrix import FAILS, FEATURES, MISSING, UNSTREAMED, read_results
+from tests.clients.matrix import DEMO, FAILS, FEATURES, FLOWISE, MISSING, UNSTREAMED, Results, read_results
 
 HEAD = """# Client compatibility
 
@@ -11,6 +11,11 @@ Each client is installed in a pinned version and run against the demo flows thro
 is generated from the results (`make clients`, and `make clients-apps` for complete applications), and CI
 fails if a result changes. ✓ works, – not offered by the client, ✗ fails; a number refers to the reason below.
 Every test also counts the runs that reach Flowise: exactly one per user action, even if the client retries.
+"""
+FLOWISE_HEAD = """The same tests with a real Flowise instead of the demo; its flows are chatflows and agentflows with a scripted
+model. Runs are counted between the gateway and Flowise, and images and documents are checked in the requests
+that the model gets. "Stop" stops an agentflow and is checked in Flowise's execution and at the model's connection:
+Flowise does not abort chatflows with a chain or a tool agent.
 """
 SIGNS = {MISSING: "–", FAILS: "✗"}
 
@@ -29,14 +34,33 @@ def clients_page() -> str:
             reasons.append(text)
         return f"{sign} {reasons.index(text) + 1}"
 
-    rows = [f"| Client | API | {' | '.join(FEATURES.values())} |", "| --- | --- |" + " :-: |" * len(FEATURES)]
-    versions = ["| Client | Package | Version | Run on |", "| --- | --- | --- | --- |"]
-    for name, client in read_results().items():
-        versions.append(f"| {name} | `{client['package']}` | {client['version']} | {client['date']} |")
-        for surface, cells in client["surfaces"].items():
-            marks = " | ".join(mark(cells[feature]) if feature in cells else "" for feature in FEATURES)
-            rows.append(f"| {name} | {surface} | {marks} |")
+    def table(results: Results) -> list[str]:
+        rows = [
+            f"| Client | API | {' | '.join(FEATURES.values())} |",
+            "| --- | --- |" + " :-: |" * len(FEATURES),
+        ]
+        for name, client in results.items():
+            for surface, cells in client["surfaces"].items():
+                marks = " | ".join(mark(cells[feature]) if feature in cells else "" for feature in FEATURES)
+                rows.append(f"| {name} | {surface} | {marks} |")
+        return rows
+
+    demo, flowise = (read_results(upstream) for upstream in (DEMO, FLOWISE))
+    rows, flowise_rows = table(demo), table(flowise)
+    versions = [
+        "| Client | Package | Version | Run on | With Flowise |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, client in demo.items():
+        real = flowise.get(name)
+        # The date that the cells were found at, which of the two tables need not be the same.
+        beside = f"{real['flowise']}, {real['date']}" if real else ""
+        versions.append(
+            f"| {name} | `{client['package']}` | {client['version']} | {client['date']} | {beside} |"
+        )
+    releases = " and ".join(sorted({client["flowise"] for client in flowise.values()}))
     sections = {
+        f"With Flowise {releases}": [FLOWISE_HEAD, *flowise_rows],
         "Reasons": [f"{at}. {reason}." for at, reason in enumerate(reasons, 1)],
         "What is tested": [f"- **{title}.** {CHECKS[name].__doc__}" for name, title in FEATURES.items()],
         "Versions": versions,

@@ -6,9 +6,14 @@ import json
 import re
 from pathlib import Path
 
-from tests.clients.declared import declared_clients
+import pytest
+
+from tests.clients.declared import clients_before, declared_clients
 from tests.clients.environments import HERE
-from tests.clients.matrix import FAILS, MISSING, Client, read_results
+from tests.clients.matrix import FAILS, FLOWISE, MISSING, RESULTS, Client, read_results
+from tests.live.flowise_install import NEWEST
+
+of_each_table = pytest.mark.parametrize("upstream", RESULTS)
 
 
 def pinned(client: Client) -> str:
@@ -22,20 +27,23 @@ def pinned(client: Client) -> str:
     return found[1]
 
 
-def test_every_declared_cell_is_on_record_and_no_other() -> None:
-    results = read_results()
-    assert sorted(results) == sorted(client.name for client in declared_clients())
-    for client in declared_clients():
+@of_each_table
+def test_every_declared_cell_is_on_record_and_no_other(upstream: str) -> None:
+    results, clients = read_results(upstream), clients_before(upstream)
+    assert sorted(results) == sorted(client.name for client in clients)
+    for client in clients:
         recorded = results[client.name]
         assert recorded["version"] == pinned(client), client.name
+        assert recorded.get("flowise") == (NEWEST if upstream == FLOWISE else None), client.name
         cells = {(surface, feature) for surface, found in recorded["surfaces"].items() for feature in found}
-        assert cells == {(cell.surface, cell.feature) for cell in client.cells()}, client.name
+        assert cells == {(cell.surface, cell.feature) for cell in client.cells(upstream)}, client.name
 
 
-def test_what_a_client_does_not_offer_is_what_its_file_declares() -> None:
-    for client in declared_clients():
-        for cell in client.cells():
-            outcome = read_results()[client.name]["surfaces"][cell.surface][cell.feature]
+@of_each_table
+def test_what_a_client_does_not_offer_is_what_its_file_declares(upstream: str) -> None:
+    for client in clients_before(upstream):
+        for cell in client.cells(upstream):
+            outcome = read_results(upstream)[client.name]["surfaces"][cell.surface][cell.feature]
             declared = f"{MISSING}: {cell.reason}"
             assert outcome == declared if cell.reason else not outcome.startswith(MISSING), (
                 client.name,
@@ -43,10 +51,11 @@ def test_what_a_client_does_not_offer_is_what_its_file_declares() -> None:
             )
 
 
-def test_no_client_fails_in_what_it_offers() -> None:
+@of_each_table
+def test_no_client_fails_in_what_it_offers(upstream: str) -> None:
     failing = [
         f"{name}, {surface}, {feature}: {outcome}"
-        for name, client in read_results().items()
+        for name, client in read_results(upstream).items()
         for surface, cells in client["surfaces"].items()
         for feature, outcome in cells.items()
         if outcome.startswith(FAILS)

@@ -181,7 +181,8 @@ class FlowiseUpstream:
         )
 
     def _execution_was_aborted(self) -> bool:
-        session = self._relay.runs[-1]["overrideConfig"]["sessionId"]
+        run = self._relay.runs[-1]
+        session = run.get("overrideConfig", {}).get("sessionId", run["chatId"])
         headers = {"Authorization": f"Bearer {self._flowise.keys['all']}"}
         url = f"{self._flowise.base_url}/executions"
         answer = requests.get(url, {"sessionId": session}, headers=headers, timeout=30)
