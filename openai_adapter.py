@@ -182,7 +182,7 @@ class _ChunkRenderer(BaseRenderer):
 
     def failure(self, error: ProxyError) -> list[Frame]:
         # Without a finish_reason, so that nobody takes the text so far for an answer.
-        return [error_frame(error), DONE]
+        return [error_frame(self._shown(error)), DONE]
 
 
 class ChatRenderer(_ChunkRenderer):

@@ -70,6 +70,11 @@ class BaseRenderer:
             self._counted = usage_of(self._request.turns, transcripts, self._count_tokens)
         return self._counted
 
+    def _shown(self, error: ProxyError) -> ProxyError:
+        """The failure as this client must be told of it in a stream."""
+        wording = self._style.wording
+        return error if wording is None else wording.reworded(error, in_stream=True)
+
     def _details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
         return flowise_details(transcripts, self._seconds(), self._request.turns)
 

@@ -137,14 +137,17 @@ class ResponsesRenderer(BaseRenderer):
 
     def failure(self, error: ProxyError) -> list[Frame]:
         """Give the ends of what is open, an `error`, the failed response and `[DONE]`."""
+        error = self._shown(error)
         code = error.code if error.code in _ERROR_CODES else "server_error"
+        event = error_body(error)["error"]
         if self._style.repeats_failures and not error.nothing_ran:
-            code = "invalid_prompt"  # of OpenAI's codes the only one after which Codex does not ask again
+            # Of OpenAI's codes the only one after which Codex and opencode do not ask again.
+            code = event["code"] = "invalid_prompt"
         frames = self._output.interrupt()
         self._response["error"] = {"code": code, "message": error.message}
         self._add_metadata({"error_code": error.code or error.type})
         self._finish("failed")
-        return [*frames, *self._events.failed(error_body(error)["error"], self._response), DONE]
+        return [*frames, *self._events.failed(event, self._response), DONE]
 
     def cancelled(self) -> list[Frame]:
         """Give the frames that end an answer whose run was aborted by its client.

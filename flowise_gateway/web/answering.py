@@ -35,6 +35,7 @@ from flowise_gateway.web.request import (
     json_response,
     link_resolver,
     onward_headers,
+    reads_raw,
 )
 from flowise_gateway.web.runs import Runs
 from flowise_gateway.web.services import Services
@@ -101,6 +102,7 @@ class Answering:
             model,
             body,
             header("User-Agent") or "",
+            is_raw=reads_raw(),
             is_task=task is not None,
             is_open_webui=bool(header("X-OpenWebUI-User-Id") or header("X-OpenWebUI-Chat-Id")),
         )

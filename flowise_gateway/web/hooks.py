@@ -27,6 +27,7 @@ from flowise_gateway.flow.errors import (
     error_status,
 )
 from flowise_gateway.flow.request_summary import RequestSummary
+from flowise_gateway.openai.client_quirks import traits_of
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.telemetry.log import request_id
 from flowise_gateway.telemetry.metrics import ROUTE as METRICS
@@ -35,6 +36,7 @@ from flowise_gateway.web.request import (
     current_scope,
     header,
     json_response,
+    reads_raw,
     trace_id,
     traceparent,
 )
@@ -159,7 +161,10 @@ class Hooks:
     def _refuse(self, error: ProxyError) -> Response:
         error, status = self.refused(error)
         current_scope().summary.outcome = error.code or error.type
-        return json_response(error_body(error), status, error_headers(error))
+        wording = traits_of(header("User-Agent") or "", None, is_raw=reads_raw()).wording
+        # A client sends a request again after any 5xx, whatever the words.
+        shown = error if wording is None or status >= 500 else wording.reworded(error)
+        return json_response(error_body(shown), status, error_headers(error))
 
     def _refuse_http(self, error: HTTPException) -> Response:
         what = f"{request.method} {request.path[:200]}"

@@ -61,6 +61,11 @@ def header(name: str) -> str | None:
     return value
 
 
+def reads_raw() -> bool:
+    """Whether the client says that it reads the answers of OpenAI's library raw."""
+    return header("X-Stainless-Raw-Response") == "true"
+
+
 @cache
 def _key_of(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowise_gateway.flow.errors import FlowiseUnavailable, ProviderRefused, RunFailed, ServerFault
 from flowise_gateway.flow.model import Model
-from flowise_gateway.openai.client_quirks import Style, Traits, style_of, traits_of
+from flowise_gateway.openai.client_quirks import Style, Traits, Wording, style_of, traits_of
 
 LIBRECHAT = Path(__file__).resolve().parents[2] / "wire/librechat"
 AGENT, USER = "langchainjs-openai/1.0.0 ((node/v24.21.0; linux; x64))", "6b010cafa0a485bc603a2231"
@@ -104,3 +106,163 @@ def test_what_is_parsed_gets_no_footer() -> None:
         assert not style_of(model, {"response_format": {"type": kind}}, "").footer
     for plain in ({"type": "text"}, None, "json_object"):
         assert style_of(model, {"response_format": plain}, "").footer
+
+
+# --- failures ---
+
+RETRIED = {
+    # opencode 1.18.33, packages/opencode/src/session/retry.ts: of the message and of the body
+    "opencode": (
+        "(?i)429|500|502|503|504|524",
+        "(?i)rate increased too quickly|rate limit|rate-limit|rate_limit|too many requests",
+        "(?i)overloaded|service unavailable|service_unavailable|service-unavailable|internal error"
+        "|internal_error|internal server error|server error|server_error|server-error"
+        "|provider returned error|provider_returned_error|provider-returned-error",
+        r"(?i)terminated|fetch failed|failed to fetch|network[-_\s]error|upstream connect|connection error"
+        "|connection refused|connection lost|socket connection was closed|socket hang up"
+        "|reset before headers|getaddrinfo|enotfound|eai_again|econnrefused|econnreset|etimedout",
+        r"(?i)^timeout$|\b(?:request|response|connection|network|stream|read)"
+        r" (?:timeout|timed out|time out)\b",
+        "(?i)try your request again|retry your request|resource exhausted|resource_exhausted",
+        r"(?i)\btry again (?:later|in\b)|\b(?:currently|temporarily) at capacity\b",
+        "(?i)too_many_requests|exhausted|unavailable",
+    ),
+    # litellm 1.81.10, litellm_core_utils/exception_mapping_utils.py, of what aider 0.86.2 sends again
+    "LiteLLM": (
+        r"\b429\b",
+        r"(?i)rate[\s_\-]*limit|service tier capacity exceeded",
+        "Request Timeout Error|Request timed out|Timed out generating response|The read operation timed out",
+        "A timeout occurred|Web server is returning an unknown error|Request too large",
+        "The server had an error processing your request|Mistral API raised a streaming error",
+        "content_policy_violation|violating our usage policy",
+        "(?i)request was rejected as a result of the safety system",
+    ),
+    # @continuedev/cli 1.5.47, src/util/exponentialBackoff.ts
+    "Continue": (
+        "(?i)premature close|premature end|connection reset|socket hang up|aborted|overloaded",
+        "server_error|rate_limit_exceeded",
+    ),
+}
+SAID = (
+    *(
+        "500 The fake model broke",
+        "terminated",
+        "429 Rate limit reached",
+        "HTTP 503 Service Unavailable",
+        "50429",
+    ),
+    *(
+        "Timeout",
+        "timeout",
+        "Request timed out.",
+        "The stream timed out",
+        "A timeout occurred",
+        "read ETIMEDOUT",
+    ),
+    *(
+        "connect ECONNREFUSED",
+        "socket hang up",
+        "Premature close",
+        "This operation was aborted",
+        "fetch failed",
+    ),
+    *(
+        "The engine is currently overloaded, please try again later",
+        "RESOURCE_EXHAUSTED: quota",
+        "rate-limit",
+    ),
+    *(
+        "Internal Server Error",
+        "server_error",
+        "provider returned error",
+        "Too Many Requests",
+        "too_many_requests",
+    ),
+    *(
+        "Rate increased too quickly",
+        "Connection error.",
+        "network error",
+        "getaddrinfo EAI_AGAIN",
+        "at capacity",
+    ),
+    *("Please try your request again", "You can retry your request", "upstream connect error", "rate  limit"),
+    *(
+        "Request too large for the model",
+        "content_policy_violation",
+        "Web server is returning an unknown error",
+    ),
+    *("The server had an error processing your request.", "Mistral API raised a streaming error: x"),
+    "Invalid prompt: your prompt was flagged as potentially violating our usage policy",
+    "Your request was rejected as a result of the safety system",
+)
+OPENCODE = "opencode/1.18.33 ai-sdk/provider-utils/4.0.23 runtime/bun/1.3.14"
+
+
+@pytest.mark.parametrize("client", RETRIED)
+@pytest.mark.parametrize("said", SAID)
+def test_a_failure_in_any_words_is_sent_again_by_no_client_that_reads_them(said: str, client: str) -> None:
+    error = RunFailed(f"The flow failed while it ran: {said}")
+    for failed in (error, RunFailed(said)):
+        shown = Wording().reworded(failed)
+        assert not [one for one in RETRIED[client] if re.search(one, shown.message)]
+        assert shown.message.replace("\N{WORD JOINER}", "") == failed.message
+        assert failed.message.endswith(said), "the failure that is logged stays as it is"
+
+
+def test_every_word_that_a_client_looks_for_is_tried() -> None:
+    for client, patterns in RETRIED.items():
+        for pattern in patterns:
+            assert [said for said in SAID if re.search(pattern, said)], (client, pattern)
+
+
+def test_plain_words_and_settings_are_left_alone() -> None:
+    for said in (
+        "The flow ended without an answer.",
+        "Flowise gave no answer within FLOWISE_REQUEST_TIMEOUT (30 s).",
+        "The connection to Flowise ended before the answer was whole.",
+        "The model has 4096 tokens, of which 512 are left.",
+    ):
+        assert Wording().reworded(RunFailed(said)).message == said
+
+
+def test_a_code_that_sounds_like_another_try_becomes_a_plain_one() -> None:
+    limited = Wording().reworded(ProviderRefused("Wait.", code="provider_rate_limited"))
+    assert (limited.code, limited.message, limited.type) == ("flow_failed", "Wait.", ProviderRefused.type)
+    for code in ("flowise_timeout", "content_filter", "context_length_exceeded", "empty_answer"):
+        assert Wording().reworded(RunFailed("It broke.", code=code)).code == code
+    ours = Wording().reworded(ServerFault("The server had an error."))
+    assert (ours.code, ours.type) == (RunFailed.code, RunFailed.type)
+
+
+def test_a_failure_before_anything_ran_is_told_as_it_is() -> None:
+    error = FlowiseUnavailable("Flowise cannot be reached. Nothing has run; try again later.")
+    assert Wording(" (x)").reworded(error, in_stream=True) is error
+
+
+def test_only_a_stream_needs_the_word_that_litellm_looks_for() -> None:
+    [litellm] = {traits_of(agent, None, is_raw=True).wording for agent in LITELLM}
+    assert litellm is not None
+    error = RunFailed("It broke.")
+    assert litellm.reworded(error).message == "It broke."
+    assert litellm.reworded(error, in_stream=True).message == "It broke. (invalid_request_error)"
+
+
+LITELLM = ("OpenAI/Python 2.20.0", "AsyncOpenAI/Python 2.20.0")
+
+
+@pytest.mark.parametrize(
+    ("agent", "is_raw", "expected"),
+    [
+        (OPENCODE, False, Traits(repeats_failures=True, wording=Wording())),
+        ("ls/JS 5.23.2", False, Traits(wording=Wording())),
+        ("OpenAI/JS 5.23.2", False, Traits()),
+        ("AzureOpenAI/JS 5.23.2", True, Traits()),
+        (LITELLM[0], False, Traits()),
+        ("my opencode/1", False, Traits()),
+        ("", True, Traits()),
+    ],
+)
+def test_clients_that_read_failures_are_known(agent: str, is_raw: bool, expected: Traits) -> None:
+    assert traits_of(agent, None, is_raw=is_raw) == expected
+    style = style_of(MODEL, {}, agent, is_raw=is_raw)
+    assert (style.wording, style.repeats_failures) == (expected.wording, expected.repeats_failures)

@@ -291,8 +291,13 @@ def test_a_failure_is_told_in_words_that_both_contracts_know() -> None:
         repeating = ResponsesRenderer(
             parse_response(HELLO), count_tokens=len, style=Style(repeats_failures=True)
         )
-        failed = json.loads(repeating.failure(error)[-2].data)["response"]
+        event, end = (json.loads(frame.data) for frame in repeating.failure(error)[-3:-1])
+        failed = end["response"]
         assert failed["error"] == {"code": code, "message": error.message}
+        # opencode looks at the error of its own, where OpenAI's codes are not the only ones.
+        told_code = error.code if error.nothing_ran else "invalid_prompt"
+        assert (event["code"], event["error"]["code"]) == (told_code, told_code)
+        assert failed["metadata"]["flowise_error_code"] == error.code
         valid("response", failed)
     nameless = Case("b", [], error=ProxyError("Ours."))
     assert sse_events(nameless.stream())[-1]["response"]["metadata"] == {"flowise_error_code": "server_error"}
