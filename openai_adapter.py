@@ -37,7 +37,7 @@ from flowise_gateway.openai.renderer import BaseRenderer
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import parse_format
 from flowise_gateway.openai.schema import CalledFunction, ChatChoice, ChatCompletion, ChatMessage, Completion
-from flowise_gateway.openai.sse import DONE, Frame, error_frame, stream_bytes
+from flowise_gateway.openai.sse import DONE, MAX_DELTA, Frame, error_frame, in_pieces, stream_bytes
 from flowise_gateway.openai.tools import read_tools
 
 SAMPLES = Path(__file__).resolve().parent / "sample_payload"
@@ -138,8 +138,8 @@ class _ChunkRenderer(BaseRenderer):
             % (self._head, index, content, finish, extra, self._tail)
         )
 
-    def _text_chunk(self, index: int, text: str) -> Frame:
-        return self._chunk(index, self._text_format % orjson.dumps(text))
+    def _text_chunks(self, index: int, text: str) -> list[Frame]:
+        return [self._chunk(index, self._text_format % orjson.dumps(piece)) for piece in in_pieces(text)]
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
         if isinstance(event, TextDelta):  # nearly all are
@@ -149,6 +149,8 @@ class _ChunkRenderer(BaseRenderer):
         if not text:
             return self._chunks_beside_text(event, index)
         self._has_text[index] = True
+        if len(text) > MAX_DELTA:  # a flow that does not stream says all at once
+            return self._text_chunks(index, text)
         return [self._chunk(index, self._text_format % orjson.dumps(text))]
 
     def _chunks_beside_text(self, event: FlowEvent, index: int) -> list[Frame]:  # noqa: ARG002
@@ -163,7 +165,7 @@ class _ChunkRenderer(BaseRenderer):
         frames = [frame for n, transcript in enumerate(transcripts) for frame in self._sources(n, transcript)]
         # The last of the finishing chunks carries the keys that are not OpenAI's.
         extras = [b""] * len(transcripts)
-        extras[-1] = b',"flowise":' + orjson.dumps(self._details(transcripts))
+        extras[-1] = b',"flowise":' + self._short_details(transcripts)
         if self._request.conversation:
             extras[-1] += b',"conversation_id":' + orjson.dumps(self._request.conversation)
         for index, (transcript, extra) in enumerate(zip(transcripts, extras, strict=True)):
@@ -174,8 +176,7 @@ class _ChunkRenderer(BaseRenderer):
         return [*frames, DONE]
 
     def _sources(self, index: int, transcript: Transcript) -> list[Frame]:
-        footer = self._footer(transcript)
-        return [self._text_chunk(index, footer)] if footer else []
+        return self._text_chunks(index, self._footer(transcript))
 
     def _finish(self, transcript: Transcript) -> str:
         return transcript.finish_reason or "stop"
@@ -211,24 +212,23 @@ class ChatRenderer(_ChunkRenderer):
         before = self._thoughts[index]
         if thought := reasoning_text(event, steps=self._style.steps, before=before):
             self._thoughts[index] = thought
-            delta = b'"delta":{"content":"","reasoning_content":%b}' % orjson.dumps(thought)
-            return [self._chunk(index, delta)]
+            delta = b'"delta":{"content":"","reasoning_content":%b}'
+            return [self._chunk(index, delta % orjson.dumps(piece)) for piece in in_pieces(thought)]
         return []
 
     def _call(self, event: ClientToolCalled, index: int) -> list[bytes]:
         """The id and the name first, then the arguments, as OpenAI streams them."""
-        empty, arguments = orjson.dumps(_function(event, "")), orjson.dumps(event.arguments)
+        empty = orjson.dumps(_function(event, ""))
+        arguments = [orjson.dumps(piece) for piece in in_pieces(event.arguments)]
         if self._is_legacy:
-            return [
-                b'"delta":{"function_call":%b}' % empty,
-                b'"delta":{"function_call":{"arguments":%b}}' % arguments,
-            ]
+            more = b'"delta":{"function_call":{"arguments":%b}}'
+            return [b'"delta":{"function_call":%b}' % empty, *(more % piece for piece in arguments)]
         number, self._calls[index] = self._calls[index], self._calls[index] + 1
-        call_id = orjson.dumps(event.call_id)
+        first = b'"delta":{"tool_calls":[{"index":%d,"id":%b,"type":"function","function":%b}]}'
+        more = b'"delta":{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}'
         return [
-            b'"delta":{"tool_calls":[{"index":%d,"id":%b,"type":"function","function":%b}]}'
-            % (number, call_id, empty),
-            b'"delta":{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (number, arguments),
+            first % (number, orjson.dumps(event.call_id), empty),
+            *(more % (number, piece) for piece in arguments),
         ]
 
     def _sources(self, index: int, transcript: Transcript) -> list[Frame]:
@@ -293,7 +293,8 @@ class CompletionRenderer(_ChunkRenderer):
 
     def opening(self) -> list[Frame]:
         """Give the prompts back if `echo` asks for it."""
-        return [self._text_chunk(index, prefix) for index, prefix in enumerate(self._request.prefixes)]
+        prefixes = enumerate(self._request.prefixes)
+        return [chunk for index, prefix in prefixes for chunk in self._text_chunks(index, prefix)]
 
     def body(self, transcripts: Sequence[Transcript]) -> Completion:
         prefixes = self._request.prefixes or ("",) * len(transcripts)

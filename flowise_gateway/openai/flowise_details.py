@@ -20,6 +20,8 @@ from flowise_gateway.flow.turn import Turn
 MAX_ENTRIES = 50
 MAX_VALUE = 2_000
 """Characters of a tool's input or output, of a source's text or metadata; each answer carries them."""
+SHORTER = (MAX_VALUE, 1_000, 500, 200, 50)
+"""The lengths to try instead where all of it must be short."""
 
 
 class UsedTool(TypedDict):
@@ -66,11 +68,15 @@ class FlowiseDetails(TypedDict, total=False):
 
 
 def flowise_details(
-    transcripts: Sequence[Transcript], seconds: float | None = None, turns: Sequence[Turn] = ()
+    transcripts: Sequence[Transcript],
+    seconds: float | None = None,
+    turns: Sequence[Turn] = (),
+    longest: int = MAX_VALUE,
 ) -> FlowiseDetails:
     """The vendor key for an answer that took `seconds`; ids are those of the first choice.
 
-    If one of `turns` was spoken, it holds the transcript of the speech.
+    If one of `turns` was spoken, it holds the transcript of the speech. A text has at most `longest`
+    characters.
     """
     is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
     first = transcripts[0]
@@ -83,10 +89,10 @@ def flowise_details(
         "chat_message_id": identity.chat_message_id,
         "execution_id": identity.execution_id,
         "memory_type": identity.memory_type,
-        "transcript": _cut(identity.question) if is_spoken and identity.question else None,
+        "transcript": _cut(identity.question, longest) if is_spoken and identity.question else None,
         "nodes": [_node(step) for step in nodes[:MAX_ENTRIES] if step.label],
-        "used_tools": [_used_tool(tool) for tool in tools[:MAX_ENTRIES]],
-        "source_documents": [_source_document(document) for document in documents[:MAX_ENTRIES]],
+        "used_tools": [_used_tool(tool, longest) for tool in tools[:MAX_ENTRIES]],
+        "source_documents": [_source_document(document, longest) for document in documents[:MAX_ENTRIES]],
         "files": [{"name": f.stored, "url": f.url} for one in transcripts for f in one.artifacts if f.url],
         "follow_up_prompts": list(identity.follow_up_prompts),
         "action": action and {"id": json_text(action.action.get("id")), "choices": list(action.choices)},
@@ -119,22 +125,22 @@ def _node(step: StepEnded) -> Node:
     return node
 
 
-def _used_tool(tool: ToolUsed) -> UsedTool:
+def _used_tool(tool: ToolUsed, longest: int) -> UsedTool:
     used: UsedTool = {
         "name": tool.tool[:200],
-        "input": _bounded(tool.tool_input),
-        "output": _bounded(tool.tool_output),
+        "input": _bounded(tool.tool_input, longest),
+        "output": _bounded(tool.tool_output, longest),
     }
     if tool.error:
-        used["error"] = tool.error
+        used["error"] = _cut(tool.error, longest)
     return used
 
 
-def _source_document(document: Mapping[str, Any]) -> SourceDocument:
+def _source_document(document: Mapping[str, Any], longest: int) -> SourceDocument:
     text, metadata = document.get("pageContent"), document.get("metadata")
     return {
-        "pageContent": _cut(json_text("" if text is None else text)),
-        "metadata": _bounded(_public(metadata if isinstance(metadata, Mapping) else {})),
+        "pageContent": _cut(json_text("" if text is None else text), longest),
+        "metadata": _bounded(_public(metadata if isinstance(metadata, Mapping) else {}), longest),
     }
 
 
@@ -164,11 +170,11 @@ def _public(value: Any) -> Any:
     return [_public(part) for part in value] if isinstance(value, list) else value
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: Any, longest: int) -> Any:
     """A JSON value as it is if it is short, else the beginning of its JSON text."""
     text = json_text(value)
-    return _cut(text) if len(text) > MAX_VALUE or text == "…" else value
+    return _cut(text, longest) if len(text) > longest or text == "…" else value
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"

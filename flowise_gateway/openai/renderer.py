@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from flowise_gateway.flow.errors import ProxyError
 from flowise_gateway.flow.events import FlowEvent
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.openai.citations import sources_footer
 from flowise_gateway.openai.client_quirks import Style
-from flowise_gateway.openai.flowise_details import FlowiseDetails, flowise_details
+from flowise_gateway.openai.flowise_details import SHORTER, FlowiseDetails, flowise_details
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.schema import new_id
-from flowise_gateway.openai.sse import Frame
+from flowise_gateway.openai.sse import MAX_DETAILS, Frame
 from flowise_gateway.openai.usage import Usage, usage_of
 
 
@@ -77,6 +79,15 @@ class BaseRenderer:
 
     def _details(self, transcripts: Sequence[Transcript]) -> FlowiseDetails:
         return flowise_details(transcripts, self._seconds(), self._request.turns)
+
+    def _short_details(self, transcripts: Sequence[Transcript]) -> bytes:
+        """The details for a chunk: the longer all of them are, the less of each text they hold."""
+        raw = b""
+        for longest in SHORTER:
+            raw = orjson.dumps(flowise_details(transcripts, self._seconds(), self._request.turns, longest))
+            if len(raw) <= MAX_DETAILS:
+                break
+        return raw
 
     def _footer(self, transcript: Transcript) -> str:
         return sources_footer(transcript) if self._style.footer else ""

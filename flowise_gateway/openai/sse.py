@@ -23,6 +23,17 @@ COMMENT = b": keep-alive\n"
 """A comment, which shows a silent stream to be alive. No empty line follows it: openai-go before 3.43 takes
 one for an event without data, and ends the stream."""
 
+MAX_DELTA = 8_000
+"""Characters of a text in one chunk. Go's `bufio.Scanner`, with which langchaingo and many programs read a
+stream, breaks off at a line over 64 KiB; a character takes up to 6 bytes of JSON."""
+MAX_DETAILS = 48_000
+"""Bytes of the vendor key `flowise` in a chunk, for the same reason."""
+
+
+def in_pieces(text: str) -> list[str]:
+    """A text in pieces, each fit for one chunk; none of an empty one."""
+    return [text[at : at + MAX_DELTA] for at in range(0, len(text), MAX_DELTA)]
+
 
 def stream_bytes(frames: Iterable[Frame]) -> bytes:
     """The bytes of frames: LF only, an event never split over two writes (docs/reference/responses.md)."""

@@ -66,7 +66,7 @@ from flowise_gateway.openai.flowise_details import flowise_details
 from flowise_gateway.openai.json_body import json_object
 from flowise_gateway.openai.request import ParsedRequest
 from flowise_gateway.openai.response_format import JsonFormat, json_guard
-from flowise_gateway.openai.sse import Frame, on_one_line, stream_bytes
+from flowise_gateway.openai.sse import Frame, in_pieces, on_one_line, stream_bytes
 from flowise_gateway.openai.tool_calls import extract_tool_calls
 from flowise_gateway.openai.tools import ClientTool, ClientTools, call_text
 from flowise_gateway.openai.ui_tasks import (
@@ -338,6 +338,7 @@ READERS: Mapping[str, Reader] = {
     "flowise_gateway.openai.tools.call_text": lambda text: call_text(text, text),
     "flowise_gateway.openai.attachments.audio_part": uploaded,
     "flowise_gateway.openai.sse.on_one_line": lambda text: on_one_line(orjson.dumps(text)),
+    "flowise_gateway.openai.sse.in_pieces": in_pieces,
     "flowise_gateway.openai.answer_text.without_decision": without_decision,
     "flowise_gateway.access.origins.check_host": lambda text: check_host(
         text, "HTTP/1.1", SETTINGS, is_open=True

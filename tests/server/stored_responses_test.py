@@ -37,7 +37,7 @@ def test_a_response_is_given_again_as_it_was(openai_client: OpenAI) -> None:
     first = openai_client.responses.create(model=MODEL, input="Hello", metadata={"mine": "1"})
     again = openai_client.responses.retrieve(first.id)
     assert again.to_dict() == first.to_dict()
-    valid("response", orjson.dumps(again.to_dict()))
+    valid("response", orjson.dumps(again.to_dict()), strict=False)
 
 
 def test_what_is_kept_of_a_stream_is_what_it_ended_with(openai_client: OpenAI) -> None:
@@ -122,7 +122,7 @@ def test_the_input_is_listed_in_pages(openai_client: OpenAI) -> None:
     assert [_text(item.to_dict()) for item in newest] == ["q4", "q3", "q2", "q1", "q0"]
     first = openai_client.responses.input_items.list(response.id, order="asc", limit=2)
     assert first.has_more
-    valid("response.items", orjson.dumps(first.to_dict()))
+    valid("response.items", orjson.dumps(first.to_dict()), strict=False)
     pages = list(openai_client.responses.input_items.list(response.id, order="asc", limit=2))
     assert [_text(item.to_dict()) for item in pages] == ["q0", "q1", "q2", "q3", "q4"]
     with pytest.raises(BadRequestError) as caught:

@@ -1,4 +1,4 @@
-"""Checks bodies and streams against OpenAI's own schemas, and the rules that clients rely on."""
+"""Checks bodies and streams against OpenAI's own schemas, and what clients and their decoders rely on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support import decoders
+
 Golden = Callable[[str, bytes], None]
 """Compares what is given with a golden file of that name, or writes it (the fixture `golden`)."""
 
@@ -17,10 +19,13 @@ VALIDATOR = Path(__file__).resolve().parents[1] / "openai_schemas/validate.py"
 
 
 def valid(kind: str, payload: bytes | Mapping[str, Any], *, strict: bool = True) -> None:
-    """Fails with the list of faults unless the payload is what OpenAI's API sends as `kind`."""
+    """Fails with the list of faults unless the payload is what OpenAI's API sends as `kind`.
+
+    What an SDK has read and written again is not `strict`: it is no longer what clients get.
+    """
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     schema_faults, client_faults, _ = _validator().validate(kind, raw)
-    faults = [*schema_faults, *(client_faults if strict else [])]
+    faults = [*schema_faults, *(client_faults + decoders.faults(kind, raw) if strict else [])]
     assert not faults, f"not a valid {kind}: {faults}\n{raw.decode(errors='replace')[:3000]}"
 
 
