@@ -1,6 +1,6 @@
-"""Flowise's prediction API as a client of one flow: `predict`, `stream`, `abort`.
+"""Client of Flowise's prediction API for one flow: `predict`, `stream`, `abort`.
 
-Usable alone::
+It can be used without the gateway::
 
     client = FlowiseClient(base_url="https://flows.example.com/api/v1", flow_id="5518949f-…", api_key="…")
     print(client.predict("What is the price for Apple?"))
@@ -62,22 +62,22 @@ DOCUMENT_SECONDS = 60.0
 PROBE_TTL_SECONDS = 60.0
 PROBE_RETRY_SECONDS = 5.0
 MISSING_SECONDS = 10.0
-"""How long a flow that Flowise does not know is not asked for again."""
+"""How long an unknown flow is refused without asking Flowise again."""
 
 ABORT_SECONDS = 5.0
 ABORT_WAITS_SECONDS = (0.0, 0.2, 1.0)
-"""Before each attempt to abort a run."""
+"""Pauses before the attempts to abort a run."""
 
 MAX_CLIENTS = 1024
 
 
 def never() -> float:
-    """Ask not to be woken while Flowise is silent."""
+    """A `wake` for callers that need no heartbeats while Flowise is silent."""
     return math.inf
 
 
 class FlowiseClient(FlowiseApi):
-    """One flow of one Flowise. Thread-safe; all waits are limited; only what has not run is tried again."""
+    """One flow of one Flowise. Thread-safe. All waits have timeouts; only what has not run is retried."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class FlowiseClient(FlowiseApi):
         transport: Transport | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Talk to the API at `base_url`; raises ValueError for an address that cannot be one."""
+        """Use the API at `base_url`. Raises ValueError for an invalid URL."""
         base_url = flowise_base_url(base_url)
         super().__init__(base_url, api_key, transport or RequestsTransport(base_url), limits or Limits())
         self.flow_id = flow_id
@@ -99,7 +99,7 @@ class FlowiseClient(FlowiseApi):
         self._missing_until = 0.0
 
     def predict(self, turn: Turn | str, headers: Mapping[str, str] | None = None) -> Transcript:
-        """Run the flow and return its transcript, which prints as the answer. Raises ProxyError."""
+        """Run the flow and return its transcript, whose `str()` is the answer. Raises ProxyError."""
         if isinstance(turn, str):
             turn = Turn(self.flow_id, turn)
         transcript = Transcript(turn.chat_id)
@@ -114,7 +114,7 @@ class FlowiseClient(FlowiseApi):
         wake: Callable[[], float] = never,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[FlowEvent]:
-        """Run the flow and give its events one by one, TurnEnded last; else as `batches`."""
+        """Run the flow and yield its events one by one, TurnEnded last; otherwise like `batches`."""
         with contextlib.closing(self.batches(turn, wake=wake, headers=headers)) as batches:
             for batch in batches:
                 yield from batch
@@ -129,12 +129,12 @@ class FlowiseClient(FlowiseApi):
         pump: Callable[[str], bool] | None = None,
         state: RunState | None = None,
     ) -> Generator[Batch, None, None]:
-        """Run the flow and give its events as they arrive, all of one read together. Raises ProxyError.
+        """Run the flow and yield its events as they arrive, those of one read together. Raises ProxyError.
 
-        While Flowise is silent a batch of one KeepAlive comes as soon as `wake()` seconds have passed. A
-        consumer that closes the iterator early aborts the run. `headers` go along to Flowise. `pump` is
-        offered the text of tokens while the iterator waits for them; what it takes (true) is not given here.
-        `state` tells a caller, also one who closes the iterator, whether the flow may have begun to run.
+        While Flowise is silent, a batch with a KeepAlive is yielded after `wake()` seconds. Closing the
+        iterator early aborts the run. `headers` are sent to Flowise. `pump` is offered the text of tokens
+        while the iterator waits; text that it accepts (true) is not yielded. `state` tells the caller, even
+        after it closed the iterator, whether the flow may have begun to run.
         """
         with self.naming_settings():
             yield from self._batches(turn, wake, headers or {}, request_timeout, pump, state or RunState())
@@ -167,14 +167,14 @@ class FlowiseClient(FlowiseApi):
             raise
         except ConnectionBroken:
             raise RunFailed(
-                "The connection to Flowise broke before the answer was whole.", code="flowise_bad_answer"
+                "The connection to Flowise broke before the answer was complete.", code="flowise_bad_answer"
             ) from None
         finally:
             if run.is_running:
                 self.abort(turn.chat_id, turn.flow, run.server)
 
     def _run(self, run: Run, headers: Mapping[str, str]) -> Generator[Batch, None, None]:
-        """Run at one server after another while it is certain that nothing has run."""
+        """Try the servers in turn, as long as the flow has certainly not run."""
         *others, last = self.servers.for_run(run.turn.server)
         for server in others:
             try:
@@ -196,13 +196,13 @@ class FlowiseClient(FlowiseApi):
                 yield from run.streamed(reply, self.mode, stored) if is_stream else run.whole(reply)
 
     def can_stream(self, flow_id: str = "") -> bool:
-        """Whether the flow streams, asked once a minute, and soon again when no answer could be had.
+        """Whether the flow can stream; cached for a minute, and for a few seconds if Flowise gave no answer.
 
-        Callers that need it at the same time share one request and its failure; if the caller that sent it
-        goes away, another sends it. It must be known before a run: Flowise never answers a call with
-        `streaming: true` that fails before its stream begins, as all fail of a flow that cannot stream. In
-        queue mode, where a stream may be cut and a JSON answer is whole, only what can be completed is
-        streamed. Raises ModelNotFound for an unknown flow.
+        Concurrent callers share one request and its failure; if the caller that sent it goes away, another
+        one sends it. This must be known before a run: Flowise never answers a call with `streaming: true`
+        that fails before its stream begins, and every such call to a flow that cannot stream fails. In queue
+        mode, where a stream may be truncated but a JSON answer is complete, the flow is streamed only if a
+        truncated answer can be completed. Raises ModelNotFound for an unknown flow.
         """
         known = self._can_stream
         if known is not None and time.monotonic() <= known[0] and known[2] is self.mode.is_on:
@@ -226,7 +226,7 @@ class FlowiseClient(FlowiseApi):
             seconds = PROBE_RETRY_SECONDS if streams is None else PROBE_TTL_SECONDS
             self._can_stream = (time.monotonic() + seconds, bool(streams), is_queued)
             probe.set_result(bool(streams))
-        except Exception as error:  # noqa: BLE001 - whoever waits must learn of any
+        except Exception as error:  # noqa: BLE001 - the waiting callers need it
             probe.set_exception(error)
         finally:
             self._probe = None
@@ -234,7 +234,7 @@ class FlowiseClient(FlowiseApi):
                 probe.set_result(None)
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
-        """The text of a document (its data a data URI), which Flowise reads. Raises ProxyError."""
+        """The text that Flowise extracts from a document, given as a data URI. Raises ProxyError."""
         content = b"".join(map(base64.b64decode, slices(upload.data.partition(",")[2])))
         body, kind = encode_multipart_formdata({"files": (upload.name, content, upload.mime)})
         path = f"/attachments/{self.flow_id}/{chat_id}"
@@ -249,14 +249,14 @@ class FlowiseClient(FlowiseApi):
         raise document_refused(answer)
 
     def _stored_message(self, flow_id: str, message_id: str) -> dict[str, Any] | None:
-        """The message that Flowise has stored of an answer, None where the key may not read it."""
-        # The id comes from Flowise's stream and goes into an address: it must be an id and nothing else.
+        """The message that Flowise stored for an answer; None if the key may not read it."""
+        # The id comes from Flowise's stream and becomes part of a URL, so it is validated.
         rows = self._stored_messages(flow_id, message_id) if FLOW_ID.fullmatch(message_id) else None
         found = (row for row in rows or () if isinstance(row, dict) and row.get("id") == message_id)
         return next(found, None)
 
     def _stored_messages(self, flow_id: str, message_id: str) -> list[Any] | None:
-        """The flow's messages of that id (one or none), None where the key may not read them."""
+        """The flow's messages with that id (one or none); None if the key may not read them."""
         try:
             head, body = self.get(f"/chatmessage/{flow_id}?messageId={message_id}")
         except ProxyError:
@@ -265,9 +265,9 @@ class FlowiseClient(FlowiseApi):
         return rows if head.status == HTTPStatus.OK and isinstance(rows, list) else None
 
     def abort(self, chat_id: str, flow_id: str = "", server: Server | None = None) -> threading.Thread:
-        """Ask Flowise to stop a run, in the background. Chain and tool-agent flows run on all the same.
+        """Ask Flowise to stop a run, in the background. Chain and tool-agent flows do not stop.
 
-        Of several servers all are asked, unless the one that has the run is given.
+        All servers are asked, unless the server of the run is given.
         """
         path = f"/chatmessage/abort/{flow_id or self.flow_id}/{chat_id}"
         asked = [server] if server else list(self.servers)
@@ -282,7 +282,7 @@ class FlowiseClient(FlowiseApi):
             self._abort_at(server, path)
 
     def _abort_at(self, server: Server, path: str) -> None:
-        # Aborting twice does no harm; a run that goes on because a connection broke does.
+        # Retried: aborting twice is harmless, a run that continues after a broken connection is not.
         for wait in ABORT_WAITS_SECONDS:
             if wait:
                 time.sleep(wait)
@@ -319,7 +319,7 @@ class FlowiseClient(FlowiseApi):
         try:
             reply, head = yield from self._send_once(server, run, {**headers, **span.headers}, body)
         except BaseException as error:
-            is_failure = isinstance(error, Exception)  # else the client has left, or the server ends
+            is_failure = isinstance(error, Exception)  # otherwise the client is gone, or the server stops
             span.ended(0, getattr(error, "code", None) or type(error).__name__ if is_failure else "aborted")
             raise
         span.ended(head.status, "")
@@ -344,7 +344,7 @@ class FlowiseClient(FlowiseApi):
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits of calls that the settings name."""
+    """The limits of calls in the settings."""
     return Limits(
         settings.flowise_request_timeout,
         settings.flowise_stream_idle_timeout,
@@ -354,7 +354,7 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def requests_transport(settings: Settings) -> RequestsTransport:
-    """What sends calls to the Flowise of the settings, each in the thread of its caller."""
+    """A transport to the Flowise of the settings that sends each call in the thread of its caller."""
     return RequestsTransport(
         settings.flowise_base_url,
         connect_timeout_seconds=settings.flowise_connect_timeout,
@@ -363,12 +363,12 @@ def requests_transport(settings: Settings) -> RequestsTransport:
 
 
 class FlowiseClients:
-    """A client for each flow of one Flowise, on the same servers; MAX_CLIENTS of them are remembered."""
+    """The clients of one Flowise, one per flow, sharing its servers; up to MAX_CLIENTS are cached."""
 
     def __init__(
         self, upstream: Upstream, transport_of: Callable[[Settings], Transport] = requests_transport
     ) -> None:
-        """Make clients of a Flowise; `transport_of` makes what calls one of its servers."""
+        """Create clients for a Flowise; `transport_of` creates the transport to one of its servers."""
         self._upstream = upstream
         self._limits = limits_of(upstream.settings)
         servers = [Server(each.flowise_base_url, transport_of(each)) for each in upstream.server_settings]
@@ -378,7 +378,7 @@ class FlowiseClients:
         self._lock = threading.Lock()
 
     def client(self, flow_id: str = "", api_key: str = "") -> FlowiseClient:
-        """The client of a flow with a caller's own key, else ours; without a flow, for calls on none."""
+        """The client of a flow, with the given key or the configured one; without a flow, for other calls."""
         with self._lock:
             client = self._clients.get((flow_id, api_key)) or self._new_client(flow_id, api_key)
             self._clients[flow_id, api_key] = client
@@ -394,5 +394,5 @@ class FlowiseClients:
         return client
 
     def close(self) -> None:
-        """Close idle connections; calls under way go on."""
+        """Close idle connections; active calls continue."""
         self.servers.close()

@@ -1,4 +1,4 @@
-"""Chat completions and completions: their requests into turns, flow events into their wire.
+"""Translates chat completions and legacy completions: requests to turns, flow events to OpenAI's format.
 
 Run as a program it converts the files of `sample_payload/` both ways and prints them.
 """
@@ -42,11 +42,11 @@ from flowise_gateway.openai.tools import read_tools
 
 SAMPLES = Path(__file__).resolve().parent / "sample_payload"
 MAX_CHOICES = 8
-"""Each choice is a run of the flow of its own."""
+"""Each choice is a separate run of the flow."""
 
 
 def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> ParsedRequest:
-    """A chat completion's request; a deployment in the path wins over `model`. Raises BadRequest."""
+    """Parse a chat completion request; a deployment in the path overrides `model`. Raises BadRequest."""
     model = deployment or string(body, "model")
     stream = boolean(body, "stream")
     passed = passed_through(body)
@@ -77,7 +77,7 @@ def parse_chat(body: Mapping[str, Any], deployment: str | None = None) -> Parsed
 
 
 def parse_completion(body: Mapping[str, Any], deployment: str | None = None) -> ParsedRequest:
-    """A legacy completion's request: each prompt, `n` times, is a choice. Raises BadRequest."""
+    """Parse a legacy completion request, with `n` choices for each prompt. Raises BadRequest."""
     model = deployment or string(body, "model")
     stream = boolean(body, "stream")
     passed = passed_through(body)
@@ -108,12 +108,12 @@ def _prompts(prompt: Any) -> list[str]:
     if not 1 <= len(prompts) <= MAX_CHOICES:
         raise wrong_value("prompt", f"1 to {MAX_CHOICES} prompts are allowed")
     for n, text in enumerate(prompts):
-        expect(text, str, f"prompt[{n}]", "a string (token lists cannot be read here)")
+        expect(text, str, f"prompt[{n}]", "a string (token lists are not supported)")
     return prompts
 
 
 class _ChunkRenderer(BaseRenderer):
-    """What chat completions and completions do alike: one id, time and model in every chunk of an answer."""
+    """The common part of both renderers: every chunk of an answer has the same id, time and model."""
 
     _id_prefix: ClassVar[str]
     _object: ClassVar[str]
@@ -121,7 +121,7 @@ class _ChunkRenderer(BaseRenderer):
     _nothing: ClassVar[bytes]
 
     def __init__(self, request: ParsedRequest, **options: Any) -> None:
-        """Prepare the part that all chunks begin with."""
+        """Serialize the part with which all chunks begin."""
         super().__init__(request, **options)
         self._id, self._created = self._make_id(self._id_prefix), int(self._started)
         identity = {"id": self._id, "object": self._object, "created": self._created, "model": request.model}
@@ -132,7 +132,7 @@ class _ChunkRenderer(BaseRenderer):
         self._has_text = [False] * len(request.turns)
 
     def _chunk(self, index: int, content: bytes, finish: bytes = b"null", extra: bytes = b"") -> Frame:
-        """A chunk of one choice; `content` is the member with what is new."""
+        """A chunk of one choice; `content` is the serialized member with the delta."""
         return Frame(
             b'%b,"choices":[{"index":%d,%b,"logprobs":null,"finish_reason":%b}]%b%b'
             % (self._head, index, content, finish, extra, self._tail)
@@ -142,7 +142,7 @@ class _ChunkRenderer(BaseRenderer):
         return [self._chunk(index, self._text_format % orjson.dumps(piece)) for piece in in_pieces(text)]
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        if isinstance(event, TextDelta):  # nearly all are
+        if isinstance(event, TextDelta):  # nearly all events are
             text = event.text
         else:
             text = answer_text(event, is_first=not self._has_text[index])
@@ -157,13 +157,13 @@ class _ChunkRenderer(BaseRenderer):
         return []
 
     def heartbeat(self) -> bytes:
-        # A chunk, since some clients end a stream at a comment, or when no chunk comes.
+        # A chunk, because some clients end the stream at an SSE comment, or if no chunk arrives.
         return stream_bytes([self._chunk(0, self._nothing)])
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the sources, the finish of each choice, usage if asked for, and `[DONE]`."""
+        """Send sources, the finish reason of each choice, usage if requested, and `[DONE]`."""
         frames = [frame for n, transcript in enumerate(transcripts) for frame in self._sources(n, transcript)]
-        # The last of the finishing chunks carries the keys that are not OpenAI's.
+        # The last finishing chunk carries the keys that are not part of OpenAI's API.
         extras = [b""] * len(transcripts)
         extras[-1] = b',"flowise":' + self._short_details(transcripts)
         if self._request.conversation:
@@ -187,26 +187,26 @@ class _ChunkRenderer(BaseRenderer):
 
 
 class ChatRenderer(_ChunkRenderer):
-    """Flow events of one request as chat completion chunks or a chat completion."""
+    """Renders the flow events of a request as chat completion chunks or a chat completion."""
 
     _id_prefix, _object = "chatcmpl-", "chat.completion.chunk"
     _text_format, _nothing = b'"delta":{"content":%b}', b'"delta":{}'
 
     def __init__(self, request: ParsedRequest, **options: Any) -> None:
-        """Count the calls of each choice, and remember its last thought."""
+        """Track the number of tool calls and the last reasoning text of each choice."""
         super().__init__(request, **options)
         self._calls = [0] * len(request.turns)
         self._thoughts = [""] * len(request.turns)
-        # Clients that offer `functions` take a call as `function_call`.
+        # Clients that send `functions` expect a call as `function_call`.
         self._is_legacy = request.tools is not None and request.tools.is_legacy
 
     def opening(self) -> list[Frame]:
-        # Some clients cannot do without `content: ""`.
+        # Some clients fail without `content: ""`.
         delta = b'"delta":{"role":"assistant","content":"","refusal":null}'
         return [self._chunk(index, delta) for index in range(len(self._request.turns))]
 
     def _chunks_beside_text(self, event: FlowEvent, index: int) -> list[Frame]:
-        """Give a reasoning chunk for thoughts and steps, two chunks for a call."""
+        """Render reasoning and steps as a reasoning chunk, and a tool call as two chunks."""
         if isinstance(event, ClientToolCalled):
             return [self._chunk(index, delta) for delta in self._call(event, index)]
         before = self._thoughts[index]
@@ -232,7 +232,7 @@ class ChatRenderer(_ChunkRenderer):
         ]
 
     def _sources(self, index: int, transcript: Transcript) -> list[Frame]:
-        # Citations come once, at the end: the AI SDK shows them again for each chunk that carries them.
+        # Citations are sent once, at the end: the AI SDK shows them again for every chunk with citations.
         frames = super()._sources(index, transcript)
         if self._style.source_events:
             extras = [b',"event":%b' % orjson.dumps(event) for event in source_events(transcript)]
@@ -286,7 +286,7 @@ def _function(call: ClientToolCalled, arguments: str) -> CalledFunction:
 
 
 class CompletionRenderer(_ChunkRenderer):
-    """Flow events of one request as legacy completion chunks or a completion, which has no reasoning."""
+    """Renders the flow events of a request as legacy completion chunks or a completion, without reasoning."""
 
     _id_prefix, _object = "cmpl-", "text_completion"
     _text_format, _nothing = b'"text":%b', b'"text":""'
@@ -318,8 +318,8 @@ class CompletionRenderer(_ChunkRenderer):
 
 
 def convert_sample(sample: Mapping[str, Any]) -> tuple[str, Any]:
-    """What a file of `sample_payload/` is, and what it becomes on the other side."""
-    # Here alone the adapter knows Flowise's side: as a program it is composition.
+    """A title for a file of `sample_payload/`, and its translation to the other API."""
+    # Imported here: only the command-line program may import Flowise's side.
     from flowise_gateway.flowise.answer import answer_events  # noqa: PLC0415
     from flowise_gateway.flowise.prediction import prediction_body  # noqa: PLC0415
     from flowise_gateway.openai.output_rules import with_output_rules  # noqa: PLC0415
@@ -344,7 +344,7 @@ def convert_sample(sample: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Print each sample and what it becomes."""
+    """Print each sample and its translation."""
     for path in sorted(SAMPLES.glob("*.json")):
         title, converted = convert_sample(orjson.loads(path.read_bytes()))
         text = orjson.dumps(converted, option=orjson.OPT_INDENT_2).decode()

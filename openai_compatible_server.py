@@ -1,6 +1,6 @@
-"""The server: OpenAI's and Azure's routes over Flowise's flows.
+"""The server: OpenAI's and Azure's routes for Flowise's flows.
 
-`python3 openai_compatible_server.py` serves; `create_app` is the WSGI application for any other server.
+`python3 openai_compatible_server.py` runs it; `create_app` returns the WSGI application for other servers.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from openai_adapter import ChatRenderer, CompletionRenderer, parse_chat, parse_c
 Parser = Callable[[Mapping[str, Any], str | None], ParsedRequest]
 
 V1 = ("", "/v1", "/openai/v1")
-"""Under which a route answers: OpenAI's own prefix, none, and Azure's newer one."""
+"""The prefixes of a route: none, OpenAI's and Azure's newer one."""
 ALL = (*V1, "/openai")
 WITH_DEPLOYMENT = (*V1, "/openai/deployments/<path:deployment>")
 ALONE = ("",)
 AT_END = "flowise_gateway.at_end"
-"""The application's extension that a serving process calls before it ends."""
+"""The key in `app.extensions` of the function that a worker calls before it exits."""
 
 
 def load() -> None:
-    """Read what takes long and never changes, before the workers are forked."""
+    """Load the tokenizer before the workers are forked, so that they share it."""
     count_tokens("")
 
 
@@ -74,10 +74,10 @@ def create_app(
     tracing: Tracing | None = None,
     needs_key: bool = False,
 ) -> Flask:
-    """The application over the Flowises that the settings and `proxy.yaml` name.
+    """Create the application for the Flowises in the settings and `proxy.yaml`.
 
-    `transport_of` makes what sends the calls to one of them, `run` runs what may wait for a disk.
-    `needs_key`: the server began with client keys, and lets in nobody once they are gone.
+    `transport_of` creates the transport to a Flowise, `run` executes functions that may block on a disk.
+    `needs_key`: the server was started with client keys, and refuses all requests if they are removed.
     """
     app = Flask(__name__, static_folder=None)
     metrics = metrics or Metrics()
@@ -132,7 +132,7 @@ def create_app(
 
 
 class ReadyBody(TypedDict):
-    """That the server can serve; the rest is told to callers with a key."""
+    """Readiness of the server; the details are only for callers with a key."""
 
     status: Literal["ready"]
     version: NotRequired[str]
@@ -144,24 +144,24 @@ class ReadyBody(TypedDict):
 
 
 class Views:
-    """The views of all routes but those of the Responses API."""
+    """The views of all routes except the Responses API."""
 
     def __init__(self, services: Services, hooks: Hooks, answering: Answering) -> None:
         self._services, self._hooks, self._answering = services, hooks, answering
 
     def health(self) -> Response:
-        """Tell that the server lives; asks nobody else."""
+        """Report that the process is alive, without calling anything else."""
         return json_response({"status": "ok"})
 
     def ready(self) -> Response:
-        """Tell that the server can serve; what may be wrong, only to a caller with a key."""
+        """Report that the server is ready; details and problems are only for callers with a key."""
         services = self._services
         body: ReadyBody = {"status": "ready"}
         with contextlib.suppress(NotAuthenticated, TooManyWrongKeys):
             g.caller = services.keys.caller(header, current_scope().summary.client)
             body["version"] = __version__
             states = services.flowise_states(g.config, g.caller)
-            # The first is also where it stood when there was but one Flowise.
+            # The first one is also under the key from before several Flowises were supported.
             body["flowise"] = next(iter(states.values()), FlowiseState(reachable=False, error=None))
             body["flowises"] = states
             body["config_error"] = services.config_error
@@ -170,11 +170,11 @@ class Views:
         return json_response(body)
 
     def page(self) -> Response:
-        """Serve the page for people."""
+        """Serve the status page and playground."""
         return self.page_file(INDEX)
 
     def docs(self) -> Response:
-        """Serve this description of the API as a page to read and to try."""
+        """Serve the interactive API documentation."""
         return self.page_file(DOCS)
 
     def openapi(self) -> Response:
@@ -182,14 +182,14 @@ class Views:
         return self.page_file(OPENAPI)
 
     def page_file(self, name: str) -> Response:
-        """Serve a file that the pages are made of."""
+        """Serve a static file of the pages."""
         file = page_file(name)
         if file is None:
             raise NotFound
         return Response(*file.answer(header("If-None-Match")))
 
     def metrics(self) -> Response:
-        """Tell what was counted, with the names of those models alone that the caller may use."""
+        """Serve the metrics, with the names of only those models that the caller may use."""
         caller = g.get("caller", ANONYMOUS)
         check_known(caller, self._services.settings)
         may_see = self._services.may_see(g.config, caller)
@@ -197,9 +197,11 @@ class Views:
         return Response(text, content_type=CONTENT_TYPE)
 
     def usage(self) -> Response:
-        """Tell an admin who used what."""
+        """Report usage to a key with `admin: true`."""
         if not g.caller.is_admin:
-            raise AdminsOnly("This key may not see what others use: it needs `admin: true` in proxy.yaml.")
+            raise AdminsOnly(
+                "This key may not see the usage of other keys: it needs `admin: true` in proxy.yaml."
+            )
         report = UsageReport(request.args, time.time())
         rows = self._services.used(report, request.args.get("user", ""))
         as_csv = request.args.get("format") == "csv" or "text/csv" in (header("Accept") or "")
@@ -239,7 +241,7 @@ class Views:
         return self._answering.answer(parsed, pending)
 
     def file(self, token: str) -> Response:
-        """Give a file that a flow made to whoever holds its link."""
+        """Serve a file generated by a flow; the signed link is the authorization."""
         file = self._services.file_links.opened(token)
         if self._services.flowises.get(file.flowise) is None:
             raise file_not_found()

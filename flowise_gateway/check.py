@@ -34,7 +34,7 @@ def with_flowise(
         with embedded_demo(settings) as beside_demo:
             is_demo = beside_demo is not settings
             if is_demo:
-                print("No FLOWISE_BASE_URL is set: asking the embedded demo flows.", file=sys.stderr)
+                print("No FLOWISE_BASE_URL is set: using the embedded demo flows.", file=sys.stderr)
             with embedded_pipelines(beside_demo, is_demo=is_demo) as served:
                 return command(options, served)
 
@@ -162,7 +162,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for problem in report["problems"]:
         print(f"PROBLEM: {visible(problem)}")
     if not report["problems"]:
-        print(f"All well: {len(report['flows'])} flow(s).")
+        print(f"OK: {len(report['flows'])} flow(s).")
 
 
 def _shown(value: Any) -> str:

@@ -46,33 +46,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flowise-gateway", description="OpenAI's API for Flowise flows.")
+    parser = argparse.ArgumentParser(prog="flowise-gateway", description="OpenAI-compatible API for Flowise.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    commands.add_parser("serve", help="serve until a signal ends it").set_defaults(command="serve")
-    reload = commands.add_parser("reload", help="have the running server take new settings; nothing is lost")
-    reload.add_argument("--release", action="store_true", help="take the installed release, too")
+    commands.add_parser("serve", help="run the server").set_defaults(command="serve")
+    reload = commands.add_parser("reload", help="reload the settings of the running server without downtime")
+    reload.add_argument("--release", action="store_true", help="also switch to the installed release")
     reload.set_defaults(command="reload")
-    check = commands.add_parser("check", help="tell whether Flowise can be reached, and what it offers")
+    check = commands.add_parser("check", help="test the connection to Flowise and list its flows")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(command="check")
     models = commands.add_parser("models", help="list the models that clients see")
     models.add_argument("--json", action="store_true", help="print JSON")
     models.set_defaults(command="models")
     keys = commands.add_parser("keys", help="client keys").add_subparsers(required=True, metavar="command")
-    new = keys.add_parser("new", help="make a key and its lines for proxy.yaml")
+    new = keys.add_parser("new", help="generate a key and its lines for proxy.yaml")
     new.add_argument("name", nargs="?", default="client")
     new.set_defaults(command="new_key")
-    ask = commands.add_parser("ask", help="ask a model and print its answer as it comes")
+    ask = commands.add_parser("ask", help="send a question to a model and stream the answer")
     ask.add_argument("model")
     ask.add_argument("question")
     ask.set_defaults(command="ask")
-    backup = commands.add_parser("backup", help="copy the store's file while servers use it")
-    backup.add_argument("path", type=Path, help="the copy, a file that does not exist yet")
+    backup = commands.add_parser("backup", help="back up the store's file while servers use it")
+    backup.add_argument("path", type=Path, help="the backup file; it must not exist yet")
     backup.set_defaults(command="backup")
-    pipelines = commands.add_parser("pipelines", help="serve the pipelines of proxy.yaml by Flowise's API")
-    pipelines.add_argument("--host", default="127.0.0.1", help="others need PROXY_PIPELINES_KEY")
-    pipelines.add_argument("--port", default="0", help="0, the default, takes a free one")
+    pipelines = commands.add_parser(
+        "pipelines", help="serve the pipelines of proxy.yaml through Flowise's API"
+    )
+    pipelines.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; non-loopback ones need PROXY_PIPELINES_KEY"
+    )
+    pipelines.add_argument(
+        "--port", default="0", help="port to listen on; 0, the default, selects a free one"
+    )
     pipelines.set_defaults(command="pipelines")
     conformance = commands.add_parser("conformance", help="hold any server to what OpenAI's clients rely on")
     conformance.add_argument("url", help="its address, with or without /v1")
@@ -80,10 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     conformance.add_argument("--key", default="key", help="a key that the server takes")
     conformance.add_argument("--json", action="store_true", help="print JSON")
     conformance.set_defaults(command="conformance")
-    usage = commands.add_parser("usage", help="tell who used what, by day")
-    usage.add_argument("--from", metavar="DAY", help="the first day, such as 2026-11-01; else 30 days")
-    usage.add_argument("--to", metavar="DAY", help="the last day; else today, in UTC")
-    usage.add_argument("--by", default="day", help="day, key, user, model, or several with commas")
+    usage = commands.add_parser("usage", help="show requests and tokens by day, key, user or model")
+    usage.add_argument(
+        "--from", metavar="DAY", help="the first day, such as 2026-11-01; default: 30 days ago"
+    )
+    usage.add_argument("--to", metavar="DAY", help="the last day; default: today, in UTC")
+    usage.add_argument("--by", default="day", help="comma-separated: day, key, user, model")
     usage.add_argument("--format", choices=("table", "json", "csv"), default="table")
     usage.set_defaults(command="usage")
     return parser

@@ -104,10 +104,10 @@ def reload(options: argparse.Namespace) -> int:
     config_file(settings)  # what the server would refuse is told here
     pid = PidFile(settings.port).pid()
     if pid is None:
-        print(f"No server was started in this folder for PORT={settings.port}.", file=sys.stderr)
+        print(f"No running server was started in this directory with PORT={settings.port}.", file=sys.stderr)
         return 1
     os.kill(pid, signal.SIGUSR2 if options.release else signal.SIGHUP)
-    print(f"Process {pid} reloads; its log tells the rest.")
+    print(f"Process {pid} is reloading; see its log.")
     return 0
 
 
@@ -117,7 +117,7 @@ def new_key(options: argparse.Namespace) -> int:
         raise ConfigError(f"a key's name must be {KEY_NAME_TEXT}")
     key = KEY_PREFIX + secrets.token_urlsafe(24)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    print(f"The key, shown this once:\n\n  {key}\n\nIts lines for proxy.yaml, under keys:\n")
+    print(f"The key, which is not shown again:\n\n  {key}\n\nAdd these lines to proxy.yaml, under keys:\n")
     # In quotes: to YAML a bare yes or 1 is no text, and a digest of digits is a number.
     print(f"  - name: '{options.name}'\n    sha256: '{digest}'\n    models: ['*']")
     return 0
@@ -158,10 +158,10 @@ def backup(options: argparse.Namespace) -> int:
     store = Settings.from_env().proxy_store
     path = store_file(store)
     if path is None:
-        cure = "it lives with its one process"
+        cure = "it only exists in the memory of its process"
         if store != "memory:":
-            cure = "copy it with Redis's own means, such as redis-cli --rdb PATH"
-        raise SettingsError(f"PROXY_STORE is no file that could be copied: {cure}")
+            cure = "use Redis's own tools, such as redis-cli --rdb PATH"
+        raise SettingsError(f"PROXY_STORE is not a file that can be copied: {cure}")
     try:
         entries = back_up(path, options.path)
     except StoreError as error:
@@ -176,7 +176,9 @@ def usage(options: argparse.Namespace) -> int:
     settings = Settings.from_env()
     file = store_file(settings.proxy_store)
     if settings.proxy_store == "memory:":
-        raise SettingsError("PROXY_STORE=memory: is its server's own: ask that one (GET /v1/flowise/usage)")
+        raise SettingsError(
+            "PROXY_STORE=memory: only exists in the running server: use GET /v1/flowise/usage"
+        )
     if file is not None and not file.is_file():
         raise SettingsError(f"there is no store at {file}: call this where the server was started")
     asked = vars(options)
@@ -212,11 +214,11 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
             problems.append(f"{upstream.name}: {problem}" if len(found) > 1 else problem)
     versions = [f"version {visible(state.version)}" if state.version else "not reached" for state in states]
     if reason := _store_problem(settings):
-        problems.append(f"PROXY_STORE: {reason}; until then conversations go on by their whole history")
+        problems.append(f"PROXY_STORE: {reason}; until then each request sends its whole history to Flowise")
     file = store_file(settings.proxy_store)
     if file and (mode := open_to_others(file)):
         problems.append(
-            f"PROXY_STORE: other users of this machine may read {file} (mode {mode}), which holds "
+            f"PROXY_STORE: other users of this machine may read {file} (mode {mode}), which contains "
             f"conversations: chmod 600 {file}"
         )
     if settings.proxy_store.startswith("redis") and not settings.proxy_secret:
@@ -224,12 +226,12 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
     if reason := tracing_problem():
         problems.append(reason)
     if settings.proxy_log_prompts:
-        problems.append("PROXY_LOG_PROMPTS is on: the log holds what users ask and flows answer")
+        problems.append("PROXY_LOG_PROMPTS is on: the log contains prompts and answers")
     short = [key for key in settings.proxy_api_keys if len(key) < MIN_KEY_CHARACTERS]
     if short:
         problems.append(
-            f"PROXY_API_KEYS: {len(short)} of the keys can be guessed: "
-            f"give each at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new makes one)"
+            f"PROXY_API_KEYS: {len(short)} of the keys are too short: "
+            f"use at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new generates one)"
         )
     if len(found) > 1:
         shown = ", ".join(f"{u.name} ({version})" for u, version in zip(found, versions, strict=True))
@@ -284,8 +286,8 @@ def _models_found(config: ProxyConfig, states: Mapping[str, _StateAtStart]) -> s
         return "none yet"
     count = len(Models(config, listings, ANONYMOUS).listed())
     if any(state.is_partial for state in states.values()):
-        return f"{count} or more: Flowise takes long to list its flows"
-    return f"{count}: GET /v1/models lists them" if count else "none: make a flow in Flowise"
+        return f"{count} or more: Flowise is slow to list its flows"
+    return f"{count}: GET /v1/models lists them" if count else "none: create a flow in Flowise"
 
 
 def _store_shown(address: str) -> str:

@@ -121,7 +121,7 @@ class Keys:
         if len(key) < MIN_KEY_CHARACTERS and caller.name not in self._short:
             self._short.add(caller.name)
             log.warning(
-                "the key %s can be guessed: it has less than %s characters", caller.name, MIN_KEY_CHARACTERS
+                "the key %s is too short: it has fewer than %s characters", caller.name, MIN_KEY_CHARACTERS
             )
         return caller
 

@@ -153,8 +153,8 @@ class Limits:
         key = _subject(caller)
         if runs > self._max_in_flight < self._allowed(key):
             raise BadRequest(
-                "Each choice is a run of its own, and this server allows "
-                f"{self._max_in_flight} of them at once (PROXY_MAX_IN_FLIGHT).",
+                "Each choice is a separate run, and this server allows "
+                f"{self._max_in_flight} at a time (PROXY_MAX_IN_FLIGHT).",
                 code="invalid_value",
             )
         self._check_allowed(key, runs)
@@ -218,7 +218,7 @@ class Limits:
         if runs > (allowed := self._allowed(subject)):
             whose = f"{subject.shown}'s"
             raise BadRequest(
-                f"Each choice is a run of its own, and {whose} limits allow {allowed} of them.",
+                f"Each choice is a separate run, and {whose} limits allow {allowed}.",
                 code="invalid_value",
             )
 
@@ -257,7 +257,7 @@ class Limits:
         if subject is None or subject.allowance.max_in_flight is None:
             self.refusals["max_in_flight"] += 1
             return FlowiseUnavailable(
-                "This server has as many requests in hand as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
+                "The server handles as many requests as it may (PROXY_MAX_IN_FLIGHT). Nothing has run; "
                 "try again later.",
                 retry_after_seconds=_IN_FLIGHT_RETRY_SECONDS,
             )
@@ -292,7 +292,7 @@ class Limits:
                 rate = self._shared_rates.count(subject.id, requests_per_minute, runs)
             except RatesLost as error:
                 if not self._has_lost_rates:
-                    log.warning("requests per minute are counted by each worker for its share: %s", error)
+                    log.warning("rate limits are counted per worker, each with its share: %s", error)
                 self._has_lost_rates = True
             else:
                 self._has_lost_rates = False
@@ -339,8 +339,8 @@ class Limits:
         now = datetime.fromtimestamp(self._clock(), UTC)
         begins = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
         return QuotaExhausted(
-            f"The budget is used up: {subject.shown} may use {limit} {what} a day; "
-            f"it begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}, in {duration_text((begins - now).seconds)}."
+            f"The budget is used up: {subject.shown} may use {limit} {what} per day; "
+            f"it is reset at {begins:%Y-%m-%dT%H:%M:%SZ}, in {duration_text((begins - now).seconds)}."
         )
 
 

@@ -93,7 +93,7 @@ class Models:
             shown = name if MODEL_ID.fullmatch(name) else "".join(filter(str.isprintable, name[:40]))
             raise ModelNotFound(
                 f"The model `{shown}` does not exist or you do not have access to it. "
-                "GET /v1/models lists what there is.",
+                "GET /v1/models lists the available models.",
                 param="model",
             )
         return model

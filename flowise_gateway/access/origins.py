@@ -28,7 +28,7 @@ def check_origin(origin: str | None, host: str | None, settings: Settings, *, is
     is_refused = origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open)
     if is_refused and not _is_own_page(origin or "", host or "", settings):
         raise OriginNotAllowed(
-            "This server has no client keys and therefore takes no requests of web pages of other origins; "
+            "This server has no client keys and therefore refuses web pages from other origins; "
             "set PROXY_API_KEYS or PROXY_CORS_ORIGINS."
         )
 
@@ -41,8 +41,8 @@ def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: 
         return  # HTTP/1.0, which no browser sends
     if is_open and settings.is_loopback and not _is_own_name(_name_in(f"//{host}"), settings):
         raise HostNotAllowed(
-            "This server has no client keys and therefore answers only to names of this machine, such as "
-            "localhost; set PROXY_PUBLIC_URL to the address by which it is reached, or PROXY_API_KEYS."
+            "This server has no client keys and therefore only accepts host names of this machine, such "
+            "as localhost; set PROXY_PUBLIC_URL to its public URL, or set PROXY_API_KEYS."
         )
 
 

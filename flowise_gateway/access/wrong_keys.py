@@ -41,12 +41,12 @@ class WrongKeys:
         if count >= MAX_WRONG_KEYS:
             self.refusals += 1
             raise TooManyWrongKeys(
-                "Too many wrong API keys came from your address: correct the key, and try again later.",
+                "Too many wrong API keys from your address: correct the key, and try again later.",
                 retry_after_seconds=began + WINDOW_SECONDS - now,
             )
         self._wrong[network] = began, count + 1
         if count + 1 == MAX_WRONG_KEYS:
-            log.warning("%s wrong client keys from %s: more of them are 429", count + 1, address)
+            log.warning("%s wrong client keys from %s: further ones get a 429", count + 1, address)
 
 
 @lru_cache(MAX_ADDRESSES)

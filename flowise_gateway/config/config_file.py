@@ -114,17 +114,17 @@ class ConfigFile:
         if config.keys and not self._may_hold_keys:
             raise ConfigError(
                 f"{path.name}: keys: must be left out with FLOWISE_KEY_PASSTHROUGH: "
-                "a caller sends one key, and that is Flowise's"
+                "a caller sends one key, which is Flowise's"
             )
         if config.flowises and not self._may_hold_keys:
             raise ConfigError(
                 f"{path.name}: flowises: must be left out with FLOWISE_KEY_PASSTHROUGH: "
-                "a caller's key is one Flowise's, and must be sent to no other"
+                "a caller's key belongs to one Flowise and must not be sent to another"
             )
         if config.pipelines and not self._may_hold_keys:
             raise ConfigError(
                 f"{path.name}: pipelines: must be left out with FLOWISE_KEY_PASSTHROUGH: "
-                "a caller's key is Flowise's, and no pipeline host knows it"
+                "a caller's key is Flowise's, and the pipeline host does not know it"
             )
         return config
 
@@ -137,9 +137,9 @@ class ConfigFile:
     def _take_over(self, path: Path, config: ProxyConfig) -> None:
         if config != self._config:
             self._config = config
-            log.info("%s: its change is taken over", path.name)
+            log.info("%s: the change is in effect", path.name)
         elif self.error is not None:
-            log.info("%s: is right again", path.name)
+            log.info("%s: is valid again", path.name)
         self.error = None
         self._refused = b""
 
@@ -148,7 +148,7 @@ class ConfigFile:
         refused = hashlib.sha256(reason.encode("utf-8", "surrogateescape") + b"\n" + content).digest()
         if refused != self._refused:
             self._refused = refused
-            log.error("a change is not taken over, what was read before stays: %s", reason)
+            log.error("the change is ignored, the previous version stays in effect: %s", reason)
 
 
 @dataclass(frozen=True, slots=True)

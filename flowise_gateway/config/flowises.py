@@ -12,9 +12,7 @@ from flowise_gateway.config.yaml_document import Field, Spot, list_of, number, o
 from flowise_gateway.flow.model import DEFAULT_FLOWISE
 
 # Short enough that a model id of 128 characters holds the name and a flow's slug.
-FLOWISE_NAME = text_like(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", "1 to 24 of A-Z a-z 0-9 . _ - (a mere number in quotes)"
-)
+FLOWISE_NAME = text_like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", "1 to 24 of A-Z a-z 0-9 . _ - (quote a number)")
 
 
 PIPELINES = "pipelines"
@@ -51,10 +49,11 @@ class FlowiseConfig:
 
     name: Annotated[str, FLOWISE_NAME]
     base_url: Annotated[str, _ADDRESS] = ""
-    base_urls: Annotated[tuple[str, ...], list_of(_ADDRESS, "a list of addresses of equal servers")] = ()
+    base_urls: Annotated[tuple[str, ...], list_of(_ADDRESS, "a list of addresses of replicas")] = ()
     sticky: Annotated[str, one_of("session", "none")] = "session"
     api_key: Annotated[
-        str, Field("env:NAME or file:PATH: plain keys are refused in this file", _secret, may_be_empty=True)
+        str,
+        Field("env:NAME or file:PATH; literal keys are not allowed in this file", _secret, may_be_empty=True),
     ] = ""
     connect_timeout: Annotated[float | None, number(0.1, 600)] = None
     request_timeout: Annotated[float | None, number(0.1, 86400)] = None

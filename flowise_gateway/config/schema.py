@@ -27,11 +27,9 @@ from flowise_gateway.flow.model import DEFAULT_FLOWISE, FLOW_ID, MODEL_ID
 
 KEY_NAME = r"[^\W_][\w .@:/-]{0,63}"
 KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
-_PLAIN_KEY = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
-_MODEL_ID = text_like(
-    MODEL_ID.pattern, "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (a mere number in quotes)"
-)
-_MODEL_PATTERN = text_like(r"[A-Za-z0-9._:/@*?-]{1,128}", "a model id, or a pattern of one with * and ?")
+_PLAIN_KEY = "literal keys are not allowed here; set sha256 to the key's SHA-256 (flowise-gateway keys new)"
+_MODEL_ID = text_like(MODEL_ID.pattern, "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (quote a number)")
+_MODEL_PATTERN = text_like(r"[A-Za-z0-9._:/@*?-]{1,128}", "a model id, or a pattern with * and ?")
 # A digest of digits alone, or of digits around one e, is a number to YAML.
 _DIGEST = text_like(
     "[0-9a-fA-F]{64}",
@@ -98,7 +96,7 @@ class KeyConfig:
     Of several digests, each is a key; from `expires` on, in seconds since 1970, none of them is valid.
     """
 
-    name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (a mere number in quotes)")]
+    name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (quote a number)")]
     sha256: Annotated[tuple[str, ...], one_or_more(_DIGEST)]
     models: Annotated[tuple[str, ...], list_of(_MODEL_PATTERN, "a list of model ids and patterns")] = ("*",)
     requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
@@ -153,12 +151,12 @@ _SOCKET = text_like(r"[^\s.]{1,100}(\.[^\s.]{1,100})?\.\w{1,100}", "an input or 
 class PipelineConfig:
     """A pipeline in Python as a model; the sockets are found by their types where they are not named."""
 
-    id: Annotated[str, text_like("[a-z0-9][a-z0-9-]{0,63}", "1 to 64 of a-z 0-9 - (a mere number in quotes)")]
+    id: Annotated[str, text_like("[a-z0-9][a-z0-9-]{0,63}", "1 to 64 of a-z 0-9 - (quote a number)")]
     source: Annotated[
         str,
         text_like(
             r"[^\s:]+\.ya?ml|\w+(\.\w+)*:\w+",
-            "a YAML file beside proxy.yaml, or module:function that returns it",
+            "a YAML file next to proxy.yaml, or module:function that returns a pipeline",
         ),
     ]
     question: Annotated[tuple[str, ...], list_of(_SOCKET, "a list of inputs: component.socket")] = ()
@@ -178,7 +176,7 @@ _KEY = mapping(
 
 _FLOWISE = mapping(
     FlowiseConfig,
-    refused=dict.fromkeys(("key", "secret", "token", "password"), "is api_key here: env:NAME or file:PATH"),
+    refused=dict.fromkeys(("key", "secret", "token", "password"), "is called api_key: env:NAME or file:PATH"),
     may_hold_secrets=True,
 )
 
@@ -283,4 +281,4 @@ def _check_fallbacks(root: Spot, models: tuple[ModelConfig, ...]) -> None:
             walk_of[at] = start
             at = next_ones[at]
         if at is not None and walk_of[at] == start:
-            raise root.entries("models")[at]["fallback"].error("must not lead back to the model itself")
+            raise root.entries("models")[at]["fallback"].error("must not refer back to the model itself")

@@ -36,7 +36,7 @@ def flowise_base_url(text: str) -> str:
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError("it must be an http:// or https:// address such as https://flows.example.com/api/v1")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("it must hold no user name, query or fragment; the key goes into FLOWISE_API_KEY")
+        raise ValueError("it must not contain a user name, query or fragment; set the key in FLOWISE_API_KEY")
     path = parts.path.rstrip("/").partition("/prediction")[0].rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/api/v1'}"
 
@@ -45,7 +45,9 @@ def base_url_setting(text: str) -> str:
     if any(c.isspace() for c in text):
         raise ValueError("it must be one address, without spaces")
     if "/prediction" in text:
-        log.warning("FLOWISE_BASE_URL: /prediction is cut, with what follows: it is added for each call")
+        log.warning(
+            "FLOWISE_BASE_URL: /prediction and what follows it are ignored; the gateway adds them itself"
+        )
     return flowise_base_url(text)
 
 
@@ -100,7 +102,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 def header_text(text: str) -> str:
     if not (text.isascii() and text.isprintable()) or " " in text:
-        raise ValueError("it must be printable ASCII without spaces, since it travels in a header")
+        raise ValueError("it must be printable ASCII without spaces, since it is sent in a header")
     return text
 
 
@@ -128,7 +130,7 @@ def secrets(text: str) -> tuple[str, ...]:
     if min(map(len, secrets)) < 16:
         raise ValueError(
             "it must have at least 16 characters, such as `openssl rand -hex 32` prints; "
-            "after a comma may follow those that were used before"
+            "earlier secrets may follow, separated by commas"
         )
     return secrets
 
@@ -155,9 +157,7 @@ def public_url(text: str) -> str:
         is_plain = text.isascii() and text.isprintable() and not set(text) & set(' ()<>"\\@?#')
         if parts.scheme in {"http", "https"} and parts.hostname and is_plain:
             return text.rstrip("/")
-    raise ValueError(
-        "it must be the address by which clients reach this server, such as https://ai.example.com"
-    )
+    raise ValueError("it must be the URL at which clients reach this server, such as https://ai.example.com")
 
 
 def network(text: str) -> str:

@@ -133,11 +133,11 @@ class Settings:
         settings = cls(**read)
         if settings.flowise_key_passthrough and settings.proxy_api_keys:
             raise SettingsError(
-                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS exclude each other: a caller sends one key"
+                "FLOWISE_KEY_PASSTHROUGH and PROXY_API_KEYS cannot be combined: a caller sends one key"
             )
         if settings.proxy_store == "memory:" and settings.workers > 1:
             raise SettingsError(
-                "PROXY_STORE='memory:' serves one worker only: set WORKERS=1, or a file or Redis"
+                "PROXY_STORE='memory:' supports one worker only: set WORKERS=1, or use a file or Redis"
             )
         return settings
 
@@ -145,13 +145,13 @@ class Settings:
         """Refuse to let other machines in without a key that cannot be guessed. Raises SettingsError."""
         if not self.is_loopback and any(len(key) < MIN_KEY_CHARACTERS for key in self.proxy_api_keys):
             raise SettingsError(
-                f"HOST={self.host!r} lets other machines in, and a key of PROXY_API_KEYS can be guessed: "
-                f"give each at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new makes one)"
+                f"HOST={self.host!r} accepts other machines, and a key in PROXY_API_KEYS is too short: "
+                f"use at least {MIN_KEY_CHARACTERS} characters (flowise-gateway keys new generates one)"
             )
         if self.is_loopback or not self.is_anonymous or has_keys or self.proxy_allow_anonymous:
             return
         raise SettingsError(
-            f"HOST={self.host!r} lets other machines in, but no client key is set: set PROXY_API_KEYS, "
+            f"HOST={self.host!r} accepts other machines, but no client key is set: set PROXY_API_KEYS, "
             "or PROXY_ALLOW_ANONYMOUS=true to let anybody run your flows"
         )
 
@@ -178,7 +178,7 @@ def secret_of(
     try:
         return header_text(text)
     except ValueError as error:
-        raise ValueError(f"leads to a key that cannot be one: {error}") from None
+        raise ValueError(f"refers to an invalid key: {error}") from None
 
 
 def misspelt_settings(
@@ -196,7 +196,9 @@ def misspelt_settings(
         for name in values
         if name not in known and name not in used
     }
-    return [f"{name} is no setting: is {near[0]} meant?" for name, near in sorted(found.items()) if near]
+    return [
+        f"{name} is not a setting: did you mean {near[0]}?" for name, near in sorted(found.items()) if near
+    ]
 
 
 def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, str]:
@@ -211,7 +213,7 @@ def _with_secrets(values: Mapping[str, str]) -> dict[str, str]:
     for name in map(str.upper, _SECRET):
         if path := values.get(f"{name}_FILE", "").strip():
             if values.get(name, "").strip():
-                raise SettingsError(f"{name} and {name}_FILE exclude each other: set one of them")
+                raise SettingsError(f"{name} and {name}_FILE cannot be combined: set one of them")
             read[name] = _content(name, path)
     return read
 
@@ -225,7 +227,7 @@ def _content(name: str, path: str) -> str:
             raise SettingsError(f"{name}_FILE={path!r} {what}")
         return content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"{name}_FILE={path!r} cannot be read ({reason})") from None
 
 

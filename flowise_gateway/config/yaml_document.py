@@ -235,7 +235,7 @@ class _Table:
             raise at_key.error(self.refused[name])
         if name not in self.fields:
             near = get_close_matches(name, self.fields, 1) if len(name) <= 32 else []
-            known = f"known are {', '.join(self.fields)}"
+            known = f"known fields are {', '.join(self.fields)}"
             if near:
                 raise at_key.error(f"is not a known field; did you mean {near[0]}?")
             if self.may_hold_secrets or not re.fullmatch("[a-z_]{1,32}", name):
@@ -266,7 +266,7 @@ def prose(max_length: int) -> Field:
             raise ValueError
         return text
 
-    return Field(f"a text of at most {max_length} characters (a mere number in quotes)", parse)
+    return Field(f"a string of at most {max_length} characters (quote a number)", parse)
 
 
 def whole_number(low: int, high: int) -> Field:

@@ -1,1 +1,1 @@
-"""Which Flowise session a transcript continues, and the turns that a request becomes."""
+"""Maps a client's conversation to Flowise sessions, and requests to turns."""

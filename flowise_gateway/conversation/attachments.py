@@ -1,7 +1,7 @@
-"""Fits a conversation's attachments to its flow: documents become text, pictures become uploads.
+"""Converts a conversation's attachments for its flow: documents to text, images to uploads.
 
-A document goes into the text of its message, so that Flowise's memory has it: of a `file:full` upload that
-memory has the name alone.
+A document becomes part of its message, so that Flowise's memory contains it; of a `file:full` upload, the
+memory only contains the name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowise_gateway.openai.conversation_builder import left_out_note
 Kind = Literal["image", "audio", "file"]
 
 _SETTINGS = {
-    "image": ("images", "image uploads of its chat model"),
+    "image": ("images", "image uploads in its chat model"),
     "audio": ("audio", "speech to text"),
 }
 _MAX_CACHED_TEXTS = 32
@@ -28,34 +28,34 @@ _MAX_CACHED_CHARACTERS = 1_000_000
 
 
 class UploadClient(Protocol):
-    """What attachments need of a flow's client. Both methods raise ProxyError."""
+    """The part of a flow's client that attachments need. Both methods raise ProxyError."""
 
     flow_id: str
     name: str
 
     def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
-        """Tell whether a flow streams (None: not told), and which uploads it takes."""
+        """Whether a flow streams (None: unknown), and which uploads it accepts."""
 
     def document_text(self, chat_id: str, upload: Upload) -> str:
-        """Return the text of a document (its data a data URI)."""
+        """Return the text of a document, given as a data URI."""
 
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """Which attachments a flow takes, and its client, by which Flowise reads documents."""
+    """Which attachments a flow accepts, and its client, through which Flowise reads documents."""
 
     client: UploadClient
     image: bool
     audio: bool
 
     def takes(self, kind: Kind) -> bool:
-        """Whether it takes such uploads; documents are refused later, when Flowise cannot read one."""
+        """Whether it accepts such uploads; documents are refused later, if Flowise cannot read one."""
         return kind == "file" or (self.image if kind == "image" else self.audio)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The history to send, the text before the question, the uploads, and the kinds of what was left out."""
+    """The history to send, the text before the question, the uploads, and the kinds of omitted parts."""
 
     history: tuple[HistoryMessage, ...]
     documents: str = ""
@@ -64,7 +64,7 @@ class Fitted:
 
 
 class Attachments:
-    """Fits requests' attachments to their flows; caches the texts of documents, which clients send again."""
+    """Converts attachments for flows; caches the texts of documents, since clients resend them."""
 
     def __init__(self) -> None:
         self._texts: LRU[tuple[str, str, str], str] = LRU(_MAX_CACHED_TEXTS)
@@ -77,7 +77,7 @@ class Attachments:
         flow: Takes,
         chat_id: str,
     ) -> Fitted:
-        """Fit the attachments of the messages that are `sent`, of a history of `length`, and of the question.
+        """Convert the attachments of the `sent` messages, of a history of `length`, and of the question.
 
         Raises BadRequest for a document in the user's last message that Flowise cannot read; any other one is
         replaced by a note.
@@ -87,7 +87,7 @@ class Attachments:
         wanted = [a for a in attachments if a.position < len(sent) or a.position >= length]
         for attachment in wanted:
             position, kind = attachment.position, kind_of(attachment.upload)
-            # Flowise would replace the question by the words of an earlier recording.
+            # Flowise would replace the question by the transcript of an earlier recording.
             if kind != "file" and flow.takes(kind) and (kind == "image" or position >= length):
                 uploads.append(attachment.upload)
                 continue
@@ -101,7 +101,7 @@ class Attachments:
         for position, message in enumerate(sent):
             attached = "\n\n".join(texts.get(position, [message.attached]))
             if message.files and not attached and position not in at_hand:
-                # The client sends only new messages, and only another session of Flowise has the attachment.
+                # The client only sends new messages, and another session of Flowise has the attachment.
                 attached = left_out_note("file")
                 left_out.append("file")
             history.append(HistoryMessage(message.role, with_attached(attached, message.content)))
@@ -140,7 +140,7 @@ def kind_of(upload: Upload) -> Kind:
 
 
 def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClient) -> Takes:
-    """What the flow takes, as far as the attachments need it; may ask Flowise, and raise ProxyError."""
+    """What the flow accepts, as far as needed for the attachments; may call Flowise. Raises ProxyError."""
     kinds = {kind_of(attachment.upload) for attachment in attachments}
     images, audio = model.takes_images, model.takes_audio
     if ("image" in kinds and images is None) or ("audio" in kinds and audio is None):
@@ -149,26 +149,30 @@ def takes_of(attachments: Iterable[Attachment], model: Model, client: UploadClie
         except ProxyError:
             if not model.fallback:
                 raise
-            return Takes(client, image=True, audio=True)  # the run will fail, and the fallback take its place
+            return Takes(client, image=True, audio=True)  # the run will fail, and the fallback will answer
         images = found.get("isImageUploadAllowed") is True
         audio = found.get("isSpeechToTextEnabled") is True
     return Takes(client, image=bool(images), audio=bool(audio))
 
 
 def refuse(attachments: Iterable[Attachment], flow: Takes) -> None:
-    """Refuse what the user has just sent and Flowise would drop silently."""
+    """Refuse new attachments that Flowise would silently drop."""
     for attachment in attachments:
         kind = kind_of(attachment.upload)
         if attachment.is_newest and not flow.takes(kind):
             name, setting = _SETTINGS[kind]
             raise BadRequest(
-                f"The flow behind this model takes no {name}: {setting} must be switched on in Flowise.",
+                f"The flow behind this model does not accept {name}: enable {setting} in Flowise.",
                 param=attachment.param,
                 code="unsupported_content",
             )
 
 
 def left_out_warning(kinds: Iterable[str]) -> str:
-    """The warning about what was left out of earlier messages; empty if nothing was."""
+    """The warning about omitted parts of earlier messages; empty if there are none."""
     counted = ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(kinds).items()))
-    return f"Left out of earlier messages, which this model cannot take: {counted}." if counted else ""
+    return (
+        f"Left out of earlier messages, because this model does not accept them: {counted}."
+        if counted
+        else ""
+    )

@@ -1,6 +1,6 @@
-"""From a parsed request to what is run for it: session, overrides, uploads, decisions.
+"""Plans the runs for a parsed request: session, overrides, uploads, decisions.
 
-Knows neither Flask nor the surface of a request; `web/answering.py` asks for a plan and has its end recorded.
+Independent of Flask and of the API of the request; `web/answering.py` requests a plan and records its end.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ LATE_ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do for a request: the `turns` to run, or the `canned_events` of an answer without a run.
+    """The plan for a request: the `turns` to run, or the `canned_events` of an answer without a run.
 
-    `ignored` names parameters that the flow cannot obey, `warning` what was left out of earlier messages.
+    `ignored` names parameters that the flow does not support, `warning` lists omitted parts of messages.
     """
 
     turns: tuple[Turn, ...]
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Planner:
-    """Joins requests with conversations and fits them to their flows."""
+    """Assigns requests to conversations and adapts them to their flows."""
 
     def __init__(self, conversations: Conversations) -> None:
         self._conversations = conversations
@@ -75,7 +75,7 @@ class Planner:
         header: Callable[[str], str | None],
         client: UploadClient,
     ) -> Plan:
-        """Decide what to run. Raises BadRequest for what the flow cannot take, ProxyError from Flowise."""
+        """Plan a request. Raises BadRequest for unsupported content, ProxyError for failures of Flowise."""
         parsed, ignored = _allowed(parsed, caller)
         if model.system == "drop" and parsed.turns[0].instructions:
             ignored = (*ignored, "system")
@@ -90,13 +90,13 @@ class Planner:
             raise
 
     def plan_standalone(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
-        """Decide what to run for a request that is no part of any conversation."""
+        """Plan a request that is not part of a conversation."""
         parsed, ignored = _allowed(parsed, caller)
         turns, more = _fitted(parsed.turns, parsed, model, parsed.user)
         return Plan(turns, (*ignored, *more))
 
     def prepare(self, parsed: ParsedRequest, model: Model, caller: Caller) -> Plan:
-        """Run nothing; a request that continues from this answer continues from the one before it."""
+        """Plan no run; a request that continues this answer continues the one before it."""
         if parsed.previous_response_id and parsed.response_id:
             scope = caller.scope or caller.name
             self._conversations.also_name(scope, parsed.previous_response_id, parsed.response_id)
@@ -105,7 +105,7 @@ class Planner:
     def replan_for_fallback(
         self, plan: Plan, turn: Turn, model: Model, parsed: ParsedRequest, client: UploadClient
     ) -> tuple[Turn, str]:
-        """The turn for the fallback, with the whole conversation, and a warning of what was left out."""
+        """The turn for the fallback, with the whole conversation, and a warning about omitted parts."""
         if plan.continued is None:
             return turn, ""
         request, history = plan.continued.request, plan.continued.history
@@ -124,25 +124,25 @@ class Planner:
     def record(
         self, plan: Plan, transcripts: Sequence[Transcript], *also_under: str, stood_in: bool = False
     ) -> None:
-        """Store what the conversation's next request needs, if all runs have ended."""
+        """Store the state for the conversation's next request, if all runs have ended."""
         continued = plan.continued
         has_ended = all(transcript.finish_reason is not None for transcript in transcripts)
         if continued is None or not plan.is_recorded or not has_ended:
             return
         if stood_in or any(transcript.is_cut for transcript in transcripts):
-            # Only the texts are stored: the session holds more or less than they do, or the run of the model
-            # that failed may still be in it.
+            # Only the texts are stored: the session contains more or less than they do, or the run of the
+            # failed model may still be active in it.
             continued = replace(continued, request=replace(continued.request, mode="messages"))
         yield_before(sum(len(text) for t in transcripts for text in t.texts))
         outcomes = [Outcome(answer_in_history(whole_text(t), t.calls), t.action) for t in transcripts]
         self._conversations.record(continued, outcomes, *also_under)
 
     def forget(self, caller: Caller, answer: str) -> None:
-        """Delete what the conversation stores of an answer that its caller has deleted."""
+        """Delete the stored data of an answer that its caller has deleted."""
         self._conversations.forget(caller.scope or caller.name, answer)
 
     def rollback(self, plan: Plan) -> None:
-        """Leave the conversation as it was before a run that did not begin."""
+        """Restore the conversation to its state before a run that did not start."""
         if plan.continued is not None:
             self._conversations.rollback(plan.continued)
 
@@ -173,7 +173,7 @@ class Planner:
     def _with_attachments(
         self, continued: ContinuedTurn, parsed: ParsedRequest, takes: Takes
     ) -> tuple[ContinuedTurn, str]:
-        """The turn with what was attached in its turns, and a warning of what was left out."""
+        """The turn with its attachments, and a warning about omitted parts."""
         first, length = continued.turns[0], len(continued.history)
         fit = self._attachments.fitted(
             continued.request.attachments, first.history, length, takes, first.chat_id
@@ -189,7 +189,7 @@ class Planner:
 
 
 def at_server(plan: Plan, server_of_session: Callable[..., str]) -> Plan:
-    """The plan with a server for its session, if the conversation does not know one by now."""
+    """The plan with a server for its session, unless the conversation already has one."""
     continued = plan.continued
     if continued is None or plan.turns[0].server:
         return plan
@@ -203,7 +203,7 @@ def at_server(plan: Plan, server_of_session: Callable[..., str]) -> Plan:
 
 
 def transcript_as_text(history: History, question: str) -> str:
-    """Earlier turns and the question in one text, for flows that know neither history nor memory."""
+    """Earlier turns and the question as one text, for flows without history and memory."""
     if not history:
         return question
     names = {"userMessage": "User", "apiMessage": "Assistant"}
@@ -212,7 +212,7 @@ def transcript_as_text(history: History, question: str) -> str:
 
 
 def history_mode(model: Model) -> HistoryMode:
-    """How a flow is told of earlier turns: as `proxy.yaml` says, else as its kind needs it."""
+    """How a flow receives earlier turns: as configured in `proxy.yaml`, otherwise according to its type."""
     if model.history in ("session", "messages", "question"):
         return model.history  # type: ignore[return-value]
     if model.has_memory:
@@ -228,19 +228,19 @@ def _fitted(
     turns: Sequence[Turn], parsed: ParsedRequest, model: Model, user: str
 ) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     fits = [with_overrides(turn, model, parsed.parameters, user, parsed.passed) for turn in turns]
-    # Flowise takes a form or a question, so that with a form the messages are not read.
+    # Flowise accepts a form or a question, so with a form the messages are ignored.
     unread = ("messages",) if parsed.passed.get("form") and parsed.user_text else ()
     return tuple(fit.turn for fit in fits), (*unread, *fits[0].ignored)
 
 
 def _allowed(parsed: ParsedRequest, caller: Caller) -> tuple[ParsedRequest, tuple[str, ...]]:
-    """The request without Flowise's own fields where the caller may not set them, and their names."""
+    """The request without Flowise's own fields if the caller may not set them, and their names."""
     if caller.overrides or not parsed.passed:
         return parsed, ()
-    # Every caller may name its conversation by a session id.
+    # Every caller may identify its conversation by a session id.
     names = [n for n, value in parsed.passed.items() if n != "overrideConfig" or set(value) - {"sessionId"}]
     if "form" in names and not (parsed.user_text or parsed.turns[0].history):
-        raise BadRequest("This key may not send a form, and the messages hold no text.", param="messages")
+        raise BadRequest("This key may not send a form, and the messages contain no text.", param="messages")
     return replace(parsed, passed={}), tuple(names)
 
 
@@ -251,7 +251,7 @@ def _conversation_request(
     text = parsed.turns[0].system_text
     return ConversationRequest(
         caller.scope or caller.name,
-        # Two Flowises may have the same flow, and know nothing of each other's sessions.
+        # Two Flowises may have the same flow, but not each other's sessions.
         model.flow if model.flowise == DEFAULT_FLOWISE else f"{model.flowise}/{model.flow}",
         history_mode(model),
         parsed.turns,
@@ -262,10 +262,10 @@ def _conversation_request(
         resends=parsed.resends or not parsed.conversation,
         is_single_user=caller.single_user,
         previous=parsed.previous_response_id,
-        # Of a response that is not to be stored no text is kept, unless in a named conversation.
+        # No text is stored for a response with `store: false`, unless it is in a named conversation.
         stores_texts=parsed.store or bool(parsed.conversation or not parsed.echo),
         has_preamble=not takes_system_text(model, text, parsed.passed),
-        # Sequential agents drop a history whose length is not that of their memory
+        # Sequential agents drop a history whose length differs from that of their memory
         # (docs/reference/flowise.md, Memory).
         holds_prefix=model.type != "MULTIAGENT",
         chains_models=model.chains_models,
@@ -273,11 +273,11 @@ def _conversation_request(
 
 
 def user_of(parsed: ParsedRequest, header: Callable[[str], str | None]) -> str:
-    """The user that a request names, in its body or in a header of a chat UI."""
+    """The user id of a request, from its body or from a chat UI's header."""
     return parsed.user or _first(header, USER_HEADERS)
 
 
 def _first(header: Callable[[str], str | None], names: Sequence[str]) -> str:
-    """The first header with a value: LibreChat sends empty ones, and in old versions unfilled templates."""
+    """The first header with a value: LibreChat sends empty ones, and old versions send unfilled templates."""
     values = ((header(name) or "").strip() for name in names)
     return next((value for value in values if value and "{{" not in value), "")

@@ -1,1 +1,1 @@
-"""The pivot: one turn goes in, flow events come out, a transcript remains; and what all rooms share."""
+"""The types that all packages share: turns, flow events, transcripts, errors."""

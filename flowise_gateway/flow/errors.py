@@ -1,8 +1,8 @@
-"""The tree of errors a caller can meet, and the one function that puts an error on the wire.
+"""The exception hierarchy of all errors that clients can receive, and their serialization.
 
-The status tells whether sending again is safe, since clients resend by status alone (OpenAI SDKs: 408, 409,
-429 and 5xx; LibreChat: 408, 422 and 5xx, seven times): 5xx, 429 and 408 mean that nothing has run, any other
-4xx that trying again cannot help or that a flow may have run. 409 and 422 are never sent.
+The status says whether a retry is safe, since clients retry based on the status alone (OpenAI SDKs: 408, 409,
+429 and 5xx; LibreChat: 408, 422 and 5xx, seven times): 5xx, 429 and 408 mean that nothing has run; any other
+4xx means that a retry cannot help or that a flow may have run. 409 and 422 are never sent.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class ErrorObject(TypedDict):
 
 
 class ErrorBody(TypedDict):
-    """What every failed request is answered with."""
+    """The body of every error response."""
 
     error: ErrorObject
 
 
 class SettingsError(Exception):
-    """A bad setting: one line naming the variable, the value (never a secret) and what is allowed."""
+    """An invalid setting; one line with the variable, its value (never a secret) and the allowed values."""
 
 
 class ProxyError(Exception):
-    """Base of all errors that reach a caller; its message is safe to show."""
+    """Base class of all errors that clients receive; the message is safe to show."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -48,7 +48,7 @@ class ProxyError(Exception):
         code: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        """Keep what the wire needs; `code` overrides the class's own."""
+        """Set the fields of the error response; `code` overrides the class's own."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -58,14 +58,14 @@ class ProxyError(Exception):
 
 
 class BadRequest(ProxyError):
-    """The body is not what the API defines; `param` names the field."""
+    """The request is invalid; `param` names the field."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class NotAuthenticated(ProxyError):
-    """No client key, or a wrong one: one answer on every route."""
+    """The client key is missing or wrong; the answer is the same on every route."""
 
     status = 401
     type = "invalid_request_error"
@@ -73,7 +73,7 @@ class NotAuthenticated(ProxyError):
 
 
 class OriginNotAllowed(ProxyError):
-    """A web page of another origin called a server that has no client keys."""
+    """A web page from another origin called a server without client keys."""
 
     status = 403
     type = "invalid_request_error"
@@ -81,7 +81,7 @@ class OriginNotAllowed(ProxyError):
 
 
 class HostNotAllowed(ProxyError):
-    """The Host is not this machine's: a web page whose name was made to lead here, and no client keys."""
+    """The server has no client keys, and Host is a foreign name (DNS rebinding)."""
 
     status = 403
     type = "invalid_request_error"
@@ -89,7 +89,7 @@ class HostNotAllowed(ProxyError):
 
 
 class AdminsOnly(ProxyError):
-    """What concerns all callers, asked for with a key that may not see it."""
+    """The key is not allowed to see data of other callers."""
 
     status = 403
     type = "invalid_request_error"
@@ -97,7 +97,7 @@ class AdminsOnly(ProxyError):
 
 
 class ModelNotFound(ProxyError):
-    """No such model, or none that this caller may use."""
+    """The model does not exist, or the caller may not use it."""
 
     status = 404
     nothing_ran = True
@@ -106,7 +106,7 @@ class ModelNotFound(ProxyError):
 
 
 class FileNotFound(ProxyError):
-    """A link to a file that is forged or expired, or whose file is gone."""
+    """The link to a file is forged or has expired, or the file no longer exists."""
 
     status = 404
     type = "invalid_request_error"
@@ -114,7 +114,7 @@ class FileNotFound(ProxyError):
 
 
 class ResponseNotFound(ProxyError):
-    """No response of this caller has the id, or it is not kept any more."""
+    """The caller has no response with this id, or it is no longer stored."""
 
     status = 404
     type = "invalid_request_error"
@@ -122,7 +122,7 @@ class ResponseNotFound(ProxyError):
 
 
 class StoreUnavailable(ProxyError):
-    """What cannot be done without the store, while the store cannot be used."""
+    """The operation needs the store, which is unavailable."""
 
     status = 503
     nothing_ran = True
@@ -130,7 +130,7 @@ class StoreUnavailable(ProxyError):
 
 
 class UnknownUrl(ProxyError):
-    """No route takes this path."""
+    """There is no route with this path."""
 
     status = 404
     type = "invalid_request_error"
@@ -138,7 +138,7 @@ class UnknownUrl(ProxyError):
 
 
 class MethodNotAllowed(ProxyError):
-    """The path exists, the method does not."""
+    """The route does not support the method."""
 
     status = 405
     type = "invalid_request_error"
@@ -154,7 +154,7 @@ class BodyTooSlow(ProxyError):
 
 
 class BodyTooLarge(ProxyError):
-    """The request is larger than this server, or Flowise, takes."""
+    """The request is larger than this server or Flowise accepts."""
 
     status = 413
     type = "invalid_request_error"
@@ -179,7 +179,7 @@ class RateLimited(ProxyError):
 
 
 class TooManyWrongKeys(ProxyError):
-    """An address that goes on sending wrong client keys."""
+    """The address sent too many wrong client keys."""
 
     status = 429
     nothing_ran = True
@@ -189,7 +189,7 @@ class TooManyWrongKeys(ProxyError):
 
 
 class QuotaExhausted(ProxyError):
-    """A budget of the day, or the quota of the Flowise account, is used up: a moment does not help."""
+    """A daily budget or the quota of the Flowise account is used up; a quick retry does not help."""
 
     status = 429
     nothing_ran = True
@@ -199,7 +199,7 @@ class QuotaExhausted(ProxyError):
 
 
 class FlowiseUnavailable(ProxyError):
-    """Flowise could not be reached or refused for now; nothing has run."""
+    """Flowise is unreachable or temporarily refuses requests; nothing has run."""
 
     status = 503
     nothing_ran = True
@@ -208,7 +208,7 @@ class FlowiseUnavailable(ProxyError):
 
 
 class FlowiseRefused(ProxyError):
-    """Flowise does not take our key; nothing has run and only a setting can help."""
+    """Flowise rejects the gateway's key; nothing has run, and the configuration must be corrected."""
 
     status = 400
     nothing_ran = True
@@ -218,7 +218,7 @@ class FlowiseRefused(ProxyError):
 
 
 class FlowiseMisconfigured(ProxyError):
-    """The address given is not Flowise's API, or its settings forbid us the flow."""
+    """The configured URL is not Flowise's API, or Flowise's settings forbid the call."""
 
     status = 400
     nothing_ran = True
@@ -228,7 +228,7 @@ class FlowiseMisconfigured(ProxyError):
 
 
 class ProviderRefused(ProxyError):
-    """The model provider refused inside the run; the code says why. Tools may have run before."""
+    """The model provider returned an error during the run; the code says which. Tools may have run."""
 
     status = 400
     type = "invalid_request_error"
@@ -237,7 +237,7 @@ class ProviderRefused(ProxyError):
 
 
 class RunFailed(ProxyError):
-    """A failure after which the flow may have run: its status is the setting PROXY_RUN_ERROR_STATUS."""
+    """A failure after which the flow may have run; its status is PROXY_RUN_ERROR_STATUS."""
 
     status = 400
     type = "upstream_error"
@@ -247,7 +247,7 @@ class RunFailed(ProxyError):
 
 
 class ServerFault(ProxyError):
-    """Our own fault; details are in the log only."""
+    """An internal error; details are only in the log."""
 
 
 def error_body(error: ProxyError) -> ErrorBody:
@@ -256,12 +256,12 @@ def error_body(error: ProxyError) -> ErrorBody:
 
 
 def error_status(error: ProxyError, run_error_status: int) -> int:
-    """The HTTP status, `run_error_status` being what the operator chose for failures of a run."""
+    """The HTTP status; `run_error_status` is the setting for failures of a run."""
     return run_error_status if error.may_have_run else error.status
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:
-    """Headers that tell an SDK whether and when to try again (openai-python `_should_retry`)."""
+    """Headers that tell SDKs whether and when to retry (openai-python `_should_retry`)."""
     headers = dict(error.headers)
     if error.should_retry is not None:
         headers["x-should-retry"] = "true" if error.should_retry else "false"

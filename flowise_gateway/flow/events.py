@@ -1,4 +1,4 @@
-"""What a flow reports while it runs: one class for each thing that a client may see."""
+"""The events of a running flow."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of the answer's text."""
+    """Text of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of the model's thinking."""
+    """Text of the model's reasoning."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A node or an agent of the flow began."""
+    """A node or an agent of the flow has started."""
 
     label: str
 
@@ -41,7 +41,7 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class FlowToolCalled:
-    """The flow's model asked for a tool of the flow."""
+    """The flow's model called a tool of the flow."""
 
     tool: str
     tool_input: Any
@@ -59,7 +59,7 @@ class ToolUsed:
 
 @dataclass(frozen=True, slots=True)
 class ClientToolCalled:
-    """The flow wants a function of the client's to be run; `arguments` is JSON text."""
+    """The flow called a tool of the client; `arguments` is JSON text."""
 
     call_id: str
     name: str
@@ -68,7 +68,7 @@ class ClientToolCalled:
 
 @dataclass(frozen=True, slots=True)
 class SourcesFound:
-    """Documents the answer rests on, `{pageContent, metadata}` each, each reported once in a run."""
+    """Source documents of the answer, each `{pageContent, metadata}` and reported once per run."""
 
     documents: tuple[Mapping[str, Any], ...]
 
@@ -77,8 +77,8 @@ class SourcesFound:
 class ArtifactMade:
     """A file of the run: an artifact `{type, data}` or a file annotation `{filePath, fileName}`.
 
-    `stored` is its name if Flowise keeps it beside the run, `url` where a client can get it, if known.
-    Files are reported after the text and the action, whenever they were made.
+    `stored` is its name if Flowise stores it with the run, `url` the address for clients, if known.
+    Files are reported after the text and the action, whenever they were generated.
     """
 
     artifact: Mapping[str, Any]
@@ -88,9 +88,9 @@ class ArtifactMade:
 
 @dataclass(frozen=True, slots=True)
 class HumanInputRequested:
-    """The flow stopped and waits for a person's decision between `choices`.
+    """The flow stopped and waits until a person selects one of `choices`.
 
-    `reference` is shown with the question, to find the run again where nothing else tells whose it is.
+    `reference` is shown with the question; it identifies the run if the client sends no other id.
     """
 
     action: Mapping[str, Any]
@@ -110,7 +110,7 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class TurnIdentified:
-    """The ids under which Flowise stores the run, as far as it sends them, and the question as it ran."""
+    """The ids under which Flowise stores the run, if it sends them, and the question that was run."""
 
     chat_message_id: str | None = None
     session_id: str | None = None
@@ -122,19 +122,19 @@ class TurnIdentified:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A warning for the reader of the answer."""
+    """A warning that is returned with the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing new: Flowise's heartbeat, or the time at which the consumer asked to be woken."""
+    """A heartbeat from Flowise, or the time at which the consumer asked to be woken."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The run is over and whole; with `is_cut` the gateway ended it, and Flowise may still be running."""
+    """The run is complete; with `is_cut`, the gateway ended it, and Flowise may still be running."""
 
     reason: FinishReason = "stop"
     is_cut: bool = False
@@ -159,10 +159,10 @@ FlowEvent = (
 )
 
 SUBSTANCE = (TextDelta, ReasoningDelta, ClientToolCalled, HumanInputRequested, ArtifactMade)
-"""What an answer consists of; all other events tell about its run."""
+"""Events with parts of the answer; all others describe the run."""
 
 TrailEvent = ReasoningDelta | StepStarted | FlowToolCalled | ToolUsed
-"""Events that tell how an answer came about."""
+"""Events that describe how an answer was produced."""
 
 Batch = list[FlowEvent]
 Batches = Generator[Batch, None, None]

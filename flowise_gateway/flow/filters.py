@@ -1,6 +1,6 @@
-"""Changes to a run's events on their way: stop sequences, what replaces an event, links.
+"""Filters on the events of a run: stop sequences, replaced events, links.
 
-Iterators pass on batches (events that arrived together), and close what they read from when they are closed.
+Each is an iterator over batches (events that arrived together) that closes its source when it is closed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from flowise_gateway.flow.events import (
 
 
 def map_events(batches: Batches, change: Callable[[FlowEvent], Batch]) -> Batches:
-    """Put in the place of each event what `change` makes of it, often nothing or the event itself."""
+    """Replace each event by the events that `change` returns, often none or the event itself."""
     with contextlib.closing(batches):
         for batch in batches:
             yield [each for event in batch for each in change(event)] or [KeepAlive()]
 
 
 def stop_at(batches: Batches, sequences: Sequence[str]) -> Batches:
-    """End the answer before the first of `sequences` to be complete, however it is split over events.
+    """End the answer before the first stop sequence, even if it is split over events.
 
-    The rest of the run is aborted. Calls of tools before the sequence stay calls.
+    The rest of the run is aborted. Tool calls before the sequence are kept.
     """
     beginnings = frozenset(sequence[:size] for sequence in sequences for size in range(1, len(sequence)))
     longest = max(map(len, sequences)) - 1
@@ -75,7 +75,7 @@ def _kept_back(text: str, beginnings: Container[str], longest: int) -> int:
 def complete_events(
     batch: Batch, complete: Callable[[HumanInputRequested | ArtifactMade], FlowEvent]
 ) -> None:
-    """Complete, in place, what Flowise cannot know: a question's reference, a file's address."""
+    """Set the fields that Flowise cannot know: the reference of a question, the URL of a file."""
     for place, event in enumerate(batch):
         if isinstance(event, (HumanInputRequested, ArtifactMade)):
             batch[place] = complete(event)

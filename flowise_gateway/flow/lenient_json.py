@@ -1,4 +1,4 @@
-"""JSON of strangers: read although it is broken, written whatever it holds."""
+"""Reads JSON from Flowise even if it is malformed, and writes any JSON value."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import orjson
 
 
 def json_text(value: Any) -> str:
-    """A foreign JSON value as text, whatever it holds; strings as they are."""
+    """A JSON value as text, whatever it contains; strings unchanged."""
     if isinstance(value, str):
         return value
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # deeper or larger numbers than orjson writes, though it reads them
+    except TypeError:  # nested deeper, or with larger numbers, than orjson can write
         try:
             return json.dumps(value, default=str)
         except (ValueError, RecursionError):
@@ -22,7 +22,7 @@ def json_text(value: Any) -> str:
 
 
 def lenient_json(text: str | bytes) -> Any:
-    """A JSON value as Flowise writes it, None for what is none."""
+    """A JSON value as Flowise writes it; None if it is not JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -30,7 +30,7 @@ def lenient_json(text: str | bytes) -> Any:
 
 
 def read_message(payload: bytes) -> Any:
-    """The message of an event; a text keeps half a character, whose other half the next one brings."""
+    """The message of an event; text may end in half a character, whose other half is in the next one."""
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -40,7 +40,7 @@ def read_message(payload: bytes) -> Any:
 
 
 def join_halves(half: str, text: str) -> tuple[str, str]:
-    """A text behind the half of a character that came before it, and the half at its own end."""
+    """The text, prefixed with the half character from before, and the half character at its own end."""
     text = half + text
     end = len(text) - ("\ud800" <= text[-1] <= "\udbff")
     return _without_lone_surrogates(text[:end]), text[end:]

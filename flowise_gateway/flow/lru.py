@@ -10,9 +10,9 @@ V = TypeVar("V")
 
 
 class LRU(OrderedDict[K, V]):
-    """Holds at most `max_size` entries: setting one more drops the entry that was set longest ago.
+    """Holds at most `max_size` entries; setting another one removes the entry that was set first.
 
-    Reading an entry does not count as use; a caller that wants it to sets the entry again. Not thread-safe.
+    Reading an entry does not count as use; set it again to keep it. Not thread-safe.
     """
 
     def __init__(self, max_size: int) -> None:

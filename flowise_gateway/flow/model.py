@@ -1,4 +1,4 @@
-"""A flow as clients see it, and what its names may look like."""
+"""A model, that is a flow as clients see it, and the syntax of its names."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FLOW_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-"""A flow's id in Flowise: a UUID. Nothing else ever stands in a path after `/prediction/`."""
+"""A flow's id in Flowise: a UUID. Nothing else is ever sent in a path after `/prediction/`."""
 
 MODEL_ID = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
-"""What a name of a model may look like."""
+"""The syntax of a model name."""
 
 DEFAULT_FLOWISE = "default"
-"""The name of the Flowise that FLOWISE_BASE_URL leads to."""
+"""The name of the Flowise at FLOWISE_BASE_URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A flow as clients see it: `id` is what they send as model, `created` seconds since 1970.
 
-    `names` are all names it goes by, `fallback` the model to ask if this one cannot be reached. `inputs` are
-    the override inputs that the flow has enabled, each with the name of the node type that has it (several
-    nodes: one of them), None where Flowise does not tell. `chains_models` tells that it runs several models
-    one after the other. `flowise` is the name of the Flowise that has the flow. The last six are choices of
-    `proxy.yaml`.
+    `names` are all its names, `fallback` is the model to use if this one cannot be reached. `inputs` are the
+    override inputs enabled for the flow, each with the name of the node type that has it (one of them, if
+    there are several), None if Flowise does not say. `chains_models` means that it runs several models in
+    sequence. `flowise` is the name of the Flowise that has the flow. The last six come from `proxy.yaml`.
     """
 
     id: str

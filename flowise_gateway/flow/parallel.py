@@ -1,4 +1,4 @@
-"""Several runs of one request at once, each in a thread."""
+"""Runs several choices of a request concurrently, each in a thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flowise_gateway.flow.errors import ProxyError, RunFailed
 from flowise_gateway.flow.events import Batch, Batches
 
 POLL_SECONDS = 0.25
-"""How soon a run that is one of several notices that its reader has left."""
+"""How soon one of several runs notices that its consumer is gone."""
 
 RUN_THREAD = "flowise run"
-"""How the names of the threads of runs begin; a worker that ends lets them finish."""
+"""The prefix of the names of threads that run flows; a stopping worker waits for them."""
 
 _BATCHES_AHEAD = 64
 
@@ -24,7 +24,7 @@ NumberedBatches = Iterator[tuple[int, Batch]]
 
 
 class ChoiceBatches:
-    """The batches of a request's runs as they come, each with its choice's number; closing ends the runs."""
+    """The batches of a request's runs as they arrive, each with its choice index; closing aborts the runs."""
 
     def __init__(self, numbered: NumberedBatches, close: Callable[[], None]) -> None:
         self._numbered = numbered
@@ -42,10 +42,10 @@ def only_choice(batches: Batches) -> ChoiceBatches:
 def run_concurrently(
     runs: Sequence[Batches], left: threading.Event | None = None
 ) -> Generator[tuple[int, Batch], None, None]:
-    """Run several at once, each in a thread, and give their batches as they come, with the run's number.
+    """Run several concurrently, each in a thread, and yield their batches as they arrive, with their index.
 
-    The first failure ends all; `left` is set when the reader has left. A run must give a KeepAlive every
-    POLL_SECONDS, else it outlives its reader.
+    The first failure ends all; `left` is set when the consumer is gone. A run must yield a KeepAlive every
+    POLL_SECONDS, otherwise it outlives its consumer.
     """
     results: queue.Queue[tuple[int, Batch | Exception | None]] = queue.Queue(_BATCHES_AHEAD)
     left = left or threading.Event()
@@ -68,7 +68,7 @@ def run_concurrently(
 
 
 def _of_several(error: Exception) -> Exception:
-    """The failure of one run among others, with no status that means "nothing has run": another may have."""
+    """The failure of one of several runs; its status never means "nothing has run", since others may have."""
     if isinstance(error, ProxyError) and (error.status >= 500 or error.status in (408, 429)):
         return RunFailed(
             f"One of several choices failed, others may have run: {error.message}", code=error.code
@@ -102,7 +102,7 @@ def _feed(
 
 
 def cancellable_wait(left: threading.Event, wake: Callable[[], float]) -> Callable[[], float]:
-    """`wake`, but at most POLL_SECONDS, and raising RunFailed once the reader has left."""
+    """`wake`, limited to POLL_SECONDS; raises RunFailed once the consumer is gone."""
 
     def remaining() -> float:
         if left.is_set():

@@ -1,4 +1,4 @@
-"""Values of the store that may not be what this version of ours writes."""
+"""Reads stored values that may have been written by another version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 def readable(decode: Callable[[bytes], _T], raw: bytes | None) -> _T | None:
-    """What `decode` reads from a stored value; None where there is none, or another version wrote it."""
+    """Decode a stored value; None if there is none or it cannot be decoded."""
     if raw is None:
         return None
     try:

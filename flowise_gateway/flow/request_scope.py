@@ -1,4 +1,4 @@
-"""What the server around the application and the application itself share of one HTTP request."""
+"""State of one HTTP request that the serving process and the application share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ENVIRON_KEY = "flowise_gateway.request"
 
 @dataclass(slots=True)
 class RequestScope:
-    """One HTTP request, from its head to the end of its answer.
+    """One HTTP request, from its headers to the end of its response.
 
-    `summary` says what the request was and became, and `on_close` is called, last first, when the answer has
-    ended. The other fields are the serving process's; their defaults serve under any other WSGI server.
-    `connection` is the client's socket, `write_now` sends a piece of a chunked answer without waiting (false:
-    the rest goes out with the next piece), `watch_client` ends the request's greenlet once the client leaves,
-    `is_draining` tells that the process wants to end, and `ended_with_runs` is a block that it may end.
+    `summary` records the request for log and metrics; the `on_close` callbacks are called, last one first,
+    when the response has ended. The serving process sets the other fields; their defaults work under any
+    WSGI server. `connection` is the client's socket, `write_now` sends a chunk without blocking (false: the
+    rest is sent with the next one), `watch_client` ends the request's greenlet when the client disconnects,
+    `is_draining` means that the process is stopping, and `ended_with_runs` marks a block that it may end.
     """
 
     summary: RequestSummary = field(default_factory=RequestSummary)
@@ -32,13 +32,13 @@ class RequestScope:
     ended_with_runs: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def close(self) -> None:
-        """Call what waits for the end of the answer."""
+        """Call the callbacks for the end of the response."""
         while self.on_close:
             self.on_close.pop()()
 
 
 def request_scope(environ: MutableMapping[str, Any]) -> RequestScope:
-    """The scope of a WSGI request; the outermost layer that asks for it makes it."""
+    """The scope of a WSGI request, created by the first layer that needs it."""
     scope = environ.get(_ENVIRON_KEY)
     if scope is None:
         scope = environ[_ENVIRON_KEY] = RequestScope()

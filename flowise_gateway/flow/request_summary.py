@@ -1,4 +1,4 @@
-"""What one request was and what became of it: the source of its log line, its counts and its usage."""
+"""The record of one request, from which log, metrics and usage are written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RequestKind = Literal["request", "websocket_response", "background_response"]
 TokenSource = Literal["reported", "estimated"]
 
 _MAY_HAVE_RUN = ("", "ok", "client_gone", "cancelled", "server_shutting_down")
-"""Outcomes of runs that may have begun although nothing came of them."""
+"""Outcomes of requests whose runs may have begun even if they produced nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """The tokens of all runs of a request, as its answer's `usage` has them.
+    """The tokens of all runs of a request, as in the `usage` of the answer.
 
-    They are `reported` if Flowise reported those of every run; a count of ours makes them `estimated`.
+    They are `reported` if Flowise reported those of every run, otherwise `estimated`.
     """
 
     input: int
@@ -32,34 +32,33 @@ class TokenCount:
 
 
 class RequestSpan(Protocol):
-    """The span of a request, where it is traced; `trace_id` is that of its trace."""
+    """The span of a traced request; `trace_id` identifies its trace."""
 
     trace_id: str
 
     def run(self, watch: RunWatch, model: Model, turn: Turn) -> RunWatch:
-        """Follow a run with what else follows it."""
+        """Trace a run, in addition to the given watch."""
 
     def response(self, kind: RequestKind) -> RequestSpan:
-        """Begin one response of the request."""
+        """Start the child span of one response of the request."""
 
     def ended(self, summary: RequestSummary) -> None:
-        """End it with what became of the request."""
+        """End the span with the record of the request."""
 
 
 @dataclass(slots=True)
 class RequestSummary:
-    """One request: filled while it is served, and read by every observer once it has ended.
+    """The record of one request: filled while it is processed, and read by all observers at its end.
 
-    An HTTP request has one, and so has each response over a WebSocket. The request for a background response
-    ends when that is queued; its run has a summary of its own, the only one with its tokens.
+    There is one for each HTTP request, and one for each response over a WebSocket. A request for a background
+    response ends when the response is queued; the run has its own summary, the only one with its tokens.
 
-    `rule` is the template of the request's route (empty: no route), `client` the address of who sent it,
-    `caller` the name of its key, `outcome` ok, client_gone or an error's code, `status` that of the answer,
-    also where no status line was sent.
-    `chat_ids` are those of the runs, one for each choice, `tokens` is None if no flow ran. `conversation` and
-    `user` are the client's own ids, which must not be logged; their hashes are keyed, and may. `prompt` and
-    `answer` are there only where the operator has asked for them. `started`, `first_token` and `ended` are
-    times of the monotonic clock.
+    `rule` is the template of the request's route (empty: no route), `client` the address of the client,
+    `caller` the name of its key, `outcome` ok, client_gone or an error code, `status` the HTTP status, even
+    if no status line was sent.
+    `chat_ids` has one id for each choice, `tokens` is None if no flow ran. `conversation` and `user` are the
+    client's own ids, which must not be logged; their keyed hashes may be. `prompt` and `answer` are only set
+    if the operator enabled them. `started`, `first_token` and `ended` are times of the monotonic clock.
     """
 
     kind: RequestKind = "request"
@@ -94,19 +93,19 @@ class RequestSummary:
 
     @property
     def seconds(self) -> float:
-        """How long the request took."""
+        """The duration of the request."""
         return self.ended - self.started
 
     @property
     def runs(self) -> int:
-        """How many runs its caller is charged for: not those that an error prevented.
+        """The number of runs charged to the caller, without those that an error prevented.
 
-        A client that leaves before the first token is charged: its runs have begun.
+        A client that disconnects before the first token is charged, since its runs have begun.
         """
         was_prevented = self.tokens is None and self.outcome not in _MAY_HAVE_RUN
         return 0 if was_prevented else len(self.chat_ids)
 
     def begin_response(self, kind: RequestKind) -> None:
-        """Be from now on the summary of one response of this request, not of the request."""
+        """Turn this into the summary of one response of the request."""
         self.kind, self.started, self.status, self.outcome = kind, time.monotonic(), None, ""
         self.span = self.span and self.span.response(kind)

@@ -1,4 +1,4 @@
-"""What follows a run of a flow and its attempts: always what counts it, and tracing where that is on."""
+"""Interfaces for observing a run and its attempts: always by metrics, and by tracing if it is on."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from flowise_gateway.flow.events import Batch
 
 
 class AttemptSpan(Protocol):
-    """One attempt to call Flowise; `headers` join Flowise's own spans to it."""
+    """One attempt to call Flowise; `headers` propagate the trace to Flowise."""
 
     headers: Mapping[str, str]
 
     def ended(self, status: int, error: str) -> None:
-        """End it with the status of the answer's head, 0 if there was none, and why it failed, if it did."""
+        """End it with the HTTP status, 0 if there was none, and the reason if it failed."""
 
 
 class RunWatch(Protocol):
-    """Follows one run of a flow; `begin_attempt`, if there is one, is called before each call of Flowise."""
+    """Observes one run of a flow; `begin_attempt`, if set, is called before each call to Flowise."""
 
     begin_attempt: Callable[[], AttemptSpan] | None
 
     def add(self, batch: Batch) -> None:
-        """Take in a batch of its events."""
+        """Record a batch of its events."""
 
     def ended(self, result: str) -> None:
-        """End it with ok, an error's code, or aborted; must be called once."""
+        """End it with ok, an error code, or aborted; must be called exactly once."""
 
 
 class AttemptHeaders(dict[str, str]):
-    """Headers of a call of Flowise, with a span for each attempt."""
+    """Headers of a call to Flowise, with a span for each attempt."""
 
     def __init__(self, common: Mapping[str, str], begin: Callable[[], AttemptSpan]) -> None:
-        """Take the headers of all attempts, and what begins the span of one."""
+        """Take the headers of all attempts, and a function that starts the span of one."""
         super().__init__(common)
         self.begin = begin

@@ -1,4 +1,4 @@
-"""The fold of a run's events: the source of every whole body and of a stream's closing frames."""
+"""The accumulated events of a run."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _LETTERS: Mapping[type[FlowEvent], bytes] = {
 
 @dataclass(slots=True)
 class Transcript:
-    """The fold of a run's events: the source of every whole body and of a stream's closing frames.
+    """The accumulated events of a run, from which non-streamed bodies and closing frames are rendered.
 
-    It prints as the answer's text. `steps` are the nodes and agents that ran, with an empty state
-    until Flowise reports an end. `order` has one letter for each event of the lists, as they came.
+    Its `str()` is the text of the answer. `steps` are the nodes and agents that ran, with an empty state
+    until Flowise reports their end. `order` has one letter for each event of the lists, as they arrived.
     """
 
     chat_id: str = ""
@@ -60,7 +60,7 @@ class Transcript:
     order: bytearray = field(default_factory=bytearray)
 
     def add(self, event: FlowEvent) -> None:  # noqa: C901, PLR0912 - a case for each event
-        """Take one event in."""
+        """Add an event."""
         if isinstance(event, TextDelta):  # Nearly all events are.
             self.order += b"t"
             self.texts.append(event.text)
@@ -102,7 +102,7 @@ class Transcript:
             self.steps.append(ended)
 
     def events(self) -> Iterator[FlowEvent]:
-        """The events of which the answer consists, in the order in which they came."""
+        """The events of the answer, in the order in which they arrived."""
         kept: Mapping[int, Iterator[FlowEvent]] = {
             ord("t"): map(TextDelta, self.texts),
             ord("r"): iter(self.trail),
@@ -120,7 +120,7 @@ class Transcript:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the run gave nothing a person could see."""
+        """Whether the run produced nothing visible."""
         return not (self.action or self.artifacts or self.calls or any(text.strip() for text in self.texts))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""One run of a flow as it is asked for: Flowise's own request, typed."""
+"""The request for one run of a flow: Flowise's prediction request, typed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HistoryRole = Literal["userMessage", "apiMessage"]
 
 @dataclass(frozen=True, slots=True)
 class HistoryMessage:
-    """An earlier message as Flowise takes it: these two roles only, string content only.
+    """An earlier message as Flowise accepts it: only these two roles, and only string content.
 
-    `files` are the digests of what its client attached to it: under another picture it is another message.
-    `attached` is what goes before its content: documents as text, notes of what was left out.
+    `files` are the digests of its attachments, so that the same text with another image is another message.
+    `attached` precedes its content: documents as text, and notes about parts that were left out.
     """
 
     role: HistoryRole
@@ -25,18 +25,18 @@ class HistoryMessage:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return with_attached(self.attached, self.content)
 
 
 def with_attached(attached: str, content: str) -> str:
-    """A message's text behind that of what was attached to it."""
+    """The text of a message, preceded by its attachments."""
     return f"{attached}\n\n{content}" if attached else content
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file of the turn as Flowise's `uploads[]` has it."""
+    """A file of the turn, as an entry of Flowise's `uploads[]`."""
 
     type: Literal["file", "url", "audio", "file:full", "file:rag"]
     name: str
@@ -46,9 +46,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An upload of a client, the field it came in, and how many messages of the history came before it.
+    """An upload of a client, its field in the request, and the number of history messages before it.
 
-    `is_newest` tells that it came in the last message of the user, `digest` stands for its content.
+    `is_newest` means that it belongs to the user's last message, `digest` is a hash of its content.
     """
 
     upload: Upload
@@ -60,14 +60,14 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One run of a flow. `flow` is a flow id, `instructions` the system text.
+    """The request for one run. `flow` is a flow id, `instructions` the system text.
 
-    `rules` is what the answer must keep to, told behind the system text: the client's tools, its format.
-    `extra` are further fields of Flowise's request, sent as they are. `server` is the name of the one server,
-    of several equal ones, that has the session; empty: any.
+    `rules` are instructions for the answer, appended to the system text: the client's tools, the format.
+    `extra` are further fields of Flowise's request, sent unchanged. `server` names the replica that has the
+    session; empty: any.
 
-    Flowise keeps one event stream per `chat_id` over all flows, so two runs at a time must never share one;
-    agentflows look there for the pictures of a session, so all its runs have the same, one after the other.
+    Flowise keeps one event stream per `chat_id` for all flows, so concurrent runs must never share one. All
+    runs of a session, one after the other, use the same one, since agentflows find its images there.
     """
 
     flow: str

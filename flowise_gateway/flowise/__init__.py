@@ -1,1 +1,1 @@
-"""Flowise's wire and habits: predictions, events, failures, the catalog of flows."""
+"""Flowise's API and behaviour: predictions, events, failures, the catalog of flows."""

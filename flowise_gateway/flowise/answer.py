@@ -1,4 +1,4 @@
-"""What Flowise's whole JSON answer means as flow events."""
+"""Converts Flowise's JSON answer to flow events."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from flowise_gateway.flow.lenient_json import json_text, lenient_json
 from flowise_gateway.flowise.failures import readable
 
 APART = "\n\n"
-MAX_TOKENS = 10**9
-"""More than any run has; what budgets, metrics and the store add up stays far below 64 bits."""
+"""Separates the texts of two nodes that each end a branch, which Flowise sends without a separator."""
 
-"""Between the texts of two nodes that each end a branch, which Flowise sends with nothing between them."""
+MAX_TOKENS = 10**9
+"""More than any run uses; budgets, metrics and the store can add up such numbers within 64 bits."""
 
 
 def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> Iterator[FlowEvent]:
-    """A JSON answer into the same events that its stream would have given.
+    """Convert a JSON answer to the events that a stream would have produced.
 
-    `human_input` is the decision that resumed the run: what ran before is in the answer, too.
+    `human_input` is the decision that resumed the run; the answer also contains what ran before it.
     """
     if not isinstance(answer, dict):
         yield from _text_event(answer)
@@ -65,7 +65,7 @@ def answer_events(answer: Any, human_input: Mapping[str, Any] | None = None) -> 
 
 
 def _once(finds: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """What nodes, agents and the flow itself found, each once although several may report it."""
+    """The findings of nodes, agents and the flow, each once even if several of them report it."""
     found = {
         item_key("", item): item for find in finds for name in names for item in as_dicts(find.get(name))
     }
@@ -82,7 +82,7 @@ _ENVELOPE = frozenset(
 
 
 def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
-    """The answer itself: `text`, `json`, the nodes' output, else what a custom function returned."""
+    """The answer: `text`, `json`, the output of the nodes, or the result of a custom function."""
     text = answer.get("text")
     if isinstance(text, str) and executed:
         last = text if text.strip() else executed_text(executed)
@@ -98,7 +98,7 @@ def answer_text(answer: Mapping[str, Any], executed: list[Any]) -> Any:
 
 
 def executed_text(executed: list[Any]) -> str:
-    """The output of the last executed node, for nodes that send no token."""
+    """The output of the last executed node, for nodes that send no tokens."""
     output = node_output(last_node(executed))
     content = output.get("content")
     if isinstance(content, str) and content.strip():
@@ -112,11 +112,11 @@ def executed_text(executed: list[Any]) -> str:
 _SPEAKING = frozenset(
     f"{name}Agentflow" for name in ("llm", "agent", "directReply", "tool", "retriever", "executeFlow")
 )
-"""Types of nodes that stream what they say where they end a branch."""
+"""Node types that stream their text when they end a branch."""
 
 
 def _earlier_ends(executed: list[Any]) -> list[list[Any]]:
-    """The last nodes of all branches of a run but the one that ran last; none of a run that is stopped."""
+    """The last nodes of all branches except the one that ran last; none if the run is stopped."""
     if last_node(executed).get("status") == "STOPPED":
         return []
     before = [node["previousNodeIds"] for node in executed if isinstance(node.get("previousNodeIds"), list)]
@@ -130,7 +130,7 @@ def _earlier_ends(executed: list[Any]) -> list[list[Any]]:
 
 
 def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list[Any]:
-    """The nodes that ran since a decision."""
+    """The nodes that ran after a decision."""
     if human_input is None:
         return executed
     places = [n for n, node in enumerate(executed) if node.get("nodeId") == human_input.get("startNodeId")]
@@ -138,13 +138,13 @@ def _resumed(executed: list[Any], human_input: Mapping[str, Any] | None) -> list
 
 
 def executed_action(executed: list[Any]) -> HumanInputRequested | None:
-    """The decision that a stopped run waits for: before 3.1.2 a JSON answer has it nowhere else."""
+    """The decision that a stopped run waits for; before 3.1.2, JSON answers contain it only here."""
     action = as_dict(node_output(last_node(executed)).get("humanInputAction"))
     return input_request(action) if action and last_node(executed).get("status") == "STOPPED" else None
 
 
 def executed_usage(executed: list[Any]) -> UsageReported | None:
-    """Tokens of all nodes of a run, or None when no node reported any."""
+    """Tokens of all nodes of a run, or None if no node reported any."""
     total = None
     for node in executed:
         usage = node_output(node).get("usageMetadata")
@@ -155,7 +155,7 @@ def executed_usage(executed: list[Any]) -> UsageReported | None:
 
 
 def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> list[Any]:
-    # An Agent's own figures count its last model call alone; those before a tool sit in its messages.
+    # An Agent's own figures only cover its last model call; those before a tool call are in its messages.
     if not usage.get("tool_call_tokens"):
         return []
     messages = as_dicts(as_dict(as_dict(node.get("data")).get("input")).get("messages"))
@@ -163,7 +163,7 @@ def _calls_before_tools(node: Mapping[str, Any], usage: Mapping[str, Any]) -> li
 
 
 def executed_reason(executed: list[Any]) -> FinishReason:
-    """Why the model of the last node stopped, in OpenAI's words."""
+    """The finish reason of the last node's model, in OpenAI's terms."""
     output = node_output(last_node(executed))
     reason = as_dict(output.get("responseMetadata")).get("finish_reason")
     if reason in ("length", "max_tokens", "MAX_TOKENS"):
@@ -172,7 +172,7 @@ def executed_reason(executed: list[Any]) -> FinishReason:
 
 
 def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
-    """The steps, thoughts and tools of one executed node of an agentflow."""
+    """The steps, reasoning and tools of one executed node of an agentflow."""
     output, label = node_output(node), as_text(node.get("nodeLabel"))
     if as_text(node.get("nodeId")).startswith("startAgentflow"):
         return
@@ -183,7 +183,7 @@ def node_events(node: Mapping[str, Any]) -> Iterator[FlowEvent]:
     tools = as_dicts(output.get("usedTools"))
     for tool in tools:
         yield FlowToolCalled(as_text(tool.get("tool")), tool.get("toolInput"))
-    for call in as_dicts(output.get("calledTools")):  # asked for but not run: a person decides
+    for call in as_dicts(output.get("calledTools")):  # called but not run, until a person approves
         yield FlowToolCalled(as_text(call.get("name")), call.get("args"))
     for tool in tools:
         yield tool_used(tool)
@@ -205,7 +205,7 @@ def tool_used(tool: Mapping[str, Any]) -> ToolUsed:
 
 
 def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
-    """A file with the name under which Flowise keeps it, if it does and the name is a plain one."""
+    """A file, with its name in Flowise's storage if it is stored and the name is valid."""
     name = artifact.get("fileName") if "filePath" in artifact else artifact.get("data")
     stored = _STORED.fullmatch(name) if isinstance(name, str) else None
     is_file = stored and ("filePath" in artifact or stored["mark"])
@@ -213,11 +213,11 @@ def artifact_made(artifact: Mapping[str, Any]) -> ArtifactMade:
 
 
 _STORED = re.compile(r"(?P<mark>FILE-STORAGE::)?(?P<name>(?!\.)[^/\\\x00-\x1f\x7f]{1,200})")
-"""A name that is no path: Flowise itself keeps files flat beside each run."""
+"""A name without a path: Flowise stores the files of a run in one folder."""
 
 
 def input_request(action: Mapping[str, Any]) -> HumanInputRequested:
-    """A human-in-the-loop stop with the labels of its buttons."""
+    """A human-in-the-loop request with the labels of its buttons."""
     labels = [as_text(element.get("label")) for element in as_dicts(action.get("elements"))]
     return HumanInputRequested(action, tuple(label for label in labels if label))
 
@@ -225,7 +225,7 @@ def input_request(action: Mapping[str, Any]) -> HumanInputRequested:
 def identity_of(data: Mapping[str, Any]) -> TurnIdentified:
     """The ids in a JSON answer or a `metadata` event.
 
-    Follow-up prompts are a JSON string within JSON, in a JSON answer within one more.
+    Follow-up prompts are JSON in a string, nested once more in a JSON answer.
     """
     prompts = data.get("followUpPrompts")
     for _ in range(2):
@@ -241,7 +241,7 @@ def identity_of(data: Mapping[str, Any]) -> TurnIdentified:
 
 
 def parse_column(value: Any) -> Any:
-    """A column of Flowise's database, which keeps JSON as text, whether or not it was read already."""
+    """A column of Flowise's database, which stores JSON as text, parsed unless it already is."""
     return lenient_json(value) if isinstance(value, str) else value
 
 
@@ -253,14 +253,14 @@ def item_key(kind: str, item: Any) -> str:
 
 
 def _text_event(value: Any) -> Iterator[FlowEvent]:
-    # A flow may return any JSON value; Flowise's own chat shows it as JSON text.
+    # A flow may return any JSON value; Flowise's own chat shows it as JSON text, too.
     text = "" if value is None else json_text(value)
     if text:
         yield TextDelta(text)
 
 
 def usage_of(usage: Mapping[str, Any]) -> UsageReported | None:
-    """What a model reported; None for zeros alone, which stand where it reported nothing."""
+    """The reported usage of a model; None if all values are zero, which means nothing was reported."""
     found = UsageReported(
         _count(usage.get("input_tokens")),
         _count(usage.get("output_tokens")),
@@ -290,7 +290,7 @@ def last_node(executed: list[Any]) -> dict[str, Any]:
 
 
 def node_seconds(entries: list[Any]) -> float | None:
-    """How long the model of an executed node took; Flowise tells it for some kinds of nodes."""
+    """The duration of an executed node's model call, which Flowise reports for some node types."""
     times = [as_dict(node_output(entry).get("timeMetadata")).get("delta") for entry in entries]
     known = [time for time in times if isinstance(time, (int, float)) and not isinstance(time, bool)]
     return known[0] / 1000 if known else None

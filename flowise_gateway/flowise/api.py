@@ -1,4 +1,4 @@
-"""The API of one Flowise as it is called with one key: single calls, and what it tells of its flows."""
+"""The API of one Flowise, called with one key: single requests, and information about flows."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ MAX_PAGES = 1000
 
 
 class FlowiseApi:
-    """Calls of Flowise's API, each limited in time. Thread-safe."""
+    """Calls Flowise's API, each call with a timeout. Thread-safe."""
 
     def __init__(self, base_url: str, api_key: str, transport: Transport, limits: Limits) -> None:
-        """Call the API at `base_url`; `servers` is what all calls to the same Flowise share."""
+        """Call the API at `base_url`; `servers` is shared by all calls to the same Flowise."""
         self.base_url = base_url
         self.name = DEFAULT_FLOWISE
         self.servers = Servers([Server(base_url, transport)])
@@ -49,13 +49,13 @@ class FlowiseApi:
         self._limits = limits
 
     def get(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, bytes]:
-        """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable when no answer came."""
+        """GET a path of the API, such as `/chatflows`. Raises FlowiseUnavailable if there was no response."""
         return self._call(FlowiseRequest("GET", path, {}), min(seconds, self._limits.request_timeout))
 
     def get_streaming(self, path: str, seconds: float = PROBE_SECONDS) -> tuple[ReplyHead, Reply]:
-        """GET a path once; the body is for the caller to read and close. Raises FlowiseUnavailable.
+        """GET a path once; the caller reads and closes the body. Raises FlowiseUnavailable.
 
-        Of several servers the first that has it gives it: a file may be on the disk of one alone.
+        Several servers are tried in turn, since a file may be on the disk of only one.
         """
         *others, last = self.servers.for_call()
         for server in others:
@@ -68,7 +68,7 @@ class FlowiseApi:
 
     @contextlib.contextmanager
     def naming_settings(self) -> Iterator[None]:
-        """Name the settings of this Flowise in the errors that are raised within."""
+        """Make errors raised in this block name the settings of this Flowise."""
         try:
             yield
         except ProxyError as error:
@@ -78,8 +78,8 @@ class FlowiseApi:
     def flows(self) -> Iterator[dict[str, Any]]:
         """List the flows that the key may see, as Flowise describes them. Raises ProxyError.
 
-        A row holds the flow's whole drawing, often 100 kB and more, so they come page by page; Flowise before
-        3.0.4 knows no pages and gives all at once.
+        A row contains the whole flow definition, often 100 kB or more, so pages are requested; Flowise before
+        3.0.4 has no pages and returns all flows at once.
         """
         with self.naming_settings():
             yield from self._flows()
@@ -101,15 +101,15 @@ class FlowiseApi:
                 return
 
     def capabilities(self, flow_id: str) -> tuple[bool | None, dict[str, Any]]:
-        """Tell whether a flow streams (None: not told), and which uploads it takes. Raises ProxyError."""
+        """Whether a flow streams (None: unknown), and which uploads it accepts. Raises ProxyError."""
         return self.probe_streaming(flow_id), self._probed("chatflows-uploads", flow_id)
 
     def public_config(self, flow_id: str) -> dict[str, Any]:
-        """Tell what anybody may know of a flow, its drawing among it; needs no right. Raises ProxyError."""
+        """The public information about a flow, with its definition; needs no key. Raises ProxyError."""
         return self._probed("public-chatbotConfig", flow_id)
 
     def version(self) -> str:
-        """Flowise's version as it may be shown, empty where it does not tell. Raises ProxyError."""
+        """Flowise's version, safe to show; empty if unknown. Raises ProxyError."""
         with self.naming_settings():
             head, body = self.get("/version")
             answer = lenient_json(body)
@@ -129,7 +129,7 @@ class FlowiseApi:
         return None
 
     def _probed(self, probe: str, flow_id: str) -> dict[str, Any]:
-        """What a probe tells; nothing where it tells nothing of use."""
+        """The result of a probe; empty if it is not usable."""
         head, body = self.get(f"/{probe}/{flow_id}")
         answer = lenient_json(body)
         if head.status != 200:
@@ -139,7 +139,7 @@ class FlowiseApi:
 
     @staticmethod
     def _check_probe(flow_id: str, head: ReplyHead, body: bytes) -> None:
-        """Raise what a probe's failure tells of the flow, or of Flowise."""
+        """Raise the error that a failed probe indicates for the flow or for Flowise."""
         answer = lenient_json(body)
         if head.status == 500 and isinstance(answer, dict):
             error = failure(str(answer.get("message", "")), flow_id)
@@ -166,7 +166,7 @@ class FlowiseApi:
 
     @contextlib.contextmanager
     def calling(self, server: Server) -> Iterator[None]:
-        """Have a server looked at that could not be reached."""
+        """Start probing a server that could not be reached."""
         try:
             yield
         except FlowiseUnavailable:
@@ -205,7 +205,7 @@ class FlowiseApi:
             server.health.reached()
 
     def send(self, server: Server, request: FlowiseRequest) -> Reply:
-        """Send a request, whose address is a path, to a server, with the key."""
+        """Send a request, whose URL is a path, to a server, with the key."""
         own = {"Accept": "application/json, text/event-stream", **request.headers}
         if request.body is not None:
             own.setdefault("Content-Type", "application/json")
@@ -216,12 +216,12 @@ class FlowiseApi:
 
 
 def is_event_stream(head: ReplyHead) -> bool:
-    """Whether an answer is a stream of events."""
+    """Whether a response is an event stream."""
     return head.headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
 def is_json(head: ReplyHead) -> bool:
-    """Whether an answer says that it is JSON."""
+    """Whether a response is declared as JSON."""
     kind = head.headers.get("content-type", "").lower().split(";")[0].strip()
     return kind == "application/json" or kind.endswith("+json")
 

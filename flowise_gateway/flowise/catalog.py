@@ -1,4 +1,4 @@
-"""Which flows there are: profiles of Flowise's listing and probes, fresh in the background."""
+"""The list of flows: profiles from Flowise's listing and probes, refreshed in the background."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 FIRST_WAIT_SECONDS = 2.0
-"""How long a first request waits for a first listing; LibreChat gives up after five."""
+"""How long a first request waits for the first listing; LibreChat's timeout is five seconds."""
 
 MAX_FORMER_SLUGS = 10_000
 MAX_UNLISTED = 1000
@@ -34,23 +34,23 @@ MAX_WAITING = 100
 
 
 class FlowSource(Protocol):
-    """What a catalog asks: Flowise's listing and its public probes. All raise ProxyError."""
+    """What a catalog needs: Flowise's listing and its public probes. All methods raise ProxyError."""
 
     def flows(self) -> Iterable[Mapping[str, Any]]:
         """List the flows as Flowise describes them."""
 
     def capabilities(self, flow_id: str) -> tuple[bool | None, Mapping[str, Any]]:
-        """Tell whether a flow streams (None: not told), and which uploads it takes."""
+        """Whether a flow streams (None: unknown), and which uploads it accepts."""
 
     def public_config(self, flow_id: str) -> Mapping[str, Any]:
-        """Tell what anybody may know of a flow, its drawing among it."""
+        """The public information about a flow, with its definition."""
 
 
 class Catalog:
-    """The flows of one Flowise for one key; reading waits for nothing but a first listing, two seconds.
+    """The flows of one Flowise for one key; reading never blocks, except two seconds for the first listing.
 
-    What `save` was given after a good listing is what `saved` gives at the next start, so that names work
-    before, or without, an answer of Flowise; it holds what one key may see, and is for that key alone.
+    `save` stores a successful listing and `saved` loads it at the next start, so that names work before
+    Flowise answers. It contains what one key may see, and is used only for that key.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Catalog:
         saved: Callable[[], bytes | None] = lambda: None,
         save: Callable[[bytes], None] = lambda _content: None,
     ) -> None:
-        """Take where to ask; the first reader starts the first listing."""
+        """Use the given source; the first reader starts the first listing."""
         self.refresh_seconds = refresh_seconds
         self.error: ProxyError | None = None
         self._source = source
@@ -82,23 +82,23 @@ class Catalog:
         self._last_saved = self._load(saved)
 
     def profiles(self) -> list[FlowProfile]:
-        """All flows that can be chatted with, by slug; of the last good listing while there is no newer."""
+        """All flows that can be chatted with, by slug, from the last successful listing."""
         self._keep_fresh()
         if not self._by_flow:
             self._await_first()
         return sorted(self._by_flow.values(), key=lambda profile: profile.slug)
 
     def find(self, name: str) -> FlowProfile | None:
-        """The listed flow of this id or slug, or the one that had the slug before its name changed."""
+        """The listed flow with this id or slug, or the one that had the slug before it was renamed."""
         self._keep_fresh()
         if self._flow_of(name) is None:
             self._await_first()
         return self._by_flow.get(self._flow_of(name) or "")
 
     def by_flow(self, flow: str) -> FlowProfile | None:
-        """The flow of this id if it is known by now; never waits.
+        """The flow with this id if it is already known; never blocks.
 
-        One that the listing lacks, where Flowise gives one at all, is asked for by itself meanwhile.
+        A flow that is not in the listing is requested individually in the background.
         """
         self._keep_fresh()
         listed = self._by_flow.get(flow)
@@ -107,17 +107,17 @@ class Catalog:
         return listed
 
     def listed(self, name: str) -> FlowProfile | None:
-        """The flow of this id or slug if it is listed by now; never waits, nor asks for this flow alone."""
+        """The flow with this id or slug if it is already listed; never blocks, and requests nothing."""
         self._keep_fresh()
         return self._by_flow.get(name) or self._by_flow.get(self._by_slug.get(name, ""))
 
     @property
     def age(self) -> float:
-        """Seconds since Flowise gave the listing, or since the first one was wanted."""
+        """Seconds since Flowise returned the listing, or since the first one was requested."""
         return self._clock() - self._listed_at
 
     def failure(self) -> ProxyError | None:
-        """Why the flows are not known: there has never been a listing, or Flowise refuses the key by now."""
+        """Why the flows are unknown: there never was a listing, or Flowise now rejects the key."""
         if self._was_listed and not isinstance(self.error, FlowiseRefused):
             return None
         return self.error or FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS)
@@ -134,8 +134,8 @@ class Catalog:
             return
         if not self._first.is_set():
             self._first_deadline = self._clock() + FIRST_WAIT_SECONDS
-        # No lock: between the test above and this line nothing can switch to another greenlet, and of two
-        # threads that both came here the second only asks once more.
+        # No lock: no greenlet switch can happen between the test above and this line, and if two threads get
+        # here, the second one only causes another request.
         self._is_refreshing = True
         if not _in_background(self._refresh):
             self._settle(FlowiseUnavailable(_UNREAD, retry_after_seconds=RETRY_SECONDS))
@@ -152,7 +152,7 @@ class Catalog:
         except ProxyError as refusal:
             error = refusal
             if self.error is None or self.error.message != error.message:
-                log.warning("Flowise gave no list of flows: %s", error.message)
+                log.warning("Flowise returned no list of flows: %s", error.message)
         except Exception:
             log.exception("the list of flows could not be read")
         finally:
@@ -210,7 +210,7 @@ class Catalog:
         return content
 
     def _save_listing(self) -> None:
-        # Saved is the state that the probes saw, so that a flow that changed since is probed after a start.
+        # The state that the probes saw is saved, so that a flow changed since then is probed after a restart.
         flows = [replace(p, updated=self._asked.get(p.flow, "")) for p in self._by_flow.values()]
         content = pack_profiles(flows, self._former)
         if content == self._last_saved:
@@ -234,9 +234,9 @@ _UNKNOWN = _Known(float("-inf"), None)
 
 
 class _Unlisted:
-    """Flows that stand in no listing, known by Flowise's public routes, which need no right of a key.
+    """Flows that are in no listing, read from Flowise's public routes, which need no permission.
 
-    They are asked for one after another in the background, and those asked for longest ago are dropped.
+    They are requested one after another in the background; the ones requested longest ago are dropped.
     """
 
     def __init__(
@@ -250,10 +250,10 @@ class _Unlisted:
         self._is_probing = False
 
     def profile(self, flow: str) -> FlowProfile | None:
-        """What is known by now; older than a listing may be, it is asked for anew."""
+        """The profile as far as it is known; it is requested again once it is older than a listing may be."""
         due, profile = self._known.get(flow, _UNKNOWN)
         if self._clock() >= due and len(self._waiting) < MAX_WAITING:
-            # Until the answer comes, or if none does, it is due again soon.
+            # Until there is an answer, the next attempt is due soon.
             self._known[flow] = _Known(self._clock() + RETRY_SECONDS, profile)
             self._waiting[flow] = None
         if self._waiting and not self._is_probing:
@@ -284,10 +284,10 @@ class _Unlisted:
 
 
 def _in_background(work: Callable[[], None]) -> bool:
-    """Begin work in a thread; False if there can be no more threads."""
+    """Start work in a thread; False if no thread can be started."""
     try:
         threading.Thread(target=work, daemon=True).start()
     except RuntimeError as error:
-        log.warning("Flowise is not asked: %s", error)
+        log.warning("Flowise is not called: %s", error)
         return False
     return True

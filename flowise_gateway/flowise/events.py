@@ -1,4 +1,4 @@
-"""What Flowise's stream events mean as flow events."""
+"""Converts the events of Flowise's stream to flow events."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ from flowise_gateway.flowise.sse import BETWEEN_TOKENS, FRAME, TOKEN, TOKEN_TEXT
 
 
 class EventDecoder:
-    """The payloads of one run's event stream into flow events, each thing once.
+    """Decodes the event stream of one run into flow events, without duplicates.
 
-    Flowise resends tools, agents' reasoning and executed nodes as growing lists; only what is new in a list
-    is given. Raises a ProxyError for an `error` event.
+    Flowise resends tools, agents' reasoning and executed nodes as growing lists; only new entries produce
+    events. Raises a ProxyError for an `error` event.
     """
 
     def __init__(self, flow: str = "") -> None:
-        """Start before the first event of a run of the flow."""
+        """Start a new run of the flow."""
         self._flow = flow
         self._has_run = False
         self.is_complete = False
@@ -65,11 +65,11 @@ class EventDecoder:
         self._node = ""
         self._spoke = False
         self._speakers: set[str] = set()
-        # What goes before the next text: nothing or an empty line where a node's text begins, or half a
-        # character, which JavaScript may cut in two. None: nothing is to be done, as for nearly all tokens.
+        # The prefix of the next text: empty or an empty line at the start of a node's text, or half a
+        # character, since JavaScript may split one. None: nothing to do, as for nearly all tokens.
         self._before: str | None = None
         self._half_thought = ""
-        # Two nodes may use a tool in the same way, which is two uses; the same source or file is one.
+        # The same tool call of two nodes counts twice; the same source or file counts once.
         self._seen_in_node: Counter[str] = Counter()
         self._seen: Counter[str] = Counter()
         self._agents_seen = 0
@@ -81,14 +81,14 @@ class EventDecoder:
         self._input_request: HumanInputRequested | None = None
 
     def tokens(self, events: bytes) -> str | None:
-        """The text of tokens and nothing else as Flowise writes them, None for all other events."""
-        # A text that ends in a backslash would make its closing quote look like an escaped one.
+        """The text if the events are only tokens in Flowise's usual form, otherwise None."""
+        # After a text that ends in a backslash, the closing quote would look escaped.
         if self._before is not None or not events.startswith(FRAME) or UNCLEAR_END in events:
             return None
         return self.token(events[len(FRAME) : -2].replace(BETWEEN_TOKENS, b""))
 
     def token(self, payload: bytes) -> str | None:
-        """The text of a token as Flowise writes it, None for all else: nearly all go this short way."""
+        """The text of a token in Flowise's usual form, otherwise None: the fast path of nearly all tokens."""
         if self._before is None and payload.startswith(TOKEN) and payload.endswith(b'"}'):
             try:
                 text: str = orjson.loads(payload[TOKEN_TEXT:-1])
@@ -99,7 +99,7 @@ class EventDecoder:
         return None
 
     def decode(self, payload: bytes) -> Iterator[FlowEvent]:
-        """Give the events of one payload; unknown and malformed ones give none."""
+        """The events of one payload; none if it is unknown or malformed."""
         message = read_message(payload)
         if not isinstance(message, dict):
             return
@@ -113,7 +113,7 @@ class EventDecoder:
         if not isinstance(data, str):
             return
         if self._before in ("", APART):
-            data = data.lstrip("\r\n")  # a person's question begins with an empty line
+            data = data.lstrip("\r\n")  # the question begins with an empty line
         if data:
             self._spoke = True
             text, half = join_halves(self._before or "", data)
@@ -140,7 +140,7 @@ class EventDecoder:
             yield FlowToolCalled(as_text(tool.get("tool")), tool.get("toolInput"))
 
     def _artifacts(self, data: Any) -> Iterator[FlowEvent]:
-        # Files are given at the end of the run: a JSON answer does not say which text they stood before.
+        # Files are reported at the end of the run, since a JSON answer does not say where they belong.
         self._files += map(artifact_made, self._unseen(self._seen, "artifact", data))
         return iter(())
 
@@ -149,7 +149,7 @@ class EventDecoder:
             data = lenient_json(data)
         agents = as_dicts(data)
         for agent in agents[self._agents_seen :]:
-            # Flowise repeats all agents' tools, sources and files in its last events: note them as seen.
+            # Flowise repeats the tools, sources and files of all agents in its last events: mark as seen.
             name = as_text(agent.get("agentName"))
             if not self._next_agents[name]:
                 yield StepStarted(name)
@@ -163,7 +163,7 @@ class EventDecoder:
         self._agents_seen = max(self._agents_seen, len(agents))
 
     def _next_agent(self, data: Any) -> Iterator[FlowEvent]:
-        # The agent's entry in `agentReasoning` comes when it is done, and must not begin a second step.
+        # The agent's entry in `agentReasoning` arrives when it is done, and must not start a second step.
         if isinstance(data, str) and data:
             self._next_agents[data] += 1
             yield StepStarted(data)
@@ -185,14 +185,14 @@ class EventDecoder:
             self._seen_in_node.clear()
             yield StepStarted(label)
         elif status:
-            # How long it took stands in the executed data, which comes next.
+            # Its duration is in the executed data, which comes next.
             self._ended_nodes.append(data)
 
     def _agent_flow_event(self, data: Any) -> Iterator[FlowEvent]:
         self._is_agentflow = True
         self._has_begun = self._has_begun or data == "INPROGRESS"
         self._has_finished = self._has_finished or data in ("FINISHED", "STOPPED")
-        # After FINISHED only ids and follow-up prompts come, seconds later (Flowise issue 5346).
+        # After FINISHED, only ids and follow-up prompts arrive, seconds later (Flowise issue 5346).
         self.is_complete = self.is_complete or data == "FINISHED"
         return iter(())
 
@@ -204,14 +204,14 @@ class EventDecoder:
         ended, self._ended_nodes = self._ended_nodes, []
         for node in ended:
             entries = [entry for entry in self._executed if entry.get("nodeId") == node.get("nodeId")]
-            # Only the last node has its tools' results streamed as events of their own.
+            # Only the last node streams its tools' results as separate events.
             yield from self._used_tools(node_output(entries[-1]).get("usedTools") if entries else None)
             yield StepEnded(
                 as_text(node.get("nodeLabel")), as_text(node.get("status")), node_seconds(entries[-1:])
             )
 
     def _action(self, data: Any) -> Iterator[FlowEvent]:
-        # The question is given at the end, so that the text of an answer without tokens stands before it.
+        # The question is reported at the end, after the text of an answer without tokens.
         self._input_request = input_request(data) if isinstance(data, dict) else self._input_request
         return iter(())
 
@@ -242,7 +242,7 @@ class EventDecoder:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the stream itself tells that nothing is missing, which it does of agentflows alone."""
+        """Whether the stream shows that it is complete, which only streams of agentflows do."""
         return self._has_begun and self._has_finished
 
     @property
@@ -252,12 +252,12 @@ class EventDecoder:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing has come that a person could see."""
+        """Whether the run has produced nothing visible so far."""
         has_text = self._spoke or self._speakers or executed_text(self._executed)
         return not (has_text or self._input_request or self._files)
 
     def complete(self, row: Mapping[str, Any], rest: str) -> Iterator[FlowEvent]:
-        """Give what the stored message has and the stream lacked: the rest of the text, and all beside it."""
+        """The events of the stored message that the stream lacked, after the `rest` of the text."""
         if rest:
             text = rest.lstrip("\r\n") if self._before in ("", APART) else rest
             before = APART if self._before == APART else ""
@@ -270,7 +270,7 @@ class EventDecoder:
         yield from self._action(parse_column(row.get("action")))
 
     def closing(self) -> Iterator[FlowEvent]:
-        """Give what is known only when the run is over: text no token carried, files, usage, its end."""
+        """The events at the end of the run: text that no token carried, files, usage, the end."""
         yield from self._ended_steps()
         yield from self._lone_half()
         if not self._spoke and (text := self._silent_end()):
@@ -289,7 +289,7 @@ class EventDecoder:
         self._before = None
 
     def _silent_end(self) -> str:
-        """The text of the last node, which is Flowise's answer, if no token carried it."""
+        """The text of the last node, which is the answer, if no token carried it."""
         is_carried = self._speakers and as_text(last_node(self._executed).get("nodeId")) != self._node
         return "" if is_carried else executed_text(self._executed).lstrip("\r\n")
 

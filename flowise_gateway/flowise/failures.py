@@ -1,6 +1,6 @@
-"""What Flowise's failures mean: texts, statuses and pages into errors of `flow/errors.py`.
+"""Converts Flowise's failures (texts, statuses, pages) to the errors of `flow/errors.py`.
 
-Flowise answers nearly every failure with one status, 500, or with a text in a 200 stream: the text decides.
+Flowise reports nearly every failure as a 500 or as a text in a 200 stream, so the text decides.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ _SETTING = re.compile(
 )
 
 MAX_LOOKED_AT = 10_000
-"""Characters of a failure's text that are looked at: behind them a provider may repeat a whole prompt."""
+"""The part of a failure's text that is examined; after it, a provider may repeat a whole prompt."""
 
 _PREFIX = re.compile(
     r"^(?:Error: |[A-Za-z]+(?:Service|Services)\.[A-Za-z]+ - |Error in [^:\n]{1,80} node: )+"
 )
 _OF_NODE = re.compile(r"Error in [^:\n]{1,80} node: ")
 _TELLING = re.compile(
-    # addresses, paths, hosts, keys and settings: whatever a word of plain language does not hold
+    # URLs, paths, hosts, keys and settings: anything that does not look like a plain word
     r"[/\\@=]|::|:\d|\w\.\w|\w{24}|(?i:\b(?:sk|pk|hf|gsk|key|api|ghp|xox[a-z])[-_][\w*])"
 )
 
 
 def readable(message: str) -> str:
-    """A failure's text that may be shown: its first line, without words that look like keys or addresses."""
+    """The presentable part of a failure's text: its first line, without anything like a key or URL."""
     first = _PREFIX.sub("", message[:MAX_LOOKED_AT]).strip().split("\n", 1)[0]
     words = re.sub(r"(?i)bearer\s+\S+", "…", first).split()
     return " ".join("…" if _TELLING.search(word) else word for word in words)[:300].strip()
 
 
 def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyError:
-    """The error behind a failure text of Flowise, which says all causes with one status.
+    """The error for a failure text of Flowise, which uses one status for all causes.
 
-    The same text may refuse the run of `flow`, or come from a flow or service that the run called: the latter
-    once something ran, if it comes from a node, or if it names another flow. What the provider refused
-    becomes a 4xx that no client sends again, since tools may have run before.
+    The same text may mean that the run of `flow` was refused, or come from a flow or service that the run
+    called. It is the latter once something has run, if it comes from a node, or if it names another flow.
+    Provider errors become a 4xx that no client retries, since tools may have run.
     """
     message = message[:MAX_LOOKED_AT]
     prefix = _PREFIX.match(message)
@@ -73,7 +73,7 @@ def failure(message: str, flow: str = "", *, has_run: bool = False) -> ProxyErro
 
 
 def _refusal(bare: str, flow: str) -> ProxyError | None:
-    """Why Flowise did not start the run, if that is what its text says."""
+    """The reason why Flowise did not start the run, if the text says so."""
     if bare == "Unauthorized":
         return FlowiseRefused(
             "Flowise refused the key: set FLOWISE_API_KEY to the key that this flow is bound to in Flowise."
@@ -86,18 +86,18 @@ def _refusal(bare: str, flow: str) -> ProxyError | None:
 
 
 def naming_settings_of(flowise: str, text: str) -> str:
-    """A failure's text with the settings as they are called for this Flowise."""
+    """A failure's text with the names that the settings have for this Flowise."""
     if flowise == DEFAULT_FLOWISE:
         return text
     return _SETTING.sub(lambda found: f"{found[1].lower()} of {flowise} (flowises in proxy.yaml)", text)
 
 
 def unreachable(cause: NotSent | ConnectionBroken) -> ProxyError:
-    """The failure of a call that did not reach Flowise; its cause holds no address."""
+    """The error of a call that did not reach Flowise; the cause contains no address."""
     if isinstance(cause, NotTrusted):
         return FlowiseMisconfigured(
             f"Flowise's certificate is not trusted: {cause}. Nothing has run. "
-            "Name an authority of your own in FLOWISE_CA_FILE."
+            "Set FLOWISE_CA_FILE to your own certificate authority."
         )
     return FlowiseUnavailable(
         f"Flowise cannot be reached: {cause}. Nothing has run; try again later.", retry_after_seconds=1
@@ -105,7 +105,7 @@ def unreachable(cause: NotSent | ConnectionBroken) -> ProxyError:
 
 
 def no_such_flow() -> ProxyError:
-    """The error of a flow that Flowise does not know."""
+    """The error for a flow that does not exist in Flowise."""
     return ModelNotFound("The flow behind this model does not exist in Flowise.", param="model")
 
 
@@ -118,7 +118,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
         re.compile(r"(?i)context.?length|context window|maximum context|too many tokens|prompt is too long"),
         _provider(
             "context_length_exceeded",
-            "The conversation is longer than the model of this flow takes; shorten the messages.",
+            "The conversation exceeds the context length of this flow's model; shorten the messages.",
             "messages",
         ),
     ),
@@ -130,19 +130,22 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[], ProxyError]], ...] = (
         re.compile(
             r"(?i)^429\b|rate.?limit|too many requests|exceeded your current quota|insufficient.quota"
         ),
-        _provider("provider_rate_limited", "The model provider of this flow limits the rate or quota; wait."),
+        _provider(
+            "provider_rate_limited",
+            "The rate limit or quota at this flow's model provider is exceeded; wait before trying again.",
+        ),
     ),
     (
         re.compile(
             r"(?i)^401\b|incorrect api key|invalid (?:model|api) key|invalid.x-api-key|permission.denied"
         ),
-        _provider("provider_auth", "The model provider refused the credential that is set in this flow."),
+        _provider("provider_auth", "The model provider rejected the credential configured in this flow."),
     ),
 )
 
 
 def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
-    """The error behind any answer to a prediction of `flow` that is neither a stream nor a JSON 200."""
+    """The error for a response to a prediction of `flow` that is neither a stream nor a JSON 200."""
     if head.status < 400:
         return not_the_api()
     if error := _by_status(head):
@@ -154,25 +157,23 @@ def refused(head: ReplyHead, body: bytes, flow: str = "") -> ProxyError:
     if isinstance(message, str):
         return failure(message, flow)
     return RunFailed(
-        f"Flowise, or a gateway before it, answered with status {head.status}.", code="flowise_bad_answer"
+        f"Flowise, or a proxy in front of it, answered with status {head.status}.", code="flowise_bad_answer"
     )
 
 
-_WORKS_ANYWAY = "A flow's id works as model all the same, and so do the models of proxy.yaml."
+_WORKS_ANYWAY = "Flow ids and the models of proxy.yaml still work."
 
 
 def listing_refused(head: ReplyHead, *, has_key: bool) -> ProxyError:
-    """Why Flowise gives no list of its flows."""
+    """The error if Flowise does not list its flows."""
     if head.status < 400 or head.status == 404:
         return not_the_api()
     if head.status == 401:
         wanted = "check FLOWISE_API_KEY" if has_key else "set FLOWISE_API_KEY to one of its API keys"
-        return FlowiseRefused(
-            f"Flowise lists its flows for a key that it knows alone: {wanted}. {_WORKS_ANYWAY}"
-        )
+        return FlowiseRefused(f"Flowise only lists its flows for a valid API key: {wanted}. {_WORKS_ANYWAY}")
     if head.status == 403:
         return FlowiseMisconfigured(
-            "Flowise does not let FLOWISE_API_KEY list its flows: give it the right to view chatflows or "
+            "FLOWISE_API_KEY may not list Flowise's flows: give it the permission to view chatflows or "
             f"agentflows. {_WORKS_ANYWAY}"
         )
     if error := _by_status(head):
@@ -183,24 +184,24 @@ def listing_refused(head: ReplyHead, *, has_key: bool) -> ProxyError:
 
 
 def document_refused(body: bytes) -> ProxyError:
-    """The error of a file that Flowise does not read for a flow."""
+    """The error for a file that Flowise cannot read for a flow."""
     answer = _json(body)
     message = answer.get("message") if isinstance(answer, dict) else None
     text = message[:MAX_LOOKED_AT] if isinstance(message, str) else ""
     if re.search("(?i)not enabled", text):
-        reason = "the flow takes no files (its setting for full file uploads is off)"
+        reason = "the flow does not accept files (its setting for full file uploads is off)"
     elif re.search("(?i)not allowed|not supported|invalid file|mime|extension", text):
-        reason = "the flow does not take files of this type"
+        reason = "the flow does not accept files of this type"
     else:
         reason = "Flowise cannot read it"
     return BadRequest(f"This file cannot be passed on: {reason}.", code="unsupported_content")
 
 
 def not_the_api() -> ProxyError:
-    """The error of an address that answers, but not as Flowise's API does: a page, or a way to elsewhere."""
+    """The error for a URL that responds, but not like Flowise's API: with a page or a redirect."""
     return FlowiseMisconfigured(
-        "FLOWISE_BASE_URL does not lead to Flowise's API: the answer was neither JSON nor an event stream. "
-        "It is Flowise's address with /api/v1, as in https://flows.example.com/api/v1."
+        "FLOWISE_BASE_URL does not point to Flowise's API: the answer was neither JSON nor an event stream. "
+        "Set it to Flowise's address with /api/v1, as in https://flows.example.com/api/v1."
     )
 
 
@@ -212,20 +213,20 @@ def _not_found(message: Any, flow: str) -> ProxyError:
 
 
 def _by_status(head: ReplyHead) -> ProxyError | None:
-    """The error that some statuses mean whatever stands in the body."""
+    """The error for statuses that have one meaning regardless of the body."""
     match head.status:
         case 401:
             return FlowiseRefused("Flowise refused the key: check FLOWISE_API_KEY.")
         case 403:
             return FlowiseMisconfigured(
-                "Flowise forbids this call: check the flow's allowed origins and the rights of "
+                "Flowise forbids this call: check the flow's allowed origins and the permissions of "
                 "FLOWISE_API_KEY."
             )
         case 413:
-            return BodyTooLarge("The request is larger than Flowise takes (its FLOWISE_FILE_SIZE_LIMIT).")
+            return BodyTooLarge("The request is larger than Flowise accepts (its FLOWISE_FILE_SIZE_LIMIT).")
         case 429:
             return RateLimited(
-                "Flowise limits the rate of this flow. Nothing has run; try again later.",
+                "Flowise's rate limit for this flow is exceeded. Nothing has run; try again later.",
                 retry_after_seconds=_retry_after(head) or 1,
             )
         case 503:

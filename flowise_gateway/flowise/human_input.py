@@ -1,6 +1,6 @@
-"""A person's decision about a stopped run: the words that mean it, and how Flowise gets it.
+"""Human in the loop: recognizes a person's decision about a stopped run, and passes it to Flowise.
 
-Agentflows v2 take `humanInput`, sequential agents the `action` they sent with the answer's text as question
+Agentflows v2 expect `humanInput`; sequential agents the `action` they sent, with the answer as question
 (docs/reference/flowise.md, Decisions).
 """
 
@@ -15,7 +15,7 @@ from flowise_gateway.flow.events import HumanInputRequested
 from flowise_gateway.flow.turn import Turn
 
 MAX_LABEL_CHARACTERS = 200
-"""A choice with a longer label is not looked for in an answer: nobody types it."""
+"""Choices with longer labels are not recognized in an answer, since nobody types them."""
 
 _before = re.compile(r"\s*[\"'*]*").match
 _behind_reject = re.compile(r"[\"'*]*(?:[\s,;:.!–—-]+|\Z)").match
@@ -25,19 +25,19 @@ _NO = ("reject", "rejected", "no", "n", "deny", "decline", "cancel", "stop")
 
 
 class Decision(NamedTuple):
-    """What a person resume_turn, and what else was said."""
+    """A person's decision, and the text that came with it."""
 
     type: Literal["proceed", "reject"]
     feedback: str = ""
 
 
 def decision(text: str, asked: HumanInputRequested) -> Decision | None:
-    """The decision in a person's answer; None if it is no answer to the question.
+    """The decision in a user's message; None if the message does not answer the question.
 
-    The first label of the question means to proceed, the second to reject.
+    The first label of the question means proceed, the second one reject.
     """
     labels = [label.lower() if len(label) <= MAX_LABEL_CHARACTERS else "" for label in asked.choices[:2]]
-    # Whoever rejects often says why in the same sentence; whoever says yes and more may mean anything.
+    # A rejection often includes its reason; "yes" followed by more text may mean anything.
     found = _after(text, ("reject", *labels[1:]), _behind_reject)
     if found is None:
         found = _after(text, _NO, _behind)
@@ -50,7 +50,7 @@ def decision(text: str, asked: HumanInputRequested) -> Decision | None:
 def _after(
     text: str, words: tuple[str, ...], behind: Callable[[str, int], re.Match[str] | None]
 ) -> str | None:
-    """What follows one of the words at the beginning of the text."""
+    """The rest of the text after one of the words at its beginning; None if there is none."""
     before = _before(text)
     at = before.end() if before else 0
     for word in sorted(filter(None, words), key=len, reverse=True):
@@ -61,7 +61,7 @@ def _after(
 
 
 def resume_turn(turn: Turn, made: Decision, asked: HumanInputRequested) -> Turn:
-    """The turn that tells Flowise of a decision; the run has the system text and earlier turns already."""
+    """The turn that sends a decision to Flowise; the run already has the system text and history."""
     resumed = replace(turn, history=(), instructions="", rules="", uploads=())
     action = asked.action
     kinds = [str(e.get("type")) for e in action.get("elements") or () if isinstance(e, dict)]

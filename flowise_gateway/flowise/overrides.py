@@ -1,9 +1,8 @@
-"""What a request asks of the flow beside its question, by the override inputs that the flow has enabled.
+"""Converts parameters and system text of a request to the override inputs that are enabled for the flow.
 
-Flowise ignores any other input without a word (docs/reference/flowise.md, Overrides), so what is not in
-the flow's profile is named to the caller as ignored. What a caller says in Flowise's own words, its
-`overrideConfig`, beats what it says in OpenAI's: a system text then goes with the
-question, a parameter is named as ignored.
+Flowise silently ignores any other input (docs/reference/flowise.md, Overrides), so inputs that are not in the
+flow's profile are reported to the caller as ignored. The caller's own `overrideConfig` takes precedence over
+OpenAI's fields: the system text then goes into the question, and a parameter is reported as ignored.
 """
 
 from __future__ import annotations
@@ -33,26 +32,26 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
     "presence_penalty": ("presencePenalty",),
     "reasoning_effort": ("reasoningEffort",),
 }
-"""OpenAI's parameters and the inputs that chat model nodes have for them."""
+"""OpenAI's parameters and the corresponding inputs of chat model nodes."""
 
 _ALWAYS_OPEN = ("sessionId", "analytics")
-"""What Flowise lets be overridden without asking."""
+"""Inputs that can be overridden in every flow."""
 
 _is_node_id = re.compile(r"\w+_\d+").fullmatch
-"""As in `{"systemMessage": {"toolAgent_0": …}}`."""
+"""A node id, as in `{"systemMessage": {"toolAgent_0": …}}`."""
 
 _USER_VARIABLES = ("user", "user_id", "userId")
 
 
 class OverriddenTurn(NamedTuple):
-    """A turn with its overrides, and the names of what was asked for but cannot be obeyed."""
+    """A turn with its overrides, and the names of the ignored parameters."""
 
     turn: Turn
     ignored: tuple[str, ...]
 
 
 def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTHING) -> bool:
-    """Whether a system text can go into an override input of the flow that the caller does not set itself."""
+    """Whether the system text can go into an override input that the caller does not set itself."""
     if model.system not in ("auto", "override"):
         return False
     inputs = model.inputs or {}
@@ -61,16 +60,16 @@ def takes_system_text(model: Model, text: str, passed: Mapping[str, Any] = _NOTH
         return False
     if any(name in inputs for name in _SYSTEM_TEXTS):
         return True
-    # An agentflow resolves {{…}} in such messages, and has no way to say that a brace is a brace.
+    # An agentflow resolves {{…}} in such messages, and there is no way to escape braces.
     return any(name in inputs for name in _SYSTEM_MESSAGES) and "{{" not in text
 
 
 def with_overrides(
     turn: Turn, model: Model, parameters: Mapping[str, Any], user: str, passed: Mapping[str, Any] = _NOTHING
 ) -> OverriddenTurn:
-    """The turn with all that the flow lets a caller set; its system text too, where the flow takes one.
+    """The turn with all overrides that are enabled for the flow, including the system text.
 
-    `passed` are Flowise's own fields as the caller sent them. Raises BadRequest for uploads that are none.
+    `passed` are Flowise's own fields as the caller sent them. Raises BadRequest for invalid uploads.
     """
     overrides = dict(turn.overrides)
     inputs, given = model.inputs or {}, _caller_overrides(passed)
@@ -79,7 +78,7 @@ def with_overrides(
         overrides.update(_system(inputs, turn.system_text))
         turn = replace(turn, instructions="", rules="")
     elif turn.system_text and passed.get("form"):
-        ignored.append("system")  # a form takes the question's place, and with it what would stand before it
+        ignored.append("system")  # a form replaces the question, and the system text before it
     for name, value in parameters.items():
         found = _parameter(inputs, name, value)
         if not found or _is_set_by_caller(found, given):
@@ -96,14 +95,14 @@ def with_overrides(
 
 
 def _caller_overrides(passed: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides as the caller sent them, `vars` of both places together; a session id is none."""
+    """The overrides as the caller sent them, with the `vars` of both places, and without a session id."""
     given = {name: value for name, value in passed.get("overrideConfig", {}).items() if name != "sessionId"}
     _merge(given, {"vars": passed["vars"]} if passed.get("vars") else {})
     return given
 
 
 def _is_set_by_caller(found: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    """Whether the caller has set one of these itself, be it in a model's configuration."""
+    """Whether the caller set one of these itself, possibly in a model configuration."""
     for name, value in found.items():
         own = given.get(name)
         if name in given and not (
@@ -114,7 +113,7 @@ def _is_set_by_caller(found: Mapping[str, Any], given: Mapping[str, Any]) -> boo
 
 
 def _not_overridable(model: Model, given: Mapping[str, Any]) -> list[str]:
-    """The overrides that Flowise will ignore, by their place in the request; none if it does not tell."""
+    """The overrides that Flowise will ignore, by their path in the request; none if that is unknown."""
     inputs = model.inputs
     if inputs is None:
         return []
@@ -123,7 +122,7 @@ def _not_overridable(model: Model, given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         if name == "vars" or name in _ALWAYS_OPEN:
             continue
-        # An object that is not about single nodes is merged by Flowise without asking.
+        # Flowise merges an object that is not keyed by node ids without checking.
         is_merged = isinstance(value, dict) and not all(map(_is_node_id, value))
         if value in ("", None) or (name not in inputs and not (inputs and is_merged)):
             names.append(f"overrideConfig.{name}")
@@ -133,7 +132,7 @@ def _not_overridable(model: Model, given: Mapping[str, Any]) -> list[str]:
 def _system(inputs: Mapping[str, str], text: str) -> dict[str, Any]:
     for name in _SYSTEM_TEXTS:
         if name in inputs:
-            # A chatflow's system text is a template, where a doubled brace is a brace.
+            # A chatflow's system text is a template, in which braces are escaped by doubling.
             return {name: text.replace("{", "{{").replace("}", "}}")}
     message = [{"role": "system", "content": text}]
     return {name: message for name in _SYSTEM_MESSAGES if name in inputs}
@@ -144,13 +143,13 @@ def _parameter(inputs: Mapping[str, str], name: str, value: Any) -> dict[str, An
     plain = {found: _as_flowise_takes(value) for found in known if found in inputs}
     if plain or not known:
         return plain
-    # Each model reads the input that it has, and ignores the others.
+    # Each model node reads the input that it has, and ignores the others.
     config = dict.fromkeys(known, _as_flowise_takes(value))
     return {name: config for name in _MODEL_CONFIGS if name in inputs}
 
 
 def _as_flowise_takes(value: Any) -> Any:
-    """A value as Flowise takes it: what is false to JavaScript it takes for none, unless it is a text."""
+    """A value in a form that Flowise accepts: it treats values that are falsy in JavaScript as missing."""
     is_false = isinstance(value, (int, float)) and not value
     return orjson.dumps(value).decode() if is_false else value
 
@@ -185,7 +184,7 @@ def _upload(given: Any, number: int) -> Upload:
     is_one = isinstance(given, dict) and all(isinstance(given.get(name), str) for name in names)
     if not is_one or given["type"] not in kinds:
         raise BadRequest(
-            f"An upload needs the texts {', '.join(names)}, the type one of {', '.join(kinds)}.",
+            f"An upload needs the strings {', '.join(names)}, the type one of {', '.join(kinds)}.",
             param=f"uploads[{number}]",
             code="invalid_value",
         )

@@ -1,4 +1,4 @@
-"""A turn as the body of Flowise's prediction request."""
+"""Converts a turn to the body of Flowise's prediction request."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flowise_gateway.flow.turn import Turn
 
 
 def prediction_body(turn: Turn) -> dict[str, Any]:
-    """Flowise's request for a turn; the system text stands marked before the question."""
+    """Flowise's request for a turn, with the system text marked before the question."""
     body: dict[str, Any] = {
         "question": question_with_instructions(turn),
         "chatId": turn.chat_id,
         **turn.extra,
     }
     if turn.human_input or turn.extra.get("form"):
-        del body["question"]  # Flowise takes one of the two
+        del body["question"]  # Flowise accepts only one of the two
     if turn.stream:
         body["streaming"] = True
     if turn.history:
@@ -38,7 +38,7 @@ def prediction_body(turn: Turn) -> dict[str, Any]:
 
 
 def prediction_json(turn: Turn) -> bytes:
-    """The same as JSON; what is long is written in slices."""
+    """The same as JSON; long strings are serialized in slices."""
     body = prediction_body(turn)
     for name in ("question", "overrideConfig"):
         if name in body:
@@ -60,7 +60,7 @@ def _in_slices(value: Any) -> Any:
 
 
 def question_with_instructions(turn: Turn) -> str:
-    """The question, behind the system text if there is one: Flowise has no role for it."""
+    """The question, preceded by the system text if there is one, since Flowise has no role for it."""
     if not turn.system_text:
         return turn.question
     return f"[System instructions]\n{turn.system_text}\n[End of system instructions]\n\n{turn.question}"

@@ -1,4 +1,4 @@
-"""What Flowise tells of its flows as profiles: rows of the listing, upload settings."""
+"""Flow profiles, read from Flowise's listing and probes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MEMORY_SWITCHES = ("llmEnableMemory", "agentEnableMemory", "conditionAgentEnabl
 
 @dataclass(frozen=True, slots=True)
 class FlowProfile:
-    """What is known of a flow; None where Flowise has not told.
+    """The type and capabilities of a flow; None if unknown.
 
-    `inputs` and `chains_models` are as a Model has them. `first_slug` is the slug as it was while only ASCII
-    letters were read; it still leads to the flow.
+    `inputs` and `chains_models` are those of a Model. `first_slug` is the slug from before other scripts were
+    transliterated; it still refers to the flow.
     """
 
     flow: str
@@ -49,8 +49,8 @@ class FlowProfile:
 
 
 def flow_profiles(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
-    """Rows of the listing as profiles; the oldest flow of a name keeps it, hidden ones are left out."""
-    # Distinct by id: a flow that is saved while the pages are read may stand on two of them.
+    """The profiles for rows of the listing, without hidden flows; the oldest flow of a name keeps it."""
+    # Distinct by id: a flow that is saved while the pages are read may appear on two of them.
     distinct = {str(row.get("id")).lower(): row for row in rows}.values()
     ordered = sorted(distinct, key=lambda row: (str(row.get("createdDate")), str(row.get("id"))))
     profiles = [profile for profile in map(_profile, ordered) if profile and not profile.is_hidden]
@@ -65,16 +65,16 @@ def flow_profiles(rows: Iterable[Mapping[str, Any]]) -> list[FlowProfile]:
 
 
 def _claim_slug(slug: str, profile: FlowProfile, taken: dict[str, str]) -> str:
-    """The slug, or the next best one, that no other flow has; it is the flow's own from now on."""
-    if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never lead here
+    """The slug, or the next best one, that no other flow has; marks it as taken."""
+    if not slug or FLOW_ID.fullmatch(slug):  # another flow's id must never refer to this flow
         slug = f"flow-{profile.flow[:8]}"
-    # The last one is no other flow's name, being this flow's id.
+    # The last one is unique, since it is this flow's id.
     candidates = (slug, f"{slug}-{profile.flow[:8]}", f"{slug[:90]}-{profile.flow}", profile.flow)
     return next(slug for slug in candidates if taken.setdefault(slug, profile.flow) == profile.flow)
 
 
 def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mapping[str, Any]) -> FlowProfile:
-    """The profile with what Flowise's public probes say; what they do not say stays as it was."""
+    """The profile with the results of Flowise's public probes; unknown values are left unchanged."""
 
     def probed(name: str, before: bool | None) -> bool | None:
         return bool(uploads[name]) if name in uploads else before
@@ -89,7 +89,7 @@ def with_capabilities(profile: FlowProfile, streams: bool | None, uploads: Mappi
 
 
 def with_capabilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfile:
-    """The profile with what the probes said of an earlier state of the flow."""
+    """The profile with the probe results of an earlier state of the flow."""
     return replace(
         profile,
         streams=known.streams,
@@ -100,7 +100,7 @@ def with_capabilities_of(known: FlowProfile, profile: FlowProfile) -> FlowProfil
 
 
 def public_profile(flow: str, config: Mapping[str, Any]) -> FlowProfile:
-    """A flow as Flowise's public route shows it: without a name, its type guessed, its inputs not told."""
+    """A profile from Flowise's public route: without a name, with a guessed type and unknown inputs."""
     drawing = _object(config.get("flowData"))
     nodes = flow_nodes(drawing)
     return FlowProfile(
@@ -142,12 +142,12 @@ def _profile(row: Mapping[str, Any]) -> FlowProfile | None:
 
 
 def _sendable(text: str) -> str:
-    """The text without half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """The text without lone surrogates, which JSON can represent and UTF-8 cannot."""
     return text.encode(errors="replace").decode()
 
 
 def flow_nodes(flow_data: Any) -> Nodes | None:
-    """The data of a flow's nodes, or None where the flow's drawing is not given."""
+    """The data of a flow's nodes, or None without the flow's definition."""
     drawing = _object(flow_data)
     nodes = drawing.get("nodes") if drawing else None
     if not isinstance(nodes, list):
@@ -156,11 +156,11 @@ def flow_nodes(flow_data: Any) -> Nodes | None:
 
 
 def flow_has_memory(flow_data: Any) -> bool | None:
-    """Whether any node of a flow remembers a session; None where the flow's drawing is not given.
+    """Whether any node of a flow has memory; None without the flow's definition.
 
-    A memory of a chatflow is a node of its own, and is used only once an edge leads from it to another; so
-    are those of multi-agents and sequential agents. An OpenAI Assistant keeps its threads at OpenAI. In an
-    agentflow each node has a switch, and its start has one that lets all of them forget what was before.
+    In a chatflow, multi-agent or sequential flow, memory is a separate node, which is only used if an edge
+    leads from it to another node. An OpenAI Assistant keeps its threads at OpenAI. In an agentflow, each node
+    has a switch, and the start node has one that clears the memory of all nodes.
     """
     drawing = _object(flow_data)
     nodes = flow_nodes(drawing)
@@ -186,7 +186,7 @@ def _is_on(node: Mapping[str, Any], switch: str) -> bool:
 
 
 def chains_models(flow_data: Any) -> bool:
-    """Whether one model of an agentflow runs after another, which then does not see a history sent along."""
+    """Whether an agentflow runs several models in sequence; only the first one sees a `history`."""
     drawing = _object(flow_data) or {}
     models = {
         str(node["id"])
@@ -211,10 +211,10 @@ def chains_models(flow_data: Any) -> bool:
 
 
 def enabled_inputs(row: Mapping[str, Any], nodes: Nodes | None) -> dict[str, str] | None:
-    """The inputs that `overrideConfig` may set, each with the name of a node that has it; None: not told.
+    """The inputs that `overrideConfig` may set, each with the name of a node that has it; None: unknown.
 
-    Flowise keeps them by the labels of nodes, and ignores those of a label that no node has any more.
-    Variables are named `vars.<name>`, their node is "variable".
+    Flowise stores them by node label, and ignores labels that no node has any more. Variables are named
+    `vars.<name>`, with "variable" as their node.
     """
     if "apiConfig" not in row:
         return None
@@ -242,7 +242,7 @@ def _enabled(parameters: Any) -> Iterator[str]:
 
 
 def _object(value: Any) -> dict[str, Any] | None:
-    """A JSON object, given as such or as text."""
+    """A JSON object, either parsed or as text."""
     try:
         value = orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:
@@ -251,13 +251,13 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 
 def _is_hidden(nodes: Nodes | None) -> bool:
-    """Whether no chat can start the flow, but a webhook or a schedule alone."""
+    """Whether the flow can only be started by a webhook or a schedule."""
     starts = [node.get("inputs") for node in nodes or () if node.get("name") == "startAgentflow"]
     return any(isinstance(s, dict) and s.get("startInputType") in _STARTS_NOT_BY_CHAT for s in starts)
 
 
 def slug_of(name: str) -> str:
-    """A flow's name, of any script, in lower-case ASCII letters, digits and hyphens; empty if it has none."""
+    """A flow's name, in any script, as lower-case ASCII letters, digits and hyphens; may be empty."""
     composed = unicodedata.normalize("NFC", name[:_MAX_NAME])
     if composed.isascii():
         return _hyphenated(composed)
@@ -265,7 +265,7 @@ def slug_of(name: str) -> str:
 
 
 def _transliterated(char: str) -> str:
-    """A letter in ASCII without the marks of a transcription, which would part a word; signs as they were."""
+    """A letter in ASCII, without transcription marks, which would split a word; others unchanged."""
     kind = unicodedata.category(char)[0]
     if kind in "LM":
         return "".join(filter(str.isalnum, anyascii(char)))
@@ -288,13 +288,13 @@ def _seconds(date: Any) -> int:
 
 
 def pack_profiles(profiles: Iterable[FlowProfile], former: Mapping[str, str]) -> bytes:
-    """Profiles and the flows of former names as bytes; equal ones give equal bytes."""
+    """Serialize profiles and the flows of former names; equal input gives equal bytes."""
     flows = sorted(profiles, key=lambda profile: profile.flow)
     return orjson.dumps({"fields": _FIELDS, "flows": flows, "former": dict(former)})
 
 
 def unpack_profiles(content: bytes) -> tuple[list[FlowProfile], dict[str, str]]:
-    """What `pack_profiles` made; nothing if another version made it. Raises for broken JSON."""
+    """Undo `pack_profiles`; empty if another version created it. Raises for invalid JSON."""
     saved = orjson.loads(content) if content else {"fields": []}
     if saved["fields"] != _FIELDS:
         return [], {}

@@ -1,8 +1,8 @@
-"""What Flowise loses in queue mode, how that is noticed, and what is missing.
+"""Detects events that Flowise loses in queue mode, and finds the missing part.
 
-In queue mode (`MODE=queue`) a worker runs the flow. Its events come through Redis one way and the run's
-result another, so the stream may get its `metadata` and `end` first: all later events are lost, and nothing
-in the stream says so. Flowise keeps the whole answer beside the conversation.
+In queue mode (`MODE=queue`) a worker runs the flow. Its events and its result take different paths through
+Redis, so `metadata` and `end` may overtake other events. These are then lost, and nothing in the stream says
+so. Flowise stores the complete answer with the conversation.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TAIL = 64
 
 
 class QueueMode:
-    """Whether a Flowise runs in queue mode, as all calls to it know together; greenlets need no lock."""
+    """Whether a Flowise runs in queue mode; shared by all calls to it. Greenlets need no lock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know nothing; `is_set` is what `proxy.yaml` says."""
+        """Start with an unknown mode; `is_set` is the setting in `proxy.yaml`."""
         self._clock = clock
         self._doubts = float(MAX_DOUBTS)
         self._doubted_at = clock()
@@ -36,22 +36,22 @@ class QueueMode:
 
     @property
     def is_on(self) -> bool:
-        """Whether answers are known to be lost in part."""
+        """Whether Flowise is known to run in queue mode."""
         return self.is_set or self._is_found
 
     def find(self) -> None:
-        """Note that a part of an answer was lost."""
+        """Record that part of an answer was lost."""
         if not self.is_on:
             log.warning(
-                "Flowise runs in queue mode and has lost a part of a stream: from now on answers are "
-                "compared with what it has stored. With flowise_mode: queue in proxy.yaml all are."
+                "Flowise runs in queue mode and lost part of a stream: from now on, answers are compared "
+                "with its stored messages. Set flowise_mode: queue in proxy.yaml to compare all of them."
             )
         self._is_found = True
 
     def may_doubt(self) -> bool:
-        """Whether one more answer may be compared with the stored one although the mode is not known.
+        """Whether another answer may be compared with the stored one while the mode is unknown.
 
-        Some at first, then one in a while: where nothing is lost, few answers cost a second request.
+        Some at first, then one now and then, so that few answers cost a second request.
         """
         now = self._clock()
         self._doubts = min(MAX_DOUBTS, self._doubts + (now - self._doubted_at) / DOUBT_SECONDS)
@@ -64,24 +64,24 @@ class QueueMode:
 class AnswerText:
     """The text of a run so far, to compare it with the stored answer.
 
-    Flowise stores the text of the last step alone, so it is also known where that step begins.
+    Flowise stores only the text of the last step, so the start of that step is recorded.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with an empty text."""
         self._texts: list[str] = []
         self._last = 0
 
     def add(self, text: str) -> None:
-        """Take one more piece of text."""
+        """Add text."""
         self._texts.append(text)
 
     def start_step(self) -> None:
-        """Note that the text that follows belongs to another step."""
+        """Record that the following text belongs to another step."""
         self._last = len(self._texts)
 
     def rest_of(self, stored: str) -> str | None:
-        """What is missing of the stored text, None if the text so far is not its beginning."""
+        """The missing end of the stored text; None if the text so far is not its beginning."""
         if not stored.strip():
             return ""
         text, last = "".join(self._texts), "".join(self._texts[self._last :])
@@ -90,16 +90,16 @@ class AnswerText:
             if rest is not None:
                 return rest
         if len(text) >= len(stored) and text.rstrip().endswith(stored.rstrip()[-_TAIL:]):
-            return ""  # text before a tool call is not stored, nor what the flow cuts out of its answer
+            return ""  # text before a tool call is not stored, nor text that the flow removes from its answer
         return None if last else stored
 
 
 def stored_text(row: Mapping[str, Any]) -> str | None:
-    """The answer in a stored message, None where there is none."""
+    """The answer in a stored message; None if there is none."""
     content = row.get("content")
     if not isinstance(content, str):
         return None
-    # A chatflow's answer without text is stored as all that the flow returned, in JSON.
+    # A chatflow's answer without text is stored as JSON of everything that the flow returned.
     return "" if content.startswith("{") and _is_without_text(content) else content
 
 

@@ -1,4 +1,4 @@
-"""What is tried again: the attempts of one call, the budget for retries, the breaker."""
+"""Retries: the attempts of one call, the retry budget, the circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _backoff = wait_exponential_jitter(multiplier=0.2, max=MAX_RETRY_WAIT_SECONDS, j
 def attempts(
     call: Call, most: int, not_reached: Callable[[], None]
 ) -> Iterator[AbstractContextManager[object]]:
-    """Attempts for a loop: the first costs nothing, the others are few and wait.
+    """Attempts for a loop: the first has no overhead, retries are limited and wait.
 
-    `not_reached` is called when all have failed to reach Flowise; the last failure is raised.
+    `not_reached` is called if no attempt reached Flowise; the last failure is raised.
     """
     first = _FirstAttempt()
     yield first
@@ -53,29 +53,29 @@ def _further_attempts(call: Call, most: int) -> Retrying:
 
 
 class _FirstAttempt:
-    """The first attempt of a call, nearly always the only one; keeps a failure that a second may mend."""
+    """The first attempt of a call, nearly always the only one; keeps a failure that can be retried."""
 
     error: FlowiseUnavailable | RateLimited | None = None
 
     def __enter__(self) -> None:
-        """Attempt."""
+        """Start the attempt."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> bool:
-        """Keep a failure after which nothing has run."""
+        """Suppress and keep a failure after which nothing has run."""
         if isinstance(error, (FlowiseUnavailable, RateLimited)):
             self.error = error
         return self.error is not None
 
 
 def _has_not_run(error: BaseException) -> bool:
-    """Whether a call may be sent again: not connected, or Flowise's own 429 or 503 with a short wait."""
+    """Whether a call may be retried: not connected, or Flowise's 429 or 503 with a short wait."""
     if not isinstance(error, (FlowiseUnavailable, RateLimited)):
         return False
     return (error.retry_after_seconds or 0) <= MAX_RETRY_WAIT_SECONDS
 
 
 def _wait_after(error: BaseException | None, backoff: float) -> float:
-    """What Flowise asked for, or ours if that is longer; one that was not reached asked for nothing."""
+    """The longer of Flowise's Retry-After, if any, and the backoff."""
     if not isinstance(error, (FlowiseUnavailable, RateLimited)) or isinstance(error.__cause__, NotSent):
         return backoff
     return max(error.retry_after_seconds or 0.0, backoff)
@@ -85,16 +85,16 @@ RETRYING_SHARE = 0.2
 RETRYING_LEAST = 3
 BREAKER_FAILURES = 5
 BREAKER_SECONDS = 0.5
-"""How long failures must last before the breaker opens: a brief outage must not refuse all calls."""
+"""How long failures must last before the breaker opens, so that a brief outage does not open it."""
 
 BREAKER_PROBE_SECONDS = 2.0
 
 
 class FlowiseHealth:
-    """What all calls to one Flowise know of it together. Nothing here waits, so greenlets need no lock."""
+    """Health of one Flowise server, shared by all calls. Nothing here blocks, so greenlets need no lock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with a Flowise that is well; `is_down` says whether the breaker is open."""
+        """Start healthy; `is_down` says whether the breaker is open."""
         self._clock = clock
         self._failures = 0
         self._failing_since = 0.0
@@ -110,27 +110,27 @@ class FlowiseHealth:
         return self._failures > 0
 
     def call(self) -> Call:
-        """Begin a call. Raises FlowiseUnavailable at once while the breaker is open.
+        """Start a call. Raises FlowiseUnavailable at once while the breaker is open.
 
-        One call in BREAKER_PROBE_SECONDS is let through all the same; the first that can be made closes it.
+        One call per BREAKER_PROBE_SECONDS is allowed as a probe; the first success closes the breaker.
         """
         now = self._clock()
         if self.is_down:
             if now < self._probe_at:
                 raise FlowiseUnavailable(
-                    "Flowise could not be reached lately. Nothing has run; try again later.",
+                    "Flowise could not be reached recently. Nothing has run; try again later.",
                     retry_after_seconds=max(1.0, self._probe_at - now),
                 )
             self._probe_at = now + BREAKER_PROBE_SECONDS
         return Call(self)
 
     def reached(self) -> None:
-        """Note that Flowise answered with any status but 503."""
+        """Record a response with any status except 503."""
         self._failures = 0
         self.is_down = False
 
     def not_reached(self) -> None:
-        """Note a call that could not be made, or was answered with 503; many in a row open the breaker."""
+        """Record a failed connection or a 503; several in a row open the breaker."""
         now = self._clock()
         self._failures += 1
         if self._failures == 1:
@@ -142,7 +142,7 @@ class FlowiseHealth:
 
 
 class Call:
-    """A call while it is attempted; used with `with`."""
+    """A call in progress; a context manager."""
 
     __slots__ = ("_health", "_is_retrying")
 
@@ -151,17 +151,17 @@ class Call:
         self._is_retrying = False
 
     def __enter__(self) -> Call:
-        """Count the call."""
+        """Count the call as active."""
         self._health.calling += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         self._health.calling -= 1
         self._health.retrying -= self._is_retrying
 
     def may_retry(self) -> bool:
-        """Whether one more attempt is within the budget: a fifth of the calls under way may, or a few."""
+        """Whether a retry is within the budget: a fifth of the active calls, and always a few."""
         health = self._health
         if not self._is_retrying:
             allowed = max(RETRYING_LEAST, health.calling * RETRYING_SHARE)

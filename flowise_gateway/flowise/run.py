@@ -1,4 +1,4 @@
-"""One run of a flow as it is waited for: head, stream or JSON answer, each in its time."""
+"""Reads one run of a flow: response headers, then a stream or a JSON answer, with timeouts."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from flowise_gateway.flowise.sse import SseDecoder, payloads
 from flowise_gateway.flowise.transport.base import NotSent, Reply, ReplyHead
 
 CLOSING_GRACE_SECONDS = 5.0
-"""How long Flowise may take for its ids and `end` behind the last text (Flowise issue 5346: some 10 s)."""
+"""How long to wait for ids and `end` after the last text (Flowise issue 5346: some 10 s)."""
 
 MAX_ANSWER_BYTES = 64 * 1024**2
-"""Of a JSON answer, and of a single event of a stream: what is held in memory before it can be passed on."""
+"""The maximum size of a JSON answer or a single event, which must be held in memory."""
 
 Stored = Callable[[str], Mapping[str, Any] | None]
-"""Gives the message that Flowise has stored under an id, None where it cannot be read."""
+"""Returns the message that Flowise stored under an id; None if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a call may take and how often it is tried; seconds. Errors name the setting behind a limit."""
+    """Timeouts of a call in seconds, and the number of attempts. Errors name the setting of a limit."""
 
     request_timeout: float = 30
     stream_idle_timeout: float = 600
@@ -52,18 +52,18 @@ class Limits:
 
 @dataclass(slots=True)
 class RunState:
-    """Whether Flowise may have begun a run: true once it is sent, false again if it was certainly refused."""
+    """Whether Flowise may have started the run: true once it is sent, false again if it was refused."""
 
     may_have_begun: bool = False
 
 
 class Run:
-    """The waits of one run: for the head, for each piece, for the end, each within its limit."""
+    """One run: waits for the headers, for each chunk and for the end, each with its timeout."""
 
     def __init__(
         self, turn: Turn, limits: Limits, wake: Callable[[], float], pump: Callable[[str], bool] | None
     ) -> None:
-        """Begin to count its time; `wake` and `pump` as `FlowiseClient.batches` has them."""
+        """Start the clock; for `wake` and `pump`, see `FlowiseClient.batches`."""
         self.turn = turn
         self.is_running = False
         self.state = RunState()
@@ -76,11 +76,11 @@ class Run:
         self._run_deadline = time.monotonic() + limits.run_timeout
 
     def check_cancelled(self) -> None:
-        """Raise what the consumer's `wake` raises once nobody waits for the run: it must not be sent then."""
+        """Raise the error of the consumer's `wake` if nobody waits for the run, so that it is not sent."""
         self._wake()
 
     def wait_for_head(self, reply: Reply) -> Generator[Batch, None, ReplyHead]:
-        """Wait for the head of the answer, giving a KeepAlive whenever the consumer wants to be woken."""
+        """Wait for the response headers, yielding a KeepAlive whenever the consumer wants to be woken."""
         deadline = time.monotonic() + self._limits.request_timeout
         self.is_running = True
         try:
@@ -94,16 +94,16 @@ class Run:
 
     @staticmethod
     def check_encoding(head: ReplyHead) -> None:
-        """Refuse an answer that was compressed although asked not to be: it could blow up when unpacked."""
+        """Refuse a response that is compressed although not requested: it could be a decompression bomb."""
         if head.headers.get("content-encoding", "identity") not in ("", "identity"):
             raise RunFailed(
-                "Flowise, or a gateway before it, compressed its answer.", code="flowise_bad_answer"
+                "Flowise, or a proxy in front of it, compressed its answer.", code="flowise_bad_answer"
             )
 
     def streamed(self, reply: Reply, mode: QueueMode, stored: Stored) -> Iterator[Batch]:
-        """Give the events of an event stream; it is whole only with Flowise's `end` (or all but that).
+        """Yield the events of an event stream, complete only with Flowise's `end` (or all before it).
 
-        What queue mode has lost is completed from what Flowise has `stored`, else the run fails.
+        Events lost in queue mode are completed from the `stored` message; otherwise the run fails.
         """
         sse, decoder = SseDecoder(), EventDecoder(self.turn.flow)
         if self._pump is not None:
@@ -124,16 +124,18 @@ class Run:
             if sse.open_bytes > MAX_ANSWER_BYTES:
                 raise _too_large("event")
         if not decoder.has_ended and not decoder.is_complete:
-            raise RunFailed("Flowise's stream ended before the answer was whole.", code="flowise_bad_answer")
+            raise RunFailed(
+                "Flowise's stream ended before the answer was complete.", code="flowise_bad_answer"
+            )
         self.is_running = False
         closing = [*self._missing(decoder, mode, stored), *decoder.closing()]
         if not decoder.has_ended and isinstance(closing[-1], TurnEnded):
-            # Flowise may hold the stream of this chat id still, and has perhaps not stored the answer yet.
+            # Flowise may still have the stream of this chat id open, and may not have stored the answer yet.
             closing[-1] = replace(closing[-1], is_cut=True)
         yield closing
 
     def _note(self, batch: Batch) -> None:
-        """Note the text of the answer, to compare it with what is stored."""
+        """Record the text of the answer, to compare it with the stored one."""
         for event in batch:
             if isinstance(event, TextDelta):
                 self._text.add(event.text)
@@ -141,7 +143,7 @@ class Run:
                 self._text.start_step()
 
     def _missing(self, decoder: EventDecoder, mode: QueueMode, stored: Stored) -> Iterator[FlowEvent]:
-        """Give what a stream that may be cut lacks. Raises RunFailed if it is and cannot be completed."""
+        """Yield what a truncated stream lacks. Raises RunFailed if it cannot be completed."""
         must_be_whole = decoder.is_cut or mode.is_on
         if decoder.is_whole or not (must_be_whole or decoder.is_silent or mode.may_doubt()):
             return
@@ -154,14 +156,14 @@ class Run:
             yield from decoder.complete(row, rest)
         elif must_be_whole:
             raise RunFailed(
-                "Flowise, in queue mode, lost a part of the answer; what it has stored does not complete it.",
+                "Flowise, in queue mode, lost part of the answer, and its stored message does not help.",
                 code="flowise_bad_answer",
             )
 
     def _pumped(
         self, pump: Callable[[str], bool], sse: SseDecoder, decoder: EventDecoder, arrived: bytearray
     ) -> bool:
-        """Offer what has arrived to the pump, if it is whole tokens; whether the consumer may wait on."""
+        """Offer received data to the pump, if it is complete tokens; true: the consumer may keep waiting."""
         if sse.open_bytes or not arrived.endswith(b"\n\n"):
             return False
         text = decoder.tokens(bytes(arrived))
@@ -173,7 +175,7 @@ class Run:
         return self._wake() > 0
 
     def _decode(self, events: bytes, decoder: EventDecoder, batch: Batch) -> None:
-        """Add the events to `batch`, tokens that came together as one: they are written together anyway."""
+        """Add the events to `batch`, with adjacent tokens joined, since they are written together anyway."""
         if (all_tokens := decoder.tokens(events)) is not None:
             if all_tokens:
                 batch.append(TextDelta(all_tokens))
@@ -205,7 +207,7 @@ class Run:
         return piece
 
     def whole(self, reply: Reply) -> Iterator[Batch]:
-        """Give the events of a JSON answer."""
+        """Yield the events of a JSON answer."""
         deadline = time.monotonic() + self._limits.request_timeout
         pieces: list[bytes] = []
         size = 0
@@ -223,7 +225,7 @@ class Run:
         yield_before(len(text))
         answer = lenient_json(text)
         if answer is None and text.strip() not in (b"", b"null"):
-            raise RunFailed("Flowise answered with broken JSON.", code="flowise_bad_answer")
+            raise RunFailed("Flowise answered with invalid JSON.", code="flowise_bad_answer")
         yield_before(len(text))
         yield list(answer_events(answer, self.turn.human_input))
 

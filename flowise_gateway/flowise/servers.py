@@ -1,4 +1,4 @@
-"""The equal servers of one Flowise: which takes the next call, and how each of them is."""
+"""The replicas of one Flowise: load balancing and health."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from flowise_gateway.flowise.transport.base import ConnectionBroken, FlowiseRequ
 log = logging.getLogger(__name__)
 
 PING_SECONDS = 1.0
-"""How often a server that could not be reached is looked at, where others take its calls meanwhile."""
+"""The interval for probing an unreachable server while others take its calls."""
 
 PING_TIMEOUT_SECONDS = 5.0
 
 
 class Server:
-    """One server: its address, what sends calls to it, its health, and how many runs it has now.
+    """One server: its URL, transport, health and number of active runs.
 
-    `name` stands for its address where sessions are kept: it is the same for every worker and after a
-    restart, and tells nobody the address.
+    `name` identifies it in stored sessions: it is the same for every worker and after a restart, and does not
+    reveal the URL.
     """
 
     def __init__(self, base_url: str, transport: Transport) -> None:
@@ -39,7 +39,7 @@ class Server:
 
     @property
     def is_up(self) -> bool:
-        """Whether it is called: its breaker is not open."""
+        """Whether its breaker is closed."""
         return not self.health.is_down
 
     @property
@@ -58,10 +58,10 @@ class Server:
 
 
 class Servers:
-    """All servers of one Flowise. Nothing here waits, so greenlets need no lock."""
+    """All servers of one Flowise. Nothing here blocks, so greenlets need no lock."""
 
     def __init__(self, servers: Sequence[Server], *, is_sticky: bool = True) -> None:
-        """Balance over one server or more; `is_sticky`: each keeps the sessions that began there."""
+        """Balance over one or more servers; `is_sticky`: sessions stay on the server where they started."""
         self._servers = tuple(servers)
         self._is_sticky = is_sticky and len(servers) > 1
         self._numbers = itertools.count(1)
@@ -69,31 +69,31 @@ class Servers:
         self._is_closed = False
 
     def __iter__(self) -> Iterator[Server]:
-        """All of them, in the order of the configuration."""
+        """Iterate over the servers in configuration order."""
         return iter(self._servers)
 
     @property
     def retries(self) -> int:
-        """How many calls were tried again."""
+        """The number of retried calls."""
         return sum(server.health.retries for server in self._servers)
 
     def server_of_session(self, *, is_new: bool) -> str:
-        """The name of the server for a session, empty if any will do.
+        """The name of the server for a session; empty if any will do.
 
-        One that is not new, and of which no server is known, began while there was but one: the first.
+        An existing session without a known server is from when there was only one: the first.
         """
         if not self._is_sticky:
             return ""
         return (self._taken() if is_new else self._servers)[0].name
 
     def for_call(self) -> list[Server]:
-        """Whom to ask what all of them know, one after another until one answers."""
+        """The servers for a call that any of them can answer, in the order to try them."""
         return self._by_load()
 
     def for_run(self, name: str = "") -> list[Server]:
-        """Where to run, one after another while nothing has run: at the one of this name alone, else at any.
+        """The servers for a run, in the order to try them while nothing has run; with a name, only that one.
 
-        Raises FlowiseUnavailable if there is none of this name any more.
+        Raises FlowiseUnavailable if no server has this name any more.
         """
         if len(self._servers) == 1:
             return [*self._servers]
@@ -102,33 +102,33 @@ class Servers:
         found = [server for server in self._servers if server.name == name]
         if not found:
             raise FlowiseUnavailable(
-                "The server of this conversation is not there any more. Nothing has run."
+                "The Flowise server of this conversation is no longer configured. Nothing has run."
             )
         return found
 
     def _by_load(self) -> list[Server]:
-        """Those that are well first, then those with the fewest runs, then those taken longest ago."""
+        """Healthy servers first, then by fewest runs, then least recently used."""
         return sorted(self._servers, key=lambda each: (not each.is_well, each.runs, each.last_taken))
 
     def _taken(self) -> list[Server]:
-        """By load, the first of them taken for a run: the next finds another one, where loads are alike."""
+        """By load; marks the first as used, so that with equal loads the next run goes to another one."""
         ordered = self._by_load()
         ordered[0].last_taken = next(self._numbers)
         return ordered
 
     def note_failure(self, server: Server) -> None:
-        """Look at a server that could not be reached until it can be, if its calls go elsewhere."""
+        """Probe an unreachable server until it answers, if other servers take its calls."""
         if len(self._servers) == 1 or server.is_well or server.name in self._watched:
             return
         self._watched.add(server.name)
-        with contextlib.suppress(RuntimeError):  # there can be no more threads
+        with contextlib.suppress(RuntimeError):  # no more threads can be started
             threading.Thread(target=self._watch, args=(server,), daemon=True).start()
             return
         self._watched.discard(server.name)
 
     def _watch(self, server: Server) -> None:
         number = self._servers.index(server) + 1
-        log.warning("server %s of a Flowise cannot be reached: its calls go to the others", number)
+        log.warning("Flowise server %s cannot be reached: its calls go to the others", number)
         try:
             while not self._is_closed and not server.is_well:
                 time.sleep(PING_SECONDS)
@@ -137,10 +137,10 @@ class Servers:
         finally:
             self._watched.discard(server.name)
         if not self._is_closed:
-            log.warning("server %s of a Flowise can be reached again", number)
+            log.warning("Flowise server %s can be reached again", number)
 
     def close(self) -> None:
-        """Close idle connections; calls under way go on."""
+        """Close idle connections; active calls continue."""
         self._is_closed = True
         for server in self._servers:
             server.transport.close()

@@ -1,11 +1,11 @@
-"""Flowise's event stream, decoded as it arrives."""
+"""Incremental parser for Flowise's event stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 HEARTBEAT = object()
-"""What the decoder gives for a comment line: Flowise lives, but has nothing to say."""
+"""Represents a comment line: a heartbeat of Flowise."""
 
 
 FRAME = b"message:\ndata:"
@@ -16,9 +16,9 @@ UNCLEAR_END = b'\\"}\n'
 
 
 class SseDecoder:
-    """Bytes of an event stream into whole events, however they are split. Lines may be of any length.
+    """Splits the bytes of an event stream into complete events. Lines may have any length.
 
-    `open_bytes` is how much of an event is held that has not ended yet.
+    `open_bytes` is the size of the incomplete event at the end.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class SseDecoder:
         self.open_bytes = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """Give all events that `piece` completes, each with its empty line; `b""` for none."""
+        """All events that `piece` completes, each with its empty line; `b""` for none."""
         if not self.open_bytes and piece.endswith(b"\n\n"):
             return piece
         seam = self._seam
@@ -50,7 +50,7 @@ class SseDecoder:
 
 
 def payloads(events: bytes) -> Iterator[bytes | object]:
-    """The payload of each of some whole events, and HEARTBEAT for each comment.
+    """The payload of each event, and HEARTBEAT for each comment.
 
     Only `data:` lines and comments matter: Flowise puts the event's name into the JSON, and before 3.1.2
     wrote `message` without a colon before some events.

@@ -1,4 +1,4 @@
-"""What of a run is text for a person: the answer, the reasoning, the steps."""
+"""The readable text of a run: the answer, the reasoning, the steps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from flowise_gateway.openai.artifacts import artifact_text
 
 
 def reasoning_text(event: FlowEvent, *, steps: bool = True, before: str = "") -> str:
-    """The text that an event adds to the reasoning: thoughts as they are, each step as one readable line.
+    """The text that an event adds to the reasoning: reasoning unchanged, each step as one readable line.
 
-    `before` is the text added last: a step begins a new line, wherever in a line the thought before it ended.
+    `before` is the text added last: a step always starts a new line.
     """
     if isinstance(event, ReasoningDelta):
         return event.text
@@ -42,11 +42,11 @@ def _step_line(event: FlowEvent) -> str:
 
 
 DECISION = "(Waiting for your decision: "
-"""The beginning of the last line of a question for a decision; the choices and a reference follow."""
+"""The start of the last line of an approval request; the choices and a reference follow."""
 
 
 def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
-    """The text that an event adds to the answer: text as it is, else a paragraph."""
+    """The text that an event adds to the answer: text unchanged, other events as a paragraph."""
     if isinstance(event, TextDelta):
         return event.text
     paragraph = ""
@@ -59,12 +59,12 @@ def answer_text(event: FlowEvent, *, is_first: bool = False) -> str:
 
 
 def without_decision(text: str) -> str:
-    """An answer without the line that asks for a decision at its end."""
+    """An answer without the approval request at its end."""
     return text.rpartition(DECISION)[0].rstrip()
 
 
 def whole_text(transcript: Transcript) -> str:
-    """The whole text of the answer, equal to the joined text of its stream."""
+    """The whole text of the answer, equal to the concatenated text of its stream."""
     texts = [text] if (text := transcript.text) else []
     actions: list[FlowEvent] = [transcript.action] if transcript.action else []
     for event in [*actions, *transcript.artifacts]:

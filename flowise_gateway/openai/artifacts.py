@@ -1,4 +1,4 @@
-"""Files of a run as text of the answer: links, images, short texts, never anything large."""
+"""Files of a run as text of the answer: links, images and short texts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from flowise_gateway.flow.lenient_json import json_text
 
 MAX_TEXT = 20_000
 MAX_IMAGE = 8_000
-"""Characters of an inline text and of an inline image; a client resends them with every turn."""
+"""Maximum length of an inline text or image; clients resend them with every turn."""
 
 FILES_PATH = "/v1/flowise/files/"
-"""Where stored files are fetched; what follows is a signed token."""
+"""The path of stored files; a signed token follows."""
 
 _LANGUAGES = {
     **{kind: kind for kind in ("csv", "html", "json", "javascript", "latex", "markdown", "python", "text")},
@@ -34,18 +34,18 @@ _LINK = re.compile(
 
 
 def artifact_text(made: ArtifactMade) -> str:
-    """A file as a paragraph of its own: an image or a link where it can be fetched, a short text as code."""
+    """A file as a paragraph: an image or a link if it can be fetched, a short text as a code block."""
     return "\n\n" + (_linked(made) if made.stored or "filePath" in made.artifact else _inline(made))
 
 
 def without_links(text: str) -> str:
-    """A text without the paragraphs that `artifact_text` writes for images and links."""
-    # Most answers hold none, and some are megabytes long.
+    """A text without the paragraphs that `artifact_text` creates for images and links."""
+    # Most answers contain none, and some are megabytes long.
     return _LINK.sub("", text) if FILES_PATH in text or _ARTIFACT in text else text
 
 
 def label(text: str, limit: int = 200) -> str:
-    """Foreign text as the text of a Markdown link: one line, escaped so that it cannot end the link."""
+    """Untrusted text as the text of a Markdown link: one line, escaped so that it cannot end the link."""
     line = " ".join(text.split())
     shown = line if len(line) <= limit else line[:limit] + "…"
     return re.sub(r"([\\\[\]`*_<>|!])", r"\\\1", shown)

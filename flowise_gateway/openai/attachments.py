@@ -1,8 +1,8 @@
-"""Images, audio and files in a message's content into Flowise's uploads.
+"""Converts images, audio and files in a message to Flowise's uploads.
 
 Flowise's rules (docs/reference/flowise.md, Uploads): data is a data URI, `name` has an extension that fits
-the MIME type, a text travels as `file:full`. What Flowise alone can read (PDF, docx …) is a `file`
-that is no image.
+the MIME type, a text is sent as `file:full`. Formats that only Flowise can read (PDF, docx …) are sent as
+`file`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _EXTENSIONS = {
     "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
     "application/rtf": "rtf",
 }
-"""The types that Flowise knows, and the extension that each must have: a run fails for any other."""
+"""The MIME types that Flowise supports, with the required extension; a run fails for any other."""
 
 _STANDARD = {
     **dict.fromkeys(("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"), "image/jpeg"),
@@ -64,7 +64,7 @@ _STANDARD = {
         ("application/excel", "application/x-excel", "application/xls"), "application/vnd.ms-excel"
     ),
 }
-"""Unregistered names of registered types."""
+"""Unregistered aliases of registered MIME types."""
 
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -79,7 +79,7 @@ _AUDIO = {
     **dict.fromkeys(("mp4", "m4a"), "audio/mp4"),
     **dict.fromkeys(("ogg", "oga", "opus"), "audio/ogg"),
 }
-"""The formats that Flowise transcribes; it ignores others without an error."""
+"""The formats that Flowise transcribes; it silently ignores others."""
 
 _TEXTS = frozenset(
     f"application/{kind}"
@@ -97,7 +97,7 @@ _MORE_TYPES = {
     ),
     "csv": "text/csv",
 }
-"""The types of extensions that `mimetypes` knows or not, depending on the operating system."""
+"""MIME types of extensions that `mimetypes` knows only on some operating systems."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -108,7 +108,7 @@ _SAYS_NOTHING = (
     "application/vnd.ms-excel",
     "video/mp2t",
 )
-"""Types that say less than the extension: browsers send the last two for tables and TypeScript."""
+"""Types less specific than the extension; browsers send the last two for tables and TypeScript."""
 
 
 def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
@@ -127,20 +127,20 @@ def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
 
 
 def image_at(address: str, param: str) -> Attachment:
-    """An image by its address: a data URI, or an address that the model's provider fetches."""
+    """An image by its URL: a data URI, or a URL that the model's provider fetches."""
     if address[:5].lower() == "data:":
         mime, data = _data_uri(address, param)
         return _image(mime, data, param)
     if len(address) > _MAX_ADDRESS:
-        raise wrong_value(param, f"an address may have at most {_MAX_ADDRESS} characters")
+        raise wrong_value(param, f"a URL may have at most {_MAX_ADDRESS} characters")
     _check_plain(address, param)
     parts = _split(address)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise wrong_value(param, "it must be a data: URI or an http(s) address")
+        raise wrong_value(param, "it must be a data: URI or an http(s) URL")
     mime = _type_of(parts.path)
     mime = mime if mime in _EXTENSIONS and mime.startswith("image/") else "image/png"
     name = f"image-{_digest(address)[:12]}.{_EXTENSIONS[mime]}"
-    unsigned = address.partition("#")[0].partition("?")[0]  # a signed address has another query each day
+    unsigned = address.partition("#")[0].partition("?")[0]  # the query of a signed URL changes daily
     return Attachment(Upload("url", name, mime, address), param, digest=_digest(unsigned))
 
 
@@ -149,10 +149,10 @@ def _image(mime: str, data: str, param: str) -> Attachment:
     if mime not in _EXTENSIONS:
         mime = _image_type(data) or mime
     if not mime.startswith("image/"):
-        raise wrong_value(param, f"'{mime[:60]}' is no image type")
+        raise wrong_value(param, f"'{mime[:60]}' is not an image type")
     if mime not in _EXTENSIONS:
         raise BadRequest(
-            f"Flowise takes no images of type '{mime[:60]}'; send png, jpeg, gif or webp.",
+            f"Flowise does not accept images of type '{mime[:60]}'; send png, jpeg, gif or webp.",
             param=param,
             code="unsupported_content",
         )
@@ -160,7 +160,7 @@ def _image(mime: str, data: str, param: str) -> Attachment:
 
 
 def _image_type(data: str) -> str:
-    """The MIME type of an image by its first bytes."""
+    """The MIME type of an image, according to its first bytes."""
     head = base64.b64decode(data[:24])
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
@@ -168,7 +168,7 @@ def _image_type(data: str) -> str:
 
 
 def _named_by_content(kind: Literal["image", "audio"], mime: str, data: str, param: str) -> Attachment:
-    """An upload named by its content, since Flowise puts all files of a session in one folder."""
+    """An upload named by a hash of its content, since all files of a session are in one Flowise folder."""
     digest = _digest(data)
     name = f"{kind}-{digest[:12]}.{_EXTENSIONS[mime]}"
     upload = Upload("audio" if kind == "audio" else "file", name, mime, f"data:{mime};base64,{data}")
@@ -183,13 +183,13 @@ def _digest(content: str) -> str:
 
 
 def _check_plain(text: str, param: str) -> None:
-    """Refuse control characters: some readers of an address drop them, and fetch another address."""
+    """Refuse control characters: some URL parsers drop them, and would fetch another URL."""
     if _CONTROL.search(text):
-        raise wrong_value(param, "it holds control characters")
+        raise wrong_value(param, "it contains control characters")
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address, all empty if it is malformed."""
+    """The parts of a URL, all empty if it is malformed."""
     try:
         return urlsplit(address if len(address) <= _MAX_ADDRESS else "")
     except ValueError:
@@ -197,7 +197,7 @@ def _split(address: str) -> SplitResult:
 
 
 def is_image_address(address: str) -> bool:
-    """Whether this is an http(s) address whose path ends as that of an image does."""
+    """Whether this is an http(s) URL whose path has the extension of an image."""
     parts = _split(address)
     return parts.scheme in ("http", "https") and _type_of(parts.path).startswith("image/")
 
@@ -219,11 +219,11 @@ def audio_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
 
 
 def file_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
-    """A `file` part: a text is read here, an image becomes an image, Flowise reads all others."""
+    """A `file` part: texts are decoded here, images are sent as images, Flowise reads all others."""
     file = required(part.get("file"), dict, f"{param}.file")
     if file.get("file_id") is not None:
         raise BadRequest(
-            "This server keeps no files; send the file itself as file_data.",
+            "This server does not store files; send the file itself as file_data.",
             param=f"{param}.file.file_id",
             code="unsupported_content",
         )
@@ -265,14 +265,14 @@ def _data_uri(uri: str, param: str) -> tuple[str, str]:
     is_base64 = options[-1:] == ["base64"]
     if is_base64:
         return mime, _base64(content, param)
-    if len(content) > _MAX_PERCENT_ENCODED:  # reading it takes long
+    if len(content) > _MAX_PERCENT_ENCODED:  # decoding it takes long
         raise wrong_value(param, f"over {_MAX_PERCENT_ENCODED} characters must be sent as base64")
     return mime, base64.b64encode(unquote_to_bytes(content)).decode()
 
 
 def _base64(text: str, param: str) -> str:
-    """Base64 in its standard form, from any alphabet, line breaks and padding."""
-    if not _is_plain(text):  # hardly any, and each step here copies all
+    """Normalize base64 with any alphabet, line breaks and padding to its standard form."""
+    if not _is_plain(text):  # rare, and each step below copies the text
         parts = ["".join(part.split()).replace("-", "+").replace("_", "/") for part in slices(text)]
         yield_before(len(text))
         text = "".join(parts).rstrip("=")
@@ -297,8 +297,8 @@ def _is_plain(text: str) -> bool:
 
 
 def _decoded(text: str) -> Iterator[bytes]:
-    """The bytes of standard base64, in pieces. Raises ValueError."""
-    return (binascii.a2b_base64(part, strict_mode=True) for part in slices(text))  # of 2 ** 20, so by fours
+    """The bytes of standard base64, in slices. Raises ValueError."""
+    return (binascii.a2b_base64(part, strict_mode=True) for part in slices(text))  # sizes divisible by 4
 
 
 def _text(data: str, param: str) -> str:
@@ -316,7 +316,7 @@ def _type_of(name: str) -> str:
 
 
 def _file_name(name: str, mime: str, number: int) -> str:
-    """The file's own name without any path, with an extension that Flowise accepts for the type."""
+    """The file's name without a path, with an extension that Flowise accepts for the type."""
     own = name.replace("\\", "/").rpartition("/")[2].strip(" .")[-_MAX_NAME:]
     plain = re.sub(r"[^\w .()\[\]-]", "_", own)
     if plain and _type_of(plain) == mime:

@@ -1,4 +1,4 @@
-"""Sources of an answer as citations, and as a footer for clients that show no citation."""
+"""Sources of an answer as citations, or as a list for clients that do not show citations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flowise_gateway.openai.artifacts import label, without_links
 MAX_CITATIONS = 100
 MAX_PASSAGE = 2_000
 MAX_MARKED = 200_000
-"""Characters of an answer that are searched for markers of its sources."""
+"""The number of characters of an answer that are searched for citation markers."""
 
 FOOTER_HEAD = "\n\n---\n\n**Sources of this answer**\n\n"
-"""The beginning of our footer, which is one only if nothing but its lines follow to the end."""
+"""The start of the source list, which counts as one only if it extends to the end of the answer."""
 
 _URL_KEYS = ("url", "source", "link", "href", "source_url", "sourceURL")
 _TITLE_KEYS = ("title", "name", "fileName", "filename")
@@ -31,7 +31,7 @@ _FOOTER_LINES = re.compile(r"(?:- \[\d+\] \[(?:\\.|[^\[\]\\\n])*\]\([^\s()]+\)(?
 
 
 class UrlCitation(TypedDict):
-    """OpenAI's citation of a web page; the indexes are code points of the text, both 0 for the whole text."""
+    """OpenAI's citation of a web page; the indexes count code points; both are 0 for the whole text."""
 
     url: str
     title: str
@@ -45,10 +45,10 @@ class Annotation(TypedDict):
 
 
 def citations(transcript: Transcript) -> list[UrlCitation]:
-    """The http(s) sources of an answer, each once, with the place of its first marker in the text.
+    """The http(s) sources of an answer, each once, with the position of its first marker in the text.
 
-    A marker is `[n]`, `[^n]`, `【n】` or `【n†…】` outside of code; n is the source's number, from 1, in the
-    order in which Flowise gives them.
+    A marker is `[n]`, `[^n]`, `【n】` or `【n†…】` outside of code; n is the number of the source, from 1, in
+    Flowise's order.
     """
     sources = list(_web_sources(transcript))
     places = _markers(transcript.text) if sources else {}
@@ -66,9 +66,9 @@ def url_annotations(transcript: Transcript) -> list[Annotation]:
 
 
 def source_events(transcript: Transcript) -> list[dict[str, Any]]:
-    """The sources of an answer as Open WebUI lists them: files too, which annotations cannot name.
+    """The sources of an answer in Open WebUI's format, including files, which annotations cannot name.
 
-    Texts of one source stand together, each with its passage, whose `page` is counted from 0.
+    The passages of one source are grouped; their `page` is counted from 0.
     """
     found: dict[str, dict[str, Any]] = {}
     for number, document in enumerate(transcript.sources[:MAX_CITATIONS], 1):
@@ -87,7 +87,7 @@ def source_events(transcript: Transcript) -> list[dict[str, Any]]:
 
 
 def _file_name(metadata: Mapping[str, Any]) -> str:
-    """The file that a document was read from, without the folders of Flowise's disk."""
+    """The name of the file of a document, without the folders on Flowise's disk."""
     source = metadata.get("source")
     name = re.split(r"[\\/]", source.strip())[-1][:200] if isinstance(source, str) else ""
     return "" if name == "blob" else name
@@ -101,7 +101,7 @@ def _page(metadata: Mapping[str, Any]) -> int:
 
 
 def sources_footer(transcript: Transcript) -> str:
-    """The http(s) sources as a Markdown list for the end of the text, each once; empty without any."""
+    """The http(s) sources, each once, as a Markdown list for the end of the text; empty if there are none."""
     lines: dict[str, str] = {}
     for number, url, title in _web_sources(transcript):
         escaped = url.replace("(", "%28").replace(")", "%29")
@@ -110,8 +110,8 @@ def sources_footer(transcript: Transcript) -> str:
 
 
 def without_footer(text: str) -> str:
-    """An answer that a client sends back, without our footer and our links to files."""
-    headed = "\n\n" + text  # a client may have trimmed an answer that was nothing but its footer
+    """An answer that a client sends back, without the added source list and file links."""
+    headed = "\n\n" + text  # the client may have trimmed an answer that consists of the list only
     place = headed.rfind(FOOTER_HEAD)
     if place >= 0 and _FOOTER_LINES.fullmatch(headed, place + len(FOOTER_HEAD)):
         text = headed[2:place]
@@ -131,7 +131,7 @@ def _markers(text: str) -> dict[int, tuple[int, int]]:
 
 
 def _end_of_code(text: str, at: int, size: int) -> int:
-    """Where the code behind an opening fence ends: behind a fence of at least `size`, or with the text."""
+    """The end of the code after an opening fence: after a fence of `size` or more, or the end of the text."""
     fences = _FENCE.finditer(text, at, MAX_MARKED)
     return next((fence.end() for fence in fences if len(fence[0]) >= size), len(text))
 
@@ -152,7 +152,7 @@ def _url(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_plain(url: str) -> bool:
-    """Whether the address names a host and holds no user name or password."""
+    """Whether the URL has a host and no user name or password."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.username is None

@@ -1,4 +1,4 @@
-"""How an answer is presented: by the model's settings and by what the client program shows."""
+"""How an answer is presented, depending on the model's settings and on the client program."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flowise_gateway.flow.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a failure after which a flow may have run is told to a client that decides by its words.
+    """The wording of a failure after which the flow may have run, for a client that retries by its text.
 
-    `suffix` ends the message of a failure within a stream, where there is no status.
+    `suffix` is appended to the message of a failure within a stream, where there is no status.
     """
 
     suffix: str = ""
 
     def reworded(self, error: ProxyError, *, in_stream: bool = False) -> ProxyError:
-        """The same failure in words after which the client does not send the request again.
+        """The same failure, worded so that the client does not retry.
 
-        An invisible character breaks each word that sounds as if another try could help; what people read
-        stays as it was. A failure before anything ran is told as it is, since another try is safe then.
+        An invisible character breaks each word that makes the client retry; the visible text is unchanged.
+        A failure before anything ran is left unchanged, since a retry is safe.
         """
         if error.nothing_ran:
             return error
@@ -51,17 +51,17 @@ _TRANSIENT = re.compile(
     r"|^timeout$|\b\w+ time-?out\b|a timeout occurred|timed out|time out"
     r"|(?:try|retry) your request|try again)(\S)"
 )
-"""The beginning of a word for which a client sends a request again, whatever the status says: opencode
+"""The beginning of a word that makes a client retry regardless of the status: opencode
 (`session/retry.ts`), aider by LiteLLM (`exception_mapping_utils.py`), Continue (`exponentialBackoff.ts`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a renderer adds to the text; `usage` is a usage chunk that the client did not ask for.
+    """What a renderer adds to the answer; `usage` means a usage chunk that the client did not request.
 
-    `repeats_failures`: the client sends the request of a failed response again, whatever has run.
-    `wording`: how the client must be told of a failure so that it does not send the request again.
-    `source_events`: the client is Open WebUI, whose streams get their sources as events of its own.
+    `repeats_failures`: the client retries a failed response even if the flow has run.
+    `wording`: how failures are worded for the client, so that it does not retry.
+    `source_events`: the client is Open WebUI, whose streams get their sources as special events.
     """
 
     steps: bool = True
@@ -84,30 +84,30 @@ class Traits:
 
 
 CLIENTS = (
-    # LibreChat's agents run on LangChain, which n8n uses too, but only LibreChat's user ids are MongoDB's.
+    # LibreChat's agents use LangChain, as n8n does, but only LibreChat's user ids are MongoDB ids.
     (
         re.compile(r"langchainjs-openai/"),
         re.compile(r"[0-9a-f]{24}"),
         Traits(shows_annotations=False, asks_for_usage=False),
     ),
     (re.compile(r"librechat-azure-openai-v2"), None, Traits(shows_annotations=False)),
-    # The names of Codex's programs: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
+    # The user agents of Codex: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
     (re.compile(r"(?i)codex[-_ ]"), None, Traits(repeats_failures=True)),
     (re.compile(r"opencode/"), None, Traits(repeats_failures=True, wording=Wording())),
-    # Continue: OpenAI's library bundled and minified, so that the name of its class is a letter or two.
+    # Continue: OpenAI's library, bundled and minified, so that its class name is a letter or two.
     (re.compile(r"[\w$]{1,3}/JS \d"), None, Traits(wording=Wording())),
 )
-"""Client programs that are treated differently, by the beginning of `User-Agent` and the body's `user`."""
+"""Clients with special treatment, by the start of `User-Agent` and the `user` of the body."""
 
 _OPENAI_PYTHON = re.compile(r"(?:Async)?OpenAI/Python ")
 _LITELLM = Traits(wording=Wording(" (invalid_request_error)"))
-"""LiteLLM takes every failure within a stream for a lost connection unless its message has this word."""
+"""LiteLLM treats a failure within a stream as a lost connection unless its message has this word."""
 
 
 def traits_of(user_agent: str, user: Any, *, is_raw: bool = False) -> Traits:
-    """What is known of a client program.
+    """The traits of a client program.
 
-    `is_raw`: it reads raw answers through OpenAI's library, which LiteLLM alone does for streams.
+    `is_raw`: it reads raw responses through OpenAI's library, which only LiteLLM does for streams.
     """
     if is_raw and _OPENAI_PYTHON.match(user_agent):
         return _LITELLM
@@ -126,7 +126,7 @@ def style_of(
     is_task: bool = False,
     is_open_webui: bool = False,
 ) -> Style:
-    """The style for one request. The answer of a UI task and JSON get no footer, since both are parsed."""
+    """The style for one request. Answers to UI tasks and JSON get no source list: clients parse them."""
     traits = traits_of(user_agent, body.get("user"), is_raw=is_raw)
     wants_footer = model.sources == "footer" or (model.sources == "auto" and not traits.shows_annotations)
     return Style(

@@ -1,7 +1,7 @@
-"""Builds question, history and system text, as Flowise takes them, from the messages of a client.
+"""Builds question, history and system text for Flowise from the messages of a client.
 
-Chat messages (`messages.py`) and Responses items (`responses/input_items.py`) are read by their own modules
-and added here one after the other.
+Chat messages (`messages.py`) and Responses items (`responses/input_items.py`) are parsed by their own modules
+and added here in order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GO_ON = "Go on."
 LOOK = "See the attachment."
 TOOL_RESULT = "Tool result of "
 MAX_MESSAGES = 10_000
-"""Messages of a chat, or items of a response together with all items before it."""
+"""The maximum number of messages of a chat, or of items of a response with all its predecessors."""
 _ATTACHED_FILES = re.compile(r"^<attached_files>\n(?:<file [^\n]*/>\n)+</attached_files>\n*", re.MULTILINE)
 _KINDS = {
     **dict.fromkeys(("image_url", "input_image", "image"), "image"),
@@ -32,11 +32,11 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat as Flowise takes it: everything up to the last answer is history, what follows is the question.
+    """A chat for Flowise: everything up to the last answer is history, the rest is the question.
 
     `user_text` is what the user wrote, empty if nothing. The attachments are in order; those of the question
-    have the position `len(history)`. `left_out` are the kinds of what could not be read of earlier messages,
-    where a note stands instead.
+    have the position `len(history)`. `left_out` lists the kinds of parts of earlier messages that could not
+    be read and were replaced by a note.
     """
 
     user_text: str
@@ -47,24 +47,24 @@ class Conversation:
 
     @property
     def question(self) -> str:
-        """What the flow is asked, never empty: Flowise refuses an empty question."""
+        """The question for the flow; never empty, since Flowise refuses an empty one."""
         return self.user_text or GO_ON
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing that a flow could be asked."""
+        """Whether the conversation contains no question."""
         return not (self.user_text or self.history)
 
 
 class ConversationBuilder:
-    """Collects messages in their order: `begin` announces a message, an `add_` method takes its text.
+    """Collects messages in order: `begin` starts a message, an `add_` method adds its text.
 
     A chat UI resends every earlier message with each request, so one that cannot be read must not make the
-    chat unusable: `leave_out` puts a note in its place, and raises the error only for the newest message.
+    chat unusable: `leave_out` replaces it by a note, and raises the error only for the newest message.
     """
 
     def __init__(self, roles: Sequence[Any]) -> None:
-        """Take the roles of all messages to come, None for a message that has none."""
+        """Take the roles of all messages in advance, None for a message without one."""
         self._newest = newest_of(roles)
         self._instructions: list[str] = []
         self._history: list[HistoryMessage] = []
@@ -77,7 +77,7 @@ class ConversationBuilder:
         self.left_out: list[str] = []
 
     def begin(self, number: int, role: Any) -> None:
-        """Begin a message; an answer ends the question before it, which so becomes history."""
+        """Start a message; an answer turns the question before it into history."""
         self.is_earlier = number < self._newest and role not in ("system", "developer")
         self._is_newest_of_user = number == self._newest and role == "user"
         if role == "assistant":
@@ -85,52 +85,52 @@ class ConversationBuilder:
             self._question.clear()
 
     def add_system(self, text: str) -> None:
-        """Take a system text."""
+        """Add a system message."""
         self._instructions += [text] if text else []
 
     def add_user(self, text: str) -> None:
-        """Take a user's text."""
+        """Add the text of a user message."""
         text = without_attached_files(text) or ("" if self._attachments else text)
         self._question += [text] if text else []
 
     def add_answer(self, text: str, calls: Iterable[str]) -> None:
-        """Take an answer's text and its calls, each as the text that `tool_call` gives."""
+        """Add the text of an answer and its tool calls, each as returned by `tool_call`."""
         self._add_to_history("apiMessage", _text_and_calls(text, calls))
 
     def tool_call(self, call_id: Any, name: str, arguments: str) -> str:
-        """The text of a call; its result is labelled with the tool's name, which only the call has."""
+        """The text of a tool call; remembers the tool's name, since the result does not contain it."""
         if isinstance(call_id, str):
             self._tool_names[call_id] = name
         return call_text(name, arguments)
 
     def add_tool_result(self, call_id: Any, name: Any, text: str) -> None:
-        """Take a tool's result, which is part of the question."""
+        """Add a tool's result, which is part of the question."""
         name = self._tool_names.get(call_id, name) if isinstance(call_id, str) else name
         self._question.append(f"{TOOL_RESULT}{name if isinstance(name, str) else 'the tool'}: {text}")
 
     @property
     def next_file_number(self) -> int:
-        """The number of the next attachment, which names a file that has no name."""
+        """The number of the next attachment, used in the name of unnamed files."""
         return len(self._attachments) + 1
 
     def attach(self, attachment: Attachment) -> None:
-        """Take an image, a file or audio of the message that began last."""
+        """Add an image, a file or audio to the current message."""
         self._files.append(attachment.digest)
         position, is_newest = len(self._history), self._is_newest_of_user
         self._attachments.append(replace(attachment, position=position, is_newest=is_newest))
 
     def leave_out(self, kind: str, error: BadRequest) -> str:
-        """The note for what cannot be read of an earlier message; raises the error for the newest one."""
+        """The note for an unreadable part of an earlier message; raises the error for the newest message."""
         if not self.is_earlier:
             raise error
         self.left_out.append(kind)
         return left_out_note(kind)
 
     def build(self) -> Conversation:
-        """Give the conversation."""
+        """Return the conversation."""
         question = "\n\n".join(self._question) or (LOOK if self._files else "")
         instructions = "\n\n".join(self._instructions)
-        if not (question or self._history):  # a system text alone is the question
+        if not (question or self._history):  # if there is only a system message, it is the question
             question, instructions = instructions, ""
         attachments, left_out = tuple(self._attachments), tuple(self.left_out)
         return Conversation(question, tuple(self._history), instructions, attachments, left_out)
@@ -142,7 +142,7 @@ class ConversationBuilder:
 
 
 def newest_of(roles: Sequence[Any]) -> int:
-    """The index of the user's last message, or of what follows the last answer if that comes after it."""
+    """The index of the user's last message, or of the message after the last answer if that is later."""
     last = len(roles) - 1
     for n in range(last, -1, -1):
         if roles[n] in ("user", "assistant"):
@@ -151,18 +151,18 @@ def newest_of(roles: Sequence[Any]) -> int:
 
 
 def part_kind(part: Any) -> str:
-    """What a part of a message is, in a word."""
+    """The kind of a message part, as one word."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     return _KINDS.get(kind, "part") if isinstance(kind, str) else "part"
 
 
 def left_out_note(kind: str) -> str:
-    """The text in place of something of an earlier message that the flow cannot be given."""
+    """The text that replaces a part of an earlier message that the flow cannot receive."""
     return f"[{kind} left out]"
 
 
 def is_thought(text: str) -> bool:
-    """Whether an answer only repeats our reasoning, which pydantic-ai resends as an answer of its own."""
+    """Whether an answer only repeats the reasoning, which pydantic-ai resends as a separate answer."""
     text = text.strip()
     return text.startswith("<think>") and text.find("</think>") == len(text) - len("</think>") > 0
 
@@ -173,7 +173,7 @@ def without_attached_files(text: str) -> str:
 
 
 def answer_in_history(text: str, calls: Sequence[ClientToolCalled]) -> str:
-    """An answer as it stands in the history once its client sends it back."""
+    """An answer in the form that it has in the history when the client sends it back."""
     return _text_and_calls(text, [call_text(call.name, call.arguments) for call in calls])
 
 

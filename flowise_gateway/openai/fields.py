@@ -1,4 +1,4 @@
-"""Fields of a request body, checked as they are read; a bad one is a 400 that names it."""
+"""Reads and validates fields of a request body; an invalid one is a 400 that names it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _KINDS: Mapping[type, str] = {
 }
 
 MAX_STOPS = 64
-"""Stop sequences: every token is searched for each of them."""
+"""The maximum number of stop sequences; every token is searched for each of them."""
 
 NO_LIMIT = -1
-"""Some clients send this as a limit of tokens, and mean no limit."""
+"""Some clients send this token limit to mean no limit."""
 
 
 def kind_of(value: Any) -> str:
@@ -58,7 +58,7 @@ def expect(value: Any, kind: type[T], param: str, expected: str = "") -> T:
 
 
 def required(value: Any, kind: type[T], param: str) -> T:
-    """The value, which must be there and of this type."""
+    """The value, which must be present and of this type."""
     if value is None:
         raise missing(param)
     return expect(value, kind, param)
@@ -97,17 +97,17 @@ def optional_object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def include_usage(body: Mapping[str, Any]) -> bool:
-    """Whether a stream is to end with a usage chunk."""
+    """Whether a stream should end with a usage chunk."""
     options = optional_object(body, "stream_options")
     return boolean(options, "include_usage", "stream_options.include_usage")
 
 
 MAX_STOP_CHARACTERS = 256
-"""Characters of a stop sequence: each piece of the answer is searched for its beginnings."""
+"""The maximum length of a stop sequence; each chunk is searched for its prefixes."""
 
 
 def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sequences that end the answer: a string or an array, which may be longer than OpenAI's four."""
+    """The stop sequences: a string or an array, which may have more than OpenAI's four entries."""
     value = body.get("stop")
     if value is None:
         return ()
@@ -124,9 +124,9 @@ def stop_sequences(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check of a field's value, called with the field's name and the value; raises BadRequest.
+    """A check of a field, called with its name and value; raises BadRequest.
 
-    `schema` says in JSON Schema what the check lets pass: `/openapi.json` is made of it.
+    `schema` is the JSON Schema of the allowed values, for `/openapi.json`.
     """
 
     check: Callable[[str, Any], None]
@@ -204,7 +204,7 @@ CHECKS: Mapping[str, Check] = {
     "frequency_penalty": _number(-2, 2),
     "max_tokens": _LIMIT,
     "max_completion_tokens": _LIMIT,
-    # Without bounds in the schema: beyond 64 bits a number is read as a float, which is rounded to them.
+    # The schema has no bounds: numbers beyond 64 bits are parsed as floats and rounded to the bounds.
     "seed": Check(_integer(-(2**63), 2**63), {"type": "integer"}),
     "logit_bias": _OBJECT,
     "tools": _LIST,
@@ -230,7 +230,7 @@ CHECKS: Mapping[str, Check] = {
     "prompt_cache_options": _OBJECT,
     "prompt_cache_retention": _TEXT,
 }
-"""Fields that no flow can obey: their type is checked, and a request with one names it as ignored."""
+"""Fields that no flow supports: their type is checked, and they are reported as ignored."""
 
 MAX_SAFETY_IDENTIFIER = 128
 
@@ -246,26 +246,26 @@ TYPED_ONLY: Mapping[str, Check] = {
     "safety_identifier": Check(_safety_identifier, {"type": "string", "maxLength": MAX_SAFETY_IDENTIFIER}),
     "metadata": Check(_metadata, {"type": "object", "additionalProperties": {"type": "string"}}),
 }
-"""Fields that are taken as they are, and whose type alone is checked."""
+"""Fields of which only the type is checked."""
 
 
 def is_done_anyway(name: str, value: Any) -> bool:
-    """Whether a field asks for nothing but what is done for every request."""
+    """Whether a field only requests what is done for every request anyway."""
     if name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         return bool(value == NO_LIMIT)
-    if name == "store":  # nothing of a chat completion is stored
+    if name == "store":  # chat completions are never stored
         return value is False
     return name == "service_tier" and value in ("auto", "default")
 
 
 def asks_obfuscation(body: Mapping[str, Any]) -> bool:
-    """Whether the chunks of a stream should be padded, which is not done here."""
+    """Whether the client requests padded chunks, which the gateway does not send."""
     options = optional_object(body, "stream_options")
     return boolean(options, "include_obfuscation", "stream_options.include_obfuscation")
 
 
 def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a flow may or may not obey. Checks them, and fields that only have a type."""
+    """The parameters that a flow may support. Validates them and the fields that only have a type."""
     checked(body, TYPED_ONLY)
     sent = checked(body, CHECKS)
     if asks_obfuscation(body):
@@ -274,7 +274,7 @@ def parameters(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(body: Mapping[str, Any], checks: Mapping[str, Callable[[str, Any], None]]) -> dict[str, Any]:
-    """The fields with a check that a body has, but those that ask for what is done anyway."""
+    """The fields of a body that have a check, without those that request what is done anyway."""
     sent = {}
     for name, check in checks.items():
         if (value := body.get(name)) is not None:
@@ -285,9 +285,9 @@ def checked(body: Mapping[str, Any], checks: Mapping[str, Callable[[str, Any], N
 
 
 class Identifiers(NamedTuple):
-    """The ids of the conversation and of the user that a body gives, empty if it gives none.
+    """The conversation and user ids in a body, empty if it has none.
 
-    `resends` means that a client that gives its id in this field always sends the whole conversation.
+    `resends` means that clients that use this field always send the whole conversation.
     """
 
     conversation: str = ""
@@ -296,7 +296,7 @@ class Identifiers(NamedTuple):
 
 
 def identifiers(body: Mapping[str, Any], passed: Mapping[str, Any]) -> Identifiers:
-    """The ids in a body, `passed` being Flowise's own fields in it: the conversation has several names."""
+    """The ids in a body; `passed` are its Flowise fields. The conversation id has several names."""
     user = text_or_nothing(body, "user") or text_or_nothing(body, "safety_identifier")
     for place, name, param in (
         (body, "conversation_id", "conversation_id"),

@@ -1,7 +1,7 @@
-"""The vendor key `flowise` and the standard key `metadata`: what an answer tells of its run.
+"""The vendor key `flowise` and the standard key `metadata`: details of the run in an answer.
 
-Tools, sources and nodes are shown by name, result and time. Flowise's internals (prompts, credentials, flow
-state, settings of nodes, paths of its disk) never come this far or are removed here.
+Tools, sources and nodes are listed by name, result and time. Flowise's internals (prompts, credentials, flow
+state, node settings, paths on its disk) are never included.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from flowise_gateway.flow.turn import Turn
 
 MAX_ENTRIES = 50
 MAX_VALUE = 2_000
-"""Characters of a tool's input or output, of a source's text or metadata; each answer carries them."""
+"""The maximum length of a tool's input or output and of a source's text or metadata in an answer."""
 SHORTER = (MAX_VALUE, 1_000, 500, 200, 50)
-"""The lengths to try instead where all of it must be short."""
+"""Smaller maximum lengths to try if the whole must be short."""
 
 
 class UsedTool(TypedDict):
@@ -48,7 +48,7 @@ class File(TypedDict):
 
 
 class FlowiseDetails(TypedDict, total=False):
-    """The vendor key `flowise`: what OpenAI's schema has no place for."""
+    """The vendor key `flowise`: details that have no place in OpenAI's schema."""
 
     chat_id: str
     session_id: str
@@ -75,8 +75,7 @@ def flowise_details(
 ) -> FlowiseDetails:
     """The vendor key for an answer that took `seconds`; ids are those of the first choice.
 
-    If one of `turns` was spoken, it holds the transcript of the speech. A text has at most `longest`
-    characters.
+    If one of `turns` was audio, the transcript is included. Texts have at most `longest` characters.
     """
     is_spoken = any(upload.type == "audio" for turn in turns for upload in turn.uploads)
     first = transcripts[0]
@@ -148,9 +147,9 @@ def _warnings(transcripts: Sequence[Transcript], tools: Sequence[ToolUsed], long
     failed = dict.fromkeys(tool.tool for tool in tools if tool.error)
     warnings = [f"The tool {name[:100]} failed." for name in failed][:MAX_ENTRIES]
     if longest > MAX_ENTRIES:
-        warnings.append(f"Lists are cut after {MAX_ENTRIES} entries.")
+        warnings.append(f"Lists are truncated after {MAX_ENTRIES} entries.")
     if all(one.is_empty for one in transcripts):
-        warnings.append("The flow gave an empty answer.")
+        warnings.append("The flow returned an empty answer.")
     return [*warnings, *dict.fromkeys(text for one in transcripts for text in one.warnings)]
 
 
@@ -161,7 +160,7 @@ _LOCAL_PATH = re.compile(r"(?:file://|[A-Za-z]:[\\/]|\\\\|/)[^\n]*[\\/]([^\\/\n]
 
 
 def _public(value: Any) -> Any:
-    """Metadata without Flowise's own keys and without the folders of paths on its disk."""
+    """Metadata without Flowise's internal keys and the folders of paths on its disk."""
     if isinstance(value, str):
         path = _LOCAL_PATH.fullmatch(value)
         return path[1] if path else value
@@ -171,7 +170,7 @@ def _public(value: Any) -> Any:
 
 
 def _bounded(value: Any, longest: int) -> Any:
-    """A JSON value as it is if it is short, else the beginning of its JSON text."""
+    """A JSON value unchanged if it is short, otherwise the beginning of its JSON text."""
     text = json_text(value)
     return _cut(text, longest) if len(text) > longest or text == "…" else value
 

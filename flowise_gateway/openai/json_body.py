@@ -1,4 +1,4 @@
-"""The JSON text of a request: bounds on what is parsed at all, and its parsing."""
+"""Parses the JSON body of a request, within limits."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from flowise_gateway.flow.errors import BadRequest
 from flowise_gateway.openai.fields import kind_of
 
 MAX_VALUES = 300_000
-"""Values in one body: parsing more would delay all other requests. Counted are the commas, colons and
-brackets, including those within strings, since counting costs less than parsing."""
+"""The maximum number of values in a body: parsing more would delay all other requests. The commas, colons
+and brackets are counted, including those within strings, since counting is cheaper than parsing."""
 ESCAPES_PER_VALUE = 32
 """This many escaped characters take as long to parse, and to serialize again, as one value."""
 MAX_DEPTH = 200
-"""Nesting of values. Whatever is parsed is serialized again later, in answers and to Flowise, within other
-values, and orjson serializes only `_WRITABLE_DEPTH` levels."""
+"""The maximum nesting. Parsed values are serialized again, in answers and for Flowise, within other values,
+and orjson serializes only `_WRITABLE_DEPTH` levels."""
 _WRITABLE_DEPTH = 254
 
 _BOM = b"\xef\xbb\xbf"
-"""Some clients write a byte order mark before UTF-8."""
+"""Some clients send a byte order mark before UTF-8."""
 _HALF_ESCAPE = re.compile(
-    # A run of backslashes is read once, from its first: the last of an odd number begins the escape.
+    # Consecutive backslashes are read once: the last of an odd number starts the escape.
     rb"(\\(?<!\\\\)(?:\\\\)*+)u[dD]"
     rb"(?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
 _HALF_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _MAX_ESCAPES = 500_000
-"""Escapes in a body with half a surrogate pair: searching more would delay all other requests."""
+"""The maximum number of escapes in a body with a lone surrogate: searching more would delay others."""
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest."""
     if has_too_many_values(raw):
         raise BadRequest(
-            f"The JSON body holds more than {MAX_VALUES} commas, colons and brackets: "
+            f"The JSON body contains more than {MAX_VALUES} commas, colons and brackets: "
             "send long tables as files."
         )
     try:
@@ -57,12 +57,12 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def has_too_many_values(raw: bytes) -> bool:
-    """Whether a JSON text holds more values than may be parsed."""
+    """Whether a JSON text contains more values than may be parsed."""
     return len(raw) > MAX_VALUES and value_count(raw) > MAX_VALUES
 
 
 def value_count(raw: bytes) -> int:
-    """How many values a JSON text holds, counted as for MAX_VALUES."""
+    """The number of values in a JSON text, counted as for MAX_VALUES."""
     return _count(raw, b",", b":", b"[", b"{") + _count(raw, b"\\") // ESCAPES_PER_VALUE
 
 
@@ -85,7 +85,7 @@ def _count(raw: bytes, *marks: bytes) -> int:
 
 
 def _parsed(raw: bytes) -> Any:
-    """Parse JSON, with U+FFFD for each half of a surrogate pair, which clients send that cut UTF-16 texts."""
+    """Parse JSON, with U+FFFD for lone surrogates, which clients send when they truncate UTF-16 text."""
     yield_before(len(raw))
     try:
         return orjson.loads(raw)

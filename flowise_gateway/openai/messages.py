@@ -1,4 +1,4 @@
-"""The `messages` of a chat completion, read into a conversation."""
+"""Parses the `messages` of a chat completion into a conversation."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from flowise_gateway.openai.fields import expect, missing, required, string, wro
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 _READERS = {"image_url": image_part, "input_audio": audio_part, "file": file_part}
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "think")
-"""Parts in which other providers' models think; they are no text of the answer."""
+"""Reasoning parts of other providers' models, which are not part of the answer's text."""
 
 
 def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
-    """Read `messages`. Raises BadRequest that names the wrong part, unless it is of an earlier message.
+    """Parse `messages`. Raises BadRequest for an invalid part, unless it is in an earlier message.
 
-    With `may_be_silent` the messages may hold no text: the request says in a form what is to be run.
+    With `may_be_silent`, the messages may contain no text, because the request has a form instead.
     """
     if messages is None and not may_be_silent:
         raise missing("messages")
     messages = [] if messages is None else messages
     expect(messages, list, "messages")
     if not (messages or may_be_silent) or len(messages) > MAX_MESSAGES:
-        raise wrong_value("messages", f"it must hold 1 to {MAX_MESSAGES} messages")
+        raise wrong_value("messages", f"it must contain 1 to {MAX_MESSAGES} messages")
     roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
     builder = ConversationBuilder(roles)
     for n, message in enumerate(yield_between(messages)):
@@ -47,7 +47,7 @@ def conversation(messages: Any, *, may_be_silent: bool = False) -> Conversation:
             builder.leave_out("message", error)
     chat = builder.build()
     if chat.is_empty and not may_be_silent:
-        raise BadRequest("The messages hold no text.", param="messages", code="invalid_value")
+        raise BadRequest("The messages contain no text.", param="messages", code="invalid_value")
     return chat
 
 
@@ -63,7 +63,7 @@ def _read(builder: ConversationBuilder, message: Any, param: str) -> None:
     expect(message, dict, param)
     role = string(message, "role", f"{param}.role")
     if role not in ROLES:
-        raise wrong_value(f"{param}.role", f"'{role[:40]}' is none of {', '.join(ROLES)}")
+        raise wrong_value(f"{param}.role", f"'{role[:40]}' is not one of {', '.join(ROLES)}")
     text = _content(builder, message.get("content"), param, role)
     if role == "assistant":
         if not text and isinstance(message.get("refusal"), str):
@@ -110,7 +110,7 @@ def _content(builder: ConversationBuilder, content: Any, param: str, role: str) 
     if isinstance(content, str):
         return content
     if content is None:
-        # A tool may give nothing, an answer be calls alone.
+        # A tool result may be empty, and an answer may consist of tool calls only.
         if role in ("assistant", "tool", "function") or builder.is_earlier:
             return ""
         raise missing(f"{param}.content")
@@ -143,5 +143,5 @@ def _part(builder: ConversationBuilder, part: Any, param: str) -> str | None:
         builder.attach(_READERS[kind](part, param, builder.next_file_number))
         return None
     raise wrong_value(
-        f"{param}.type", f"'{kind[:40]}' is none of text, image_url, input_audio, file, refusal"
+        f"{param}.type", f"'{kind[:40]}' is not one of text, image_url, input_audio, file, refusal"
     )

@@ -1,4 +1,4 @@
-"""Models as OpenAI's and Azure's lists show them."""
+"""Models in the formats of OpenAI's and Azure's lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowise_gateway.flow.model import Model
 
 
 class ModelCapabilities(TypedDict):
-    """What a model can do; null where Flowise does not tell."""
+    """Capabilities of a model; null if Flowise does not report them."""
 
     chat_completion: bool
     completion: bool
@@ -21,14 +21,14 @@ class ModelCapabilities(TypedDict):
 
 
 class ModelFlowise(TypedDict):
-    """What a request may set in the flow, null where it is not told; and which Flowise has the flow."""
+    """The override inputs of the flow, null if unknown, and the name of its Flowise."""
 
     override_inputs: list[str] | None
     server: str
 
 
 class ModelBody(TypedDict):
-    """A model as OpenAI lists it, with the keys that Azure's clients read beside them."""
+    """A model as OpenAI lists it, with additional keys for Azure's clients."""
 
     id: str
     object: Literal["model"]
@@ -49,7 +49,7 @@ class ModelBody(TypedDict):
 
 
 class Deployment(TypedDict):
-    """A model as Azure's list of deployments has it (data plane, 2022-12-01)."""
+    """A model as an entry of Azure's list of deployments (data plane, 2022-12-01)."""
 
     id: str
     object: Literal["deployment"]
@@ -62,7 +62,7 @@ class Deployment(TypedDict):
 
 
 def model_body(model: Model) -> ModelBody:
-    """A model as OpenAI lists it, with the keys that Azure's clients read beside them."""
+    """A model as OpenAI lists it, with additional keys for Azure's clients."""
     return {
         "id": model.id,
         "object": "model",
@@ -96,7 +96,7 @@ def model_body(model: Model) -> ModelBody:
 
 
 def deployment_body(model: Model) -> Deployment:
-    """A model as Azure's list of deployments has it (data plane, 2022-12-01)."""
+    """A model as an entry of Azure's list of deployments (data plane, 2022-12-01)."""
     return {
         "object": "deployment",
         "id": model.id,

@@ -1,4 +1,4 @@
-"""What a client demands of an answer: put to the flow as instructions, and enforced on its answer."""
+"""A client's requirements for the answer: described to the flow as instructions, and enforced."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flowise_gateway.openai.tools import ClientTools, tool_instructions
 def with_output_rules(parsed: ParsedRequest, mode: str) -> ParsedRequest:
     """The request with these instructions in its turns; its `tools` are None unless the mode is prompt.
 
-    What is obeyed leaves `parameters`; the rest is named as ignored. Raises BadRequest if the mode is to
-    reject tools, or if the tools cannot be described to a flow.
+    Enforced fields are removed from `parameters`; the others are reported as ignored. Raises BadRequest if
+    the mode is to reject tools, or if the tools cannot be described to a flow.
     """
     if not (parsed.parameters or parsed.tools or parsed.format):
         return parsed
@@ -51,7 +51,7 @@ def _not_obeyed(parameters: Mapping[str, Any], tools: ClientTools | None) -> dic
 
 
 def is_plain(parsed: ParsedRequest) -> bool:
-    """Whether there is one choice, whose text `enforce_output_rules` would not change."""
+    """Whether there is only one choice, and `enforce_output_rules` would not change its text."""
     has_rules = parsed.stop or parsed.format or (parsed.tools and parsed.tools.tools)
     return len(parsed.turns) == 1 and not has_rules
 
@@ -59,9 +59,9 @@ def is_plain(parsed: ParsedRequest) -> bool:
 def enforce_output_rules(
     batches: Batches, parsed: ParsedRequest, make_id: Callable[[str], str] = new_id
 ) -> Batches:
-    """The run's answer with calls as events, cut at a stop sequence, its JSON without a code fence.
+    """The run with tool calls as events, truncated at a stop sequence, its JSON without a code fence.
 
-    In this order: a stop sequence cuts text, never a call.
+    In this order: a stop sequence truncates text, never a tool call.
     """
     if parsed.tools and parsed.tools.tools:
         batches = extract_tool_calls(batches, parsed.tools, make_id)

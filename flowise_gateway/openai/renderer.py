@@ -1,4 +1,4 @@
-"""What turns a run's events into the frames and bodies of one OpenAI surface."""
+"""The interface of renderers, which convert a run's events to the frames and bodies of one OpenAI API."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from flowise_gateway.openai.usage import Usage, usage_of
 
 
 class Renderer(Protocol):
-    """Turns events of one request, whose choices run side by side, into one surface's wire."""
+    """Converts the events of a request, whose choices run concurrently, to one OpenAI API."""
 
     def opening(self) -> list[Frame]:
-        """Give the frames that begin a stream."""
+        """The frames at the start of a stream."""
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:
-        """Give the frames that one event of choice `index` becomes, often none."""
+        """The frames for one event of choice `index`, often none."""
 
     def heartbeat(self) -> bytes:
-        """Give what shows a silent stream to be alive."""
+        """The bytes that keep a silent stream alive."""
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the frames that end a whole stream, one transcript for each choice."""
+        """The frames at the end of a complete stream, from one transcript per choice."""
 
     def failure(self, error: ProxyError) -> list[Frame]:
-        """Give the frames that end a broken stream."""
+        """The frames that end a failed stream."""
 
     def body(self, transcripts: Sequence[Transcript]) -> Mapping[str, Any]:
-        """Give the body of an answer that is not streamed."""
+        """The body of a non-streamed answer."""
 
     def usage(self, transcripts: Sequence[Transcript]) -> Usage:
-        """Give the tokens of the answer, counted at the first call, so that all who show them agree."""
+        """The token usage of the answer, counted on the first call, so that all reports agree."""
 
 
 class BaseRenderer:
-    """What the renderers of all surfaces share."""
+    """The common part of all renderers."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class BaseRenderer:
         return max(0.0, self._clock() - self._started)
 
     def usage(self, transcripts: Sequence[Transcript]) -> Usage:
-        """Give the tokens of the answer, counted at the first call."""
+        """The token usage of the answer, counted on the first call."""
         if self._counted is None:
             self._counted = usage_of(self._request.turns, transcripts, self._count_tokens)
         return self._counted

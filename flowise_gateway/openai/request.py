@@ -1,4 +1,4 @@
-"""A request of any OpenAI surface, parsed."""
+"""A parsed request of any OpenAI API."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from flowise_gateway.openai.tools import ClientTools
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request of any surface: one turn for each choice to come, its `flow` still the model's name.
+    """A request of any OpenAI API: one turn per choice, whose `flow` is still the model's name.
 
     `user_text` is the question as the client sent it (a turn's question is never empty), `left_out` the kinds
-    of what could not be read of earlier messages. `conversation` and `user` are the client's ids; `resends`
+    of unreadable parts of earlier messages. `conversation` and `user` are the client's ids; `resends`
     means that this client always sends the whole conversation. `parameters` are OpenAI's fields that a flow
-    may or may not obey, `passed` Flowise's own fields. `is_conversation` means that another request may
+    may support, `passed` Flowise's own fields. `is_conversation` means that another request may
     continue from the answer; `tools` and `format` are rules for the answer.
 
-    The last nine fields are for Responses alone: `input_items` are the input's items with all their fields,
-    `echo` is what the answer repeats of the request, `conversation_id` the field `conversation`,
-    `response_id` the answer's own id where it must be known before the answer. If `generates` is false, the
+    The last nine fields are only for Responses: `input_items` are the input's items with all their fields,
+    `echo` are the fields of the request that the answer repeats, `conversation_id` the field `conversation`,
+    `response_id` the answer's id if it must be known in advance. If `generates` is false, the
     request is stored for later requests to continue from, and no flow runs.
     """
 

@@ -1,4 +1,4 @@
-"""Answers in JSON: `response_format` and `text.format` read, put to the flow, and enforced."""
+"""Structured output: parses `response_format` and `text.format`, describes and enforces them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _MAX_INFO = 10
 _RUN = re.compile("`{3,}")
 _MAX_INDENT = 100
 _MAX_TRIES = 8
-"""Fences in the middle of a line that are tried as the end of the JSON: each try parses all of it."""
+"""How many fences in the middle of a line are tried as the end of the JSON; each try parses all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """A demand for JSON: for any object, or for what a JSON Schema describes."""
+    """A requested JSON format: any object, or a JSON Schema."""
 
     schema: Mapping[str, Any] | None = None
     name: str = ""
@@ -52,7 +52,7 @@ class JsonFormat:
 
 
 def parse_format(body: Mapping[str, Any]) -> JsonFormat | None:
-    """What `response_format` or, in Responses, `text.format` asks for; None for text. Raises BadRequest."""
+    """The format in `response_format` or, in Responses, `text.format`; None for text. Raises BadRequest."""
     given, param = optional_object(body, "response_format"), "response_format"
     text = body.get("text")
     if not given and isinstance(text, dict) and text.get("format") is not None:
@@ -61,10 +61,10 @@ def parse_format(body: Mapping[str, Any]) -> JsonFormat | None:
 
 
 def read_format(given: Mapping[str, Any], param: str) -> JsonFormat | None:
-    """What one of these fields asks for; only `response_format` nests the schema in `json_schema`."""
+    """The format in one of these fields; only `response_format` nests the schema in `json_schema`."""
     kind = string(given, "type", f"{param}.type")
     if kind not in _KINDS:
-        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join(_KINDS)}")
+        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is not one of {', '.join(_KINDS)}")
     if kind != "json_schema":
         return JsonFormat() if kind == "json_object" else None
     if param == "response_format":
@@ -90,10 +90,10 @@ def format_instructions(fmt: JsonFormat) -> str:
 
 
 def json_guard(batches: Batches, fmt: JsonFormat) -> Batches:
-    """Remove the code fence around an answer, and warn of an answer that is not JSON.
+    """Remove the code fence around an answer, and warn if the answer is not JSON.
 
-    Words after fenced JSON are dropped with a warning, since no client could parse the answer with them.
-    Nothing else is changed, and nothing but a possible fence is delayed.
+    Text after fenced JSON is dropped with a warning, since clients could not parse the answer otherwise.
+    Nothing else is changed, and only a possible fence is delayed.
     """
     return map_events(batches, _JsonAnswer(fmt).take)
 
@@ -120,16 +120,16 @@ class _JsonAnswer:
         return [TextDelta(text)]
 
     def _ends_with(self, text: str) -> bool:
-        """Whether the answer so far and this text are the whole JSON."""
+        """Whether the answer so far plus this text is complete JSON."""
         return self._is_valid("".join([*self._texts, text]))
 
     def _warnings(self) -> Batch:
         text = "".join(self._texts)
         if self._fence.is_cut:
-            return [Warned("Words behind the JSON that was asked for were left out.")]
+            return [Warned("Text after the requested JSON was left out.")]
         if not text.strip() or self._has_calls or self._is_valid(text):
             return []
-        return [Warned("The answer is not the JSON that was asked for.")]
+        return [Warned("The answer is not the requested JSON.")]
 
     def _is_valid(self, text: str) -> bool:
         try:
@@ -142,8 +142,8 @@ class _JsonAnswer:
 class _Fence:
     """Removes an opening fence from the beginning of a text, and then the closing one.
 
-    `ends_with` tells whether the text so far and some more are the whole JSON. `is_cut` means that there were
-    words after it, which were dropped.
+    `ends_with` says whether the text so far plus some more is complete JSON. `is_cut` means that text after
+    it was dropped.
     """
 
     def __init__(self, ends_with: Callable[[str], bool]) -> None:
@@ -173,7 +173,7 @@ class _Fence:
             text = text.lstrip()
             self._has_content = bool(text)
         for run in _RUN.finditer(text, 0, len(text.rstrip().rstrip("`"))):
-            # A string in JSON holds no bare line end, so a fence on a line of its own is outside the JSON.
+            # JSON strings contain no raw line breaks, so a fence on its own line is outside the JSON.
             before = self._last + text[max(0, run.start() - _MAX_INDENT) : run.start()]
             is_line = before.rstrip(" \t")[-1:] in ("", "\n")
             self._tries -= not is_line

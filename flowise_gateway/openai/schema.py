@@ -1,4 +1,4 @@
-"""The shapes of chat completions and completions as they are sent."""
+"""The types of chat completions and legacy completions in responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def new_id(prefix: str) -> str:
 
 
 class CalledFunction(TypedDict):
-    """A call of a client function; the arguments are JSON text."""
+    """A call of a client's function; the arguments are JSON text."""
 
     name: str
     arguments: str
@@ -62,14 +62,14 @@ class ChatCompletion(TypedDict):
 
 
 class CalledFunctionDelta(TypedDict, total=False):
-    """A piece of a call: the name comes first, the arguments follow."""
+    """A delta of a call: first the name, then the arguments."""
 
     name: str
     arguments: str
 
 
 class ToolCallDelta(TypedDict):
-    """A piece of a call, which the number of the call and not its place tells apart."""
+    """A delta of a call, which is identified by the index of the call."""
 
     index: int
     id: NotRequired[str]
@@ -78,7 +78,7 @@ class ToolCallDelta(TypedDict):
 
 
 class ChatDelta(TypedDict, total=False):
-    """What is new of a choice's message."""
+    """The delta of a choice's message."""
 
     role: Literal["assistant"]
     content: str | None
@@ -97,7 +97,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class ChatCompletionChunk(TypedDict):
-    """An event of a streamed chat completion; the last one with choices carries what the body would.
+    """A chunk of a streamed chat completion; the last one with choices has the additional keys of the body.
 
     `event` is a source or a status line for Open WebUI.
     """
@@ -128,7 +128,7 @@ class CompletionChunkChoice(TypedDict):
 
 
 class CompletionChunk(TypedDict):
-    """An event of a streamed completion."""
+    """A chunk of a streamed completion."""
 
     id: str
     object: Literal["text_completion"]

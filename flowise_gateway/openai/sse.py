@@ -1,4 +1,4 @@
-"""Server-sent events as OpenAI's clients read them."""
+"""Server-sent events in the form that OpenAI's clients parse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowise_gateway.flow.errors import ErrorObject, ProxyError, error_body
 
 
 class Frame(NamedTuple):
-    """One event of a stream before it is bytes; `data` is one line."""
+    """One event of a stream before serialization; `data` is one line."""
 
     data: bytes
     event: str | None = None
@@ -20,8 +20,8 @@ class Frame(NamedTuple):
 
 DONE = Frame(b"[DONE]")
 COMMENT = b": keep-alive\n"
-"""A comment, which shows a silent stream to be alive. No empty line follows it: openai-go before 3.43 takes
-one for an event without data, and ends the stream."""
+"""A comment that keeps a silent stream alive. No empty line follows it: openai-go before 3.43 takes that for
+an event without data, and ends the stream."""
 
 MAX_DELTA = 8_000
 """Characters of a text in one chunk. Go's `bufio.Scanner`, with which langchaingo and many programs read a
@@ -50,10 +50,10 @@ def stream_bytes(frames: Iterable[Frame]) -> bytes:
 
 
 def on_one_line(raw: bytes) -> bytes:
-    """JSON with the line ends of Unicode escaped in its texts.
+    """JSON with Unicode's line separators escaped in its strings.
 
-    JSON may hold them as they are, but Python's readers of lines (httpx, requests) end a line there: a flow's
-    text could forge an event, `[DONE]` too.
+    JSON allows them unescaped, but Python's line readers (httpx, requests) end a line there, so that a flow's
+    text could forge events, even `[DONE]`.
     """
     if raw.isascii() or not (b"\xe2\x80" in raw or b"\xc2\x85" in raw):
         return raw
@@ -72,15 +72,15 @@ def json_bytes(value: Any) -> bytes:
 
 
 def error_frame(error: ProxyError) -> Frame:
-    """A failure in the middle of a stream, in the form that the OpenAI SDKs raise: `data: {"error": {…}}`."""
+    """A failure in the middle of a stream, in the form that OpenAI SDKs raise: `data: {"error": {…}}`."""
     return Frame(orjson.dumps(error_body(error)))
 
 
 def failed_response(number: int, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
     """The two events that end the stream of a failed response.
 
-    LangChain and pydantic-ai take `response.failed` for a success and raise at `error` alone, whose fields
-    are flat in OpenAI's contract and nested in Open Responses'.
+    LangChain and pydantic-ai treat `response.failed` as a success and only raise for `error`, whose fields
+    are flat in OpenAI's specification and nested in Open Responses'.
     """
     flat = {name: error[name] for name in ("code", "message", "param")}
     events: list[dict[str, Any]] = [

@@ -1,8 +1,8 @@
-"""Finds calls of a client's tools in what a flow writes, however its text is split.
+"""Finds calls of a client's tools in the text of a flow, however it is split.
 
 A call is `<tool_call>{"name": …, "arguments": {…}}</tool_call>` with exactly these two keys, of a tool that
-was offered; white space is free, and a code fence inside the tags is ignored. Anything else is text and
-passes unchanged: an unknown tool, invalid JSON, tags in code, half a tag at the end.
+was offered; white space is allowed, and a code fence inside the tags is ignored. Anything else remains text:
+an unknown tool, invalid JSON, tags in code, an incomplete tag at the end.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from flowise_gateway.openai.schema import new_id
 from flowise_gateway.openai.tools import ClientTools
 
 MAX_CALL = 1024 * 1024
-"""Characters of a call; a longer one passes as text."""
+"""The maximum length of a call; a longer one remains text."""
 
 ONE_ONLY = "Only the first of several tool calls was passed on: the request allows one at a time."
-NONE_MADE = "The request demands a tool call, but the flow made none."
+NONE_MADE = "The request requires a tool call, but the flow made none."
 
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _MAX_SPACE = 1000
@@ -50,9 +50,9 @@ _FENCES = ("```", "~~~")
 def extract_tool_calls(
     batches: Batches, tools: ClientTools, make_id: Callable[[str], str] = new_id
 ) -> Batches:
-    """Replace the text of calls by call events; with at least one the run ends as tool_calls.
+    """Replace the text of calls by events; with at least one call, the finish reason is tool_calls.
 
-    Text is withheld only while it may be a call. Of several calls where one is allowed, the first is taken.
+    Text is withheld only while it may be a call. If only one call is allowed, the first one is taken.
     """
     return map_events(batches, _Reader(tools, make_id).take)
 
@@ -113,7 +113,7 @@ class _Reader:
         self._pending = text[end:]
 
     def _take_call(self, scan: _Scan, text: str, start: int, end: int) -> int:
-        """Take the call at `start`, if it is one; gives where to search on."""
+        """Take the call at `start`, if it is one; returns where to continue searching."""
         call = _call(text[start:end]) if scan.is_whole else None
         if call is None or call[0] not in self._names:
             self._emit("<")
@@ -125,7 +125,7 @@ class _Reader:
         return end
 
     def _emit(self, text: str) -> None:
-        """Pass text on, without the white space before, between and after calls."""
+        """Emit text, without the white space before, between and after calls."""
         self._space += text
         if self._is_blank and len(self._space) <= _MAX_SPACE and not self._space.strip():
             return
@@ -151,7 +151,7 @@ class _Reader:
 
 
 class _Scan:
-    """Reads from an opening tag on, as long as the text may become a call."""
+    """Scans from an opening tag on, as long as the text may become a call."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -165,7 +165,7 @@ class _Scan:
         self._is_escaped = False
 
     def take(self, text: str, at: int = 0) -> int:
-        """Read more text; gives how far it was read."""
+        """Scan more text; returns how far it was scanned."""
         start = at
         while self.is_open and at < len(text):
             at = self._step(text, at)
@@ -211,7 +211,7 @@ class _Scan:
         if found is None:
             return len(text)
         if found[0] not in '"\\':
-            return self._broken(at)  # JSON has no bare control characters in strings
+            return self._broken(at)  # JSON strings contain no raw control characters
         self._is_in_string, self._is_escaped = found[0] == "\\", found[0] == "\\"
         return found.end()
 
@@ -226,13 +226,13 @@ class _Scan:
 
 
 def _end_of_space(text: str, at: int) -> int:
-    """Where the white space at `at` ends; behind one character if it is none, so that each is checked."""
+    """The end of the white space at `at`; one character on if there is none, so that each is checked."""
     space = _SPACE.match(text, at)
     return space.end() if space else at + 1
 
 
 class _Code:
-    """Whether the text so far ends inside a code block or right behind a backtick."""
+    """Tracks whether the text so far ends inside a code block or directly after a backtick."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -253,7 +253,7 @@ class _Code:
 
     @property
     def is_inside(self) -> bool:
-        """Whether a tag at this place would be shown rather than meant."""
+        """Whether a tag here is part of code, not a call."""
         return self._is_fenced or self._is_fence or self._last == "`"
 
 
@@ -281,13 +281,13 @@ def _name_and_arguments(members: str) -> tuple[str, str]:
 
 
 def _partial_opening(text: str, at: int) -> int:
-    """How many characters at the end of `text` may be the beginning of an opening tag."""
+    """The number of characters at the end of `text` that may be the beginning of an opening tag."""
     longest = min(len(text) - at, len(_OPENING) - 1)
     return next((size for size in range(longest, 0, -1) if _OPENING.startswith(text[-size:])), 0)
 
 
 def _with_joined_texts(events: Iterable[FlowEvent]) -> Batch:
-    """The events with neighbouring texts joined, without empty ones."""
+    """The events with adjacent texts joined, and without empty ones."""
     joined: Batch = []
     texts: list[str] = []
     for event in events:

@@ -1,4 +1,4 @@
-"""The functions of a client that a flow may call: read from a request, described to the flow in words.
+"""The client's functions that a flow may call: parsed from a request, and described in the prompt.
 
 Chat completions nest a function in its tool, Responses do not; `functions` is the old form of both.
 """
@@ -45,8 +45,8 @@ class ClientTool:
 class ClientTools:
     """The functions that may be called in this answer, none if `choice` is none.
 
-    `is_legacy` means that they came as `functions`. `ignored` names other tools, which are not obeyed.
-    `refusal` is why the tools cannot be described to a flow; it is raised only if they are to be described.
+    `is_legacy` means that they were sent as `functions`. `ignored` names tools of other types.
+    `refusal` is the reason why the tools cannot be described to a flow; it is raised only in prompt mode.
     """
 
     tools: tuple[ClientTool, ...]
@@ -62,7 +62,7 @@ class ClientTools:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of the request that are obeyed."""
+        """The fields of the request that are applied."""
         if self.is_legacy:
             return ("functions", "function_call")
         return ("tools", "tool_choice", "parallel_tool_calls")
@@ -73,7 +73,7 @@ class UnsupportedTools(BadRequest):
 
 
 def read_tools(body: Mapping[str, Any]) -> ClientTools | None:
-    """The functions that a client offers, or why they cannot be described; None if there are none.
+    """The functions that a client sends, or why they cannot be described; None if there are none.
 
     Raises BadRequest for tools that are not well formed.
     """
@@ -118,7 +118,7 @@ def _of_functions(body: Mapping[str, Any], given: Sequence[Any]) -> ClientTools:
         choice: ToolChoice = call or "auto"
         return ClientTools(_offered(tools, choice, tools), choice, is_parallel=False, is_legacy=True)
     if isinstance(call, str):
-        raise wrong_value("function_call", f"'{call[:40]}' is none of none, auto")
+        raise wrong_value("function_call", f"'{call[:40]}' is not one of none, auto")
     expect(call, dict, "function_call", "a string or an object")
     named = _known(call, "function_call", tools)
     return ClientTools((tools[named],), "required", is_parallel=False, is_legacy=True)
@@ -137,7 +137,7 @@ def _unsupported(param: str, complaint: str) -> UnsupportedTools:
 
 
 def _function(tool: Mapping[str, Any], param: str) -> tuple[Any, str]:
-    """A tool's function and its place: nested, or the tool itself."""
+    """A tool's function and its path: nested, or the tool itself."""
     if tool.get("function") is not None:
         return tool["function"], f"{param}.function"
     if "name" not in tool:
@@ -152,7 +152,7 @@ def _add(tools: dict[str, ClientTool], function: Any, param: str) -> None:
     if not _NAME.fullmatch(name):
         raise _unsupported(f"{param}.name", "it must match ^[a-zA-Z0-9_-]{1,64}$")
     if name in tools:
-        raise _unsupported(f"{param}.name", f"'{name}' is there twice")
+        raise _unsupported(f"{param}.name", f"'{name}' is defined twice")
     tools[name] = tool
 
 
@@ -165,7 +165,7 @@ def checked_function(function: Mapping[str, Any], param: str) -> ClientTool:
 
 
 def _choice(value: Any, tools: Mapping[str, ClientTool]) -> tuple[ToolChoice | None, Sequence[str]]:
-    """What `tool_choice` asks for, None if it is a tool of another kind, and the names it allows."""
+    """The mode in `tool_choice`, None for a tool of another type, and the names it allows."""
     if value is None or isinstance(value, str):
         return tool_mode(value or "auto", "tool_choice"), [*tools]
     expect(value, dict, "tool_choice", "a string or an object")
@@ -182,7 +182,7 @@ def tool_mode(value: str, param: str) -> ToolChoice:
     for mode in get_args(ToolChoice):
         if mode == value:
             return mode  # type: ignore[no-any-return]
-    raise wrong_value(param, f"'{value[:40]}' is none of none, auto, required")
+    raise wrong_value(param, f"'{value[:40]}' is not one of none, auto, required")
 
 
 def _allowed(value: Mapping[str, Any], tools: Mapping[str, ClientTool]) -> tuple[ToolChoice, Sequence[str]]:
@@ -205,7 +205,7 @@ def _known(function: Any, param: str, tools: Mapping[str, ClientTool]) -> str:
     expect(function, dict, param)
     name = string(function, "name", f"{param}.name")
     if name not in tools:
-        raise wrong_value(f"{param}.name", f"'{name[:64]}' is none of the tools")
+        raise wrong_value(f"{param}.name", f"'{name[:64]}' is not one of the tools")
     return name
 
 
@@ -216,7 +216,7 @@ def _offered(
 
 
 def call_text(name: str, arguments: str) -> str:
-    """A call as the flow should write it; arguments that are no JSON object become a JSON string."""
+    """A call as the flow should write it; arguments that are not a JSON object become a JSON string."""
     try:
         is_object = isinstance(orjson.loads(arguments or "{}"), dict)
     except orjson.JSONDecodeError:
@@ -238,7 +238,7 @@ _NO_TOOL = "Call no tool in this answer, even if tools were called before: answe
 
 
 def tool_instructions(tools: ClientTools) -> str:
-    """The instructions that describe the tools to the flow, how to call one, and whether it must."""
+    """Instructions that describe the tools, how to call them, and whether a call is required."""
     if not tools.tools:
         return _NO_TOOL
     listed = [

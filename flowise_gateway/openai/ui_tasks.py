@@ -1,8 +1,8 @@
 """Requests that chat UIs make for themselves (titles, tags, follow-up questions), answered without a flow.
 
 They are recognized by their prompts, as recorded in `tests/wire/librechat`, `tests/wire/openwebui` and
-`tests/wire/opencode`: by the fixed words or the frame of a prompt that nobody writes by hand. A prompt that
-only resembles one runs the flow.
+`tests/wire/opencode`: by fixed phrases or a structure that nobody writes by hand. A prompt that is only
+similar runs the flow.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NOISE = re.compile(
     re.MULTILINE,
 )
 _EMPHASIS = re.compile(r"(?<![\w*_~])[*_~]++(?=\S)|(?<=[^\s*_~])[*_~]++(?!\w)")
-"""Markdown's marks around words; the asterisk in `6*7` is none."""
+"""Markdown's marks around words; the asterisk in `6*7` is not one."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
 _ENDS = " .,;:!-–—。！"
 _MAX_TITLE = 48
@@ -56,7 +56,7 @@ _NOTHING_SAID = "New Chat"
 def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
     """The kind of a chat UI's own request: one user message that is one of the known prompts; else None.
 
-    opencode's has a system text too, and behind the prompt the beginning of the conversation.
+    opencode's also has a system message, and the beginning of the conversation after the prompt.
     """
     turn = turns[0]
     if turn.history or turn.instructions:
@@ -76,13 +76,13 @@ def task_kind(turns: Sequence[Turn]) -> TaskKind | None:
 def _is_title_of_opencode(turn: Turn) -> bool:
     if not turn.instructions.startswith(_OPENCODE_SYSTEM):
         return False
-    # A command that the user ran before the first question is an answer in the history.
+    # A command that the user ran before the first question appears as an answer in the history.
     first = turn.history[0].content if turn.history else turn.question
     return first.startswith(_OPENCODE_TITLE)
 
 
 def _framed_kind(text: str) -> TaskKind | None:
-    """The task whose JSON is start for under `### Output:`, if the prompt ends with a chat's history."""
+    """The task whose JSON is requested under `### Output:`, if the prompt ends with a chat history."""
     chat = text.find(_OPEN_WEBUI_CHAT, 0, _LOOKED_AT)
     if chat < 0 or not text.endswith(_CHAT_END, 0, len(text.rstrip())):
         return None
@@ -92,10 +92,10 @@ def _framed_kind(text: str) -> TaskKind | None:
 
 
 def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str:
-    """The answer to a task from its own text, in the form that its prompt asks for.
+    """The answer to a task, derived from its own text, in the format that the prompt requests.
 
     A title is the beginning of the user's text; tags and search queries, which only a model could find, are
-    empty. Follow-ups of a question for a decision are its choices, which the UI then shows as buttons.
+    empty. Follow-ups of an approval request are its choices, which the UI shows as buttons.
     """
     if kind == "emoji":
         return "💬"
@@ -114,7 +114,7 @@ def task_answer(kind: TaskKind, prompt: str, response_format: Any = None) -> str
 
 
 def choices_of_decision(prompt: str) -> list[str]:
-    """The choices of the question for a decision that a prompt's chat ends with."""
+    """The choices of the approval request at the end of the chat in a prompt."""
     chat = prompt.rstrip().removesuffix(_CHAT_END).rstrip()
     start = chat.rfind(DECISION)
     choices = chat[start + len(DECISION) : -1]
@@ -124,7 +124,7 @@ def choices_of_decision(prompt: str) -> list[str]:
 
 
 def as_schema(title: str, response_format: Any) -> str | None:
-    """A title as bare JSON where a `json_schema` asks for it, else None; other fields of it stay empty."""
+    """A title as bare JSON if a `json_schema` requests it, with other fields empty; otherwise None."""
     if not isinstance(response_format, Mapping) or response_format.get("type") != "json_schema":
         return None
     schema = response_format.get("json_schema")
@@ -146,23 +146,23 @@ def prompt_text(prompt: str, *, is_newest: bool = False) -> str:
 
 
 def _opencode_text(prompt: str) -> str:
-    """The user's words in opencode's prompt, without the files it read and its reminders to the model."""
+    """The user's text in opencode's prompt, without the files it read and its reminders to the model."""
     text = prompt.removeprefix(_OPENCODE_TITLE).strip()
     if text.startswith(TOOL_RESULT):
-        # The output of a command may have paragraphs as well: only the last one is surely the user's.
+        # The output of a command may have paragraphs, too: only the last one is certainly the user's.
         text = text.rpartition("\n\n")[2]
     if text.startswith(_OPENCODE_READ):
         end = max(text.rfind(tag) for tag in ("\n</content>\n", "\n</entries>\n"))
         text = text[end + len("\n</content>\n") :] if end >= 0 else ""
     added = _OPENCODE_ADDS.search(text)
     text = (text[: added.start()] if added else text).strip()
-    # `opencode run` puts an argument of several words into quotation marks.
+    # `opencode run` quotes an argument of several words.
     is_argument = len(text) > 1 and text[0] == text[-1] == '"'
     return text[1:-1].replace('\\"', '"') if is_argument else text
 
 
 def title_of(text: str) -> str:
-    """A short title in the text's own words: its first sentence, or as many words of it as there is room."""
+    """A short title taken from the text: its first sentence, or as many of its words as fit."""
     words = _NOISE.sub(lambda found: found[1] or found[2] or " ", text[:_LOOKED_AT])
     plain = " ".join(_EMPHASIS.sub("", words).split())
     sentence = _SENTENCE_END.split(plain, maxsplit=1)[0].strip(_ENDS)

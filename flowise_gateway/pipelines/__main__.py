@@ -24,7 +24,7 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, WELL_SECONDS = 0.2, 30.0, 60.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve from the command line; 2 for a wrong setting."""
-    parser = argparse.ArgumentParser(description="Serves the pipelines of proxy.yaml by Flowise's API.")
+    parser = argparse.ArgumentParser(description="Serves the pipelines of proxy.yaml through Flowise's API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument(

@@ -57,10 +57,10 @@ def prediction(body: Mapping[str, Any], *, takes_images: bool) -> Prediction:
     """Read a body. Raises BadPrediction."""
     question = body.get("question") or ""
     if not isinstance(question, str):
-        raise BadPrediction("question must be a text")
+        raise BadPrediction("question must be a string")
     for name in ("form", "humanInput"):
         if body.get(name):
-            raise BadPrediction(f"a pipeline takes no {name}")
+            raise BadPrediction(f"a pipeline does not accept {name}")
     given = body.get("overrideConfig")
     overrides = given if isinstance(given, dict) else {}
     system = overrides.get(SYSTEM_INPUT)
@@ -99,7 +99,7 @@ def _pictures(body: Mapping[str, Any], *, takes_images: bool) -> tuple[tuple[str
         head = _PICTURE.match(data[:200]) if isinstance(data, str) else None
         if not takes_images or head is None or not isinstance(data, str):
             raise BadPrediction(
-                "a pipeline takes no uploads but pictures as data URIs, where its entry says images: true"
+                "a pipeline only accepts images as data URIs, and only if its entry says images: true"
             )
         pictures.append((head[1], data[head.end() :]))
     return tuple(pictures)

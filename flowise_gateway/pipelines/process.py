@@ -179,7 +179,7 @@ class PipelineProcess:
         elif run := self.runs.get(number):
             if kind is Kind.PIECE:
                 if not run.put(payload):
-                    run.end(None, "the client takes its answer too slowly")
+                    run.end(None, "the client reads its answer too slowly")
                     self.cancel(run)
             else:
                 del self.runs[number]

@@ -164,8 +164,8 @@ class _Taken:
             (self.prompts if speaks else self.texts).append(place)
         elif is_needed:
             raise Unclear(
-                f"the input {place} must be filled, and its type does not tell with what: connect it, give "
-                "it a default, or name what takes the question (question:) and the messages (messages:)"
+                f"the input {place} is mandatory, and its type does not say what to pass: connect it, give "
+                "it a default, or name the inputs for the question (question:) and the messages (messages:)"
             )
 
     def check(self, inputs: Sockets) -> None:
@@ -176,9 +176,11 @@ class _Taken:
                 known = ", ".join(
                     f"{name}.{socket}" for name, sockets in inputs.items() for socket in sockets
                 )
-                raise Unclear(f"there is no open input {place}; the inputs are {known}")
+                raise Unclear(f"there is no unconnected input {place}; the inputs are {known}")
         if not (self.texts or self.prompts or self.messages):
-            raise Unclear("no open input takes a text or messages: name it by question: or messages:")
+            raise Unclear(
+                "no unconnected input accepts a string or messages: name one with question: or messages:"
+            )
 
 
 def _takes_messages(kind: Kind, socket: str, *, is_needed: bool) -> bool:
@@ -200,7 +202,7 @@ def _answers(outputs: Sockets, named: Named) -> tuple[Place, ...]:
         if not about["is_connected"] and (kind := kind_of(about["type"])) in _ANSWERS
     ]
     if not found:
-        raise Unclear("no output is an answer, a message, a text or documents: name one by answer:")
+        raise Unclear("no output is an answer, a message, a string or documents: name one with answer:")
     best = min(rank for rank, _ in found)
     return tuple(place for rank, place in found if rank == best)
 

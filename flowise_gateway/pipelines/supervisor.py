@@ -77,7 +77,7 @@ class Pipeline:
         seconds = self.config.run_timeout
         run.end(None, f"the pipeline ran longer than {seconds:g} s (its run_timeout) and was ended")
         run.is_left = run.is_overdue = True
-        log.warning("%s: a run passed its limit of %g s; its process is replaced", self.config.id, seconds)
+        log.warning("%s: a run exceeded its limit of %g s; its process is replaced", self.config.id, seconds)
         if process is self.current:
             self._settled.clear()
             self.current = self._started()
@@ -113,7 +113,7 @@ class Pipeline:
             old, self.current, self._next = self.current, process, None
             if old is not None:
                 self._retire(old)
-            log.info("%s: its change is taken over", self.config.id)
+            log.info("%s: the change is in effect", self.config.id)
         if process.profile != self.profile:
             self.profile, self.changed_at = process.profile, time.time()
         self.problem = ""
@@ -124,7 +124,7 @@ class Pipeline:
         if process is self._next:
             self._next = None
             log.error(
-                "%s: its change is not taken over, what was loaded before stays: %s",
+                "%s: the change is ignored, the previous version stays in use: %s",
                 self.config.id,
                 process.problem,
             )
@@ -133,7 +133,7 @@ class Pipeline:
             self._crashes = 1 if was_well else self._crashes + 1
             self.problem, self.current = process.problem, None
             pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._crashes - 1))
-            log.error("%s: %s; started again in %g s", self.config.id, process.problem, pause)
+            log.error("%s: %s; restarting in %g s", self.config.id, process.problem, pause)
             if process.profile is None:
                 self._files = {file: _changed_at(file) for file in self._watched()}
                 self._settled.set()
@@ -182,7 +182,7 @@ class Pipeline:
         if now == self._files or any(time.time() - at < 1 for at in now.values()):
             return
         self._files = now
-        log.info("%s: a file has changed; the pipeline is loaded anew", self.config.id)
+        log.info("%s: a file has changed; the pipeline is reloaded", self.config.id)
         if self.current is None:
             self._crashes = 0
             self._restart()

@@ -133,7 +133,7 @@ class BackgroundRun:
             if self._place.save(record, events):
                 return
             if time.monotonic() > ends:
-                log.error("a background response is lost: the store was away for too long")
+                log.error("a background response is lost: the store was unavailable for too long")
                 return
             time.sleep(_RETRY_SECONDS)
             self._show_alive()
@@ -183,7 +183,7 @@ def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes
     if record is None:
         yield stream_bytes([DONE])
     elif blocks < max(1, record.blocks) or not record.blocks:
-        known = record.response["error"] or {"message": "The events of this response are not kept any more."}
+        known = record.response["error"] or {"message": "The events of this response are no longer stored."}
         error = error_body(RunFailed(known["message"]))["error"]
         frames = failed_response(number, error, record.response)
         yield stream_bytes([*frames, DONE])

@@ -190,7 +190,7 @@ def _count(body: Mapping[str, Any], name: str, low: int) -> int | None:
 def _truncation(body: Mapping[str, Any]) -> str:
     value = text_or_null(body, "truncation") or "disabled"
     if value not in ("auto", "disabled"):
-        raise wrong_value("truncation", f"'{value[:40]}' is none of auto, disabled")
+        raise wrong_value("truncation", f"'{value[:40]}' is not one of auto, disabled")
     return value
 
 

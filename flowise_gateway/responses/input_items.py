@@ -45,7 +45,7 @@ _PACKED = "items1."
 _MAX_FOREIGN_NAMES = 16
 _ACTIONS = {
     "mcp_approval_response": "no tool of this server waits for an approval",
-    "compaction_trigger": "send what is to be compacted to POST /v1/responses/compact",
+    "compaction_trigger": "send the conversation to POST /v1/responses/compact",
 }
 """Items that ask for an action at once, and why it is not taken here."""
 _TOLD = ("message", "function_call", "function_call_output")
@@ -75,7 +75,7 @@ def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
         return [Entry(complete(message, "input", make_id), "input")]
     expect(value, list, "input", "a string or an array of items")
     if len(value) > MAX_MESSAGES:
-        raise wrong_value("input", f"it must hold at most {MAX_MESSAGES} items")
+        raise wrong_value("input", f"it must contain at most {MAX_MESSAGES} items")
     newest = newest_of([_role(item) for item in value])
     entries = []
     for n, item in enumerate(yield_between(value)):
@@ -150,7 +150,7 @@ def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]
         items = unpacking.items(entry) if is_packed else [entry.item]
         if len(expanded) + len(items) > MAX_MESSAGES:
             raise BadRequest(
-                f"The conversation holds more than {MAX_MESSAGES} items; begin another one.",
+                f"The conversation holds more than {MAX_MESSAGES} items; start a new one.",
                 param=(expanded or [entry])[0].place.partition("[")[0],
                 code="context_length_exceeded",
             )
@@ -187,14 +187,14 @@ class _Unpacking:
         if not isinstance(items, list) or any(
             not isinstance(item, dict) or item.get("type") == "compaction" for item in items
         ):
-            raise wrong_value(place, "it is not what POST /v1/responses/compact of this server gave")
+            raise wrong_value(place, "it was not created by POST /v1/responses/compact of this server")
         return items
 
 
 def too_large_context(param: str) -> BadRequest:
     """The refusal of a conversation that takes more memory than one request may."""
     return BadRequest(
-        "The conversation is too large; begin another one.", param=param, code="context_length_exceeded"
+        "The conversation is too large; start a new one.", param=param, code="context_length_exceeded"
     )
 
 
@@ -252,7 +252,7 @@ def read_conversation(
         _add(builder, n, roles[n], message)
     chat = builder.build()
     if chat.is_empty and not (may_be_silent or (may_be_empty and not messages)):
-        raise BadRequest("The input holds no text.", param="input", code="invalid_value")
+        raise BadRequest("The input contains no text.", param="input", code="invalid_value")
     left_out = [kind for entry in entries for kind in entry.left_out]
     return replace(chat, left_out=(*chat.left_out, *left_out)) if left_out else chat
 

@@ -48,9 +48,9 @@ def complete(item: Item, place: str, make_id: MakeId, left_out: LeftOut = None) 
 def _message(item: Item, place: str, left_out: LeftOut) -> dict[str, Any]:
     role, phase = string(item, "role", f"{place}.role"), item.get("phase")
     if role not in _ROLES:
-        raise wrong_value(f"{place}.role", f"'{role[:40]}' is none of {', '.join(_ROLES)}")
+        raise wrong_value(f"{place}.role", f"'{role[:40]}' is not one of {', '.join(_ROLES)}")
     if phase is not None and phase not in _PHASES:
-        raise wrong_value(f"{place}.phase", f"it is none of {', '.join(_PHASES)}")
+        raise wrong_value(f"{place}.phase", f"it must be one of {', '.join(_PHASES)}")
     content = _parts(item.get("content"), f"{place}.content", role, left_out)
     message = {"role": role, "status": "completed", "content": content}
     return {**message, "phase": phase} if phase else message
@@ -143,7 +143,7 @@ def _part(part: Any, param: str, role: str) -> dict[str, Any]:
     readers = _ANSWER_PARTS if role == "assistant" else _INPUT_PARTS
     if kind not in readers:
         text_kind = "output_text" if role == "assistant" else "input_text"
-        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is none of {', '.join([text_kind, *readers])}")
+        raise wrong_value(f"{param}.type", f"'{kind[:40]}' is not one of {', '.join([text_kind, *readers])}")
     return readers[kind](part, param)
 
 
@@ -157,7 +157,7 @@ def _image(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     check_length(image, _MAX_IMAGE, f"{param}.image_url")
     detail = "auto" if part.get("detail") in (None, "") else part["detail"]
     if detail not in _DETAILS:
-        raise wrong_value(f"{param}.detail", f"it is none of {', '.join(_DETAILS)}")
+        raise wrong_value(f"{param}.detail", f"it must be one of {', '.join(_DETAILS)}")
     return {"type": "input_image", "image_url": image, "detail": detail}
 
 
@@ -193,7 +193,7 @@ def _refuse_reference(part: Mapping[str, Any], name: str, param: str, instead: s
     """Refuse a file that is stored elsewhere: this server stores no files, and fetches none."""
     if part.get(name) is not None:
         raise BadRequest(
-            f"This server takes no {name} here; send the content itself as {instead}.",
+            f"This server does not accept {name} here; send the content itself as {instead}.",
             param=f"{param}.{name}",
             code="unsupported_content",
         )

@@ -179,7 +179,7 @@ class ResponsesRenderer(BaseRenderer):
         self._response["status"], self._response["output"] = status, self._output.items
         if self._store is not None and not self._store(self._response):
             self._response["store"] = False
-            self._add_metadata({"warnings": ["The store cannot be used: this response was not stored."]})
+            self._add_metadata({"warnings": ["The store is unavailable: this response was not stored."]})
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
         """Add to the client's own pairs as many of ours as OpenAI's limits leave room for."""

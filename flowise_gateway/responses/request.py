@@ -121,5 +121,5 @@ def input_entries(
         raise missing("input")
     entries = read_input([] if value is None else value, resolve, make_id)
     if not (entries or may_be_empty):
-        raise wrong_value("input", "it must hold an item at least")
+        raise wrong_value("input", "it must contain at least one item")
     return entries

@@ -69,7 +69,7 @@ class ResponseRoutes:
             return json_response(record.response)
         if not record.response["background"]:
             raise BadRequest(
-                "Only the events of a background response are kept: it was not created with background=true.",
+                "Only background responses store their events, and this one has no background=true.",
                 param="stream",
             )
         after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
@@ -99,7 +99,9 @@ class ResponseRoutes:
         _, record = self._found(response_id)
         order = request.args.get("order", "desc")
         if order not in ("asc", "desc"):
-            raise BadRequest("Invalid 'order': it is none of asc, desc.", param="order", code="invalid_value")
+            raise BadRequest(
+                "Invalid 'order': it must be one of asc, desc.", param="order", code="invalid_value"
+            )
         limit = _number("limit", 20, low=1, high=MAX_LISTED)
         return json_response(
             page(record.input_items, order=order, limit=limit, after=request.args.get("after"))
@@ -123,7 +125,7 @@ class ResponseRoutes:
         """Answer responses over a WebSocket."""
         shared = current_scope()
         if shared.connection is None:
-            raise BadRequest("This server cannot take WebSockets.")
+            raise BadRequest("This server does not support WebSockets.")
         self._hooks.admit_socket()
         settings = self._services.settings
         socket = WebSocket(shared.connection, settings.proxy_max_body_bytes, settings.proxy_body_timeout)
@@ -145,7 +147,7 @@ class ResponseRoutes:
         run = BackgroundRun(place, answer, record, renderer)
         if not run.queue():
             raise StoreUnavailable(
-                "Background responses need the store, which cannot be used just now.",
+                "Background responses need the store, which is currently unavailable.",
                 retry_after_seconds=STORE_RETRY_SECONDS,
             )
         # The request ends here; its places in flight are freed at the end of its run.
@@ -201,8 +203,8 @@ def storable(parsed: ParsedRequest, context: Context) -> ParsedRequest:
     if parsed.background:
         if not context.may_store():
             raise QuotaExhausted(
-                "This key has stored what it may on one day (stored_bytes_per_day), and a background "
-                "response must be stored; the day ends at 00:00 UTC."
+                "This key has used up its storage for today (stored_bytes_per_day), and a background "
+                "response must be stored; the limit is reset at 00:00 UTC."
             )
         raise BadRequest("The conversation is too large to be stored.", param="background")
     named = {**parsed.parameters, "store": True}

@@ -42,7 +42,7 @@ DOUBT_SECONDS = 2.0
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OVER = ("completed", "failed", "incomplete", "cancelled")
-_DEAD = {"code": "server_error", "message": "The server that ran this response has ended."}
+_DEAD = {"code": "server_error", "message": "The server that ran this response was stopped."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Record:
         raw = decompressed(packed)
         response, input_items, before, blocks = orjson.loads(raw)
         if not {"status", "output", "background"} <= set(response):
-            raise ValueError("another version of ours wrote it")
+            raise ValueError("it was written by another version")
         return cls(response, input_items, before, blocks, len(raw))
 
 
@@ -123,7 +123,7 @@ class StoredResponses:
         value = next((value for value in found if value is not None), None)
         if value is None and self.store.error is not None:
             raise StoreUnavailable(
-                "Responses are in the store, which cannot be used just now.",
+                "Responses are in the store, which is currently unavailable.",
                 retry_after_seconds=STORE_RETRY_SECONDS,
             )
         return value

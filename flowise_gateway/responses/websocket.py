@@ -75,7 +75,7 @@ class WebSocket:
             if not any(isinstance(event, Request) for event in self._protocol.events()):
                 raise BadRequest("The WebSocket handshake is incomplete.")
         except (RemoteProtocolError, LocalProtocolError):
-            raise BadRequest("This is no WebSocket handshake.") from None
+            raise BadRequest("This is not a WebSocket handshake.") from None
         extra = [(name.encode(), value.encode()) for name, value in answer.items()]
         self._send(AcceptConnection(extra_headers=extra))
 

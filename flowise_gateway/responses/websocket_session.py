@@ -49,7 +49,7 @@ MAX_STEERABLE = 64
 """A connection remembers the ids of so many responses, the latest ones, to refuse steering them properly."""
 _STEERING = {
     "steering_not_supported": "A running flow cannot be steered. Send this with the next response.create.",
-    "response_already_completed": "The response is complete. Go on from it with response.create.",
+    "response_already_completed": "The response is complete. Continue it with response.create.",
     "response_not_found": "No response of this connection has this id.",
 }
 
@@ -83,7 +83,11 @@ class ResponseSocket:
                 if message is not None:
                     self._answer(message)
             if not self._is_draining():
-                self._refuse(_OutOfTime("Send the next response over a new connection: this one is too old."))
+                self._refuse(
+                    _OutOfTime(
+                        "Send the next request over a new connection: this one has reached its maximum age."
+                    )
+                )
         except (WebSocketClosed, ProxyError):  # A ProxyError comes from the drain, between two answers.
             pass
         finally:
@@ -231,7 +235,7 @@ def _check_message(body: Mapping[str, Any]) -> None:
     """Raise BadRequest for a message that is no request for a response over a socket."""
     if body.get("type") != "response.create":
         raise BadRequest(
-            "Invalid 'type': it is none of response.create, response.steer.",
+            "Invalid 'type': it must be one of response.create, response.steer.",
             param="type",
             code="invalid_value",
         )

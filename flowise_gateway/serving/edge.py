@@ -84,9 +84,7 @@ class ServingEdge:
 
     def end_runs(self) -> None:
         """End every run with an error that its client is told; called when the time to drain is up."""
-        error = RunFailed(
-            "The server is shutting down; the run was ended before its end.", code=_SHUTTING_DOWN
-        )
+        error = RunFailed("The server is shutting down; the run was aborted.", code=_SHUTTING_DOWN)
         for serving in list(self._runs):
             gevent.kill(serving, error)
 

@@ -31,7 +31,7 @@ def embedded_demo(settings: Settings) -> Iterator[Settings]:
     command = [sys.executable, "-P", "-m", "flowise_demo", "--restart", "--port", "0", "--exit-with-stdin"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     # The demo ends when its standard input does, so that it never outlives us, not even after a kill. A key
-    # that interrupts us is none of its business: what still runs then must be ended, not break.
+    # that interrupts us is not one of its business: what still runs then must be ended, not break.
     with subprocess.Popen(  # noqa: S603
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as demo:

@@ -50,7 +50,7 @@ def embedded_pipelines(settings: Settings, *, is_demo: bool) -> Iterator[Setting
         try:
             line = next(iter(host.stdout or ()), b"")
             if not line:
-                raise SettingsError("the pipeline host did not start; its message stands above")
+                raise SettingsError("the pipeline host did not start; see its message above")
             url = json.loads(line)["base_url"]
             yield replace(settings, proxy_pipelines_url=url, proxy_pipelines_key=key)
         finally:

@@ -39,7 +39,7 @@ class GunicornLog:
     def warning(self, message: object, *arguments: Any, **named: Any) -> None:
         """Write a warning; without the bytes of a request that could not be parsed."""
         if str(message).startswith("Invalid request"):
-            message, arguments = "something that is no HTTP request was refused", ()
+            message, arguments = "an invalid HTTP request was refused", ()
         self._log.warning(message, *arguments, **named)
 
     def setup(self, cfg: Any) -> None:

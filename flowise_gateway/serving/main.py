@@ -44,7 +44,7 @@ GENERATIONS = 8
 
 
 def main() -> int:
-    """Read the settings and serve until a signal ends it; the exit status."""
+    """Read the settings and run the server; the exit status."""
     try:
         settings = Settings.from_env()
         if inherited := inherited_sockets():
@@ -191,7 +191,7 @@ def run(server: Any, *, has_terminal: bool) -> int:
             os._exit(status)
         server.pid_file.remove()  # before the line, which a closed terminal does not take
         if has_terminal:
-            print("\nflowise-gateway has ended.", file=sys.stderr)  # noqa: T201 - no log line
+            print("\nflowise-gateway has stopped.", file=sys.stderr)  # noqa: T201 - no log line
         return status
     return 0
 
@@ -248,12 +248,12 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
     """The settings as they now stand. Raises SettingsError, ConfigError for what cannot be served with."""
     new = Settings.from_env()
     if new.port != current.port:
-        log.warning("PORT changes at a new start only")
+        log.warning("PORT changes only at a restart")
     new = replace(new, host=current.host, port=current.port)
     new.check_admission(has_keys=bool(config_file(new).current.keys))
     if not (new.flowise_base_url or config_file(new).current.flowises):
         if not is_demo:
-            raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a new start")
+            raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a restart")
         new = replace(new, flowise_base_url=current.flowise_base_url)
     if not new.proxy_pipelines_url:  # The pipeline host that was started with this process serves on.
         url, key = current.proxy_pipelines_url, current.proxy_pipelines_key

@@ -68,18 +68,18 @@ class Master(Arbiter):  # type: ignore[misc]
             self.app.reload()
         except (SettingsError, ConfigError, OSError) as error:
             # Without a traceback: the message says what the operator has to correct.
-            log.error("The reload is given up, the settings of before stay: %s", error)  # noqa: TRY400
+            log.error("The reload was cancelled, the previous settings stay in effect: %s", error)  # noqa: TRY400
             return
         self.setup(self.app)
         old = self._serving()
         new = [self.spawn_worker() for _ in range(self.num_workers)]
         if not self._all_serve(new):
-            log.error("The reload is given up, the workers of before stay: the new ones did not start")
+            log.error("The reload was cancelled, the old workers continue: the new ones did not start")
             old = [self.WORKERS[pid] for pid in new if pid in self.WORKERS]
         for worker in old:
             self._retire(worker)
         self._sees_terminal()  # starting workers may have taken longer than a closed terminal is remembered
-        log.info("%s worker(s) finish what they have, %s serve", len(old), len(self._serving()))
+        log.info("%s old worker(s) finish their answers, %s new one(s) serve", len(old), len(self._serving()))
 
     def manage_workers(self) -> None:
         """Have as many workers serve as there shall be; called once a second at least."""
@@ -118,7 +118,7 @@ class Master(Arbiter):  # type: ignore[misc]
         It tells this process (SIGWINCH) once it serves; if it cannot, this process goes on.
         """
         if os.getpid() == 1:
-            log.error("A container ends with its first process: start another container for a new release")
+            log.error("A container stops with its first process: start another container for a new release")
         else:
             super().reexec()
 

@@ -53,7 +53,7 @@ class BoundedHead(Request):  # type: ignore[misc]
 
     def _check(self, size: int) -> None:
         if size > MAX_HEAD_BYTES:
-            raise LimitRequestHeaders(f"a head of more than {MAX_HEAD_BYTES} bytes")
+            raise LimitRequestHeaders(f"a request head of more than {MAX_HEAD_BYTES} bytes")
 
 
 def guard_body(worker: Any, request: Any) -> None:
@@ -125,7 +125,7 @@ class _TimedBody:
             limit = f"{self._seconds:g} s (PROXY_BODY_TIMEOUT)"
             raise BodyTooSlow(f"The body did not arrive within {limit}.") from None
         except (OSError, ParseException):
-            raise BadRequest("The body broke off, or its chunks are malformed.") from None
+            raise BadRequest("The body is incomplete, or its chunks are malformed.") from None
         return piece
 
 

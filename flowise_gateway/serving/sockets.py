@@ -77,7 +77,7 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        raise OSError(f"HOST={host!r} is no address of this machine") from None
+        raise OSError(f"HOST={host!r} is not an address of this machine") from None
     return [(found[0][0], str(found[0][4][0]))]
 
 

@@ -148,5 +148,5 @@ class WatchedCounts:
 
     def _note(self, error: StoreError) -> None:
         if not self._is_lost:
-            log.warning("budgets and usage are counted by each process for itself: %s", error)
+            log.warning("budgets and usage are counted per process for now: %s", error)
         self._is_lost = True

@@ -163,7 +163,7 @@ class RedisSlots:
             refused = int(_run(self._store, _TAKE, keys, arguments))
         except StoreError as error:
             if not self._is_lost:
-                log.warning("runs in flight are counted by each worker for its share: %s", error)
+                log.warning("runs in flight are counted per worker, each with its share: %s", error)
             self._is_lost = True
             return None
         self._is_lost = False

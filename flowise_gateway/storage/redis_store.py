@@ -44,7 +44,7 @@ class RedisStore:
             # The reason given may hold the address, and that a password.
             raise AddressError(
                 f"{url.partition(':')[0]}:(hidden) cannot be opened: it must be an address such as "
-                "redis://localhost:6379/0, whose special characters stand as %2F and the like, and the "
+                "redis://localhost:6379/0, with special characters percent-encoded (%2F), and the "
                 "package redis must be installed (pip install redis)"
             ) from None
         self.prefix = prefix

@@ -197,7 +197,7 @@ class SqliteStore:
             if self._in_step(_checkpoint) > MAX_LOG_PAGES:
                 self._in_step(_restart_log)
         except StoreError as error:
-            log.info("PROXY_STORE is tidied up later: %s", error)
+            log.info("the cleanup of PROXY_STORE is postponed: %s", error)
         finally:
             self._is_tidying = False
 

@@ -104,7 +104,9 @@ class WatchedStore:
             self._agree_at = -math.inf
             return self._own_secret
         if known and found != known:
-            log.warning("PROXY_STORE holds another secret: what the last one stored or linked is lost")
+            log.warning(
+                "PROXY_STORE contains another secret: responses and links of the previous one are lost"
+            )
         self._agreed_secret, self._agree_at = found, self._clock() + _AGREE_SECONDS
         return found
 
@@ -187,12 +189,12 @@ def _agree(store: Store, proposed: bytes) -> bytes:
         if attempt == 1:  # neither ours nor another process's was added: something else is in its place
             store.delete("secret")
         store.add("secret", proposed, math.inf, None)
-    raise StoreError("PROXY_STORE does not keep what is put there")
+    raise StoreError("PROXY_STORE does not keep the data written to it")
 
 
 _TWO_SECRETS = (
-    "another process uses the store of PROXY_STORE with another PROXY_SECRET, or did some minutes ago: what "
-    "one of them stores or links is unknown to the other; set the same one everywhere"
+    "another process uses PROXY_STORE with a different PROXY_SECRET, or did some minutes ago: neither finds "
+    "the responses and links of the other; set the same secret everywhere"
 )
 _DIFFERED_SECONDS = 300.0
 _AGREE_SECONDS = 30.0

@@ -45,7 +45,7 @@ def back_up(source: Path, target: Path) -> int:
             live.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # else the copy would need a log file beside it
             if copy.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise StoreError(f"the copy of {source} is not whole: the file is damaged")
+                raise StoreError(f"the copy of {source} is incomplete: the file is damaged")
             return int(copy.execute("SELECT count(*) FROM entries").fetchone()[0])
     except BaseException as error:
         target.unlink(missing_ok=True)

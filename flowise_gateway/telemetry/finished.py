@@ -30,4 +30,4 @@ class FinishedRequests:
             try:
                 observe(summary)
             except Exception:
-                log.exception("a finished request was not noted everywhere")
+                log.exception("a finished request could not be recorded completely")

@@ -59,61 +59,57 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "requests_total": Kind(
-        "Requests answered; outcome is ok, client_gone or an error's code. Not counted: "
-        + " ".join(UNCOUNTED),
+        "Answered requests; outcome is ok, client_gone or an error code. Not counted: " + " ".join(UNCOUNTED),
         ("model", "route", "method", "status", "outcome"),
     ),
     "request_duration_seconds": Kind(
-        "Time from a request's head to the end of its answer.", ("route", "stream"), _SECONDS
+        "Time from the request to the end of its answer.", ("route", "stream"), _SECONDS
     ),
     "responses_total": Kind(
-        "Responses over WebSockets and background responses that ended; kind is websocket_response or "
+        "Finished responses over WebSockets and in the background; kind is websocket_response or "
         "background_response.",
         ("model", "kind", "outcome"),
     ),
     "runs_total": Kind(
-        "Runs of flows; result is ok, an error's code, or aborted where nobody wanted more.",
+        "Runs of flows; result is ok, an error code, or aborted.",
         ("model", "result"),
     ),
     "run_duration_seconds": Kind(
         "Time from a call of Flowise to the end of its answer.", ("model",), _SECONDS
     ),
     "first_token_seconds": Kind(
-        "Time from a call of Flowise to the first piece of a streamed answer.", ("model",), _SECONDS
+        "Time from a call of Flowise to the first chunk of a streamed answer.", ("model",), _SECONDS
     ),
     "tokens_total": Kind(
-        "Tokens as the answers' usage has them: reported by Flowise, or estimated; of broken answers, too.",
+        "Tokens in the usage of answers, including interrupted ones; reported by Flowise or estimated.",
         ("model", "direction", "source"),
     ),
-    "retries_total": Kind("Calls of a Flowise that were tried again.", ("flowise",)),
+    "retries_total": Kind("Retried calls to a Flowise.", ("flowise",)),
     "limit_refusals_total": Kind("Requests refused by a limit.", ("limit",)),
     "store_errors_total": Kind("Failures of the store that keeps conversations."),
-    "file_links_made_total": Kind("Links to files of flows in answers; who opens one makes a request."),
+    "file_links_made_total": Kind("Links to files of flows in answers; opening a link counts as a request."),
     "log_messages_total": Kind(
-        "Warnings and errors, also those that were not written again; "
-        "source is gateway, greenlet, gunicorn or store.",
+        "Warnings and errors, including repeated ones; source is gateway, greenlet, gunicorn or store.",
         ("source", "level"),
     ),
-    "spans_total": Kind(
-        "Spans for OpenTelemetry; result is exported, or failed where the collector took none.", ("result",)
-    ),
-    "event_loop_lag_seconds": Kind("How late a worker's loop gets its turn.", (), _LAG_SECONDS),
-    "requests_in_flight": Kind("Requests in hand, as PROXY_MAX_IN_FLIGHT counts them."),
-    "streams_open": Kind("Event streams being written to clients."),
-    "runs_open": Kind("Runs of flows under way."),
-    "breakers_open": Kind("Workers that do not call a Flowise because it cannot be reached.", ("flowise",)),
+    "spans_total": Kind("OpenTelemetry spans; result is exported or failed.", ("result",)),
+    "event_loop_lag_seconds": Kind("Scheduling delay of a worker's event loop.", (), _LAG_SECONDS),
+    "requests_in_flight": Kind("Requests in flight, as counted for PROXY_MAX_IN_FLIGHT."),
+    "streams_open": Kind("Open event streams to clients."),
+    "runs_open": Kind("Active runs of flows."),
+    "breakers_open": Kind("Workers whose circuit breaker for a Flowise is open.", ("flowise",)),
     "flowise_up": Kind(
-        "Workers that find a server of a Flowise reachable; server is its number.", ("flowise", "server")
+        "Workers that can reach a server of a Flowise; server is its index.", ("flowise", "server")
     ),
-    "stores_failing": Kind("Workers whose last use of the store failed."),
-    "config_errors": Kind("Workers that do not follow proxy.yaml, or a part of it, as it stands."),
-    "catalogs_failing": Kind("Workers whose last list of a Flowise's flows failed.", ("flowise",)),
+    "stores_failing": Kind("Workers whose last access to the store failed."),
+    "config_errors": Kind("Workers that do not apply the current proxy.yaml, or part of it."),
+    "catalogs_failing": Kind("Workers whose last refresh of a Flowise's flows failed.", ("flowise",)),
     "catalog_age_seconds": Kind(
-        "Age of the list of flows by the gateway's own key for a Flowise; it is renewed when asked for.",
+        "Age of the list of flows that the gateway's own key gets; refreshed on demand.",
         ("flowise",),
         is_largest=True,
     ),
-    "workers": Kind("Worker processes that serve."),
+    "workers": Kind("Number of worker processes."),
     "build_info": Kind("Workers by the gateway's version.", ("version",)),
 }
 _LARGEST = frozenset(name for name, kind in KINDS.items() if kind.is_largest)

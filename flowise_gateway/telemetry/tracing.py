@@ -42,7 +42,7 @@ def tracing_problem(environ: Mapping[str, str] = os.environ) -> str:
         return "OTEL_*: traces need the extra otel: pip install 'flowise-gateway[otel]'"
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol and protocol != "http/protobuf":
-        return f"OTEL_EXPORTER_OTLP_PROTOCOL: traces are sent by http/protobuf alone, not by {protocol[:40]}"
+        return f"OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported, not {protocol[:40]}"
     return ""
 
 

@@ -44,7 +44,9 @@ def _piece(reply: Reply) -> bytes:
         piece = reply.read_available(PIECE_SECONDS)
         if piece is not None:
             return piece
-    raise FlowiseUnavailable("Flowise broke off in the middle of a file.", retry_after_seconds=5)
+    raise FlowiseUnavailable(
+        "The connection to Flowise broke in the middle of a file.", retry_after_seconds=5
+    )
 
 
 def check_is_file(status: int, content_type: str) -> None:

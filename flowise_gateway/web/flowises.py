@@ -173,14 +173,14 @@ class Flowises:
         try:
             found = upstreams(self._settings, config.flowises, is_queued=is_queued)
         except ValueError as error:  # a file of a key is gone since proxy.yaml was read
-            return [f"flowises: an api_key {error}: those before stay"]
+            return [f"flowises: an api_key {error}: the previous entries stay in effect"]
         wanted = {each.name: each for each in found}
         problems = []
         if config.pipelines and PIPELINES not in wanted:
-            problems.append("pipelines: the first ones need a restart, which starts what runs them")
+            problems.append("pipelines: the first ones need a restart, which starts the pipeline host")
         now = self._made(wanted, problems)
         if not now:
-            return [*problems, "it names no Flowise any more: those before stay until a restart"]
+            return [*problems, "it no longer lists a Flowise: the previous ones stay in use until a restart"]
         former, self._by_name = self._by_name, now
         for name, flowise in former.items():
             if now.get(name) is not flowise:
@@ -242,5 +242,5 @@ class Flowises:
         """The client of a flow of this Flowise. Raises FlowiseUnavailable if that was taken away."""
         flowise = self._by_name.get(name)
         if flowise is None:
-            raise FlowiseUnavailable("This model's Flowise is not there any more. Nothing has run.")
+            raise FlowiseUnavailable("This model's Flowise is no longer configured. Nothing has run.")
         return flowise.clients.client(flow, api_key)

@@ -45,7 +45,7 @@ class TrustedProxies:
         return self._all or self._trusts(_plain(address))
 
     def client(self, environ: Mapping[str, Any]) -> str:
-        """The address of the client: the last one in X-Forwarded-For that is none of the proxies."""
+        """The address of the client: the last one in X-Forwarded-For that is not one of the proxies."""
         address = _plain(environ.get("REMOTE_ADDR") or "")
         chain = environ.get("HTTP_X_FORWARDED_FOR")
         if not chain:
@@ -69,7 +69,7 @@ class TrustedProxies:
         if not self._has_told and address and ipaddress.ip_address(address).is_private:
             self._has_told = True
             log.warning(
-                "%s sends X-Forwarded-For and is not believed: if it is your reverse proxy, "
+                "X-Forwarded-For from %s is ignored: if this is your reverse proxy, "
                 "add it to PROXY_TRUSTED_PROXIES",
                 address,
             )

@@ -76,7 +76,7 @@ def raw_body(limit: int) -> bytes:
     encoding = (header("Content-Encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise EncodingNotSupported(
-            f"Content-Encoding '{encoding[:40]}' is not supported; send the body as it is."
+            f"Content-Encoding '{encoding[:40]}' is not supported; send the body uncompressed."
         )
     http_request = current_request()
     stream, length = http_request.environ["wsgi.input"], http_request.content_length

@@ -128,10 +128,10 @@ class Services:
         )
         problems = []
         if keys.is_open and not self.keys.is_open:
-            problems.append("it holds no key any more: the keys before stay valid until a restart")
+            problems.append("it no longer contains a key: the previous keys stay valid until a restart")
         elif keys.is_open and self._needs_key:
             # A worker that takes the place of a dead or retired one comes here.
-            problems.append("it holds no key any more: nobody is let in until it does")
+            problems.append("it no longer contains a key: all requests are refused until it does")
             self.keys = Keys([secrets.token_urlsafe()], wrong_keys=self._wrong_keys)
         else:
             self.keys = keys
@@ -193,7 +193,7 @@ class Services:
             return report.rows(self.counts.read(report.first, report.last), self.hashed("user", user))
         except StoreError as error:
             raise StoreUnavailable(
-                f"Usage is in the store: {error}.", retry_after_seconds=_STORE_RETRY_SECONDS
+                f"Usage cannot be read from the store: {error}.", retry_after_seconds=_STORE_RETRY_SECONDS
             ) from None
 
     def models(self, config: ProxyConfig, caller: Caller) -> Models:

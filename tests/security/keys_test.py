@@ -92,7 +92,7 @@ def test_a_worker_of_this_machine_s_server_that_began_with_keys_lets_in_nobody_w
         assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 401
         file.write_text("keys: []\n")
         os.kill(server.pid, signal.SIGHUP)
-        assert wait_for(lambda: "nobody is let in" in server.log(), 20)
-        assert wait_for(lambda: "finish what they have" in server.log(), 20)
+        assert wait_for(lambda: "all requests are refused" in server.log(), 20)
+        assert wait_for(lambda: "finish their answers" in server.log(), 20)
         answers = [requests.get(f"{server.url}/v1/models", timeout=10).status_code for _ in range(5)]
         assert answers == [401] * 5

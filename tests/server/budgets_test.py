@@ -88,22 +88,22 @@ def test_over_its_requests_or_tokens_a_key_is_refused_until_the_next_day(server:
     assert ask(server, TWICE, model="nothing").status_code == 404, "what never ran costs nothing"
     assert [ask(server, TWICE, stream=stream).status_code for stream in (True, False)] == [200, 200]
     message = refused(ask(server, TWICE))
-    assert "2 requests a day; it begins anew at 20" in message
+    assert "2 requests per day; it is reset at 20" in message
     assert message.count("T00:00:00Z")
     assert ask(server, TOKENS).status_code == 200
     assert soon_refused(server, TOKENS)
-    assert "1 tokens a day" in refused(ask(server, TOKENS, stream=True))
+    assert "1 tokens per day" in refused(ask(server, TOKENS, stream=True))
     assert ask(server, OTHER).status_code == 200
 
 
 def test_users_and_models_have_budgets_of_their_own(server: RunningProxy) -> None:
     assert ask(server, TEAM, user="ann").status_code == 200
     assert soon_refused(server, TEAM, user="ann")
-    assert "this user may use 1 requests a day" in refused(ask(server, TEAM, user="ann"))
+    assert "this user may use 1 requests per day" in refused(ask(server, TEAM, user="ann"))
     assert ask(server, TEAM, user="bob").status_code == 200
     assert ask(server, TEAM).status_code == 200
     assert [ask(server, key, model="small").status_code for key in (OTHER, BOSS)] == [200, 200]
-    assert "the model small may use 2 requests a day" in refused(ask(server, OTHER, model="small"))
+    assert "the model small may use 2 requests per day" in refused(ask(server, OTHER, model="small"))
     assert ask(server, OTHER).status_code == 200
 
 

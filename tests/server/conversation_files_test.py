@@ -147,7 +147,7 @@ def test_another_picture_under_the_same_words_reaches_the_model(
     assert flowise.records()[-1]["body"]["history"][0]["content"] == "What is it?"
 
 
-IMAGE_LEFT_OUT = "Left out of earlier messages, which this model cannot take: image (1)."
+IMAGE_LEFT_OUT = "Left out of earlier messages, because this model does not accept them: image (1)."
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -189,7 +189,7 @@ def test_a_change_of_model_leaves_out_what_the_new_one_cannot_take(
         "And now?",
     ]
     assert body["flowise"]["warnings"] == [
-        "Left out of earlier messages, which this model cannot take: audio (1), file (1), image (1)."
+        "Left out of earlier messages, because this model does not accept them: audio (1), file (1), image (1)."
     ]
     # A model that hears: the words of an earlier recording would stand in the place of the question.
     Client(proxy, model="demo-agent").ask(talk)
@@ -213,7 +213,7 @@ def test_nothing_in_an_earlier_message_makes_a_chat_unusable(
     ]
     body = client.ask(talk)
     assert body["flowise"]["warnings"] == [
-        "Left out of earlier messages, which this model cannot take: message (1), part (1), tool call (1)."
+        "Left out of earlier messages, because this model does not accept them: message (1), part (1), tool call (1)."
     ]
     assert "Watch this" in seen(flowise)[0]["content"]
     raw = b'{"model":"demo-assistant","messages":[{"role":"user","content":"cut \\ud83d"}]}'

@@ -185,4 +185,4 @@ def test_two_machines_with_two_secrets_are_told(
             return str(requests.get(f"{server.url}/ready", timeout=10).json()["secret_error"])
 
         assert wait_for(lambda: "PROXY_SECRET" in secret_error(), 5)
-        assert server.log().count("with another PROXY_SECRET") == 1
+        assert server.log().count("with a different PROXY_SECRET") == 1

@@ -558,7 +558,7 @@ def test_a_picture_that_the_flow_cannot_take_is_refused_in_its_own_turn(replay: 
     assert (answer.status, answer.runs) == (400, [])
     error = answer.body["error"]
     assert (error["code"], error["param"]) == ("unsupported_content", "messages[0].content[2].image_url.url")
-    assert "takes no images" in error["message"]
+    assert "does not accept images" in error["message"]
 
 
 def test_librechats_pdf_goes_into_the_question(replay: Replay) -> None:

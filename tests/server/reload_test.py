@@ -164,7 +164,7 @@ def test_a_reload_takes_new_settings_and_keeps_the_old_ones_if_they_are_wrong(
         assert status(server) == 401
         (tmp_path / ".env").write_text("PROXY_DRAIN_SECONDS=soon\n")
         os.kill(server.pid, signal.SIGHUP)
-        assert wait_for(lambda: "The reload is given up" in server.log(), 10)
+        assert wait_for(lambda: "The reload was cancelled" in server.log(), 10)
         assert "PROXY_DRAIN_SECONDS" in server.log()
         assert status(server) == 401
         (tmp_path / ".env").write_text("PROXY_STORE=redis://:secret@localhost:port/0\n")
@@ -237,7 +237,7 @@ def test_the_command_reloads_the_server_of_its_folder_and_port(brief: RunningPro
     assert brief.ended(15) == 0
     done = gateway(tmp_path, brief, "reload")
     assert done.returncode == 1
-    assert "No server" in done.stderr
+    assert "No running server" in done.stderr
 
 
 def test_a_number_left_by_a_process_that_was_killed_is_not_believed(

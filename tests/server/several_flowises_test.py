@@ -27,7 +27,7 @@ from tests.support.running_proxy import RunningProxy
 AGENT = "0c6fd9a2-1f53-4a57-9a3e-6d6f0b1c52e1"
 HR_ONLY = "aaaaaaaa-0000-4000-8000-00000000000a"
 HR_KEY = "key-of-hr-in-flowise"
-NEEDS_RESTART = "pipelines: the first ones need a restart, which starts what runs them"
+NEEDS_RESTART = "pipelines: the first ones need a restart, which starts the pipeline host"
 CLOSE = {"Connection": "close"}
 KEYS = f"""
 keys:
@@ -292,7 +292,7 @@ def test_without_an_address_in_the_settings_the_first_of_the_file_is_the_default
         Client(server, "any", AGENT).text([user("Hello")])
         assert questions(hr) == ["Hello"]
         (tmp_path / "proxy.yaml").write_text("tasks: {model: builtin}\n")
-        assert wait_for(lambda: bool(ids(server, "any")) and "names no Flowise any more" in server.log(), 10)
+        assert wait_for(lambda: bool(ids(server, "any")) and "no longer lists a Flowise" in server.log(), 10)
         Client(server, "any", AGENT).text([user("Still there?")])
         (tmp_path / "proxy.yaml").write_text(flowises(hr) + 'pipelines: [{id: a, source: "m:f"}]\n')
 

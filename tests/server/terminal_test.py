@@ -91,7 +91,7 @@ def test_a_start_on_demo_flows_is_one_readable_screen(tmp_path: Path) -> None:
     assert re.search(r"^  Flowise +the embedded demo flows \(version 3\.\d+\.\d+\)$", plain, re.MULTILINE)
     assert re.search(r"^  Models +\d+: GET /v1/models lists them$", plain, re.MULTILINE)
     assert "  Keys      none: this machine may run every flow\n" in plain
-    assert plain.rstrip().endswith("flowise-gateway has ended.")
+    assert plain.rstrip().endswith("flowise-gateway has stopped.")
     assert "Traceback" not in plain
     assert "{" not in plain
 
@@ -99,7 +99,7 @@ def test_a_start_on_demo_flows_is_one_readable_screen(tmp_path: Path) -> None:
 def test_an_interrupt_ends_a_server_whose_worker_has_just_begun(tmp_path: Path) -> None:
     began = time.monotonic()
     text = seen(tmp_path, "serve your own flows.", serves=False)
-    assert text.rstrip().endswith("flowise-gateway has ended.")
+    assert text.rstrip().endswith("flowise-gateway has stopped.")
     assert time.monotonic() - began < SECONDS
 
 
@@ -109,7 +109,7 @@ def test_a_closed_terminal_ends_the_server_and_a_reload_does_not(tmp_path: Path)
         try:
             printed(ours, "serve your own flows.", port)
             server.send_signal(signal.SIGHUP)
-            printed(ours, "finish what they have", port)
+            printed(ours, "finish their answers", port)
             os.close(ours)
             server.wait(SECONDS)  # its status tells that it could not print
         finally:
@@ -145,7 +145,7 @@ def test_what_is_amiss_is_a_line_each(tmp_path: Path) -> None:
         "PROXY_SECRET",
         "PROXY_API_KEYS:",
     ]
-    assert lines[0] == "  ! FLOWISE_APY_KEY is no setting: is FLOWISE_API_KEY meant?"
+    assert lines[0] == "  ! FLOWISE_APY_KEY is not a setting: did you mean FLOWISE_API_KEY?"
     assert "secret" not in text
     assert "\x1b" not in text
     assert "Traceback" not in text
@@ -182,7 +182,7 @@ def test_a_log_that_nobody_watches_has_no_banner(demo: DemoServer, tmp_path: Pat
 )
 def test_a_name_that_is_nearly_a_setting_is_told(name: str, meant: str) -> None:
     lines = misspelt_settings({name: "x", "PATH": "/bin", "PORT": "1"}, dotenv=None)
-    assert lines == ([f"{name} is no setting: is {meant} meant?"] if meant else [])
+    assert lines == ([f"{name} is not a setting: did you mean {meant}?"] if meant else [])
 
 
 def test_a_variable_that_holds_the_key_of_a_flowise_is_no_misspelt_setting() -> None:
@@ -213,7 +213,7 @@ def test_a_slow_listing_does_not_hold_up_the_start() -> None:
         found = overview(settings, is_demo=False)
         took = time.monotonic() - began
     assert took < 3 * START_SECONDS
-    assert re.fullmatch(r"\d+ or more: Flowise takes long to list its flows", found.models)
+    assert re.fullmatch(r"\d+ or more: Flowise is slow to list its flows", found.models)
     assert not found.problems
 
 

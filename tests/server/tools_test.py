@@ -331,7 +331,7 @@ def check_json(flowise: SayingFlowise, client: OpenAI, server: RunningProxy) -> 
     assert len(flowise.bodies) == runs + 1
     assert "x-flowise-ignored-params" not in answer.headers
     assert answer.json()["choices"][0]["message"]["content"] == "Sorry, no."
-    assert answer.json()["flowise"]["warnings"] == ["The answer is not the JSON that was asked for."]
+    assert answer.json()["flowise"]["warnings"] == ["The answer is not the requested JSON."]
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])

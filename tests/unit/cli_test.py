@@ -54,7 +54,7 @@ def test_a_healthy_flowise_is_shown_with_its_flows(
     status, out, _ = told(capsys, "check")
     assert status == 0
     assert "Flowise 3.1.4" in out
-    assert "All well" in out
+    assert "OK" in out
     line = next(line for line in out.splitlines() if line.startswith("demo-json "))
     assert line.split()[1:3] == ["CHATFLOW", "no"]
     status, out, _ = told(capsys, "check", "--json")
@@ -289,7 +289,7 @@ def test_a_flow_can_be_asked_by_its_id_where_flowise_gives_no_list(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["check"], "\nAll well: "),
+        (["check"], "\nOK: "),
         (["check", "--json"], '"slug": "demo-json"'),
         (["models"], "\ndemo-json "),
         (["models", "--json"], '{"id": "demo-json", '),
@@ -300,7 +300,7 @@ def test_without_a_flowise_the_demo_flows_are_asked(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = told(capsys, *arguments)
-    assert (status, err) == (0, "No FLOWISE_BASE_URL is set: asking the embedded demo flows.\n")
+    assert (status, err) == (0, "No FLOWISE_BASE_URL is set: using the embedded demo flows.\n")
     assert expected in out
     assert json.loads(out) if "--json" in arguments else out.endswith("\n")
 
@@ -321,7 +321,7 @@ def test_an_interrupt_ends_the_demo_flows_too(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)  # the pipe closes when nobody holds it any more
     assert (process.returncode, err) == (
         130,
-        b"No FLOWISE_BASE_URL is set: asking the embedded demo flows.\n",
+        b"No FLOWISE_BASE_URL is set: using the embedded demo flows.\n",
     )
 
 

@@ -310,7 +310,7 @@ def test_flowise_reads_a_document() -> None:
         (
             "500 Error",
             {"message": "Error: x - File upload is not enabled for this chatflow"},
-            "takes no files",
+            "does not accept files",
         ),
         ("500 Error", {"message": "Error: x - file type is not allowed"}, "files of this type"),
         ("500 Error", {"message": "Error: x - broken"}, "cannot read it"),

@@ -200,7 +200,7 @@ def test_the_vendor_key_holds_ids_prompts_and_the_action_without_its_insides() -
     assert asked["usage_estimated"] is True
     assert not {"warnings", "nodes", "used_tools", "files"} & set(asked)
     nothing = json.loads(Case("a", CHAT, alone(END)).whole())["flowise"]
-    assert nothing["warnings"] == ["The flow gave an empty answer."]
+    assert nothing["warnings"] == ["The flow returned an empty answer."]
 
 
 # --- requests ---

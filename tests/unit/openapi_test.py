@@ -212,7 +212,7 @@ def says_form(refusal: BadRequest | None) -> bool:
         return True
     forms = ("invalid_type", "invalid_value", "missing_required_parameter")
     # An input may be empty where an earlier response is named.
-    is_nothing = any(words in refusal.message for words in ("no text", "an item at least"))
+    is_nothing = any(words in refusal.message for words in ("no text", "at least one item"))
     return refusal.code in forms and not is_nothing
 
 

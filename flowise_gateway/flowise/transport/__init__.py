@@ -1,1 +1,1 @@
-"""How requests reach Flowise over HTTP: one protocol, two implementations."""
+"""HTTP transports to Flowise: one protocol, two implementations."""

@@ -1,4 +1,4 @@
-"""What the Flowise client needs of HTTP: a request is sent, and its reply read as it arrives."""
+"""The transport protocol of the Flowise client: a request is sent, and its reply read as it arrives."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from flowise_gateway.flow.errors import SettingsError
 
 _KEEP_ALIVE_SECONDS = 30.0
-"""How long an idle connection is used again if the server sends no Keep-Alive header."""
+"""How long an idle connection may be reused if the server sends no Keep-Alive header."""
 
 
 class NotSent(Exception):
-    """The request did not reach Flowise: refused, name unknown, TLS failed, connecting timed out."""
+    """The request did not reach Flowise: connection refused or timed out, unknown name, TLS failure."""
 
 
 class NotTrusted(NotSent):
@@ -32,16 +32,16 @@ class NotTrusted(NotSent):
 
 
 class ConnectionBroken(Exception):
-    """The connection failed after the request went out: the flow may have run."""
+    """The connection failed after the request was sent: the flow may have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowiseRequest:
-    """A request to Flowise; `url` is absolute, `headers` are all that is sent beside the transport's own."""
+    """A request to Flowise; `url` is absolute, `headers` are sent in addition to the transport's own."""
 
     method: str
     url: str
-    # Key and prompt are not shown: whatever prints a request must not tell them.
+    # Key and prompt are left out, so that they never appear where a request is printed.
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
 
@@ -55,29 +55,29 @@ class ReplyHead:
 
 
 class Reply(Protocol):
-    """A reply on its way. Every method raises NotSent or ConnectionBroken when the call fails."""
+    """A reply in progress. Every method raises NotSent or ConnectionBroken if the call fails."""
 
     def head(self, seconds: float) -> ReplyHead | None:
-        """Return status and headers, or None when they did not come within `seconds`."""
+        """Return status and headers, or None if they do not arrive within `seconds`."""
 
     def read_available(self, seconds: float) -> bytes | None:
-        """Return what has arrived, `b""` at the reply's proper end, None when nothing came in `seconds`."""
+        """Return received data, `b""` at the reply's regular end, None if nothing arrives in `seconds`."""
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
-        """Have `take` called with what has arrived and was not read yet, while the reader waits.
+        """Call `take` with received data that has not been read yet, while the reader waits.
 
-        `take` runs in the event loop, so it must not wait. What it leaves in its argument is read as usual.
-        True lets the reader wait on; False wakes it, and it gets None if nothing was left. A reply may
-        ignore `take`.
+        `take` runs in the event loop, so it must not block. Data that it leaves in its argument is read as
+        usual. If it returns true, the reader keeps waiting; if false, the reader wakes up, and gets None if
+        no data is left. A reply may ignore `take`.
         """
 
     def close(self) -> None:
-        """Let go of the connection at once, also while nothing has been answered."""
+        """Release the connection at once, even before a response has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSettings:
-    """What the environment says about calls to an address, as `requests` reads it."""
+    """Proxy and CA settings from the environment for calls to a URL, as `requests` reads them."""
 
     proxies: Mapping[str, str]
     ca_bundle: str
@@ -88,10 +88,10 @@ class EnvironmentSettings:
 
 
 def environment_settings(base_url: str, ca_file: str = "") -> EnvironmentSettings:
-    """The outgoing proxy, none for an address of this machine, and the certificate authorities.
+    """The outgoing proxy (none for a URL on this machine) and the certificate authorities.
 
-    These are the ones of `ca_file`, else of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE, else those
-    that `requests` brings along. Raises SettingsError if they cannot be read.
+    They come from `ca_file`, otherwise from REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE, otherwise
+    from `requests`. Raises SettingsError if they cannot be read.
     """
     with requests.Session() as session:
         found = session.merge_environment_settings(base_url, {}, None, None, None)
@@ -125,7 +125,7 @@ def _check_ca_bundle(path: str) -> None:
 
 
 def not_trusted(error: ssl.SSLCertVerificationError) -> NotTrusted:
-    """What is wrong with a certificate, without the host names in it."""
+    """The reason why a certificate is not trusted, without the host names in it."""
     return NotTrusted(_CERTIFICATE_FAULTS.get(error.verify_code) or error.verify_message)
 
 
@@ -136,11 +136,11 @@ _CERTIFICATE_FAULTS = {
     62: "it is for another host name than that of FLOWISE_BASE_URL",
     64: "it is for another address than that of FLOWISE_BASE_URL",
 }
-"""By OpenSSL's number (X509_V_ERR_…), whose own messages about a host name contain it."""
+"""Texts by OpenSSL error number (X509_V_ERR_…), since OpenSSL's own messages contain host names."""
 
 
 def keep_alive_seconds(headers: Mapping[str, str]) -> float:
-    """How long an idle connection can be used again: a second less than its server keeps it open."""
+    """How long an idle connection can be reused: a second less than the server keeps it open."""
     for part in headers.get("keep-alive", "").split(","):
         name, _, seconds = part.strip().partition("=")
         if name.lower() == "timeout" and seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
@@ -149,12 +149,12 @@ def keep_alive_seconds(headers: Mapping[str, str]) -> float:
 
 
 class IdleConnection(Protocol):
-    """A connection whose last answer was read to its end."""
+    """A connection whose last response was read completely."""
 
     usable_until: float
 
     def is_quiet(self) -> bool:
-        """Whether it is open still: one that can be read was closed, or holds what answers no request."""
+        """Whether it is still open: a readable one was closed, or has data that belongs to no request."""
 
     def close(self) -> None:
         """Close it."""
@@ -164,16 +164,16 @@ _C = TypeVar("_C", bound=IdleConnection)
 
 
 class IdleConnections(Generic[_C]):
-    """The connections that wait for their next call; threads may share it."""
+    """A pool of idle connections. Thread-safe."""
 
     def __init__(self, max_idle: int) -> None:
         self._max_idle = max_idle
         self._idle: deque[_C] = deque()
-        # A client that is dropped without being closed must leave no open sockets behind.
+        # A client that is garbage-collected without being closed must not leak open sockets.
         weakref.finalize(self, _close_all, self._idle).atexit = False
 
     def take(self) -> _C | None:
-        """A connection that can be used again: the one used last."""
+        """The most recently used connection that can be reused."""
         with contextlib.suppress(IndexError):
             while True:
                 connection = self._idle.pop()
@@ -183,7 +183,7 @@ class IdleConnections(Generic[_C]):
         return None
 
     def give_back(self, connection: _C, usable_seconds: float) -> None:
-        """Take in a connection; those that can be used no more, or are too many, are closed."""
+        """Return a connection to the pool; expired and excess ones are closed."""
         now = time.monotonic()
         connection.usable_until = now + usable_seconds
         self._idle.append(connection)
@@ -206,7 +206,7 @@ class Transport(Protocol):
     """Sends requests to one Flowise."""
 
     def send(self, request: FlowiseRequest) -> Reply:
-        """Return the call's reply at once; only while its reader waits is the call sure to proceed."""
+        """Return the reply at once; the call is only guaranteed to proceed while its reader waits."""
 
     def close(self) -> None:
         """Close idle connections."""
@@ -221,7 +221,7 @@ def _is_loopback(url: str) -> bool:
 
 
 def read_all(reply: Reply, seconds: float, limit_bytes: int = 64 * 1024**2) -> bytes | None:
-    """Return a reply's whole body, or None when it did not come within `seconds` or is over the limit."""
+    """Return a reply's whole body, or None if it does not arrive within `seconds` or exceeds the limit."""
     deadline = time.monotonic() + seconds
     pieces: list[bytes] = []
     size = 0

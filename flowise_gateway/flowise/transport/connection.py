@@ -1,4 +1,4 @@
-"""A connection to Flowise in gevent's loop, and the parser of what comes over it."""
+"""A connection to Flowise in gevent's event loop, and the response parser."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SHORTEST_SECONDS = 0.0005
 _LATE_SECONDS = 0.001
 
 Waits = Generator[int, None, None]
-"""The steps of a call: each value is the event that its connection must have before the next step."""
+"""The steps of a call: each value is the event that the connection must wait for before the next step."""
 
 OnReadable = Callable[[], bool]
-"""Called in the loop when there is something to read; True if the reader need not be woken."""
+"""Called in the event loop when data is readable; true if the reader need not be woken."""
 
-# The socket never blocks, so it does not need the watchers that each of gevent's own sockets makes.
+# The socket never blocks, so it does not need the watchers that gevent's own sockets create.
 _native_socket = get_original("socket", "socket")
 
 
 class Connection:
-    """A connection to Flowise that never blocks; only in `wait` do other greenlets run."""
+    """A non-blocking connection to Flowise; other greenlets only run during `wait`."""
 
     __slots__ = ("_reading", "_socket", "pump", "usable_until")
 
@@ -42,9 +42,9 @@ class Connection:
         self.pump: OnReadable | None = None
 
     def connect(self, address: Any, until: float) -> Generator[int, None, bool]:
-        """Connect; the result says whether that succeeded before `until`. Raises OSError."""
+        """Connect; returns whether that succeeded before `until`. Raises OSError."""
         self._socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        # Keep-alive probes find out a host that vanished, although a run may be silent for long.
+        # Keep-alive probes detect a host that is gone, since a run may be silent for a long time.
         self._socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         try:
             self._socket.connect(address)
@@ -70,14 +70,14 @@ class Connection:
         raise TimeoutError
 
     def send(self, data: memoryview) -> int:
-        """Send what the socket takes of `data`, possibly nothing; how much that was. Raises OSError."""
+        """Send as much of `data` as the socket accepts, and return the size. Raises OSError."""
         try:
             return int(self._socket.send(data))
         except BlockingIOError:
             return 0
 
     def receive(self) -> bytes | None:
-        """What has arrived, `b""` at the end, None if nothing has. Raises OSError."""
+        """Received data, `b""` at the end, None if there is none. Raises OSError."""
         try:
             return bytes(self._socket.recv(_READ_BYTES))
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -85,7 +85,7 @@ class Connection:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there are decrypted bytes, for which the socket does not become readable again."""
+        """Whether there are decrypted bytes, for which the socket does not become readable."""
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def is_quiet(self) -> bool:
@@ -101,7 +101,7 @@ class Connection:
         return False
 
     def wait(self, events: int, seconds: float) -> bool:
-        """Let other greenlets run until the connection is ready; whether it was within `seconds`."""
+        """Let other greenlets run until the connection is ready; returns whether it was within `seconds`."""
         if events == READ:
             if self._reading is None:
                 self._reading = _Waiter(self._socket.fileno(), READ)
@@ -113,7 +113,7 @@ class Connection:
             writing.close()
 
     def close(self) -> None:
-        """Close the connection, whatever it is doing, and drop the pump, which refers to the run."""
+        """Close the connection at any time, and drop the pump, which references the run."""
         self.pump = None
         if self._reading is not None:
             self._reading.close()
@@ -122,11 +122,11 @@ class Connection:
 
 
 class _Waiter:
-    """Waits for one connection to be ready, once for each token, without a timer of its own for each wait.
+    """Waits until a connection is ready, once per token, without a new timer for each wait.
 
-    The watcher stays started between waits. The timer is not stopped when a wait ends; when it fires during a
-    later wait, it is set again for what is left of that. `socket.wait` with a time limit costs twice as much,
-    since it builds an exception for each wait.
+    The watcher stays started between waits. The timer is not stopped when a wait ends; if it fires during a
+    later wait, it is restarted for the remaining time. `socket.wait` with a timeout costs twice as much: it
+    creates an exception for each wait.
     """
 
     __slots__ = ("_due", "_fires", "_hub", "_is_watching", "_pump", "_timer", "_waiting", "_watcher")
@@ -141,7 +141,7 @@ class _Waiter:
         self._due = self._fires = 0.0
 
     def wait(self, seconds: float, pump: OnReadable | None) -> bool:
-        """Let other greenlets run until the connection is ready; whether it was within `seconds`."""
+        """Let other greenlets run until the connection is ready; returns whether it was within `seconds`."""
         self._waiting = gevent.getcurrent()
         self._pump = pump
         self._due = time.monotonic() + seconds
@@ -194,18 +194,18 @@ class _Waiter:
 
 
 class AnswerParser(HTTPResponse):
-    """llhttp for one answer; `body` is the part that has arrived and was not taken yet."""
+    """llhttp for one response; `body` is the received part that was not consumed yet."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = bytearray()
-        # llhttp calls this for each chunk, perhaps for each token: a C function, so that no Python code runs.
+        # llhttp calls this for each chunk, possibly each token: a C function, so that no Python code runs.
         vars(self)["_on_body"] = self.body.extend
         self.is_whole = False
 
     @property
     def has_head(self) -> bool:
-        """Whether the answer's head is there; interim answers (1xx), which come before it, do not count."""
+        """Whether the response headers have arrived; interim responses (1xx) do not count."""
         return self.headers_complete and self.get_code() >= 200
 
     def headers_by_name(self) -> Mapping[str, str]:

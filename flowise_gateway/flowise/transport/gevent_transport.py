@@ -1,7 +1,7 @@
-"""Calls of Flowise for serving, over kept-alive connections that wait in gevent's loop.
+"""The transport for serving: keep-alive connections in gevent's event loop.
 
-No thread or greenlet is started for a call: the reader of a reply waits on its socket, and nothing is lost
-when it stops waiting. HTTP is parsed by `geventhttpclient` (llhttp).
+No thread or greenlet is started for a call: the reader of a reply waits on the socket, and no data is lost if
+it stops waiting. HTTP is parsed by `geventhttpclient` (llhttp).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ADDRESSES_SECONDS = 10.0
 
 
 class GeventTransport:
-    """The transport under gevent, to one origin; outgoing proxies are a matter of `RequestsTransport`."""
+    """The gevent transport to one origin; for outgoing proxies, `RequestsTransport` is used."""
 
     def __init__(
         self, base_url: str, *, connect_timeout_seconds: float = 5, max_idle: int = 1024, ca_file: str = ""
@@ -61,7 +61,7 @@ class GeventTransport:
         self.idle.close()
 
     def request_bytes(self, request: FlowiseRequest) -> bytes:
-        """The request as it goes over the wire. Raises NotSent if its address or a header is malformed."""
+        """The serialized request. Raises NotSent if its URL or a header is malformed."""
         path = request.url.removeprefix(self._origin) or "/"
         lines = [f"{request.method} {path} HTTP/1.1", *self._fixed_head]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
@@ -78,11 +78,11 @@ class GeventTransport:
         return f"{head}\r\n\r\n".encode("latin-1", "replace") + body
 
     def forget_addresses(self) -> None:
-        """Look the name up again for the next call, since none of its addresses could be reached."""
+        """Resolve the name again for the next call, since none of its addresses could be reached."""
         self._addresses_until = -math.inf
 
     def addresses(self) -> list[Any]:
-        """The origin's addresses, looked up every ten seconds. Raises NotSent."""
+        """The origin's addresses, resolved every ten seconds. Raises NotSent."""
         if time.monotonic() >= self._addresses_until:
             try:
                 with gevent.Timeout(self.connect_timeout_seconds, NotSent("looking up the name timed out")):
@@ -96,7 +96,7 @@ class GeventTransport:
 def _fixed_head(parts: SplitResult, host: str) -> list[str]:
     name = f"[{host}]" if ":" in host else host
     port = "" if parts.port is None else f":{parts.port}"
-    # Compressed answers would be held back by the compressor and could blow up when unpacked.
+    # Compression would delay tokens, and a response could be a decompression bomb.
     return [f"Host: {name}{port}", "User-Agent: openai-compatible-server", "Accept-Encoding: identity"]
 
 
@@ -111,7 +111,7 @@ def _tls_context(base_url: str, ca_file: str) -> Any:
 
 
 class _GeventReply:
-    """One call, which proceeds while its reader waits and stops wherever its connection is not ready."""
+    """One call, which proceeds while its reader waits and pauses whenever its connection is not ready."""
 
     __slots__ = (
         *("_connect_until", "_connection", "_failure", "_head", "_head_bytes", "_needs", "_parser"),
@@ -158,7 +158,7 @@ class _GeventReply:
             return b""
         if self._failure is not None:
             self.close()
-            raise ConnectionBroken("the connection broke before the answer was whole") from self._failure
+            raise ConnectionBroken("the connection broke before the answer was complete") from self._failure
         return None
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
@@ -178,7 +178,7 @@ class _GeventReply:
             self._connection = None
 
     def _let_go(self) -> None:
-        """Give the connection back for another call, unless the answer ends it."""
+        """Return the connection to the pool, unless the response ends it."""
         connection, head = self._connection, self._head
         if connection is not None and head is not None and not self._parser.should_close():
             self._connection = connection.pump = None
@@ -186,28 +186,28 @@ class _GeventReply:
         self.close()
 
     def _may_go_on(self, deadline: float) -> bool:
-        """Wait for what the call needs; False at the deadline, True also if connecting took too long."""
+        """Wait for the event the call needs; False at the deadline, True also if connecting timed out."""
         connection = self._connection
         if connection is None:
             raise ConnectionAbortedError("closed by its reader")
         until = min(deadline, self._connect_until)
         while not connection.wait(self._needs, until - time.monotonic()):
-            # The loop's timers may fire a little early.
+            # The event loop's timers may fire slightly early.
             if time.monotonic() >= until:
-                # If the loop stood still, the timer and what arrived in time are due together: that counts.
+                # If the loop was blocked, the timer and timely data are due together: the data wins.
                 is_there = self._needs == READ and not connection.is_quiet()
                 return is_there or until == self._connect_until
         return True
 
     def _exchange(self, request: FlowiseRequest) -> Waits:
-        """Connect, send, and read until the head is whole."""
+        """Connect, send, and read until the headers are complete."""
         data = self._transport.request_bytes(request)
         self._connection = connection = self._transport.idle.take()
         if connection is None or not (yield from self._was_sent(connection, data)):
             self.close()
             connection = yield from self._connected()
             if not (yield from self._was_sent(connection, data)):
-                raise NotSent("the connection was closed before the request was whole")
+                raise NotSent("the connection was closed before the request was complete")
         while not self._parser.has_head:
             yield READ
             self._receive(connection)
@@ -220,7 +220,7 @@ class _GeventReply:
         until = time.monotonic() + self._transport.connect_timeout_seconds
         for number, (family, _, _, _, address) in enumerate(addresses):
             now = time.monotonic()
-            # Each address gets a share of the time, so that a silent one leaves some for the next.
+            # Each address gets a share of the time, so that an unresponsive one leaves some for the next.
             self._connect_until = now + (until - now) / (len(addresses) - number)
             if (yield from self._has_connected(family, address)):
                 self._connect_until = math.inf
@@ -249,7 +249,7 @@ class _GeventReply:
         return True
 
     def _was_sent(self, connection: Connection, data: bytes) -> Generator[int, None, bool]:
-        """Send all of `data`; a request that broke off cannot have run, unless there is an answer."""
+        """Send all of `data`; an incomplete request cannot have run, unless there is a response."""
         left = memoryview(data)
         try:
             while left:
@@ -263,7 +263,7 @@ class _GeventReply:
         return True
 
     def _read(self, seconds: float) -> None:
-        """Wait for a piece of the body, its end or its failure."""
+        """Wait for data, the end of the body or a failure."""
         connection, parser = self._connection, self._parser
         deadline: float | None = None
         while connection is not None and not (parser.body or parser.is_whole or self._failure):
@@ -271,13 +271,13 @@ class _GeventReply:
             if not connection.is_ready:
                 if connection.wait(READ, deadline - time.monotonic()):
                     if connection.pump is not None:
-                        return  # the pump has received what there is
+                        return  # the pump has received all data
                 elif connection.is_quiet():
                     return
             self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:
-        """Parse what has arrived; a failure is raised only after all before it has been read."""
+        """Parse received data; a failure is raised only after all data before it has been read."""
         try:
             data = connection.receive()
             if data is None:

@@ -1,4 +1,4 @@
-"""Calls of Flowise with `requests`, in a thread each: for direct use, outgoing proxies, any server."""
+"""The transport with `requests`, one thread per call: for direct use, outgoing proxies, any server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RequestsTransport:
     def __init__(
         self, base_url: str, *, connect_timeout_seconds: float = 5, max_idle: int = 256, ca_file: str = ""
     ) -> None:
-        """Prepare for calls under `base_url`; raises SettingsError. Proxy and CA settings are read here."""
+        """Use the API at `base_url`; proxy and CA settings are read here. Raises SettingsError."""
         self.connect_timeout_seconds = connect_timeout_seconds
         self._settings = environment_settings(base_url, ca_file)
         self.idle: IdleConnections[_Line] = IdleConnections(max_idle)
@@ -52,7 +52,7 @@ class RequestsTransport:
         self.idle.close()
 
     def line(self, request: requests.PreparedRequest) -> _Line:
-        """A connection that is free: an idle one, else a new one. Raises NotSent."""
+        """An idle connection, or a new one. Raises NotSent."""
         line = self.idle.take()
         if line is None:
             line = _Line(request, self._settings)
@@ -61,10 +61,10 @@ class RequestsTransport:
 
 
 class _Line:
-    """One connection, for one call at a time; `requests` makes it as the proxy and the authorities want it.
+    """One connection, for one call at a time; `requests` configures proxy and certificate authorities.
 
-    The line does not leave it to a pool of urllib3, which names a connection to nobody before the answer has
-    begun: a caller that leaves must be able to cut it earlier.
+    It is not in a pool of urllib3, which does not expose a connection before the response has started: a
+    caller that stops waiting must be able to close it earlier.
     """
 
     def __init__(self, request: requests.PreparedRequest, settings: EnvironmentSettings) -> None:
@@ -88,13 +88,13 @@ class _Line:
         except (OSError, HTTPError) as error:
             self.close()
             raise _not_sent(error, has_proxy=self._pool.proxy is not None) from None
-        # The limit was for connecting; a large body may take longer to send.
+        # The timeout was for connecting; a large body may take longer to send.
         self._connection.timeout = None
         self._connection.sock.settimeout(None)
         self._socket = self._connection.sock
 
     def send(self, request: requests.PreparedRequest) -> HTTPResponse:
-        """Send a request and wait for the head of its answer."""
+        """Send a request and wait for the response headers."""
         headers = {**request.headers, **self._proxy_headers}
         target = self._adapter.request_url(request, self._proxies)
         self._connection.request(request.method, target, request.body, headers, preload_content=False)
@@ -105,9 +105,9 @@ class _Line:
         return bool(self._connection.is_connected)
 
     def cut(self) -> None:
-        """End the connection under the thread that is reading from it."""
-        # `connection.sock` would not do: http.client drops it for an answer that ends with its connection.
-        # TLS within the TLS of an outgoing proxy has no `shutdown`: the socket below it has.
+        """Close the connection while a thread is reading from it."""
+        # `connection.sock` cannot be used: http.client drops it for a response that ends with its connection.
+        # TLS inside the TLS of an outgoing proxy has no `shutdown`; the socket below it has one.
         connection: Any = getattr(self._socket, "socket", self._socket)
         if connection is not None:
             with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ class _Line:
 
 
 class _RequestsReply:
-    """One call in its own thread, read through a bounded queue: a slow reader slows Flowise down."""
+    """One call in its own thread, read through a bounded queue, so that a slow reader slows Flowise down."""
 
     def __init__(self, transport: RequestsTransport, request: FlowiseRequest) -> None:
         self._is_closed = False
@@ -129,7 +129,7 @@ class _RequestsReply:
         try:
             threading.Thread(target=self._run, args=(transport, request), daemon=True).start()
         except BaseException:
-            # Starting waits for the thread; a caller that is ended meanwhile never gets this reply to close.
+            # Starting waits for the thread; a caller that is killed meanwhile could never close this reply.
             self.close()
             raise
 
@@ -145,7 +145,7 @@ class _RequestsReply:
         return piece if isinstance(piece, bytes) else None
 
     def pump(self, take: Callable[[bytearray], bool]) -> None:
-        """Read everything as ever: pieces arrive in another thread."""
+        """Ignore `take`, since data arrives in another thread."""
 
     def close(self) -> None:
         self._is_closed = True
@@ -157,7 +157,7 @@ class _RequestsReply:
                 self._pieces.get_nowait()
 
     def _let_go(self) -> _Line | None:
-        """The line in use, once: either the thread gives it back, or the caller cuts it."""
+        """The line in use, returned once: either the thread returns it to the pool, or the caller cuts it."""
         with self._lock:
             line, self._line = self._line, None
             return line
@@ -188,8 +188,8 @@ class _RequestsReply:
                 with line.send(prepared) as response:
                     usable_seconds = self._pass_on(response)
         except (HTTPError, HTTPException, OSError, ValueError, AttributeError):
-            # An AttributeError comes out of http.client when close() cuts the socket under a read.
-            end = ConnectionBroken("the connection broke before the answer was whole")
+            # http.client raises an AttributeError if close() cuts the socket during a read.
+            end = ConnectionBroken("the connection broke before the answer was complete")
         if self._let_go() is not None and usable_seconds:
             transport.idle.give_back(line, usable_seconds)
         else:
@@ -197,9 +197,9 @@ class _RequestsReply:
         self._put(end)
 
     def _pass_on(self, response: HTTPResponse) -> float:
-        """Hand an answer to its reader; for how long its connection can be used again."""
+        """Pass a response to its reader; returns how long the connection can be reused."""
         if response.status < 200:
-            # An early hint: the answer proper is still to come on this connection, which nobody else may get.
+            # An early hint: the final response follows on this connection, which must not be reused.
             raise ConnectionResetError("an interim answer")
         headers = {name.lower(): value for name, value in response.headers.items()}
         self._put(ReplyHead(response.status, headers))
@@ -218,12 +218,12 @@ class _RequestsReply:
 
 
 def _not_sent(error: Exception, *, has_proxy: bool) -> NotSent:
-    """Why no connection could be made; no address stands in the text."""
+    """The reason why no connection could be made, without addresses."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return not_trusted(error)
     if isinstance(error, (ssl.SSLError, PoolSSLError)):
         return NotSent("the TLS connection could not be made")
-    # A TLS handshake counts as connecting; to urllib3 a refusal is a sort of ConnectTimeoutError.
+    # A TLS handshake counts as connecting; in urllib3, a refusal is a kind of ConnectTimeoutError.
     if isinstance(error, (TimeoutError, ConnectTimeoutError)) and not isinstance(error, NewConnectionError):
         return NotSent("connecting timed out")
     refused = "the connection was refused or the name is unknown"
@@ -232,7 +232,7 @@ def _not_sent(error: Exception, *, has_proxy: bool) -> NotSent:
 
 def _prepared(request: FlowiseRequest) -> requests.PreparedRequest:
     prepared = requests.PreparedRequest()
-    # Compressed answers would be held back by the compressor and could blow up when unpacked.
+    # Compression would delay tokens, and a response could be a decompression bomb.
     headers = {"Accept-Encoding": "identity", **request.headers}
     prepared.prepare(method=request.method, url=request.url, headers=headers, data=request.body)
     return prepared

@@ -62,7 +62,7 @@ function amendImage(image) {
   }
 }
 
-/** A link that opens a tab of its own; a plain text for an address that is none of the web's. */
+/** A link that opens a tab of its own; a plain text for an address that is not one of the web's. */
 export function link(address, children) {
   const url = URL.canParse(localFile(address), location.href) ? new URL(localFile(address), location.href) : null;
   if (!url || !['http:', 'https:', 'mailto:'].includes(url.protocol)) return h('span', null, ...children);

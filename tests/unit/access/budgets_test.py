@@ -45,8 +45,8 @@ def test_over_the_requests_of_a_day_a_key_is_told_when_the_next_begins() -> None
     with pytest.raises(QuotaExhausted) as caught:
         two.admit(caller)
     assert caught.value.message == (
-        "The budget is used up: this key may use 3 requests a day; "
-        "it begins anew at 2026-11-29T00:00:00Z, in 173m20s."
+        "The budget is used up: this key may use 3 requests per day; "
+        "it is reset at 2026-11-29T00:00:00Z, in 173m20s."
     )
     assert (caught.value.status, caught.value.type) == (429, "insufficient_quota")
     assert error_headers(caught.value) == {"x-should-retry": "false"}
@@ -65,7 +65,7 @@ def test_tokens_of_a_day_are_charged_when_they_are_known() -> None:
         admission.settle(1, 60)
         admission.settle(1, 60)  # again does nothing
     assert numbers(counts) == {"tokens of sales": 120}
-    with pytest.raises(QuotaExhausted, match="may use 100 tokens a day"):
+    with pytest.raises(QuotaExhausted, match="may use 100 tokens per day"):
         worker.admit(caller)
     assert worker.refusals["key_tokens_per_day"] == 1
 
@@ -91,7 +91,7 @@ def test_choices_that_pass_the_budget_together_are_refused_together() -> None:
     with pytest.raises(QuotaExhausted):
         worker.admit(caller, 3)
     worker.admit(caller, 2)
-    with pytest.raises(BadRequest, match="this key's limits allow 5 of them"):
+    with pytest.raises(BadRequest, match="this key's limits allow 5"):
         worker.check_runs(caller, 6)
 
 
@@ -104,13 +104,13 @@ def test_each_user_of_a_key_has_limits_of_its_own() -> None:
     worker = Worker(counts)
     a, b = (user(name, requests_per_minute=2, tokens_per_day=50) for name in "ab")
     worker.admit_further([a], 1).settle(1, 50)
-    with pytest.raises(QuotaExhausted, match=r"this user may use 50 tokens a day"):
+    with pytest.raises(QuotaExhausted, match=r"this user may use 50 tokens per day"):
         worker.admit_further([a], 1)
     worker.admit_further([b], 2).settle(2, 1)
     with pytest.raises(RateLimited, match="this user may send 2 requests per minute") as caught:
         worker.admit_further([b], 1)
     assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
-    with pytest.raises(BadRequest, match="this user's limits allow 2 of them"):
+    with pytest.raises(BadRequest, match="this user's limits allow 2"):
         worker.admit_further([b], 3)
     assert worker.refusals["user_tokens_per_day"] == worker.refusals["user_requests_per_minute"] == 1
     assert worker.in_flight == 0, "the request takes its place among all once only"

@@ -301,7 +301,7 @@ def test_a_key_that_can_be_guessed_is_told_once_and_never_shown(caplog: pytest.L
     assert not caplog.records
     keys.caller({"api-key": "hunter2"}.get)
     keys.caller({"api-key": "hunter2"}.get)
-    assert caplog.messages == ["the key sales can be guessed: it has less than 16 characters"]
+    assert caplog.messages == ["the key sales is too short: it has fewer than 16 characters"]
 
 
 def test_a_named_key_brings_its_models_and_limits() -> None:

@@ -527,7 +527,7 @@ def test_when_the_shared_store_fails_each_worker_takes_its_share(
     with caplog.at_level(logging.WARNING):
         assert admitted(limits, 10, 100) == 5
     assert [record.getMessage() for record in caplog.records] == [
-        "requests per minute are counted by each worker for its share: OSError"
+        "rate limits are counted per worker, each with its share: OSError"
     ]
     common.failure = None
     assert admitted(limits, 10, None) == 10
@@ -719,16 +719,16 @@ def test_what_could_never_be_let_in_is_no_matter_of_waiting(
     if allowed is None:
         limits.check(runs, *limit)
         return
-    with pytest.raises(BadRequest, match=f"allow {allowed} of"):
+    with pytest.raises(BadRequest, match=f"allow {allowed}"):
         limits.check(runs, *limit)
 
 
 def test_more_choices_than_the_server_may_have_in_flight_could_never_be_let_in() -> None:
     limits = Limits(4, 4)
     limits.check_runs(ANONYMOUS, 4)
-    with pytest.raises(BadRequest, match=r"server allows 4 of them at once \(PROXY_MAX_IN_FLIGHT\)"):
+    with pytest.raises(BadRequest, match=r"server allows 4 at a time \(PROXY_MAX_IN_FLIGHT\)"):
         limits.check_runs(ANONYMOUS, 5)
-    with pytest.raises(BadRequest, match="key's limits allow 2 of"):
+    with pytest.raises(BadRequest, match="key's limits allow 2"):
         limits.check_runs(Caller("key", allowance=Allowance(8, 8)), 5)
 
 

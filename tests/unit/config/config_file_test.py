@@ -104,7 +104,7 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return lines
 
 
-KEPT = "a change is not taken over, what was read before stays: "
+KEPT = "the change is ignored, the previous version stays in effect: "
 NO_FLOW = "proxy.yaml:1: models[0].flow: is missing; it must be a flow id (a UUID)"
 GONE = "proxy.yaml: cannot be read: No such file or directory"
 
@@ -148,7 +148,7 @@ def test_a_file_that_need_not_exist_is_picked_up_once_it_appears(
     assert log_lines(caplog) == []
     file.write_text(with_models("a"))
     assert watched.ids() == ["a"]
-    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: its change is taken over")]
+    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: the change is in effect")]
 
 
 def test_a_change_is_taken_over_at_the_next_second(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +162,7 @@ def test_a_change_is_taken_over_at_the_next_second(file: Path, caplog: pytest.Lo
     assert [model.id for model in watched.file.current.models] == ["a", "b"]
     assert [model.id for model in before.models] == ["a"]
     assert watched.file.current is watched.file.current
-    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: its change is taken over")]
+    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: the change is in effect")]
 
 
 def test_a_write_of_the_same_content_changes_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,7 +194,7 @@ def test_a_broken_change_keeps_the_old_and_is_logged_once_for_each_content(
     file.write_text(with_models("b"))
     assert watched.ids() == ["b"]
     assert watched.file.error is None
-    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: its change is taken over")]
+    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: the change is in effect")]
     file.write_text("models: [{id: another}]")
     assert watched.ids() == ["b"]
     assert log_lines(caplog) == [(logging.ERROR, KEPT + NO_FLOW)]
@@ -212,7 +212,7 @@ def test_a_file_put_back_as_it_was_is_right_again(file: Path, caplog: pytest.Log
     watched.ids()
     assert watched.file.current is before
     assert watched.file.error is None
-    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: is right again")]
+    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: is valid again")]
 
 
 def test_a_file_replaced_by_an_older_one_of_the_same_length_is_seen(file: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_file_that_vanishes_keeps_the_old(file: Path, caplog: pytest.LogCaptur
     moved.rename(file)
     assert watched.ids() == ["a"]
     assert watched.file.error is None
-    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: is right again")]
+    assert log_lines(caplog) == [(logging.INFO, "proxy.yaml: is valid again")]
     file.unlink()
     file.mkdir()
     assert watched.ids() == ["a"]

@@ -27,16 +27,16 @@ FLOW = "5518949f-3ebc-4082-af01-fa2a18623da6"
 SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 OTHER_SHA = "0" * 63 + "1"
 SECRET = "sk-flowise-hunter2"
-ID_RULE = "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (a mere number in quotes)"
+ID_RULE = "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (quote a number)"
 SHA_RULE = "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys new)"
-NAME_RULE = "1 to 64 letters, digits, spaces or . _ @ : / - (a mere number in quotes)"
+NAME_RULE = "1 to 64 letters, digits, spaces or . _ @ : / - (quote a number)"
 ALIAS_RULE = "*name must repeat an &name before it; a text that begins with * needs quotes"
-PLAIN_RULE = "plain keys are refused here; put its SHA-256 as sha256 (flowise-gateway keys new)"
+PLAIN_RULE = "literal keys are not allowed here; set sha256 to the key's SHA-256 (flowise-gateway keys new)"
 KEY_FIELDS = (
     "name, sha256, models, requests_per_minute, max_in_flight, single_user, overrides, expires, admin, "
     "flowises, requests_per_day, tokens_per_day, per_user, max_websockets, stored_bytes_per_day"
 )
-KNOWN_KEY_FIELDS = f"known are {KEY_FIELDS}"
+KNOWN_KEY_FIELDS = f"known fields are {KEY_FIELDS}"
 MODEL_FIELDS = (
     "id, flow, name, description, aliases, history, system, steps, sources, usage, tools, request_timeout, "
     "fallback, flowise, requests_per_minute, max_in_flight, requests_per_day, tokens_per_day"
@@ -231,7 +231,7 @@ def key(fields: str) -> str:
     return f"keys:\n- name: a\n  sha256: {SHA}\n  {fields}\n"
 
 
-TEXT = "a text of at most {} characters (a mere number in quotes)"
+TEXT = "a string of at most {} characters (quote a number)"
 WHOLE_FILE = [
     ("[]", "1: must be a mapping with models, keys, discovery, tasks, pipelines, flowises, flowise_mode"),
     (
@@ -245,15 +245,15 @@ WHOLE_FILE = [
     ("tasks: {}\nmodles: []", "2: modles: is not a known field; did you mean models?"),
     (
         "servers: []",
-        "1: servers: is not a known field; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
+        "1: servers: is not a known field; known fields are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     (
         "Sk9x: []",
-        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
+        "1: has a field that is not known; known fields are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     (
         f"{'a' * 33}: []",
-        "1: has a field that is not known; known are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
+        "1: has a field that is not known; known fields are models, keys, discovery, tasks, pipelines, flowises, flowise_mode",
     ),
     ("[a]: []", "1: must have plain names as fields"),
     ("tasks: {}\nkeys: []\ntasks: {}", "3: tasks: is given twice (first on line 1)"),
@@ -277,7 +277,7 @@ MODELS = [
     (f"models:\n- id: a\n  flow: {FLOW}/x", "3: models[0].flow: must be a flow id (a UUID)"),
     (model("id: b"), "4: models[0].id: is given twice (first on line 2)"),
     (model("flwo: x"), "4: models[0].flwo: is not a known field; did you mean flow?"),
-    (model("colour: red"), f"4: models[0].colour: is not a known field; known are {MODEL_FIELDS}"),
+    (model("colour: red"), f"4: models[0].colour: is not a known field; known fields are {MODEL_FIELDS}"),
     (model("history: all"), "4: models[0].history: must be one of auto, session, messages, question"),
     (model("tools: yes"), "4: models[0].tools: must be one of report, prompt, reject"),
     (model("name: 5"), f"4: models[0].name: must be {TEXT.format(256)}"),
@@ -288,9 +288,9 @@ MODELS = [
     (model("aliases: !odd [x]"), "4: models[0].aliases: must be a list of model ids"),
     (model("aliases:\n  - x\n  - y z"), f"6: models[0].aliases[1]: must be {ID_RULE}"),
     (model("fallback: null"), f"4: models[0].fallback: must be {ID_RULE}"),
-    (model("fallback: a"), "4: models[0].fallback: must not lead back to the model itself"),
-    (model("aliases: [b]\n  fallback: b"), "5: models[0].fallback: must not lead back to the model itself"),
-    (model(f"fallback: {FLOW}"), "4: models[0].fallback: must not lead back to the model itself"),
+    (model("fallback: a"), "4: models[0].fallback: must not refer back to the model itself"),
+    (model("aliases: [b]\n  fallback: b"), "5: models[0].fallback: must not refer back to the model itself"),
+    (model(f"fallback: {FLOW}"), "4: models[0].fallback: must not refer back to the model itself"),
     *(
         (model(f"request_timeout: {bad}"), "4: models[0].request_timeout: must be a number from 0.1 to 86400")
         for bad in (
@@ -331,7 +331,7 @@ NAMES = [
     (
         f"models:\n- {{id: a, flow: {FLOW}, fallback: b}}\n- {{id: b, flow: {FLOW}, fallback: c}}\n"
         f"- {{id: c, flow: {FLOW}, aliases: [x], fallback: d}}\n- {{id: d, flow: {FLOW}, fallback: x}}\n",
-        "4: models[2].fallback: must not lead back to the model itself",
+        "4: models[2].fallback: must not refer back to the model itself",
     ),
 ]
 KEYS = [
@@ -357,7 +357,7 @@ KEYS = [
     (key('models: "*"'), "4: keys[0].models: must be a list of model ids and patterns"),
     (
         key("models: [a, '[!a]']"),
-        "4: keys[0].models[1]: must be a model id, or a pattern of one with * and ?",
+        "4: keys[0].models[1]: must be a model id, or a pattern with * and ?",
     ),
     (key("models: [*]"), f"4: must be valid YAML: {ALIAS_RULE}"),
     (key("models: [*-mini]"), f"4: must be valid YAML: {ALIAS_RULE}"),
@@ -408,9 +408,9 @@ FLOWISE_FIELDS = (
     "name, base_url, base_urls, sticky, api_key, connect_timeout, request_timeout, stream_idle_timeout, run_timeout, "
     "max_attempts, mode"
 )
-NAME_OF_FLOWISE = "1 to 24 of A-Z a-z 0-9 . _ - (a mere number in quotes)"
+NAME_OF_FLOWISE = "1 to 24 of A-Z a-z 0-9 . _ - (quote a number)"
 ADDRESS = "an address such as https://flows.example.com/api/v1, without user name, query and fragment"
-KEY_PLACE = "must be env:NAME or file:PATH: plain keys are refused in this file"
+KEY_PLACE = "must be env:NAME or file:PATH; literal keys are not allowed in this file"
 
 
 def flowise(fields: str) -> str:
@@ -436,7 +436,7 @@ FLOWISES = [
     (flowise("sticky: yes"), "4: flowises[0].sticky: must be one of session, none"),
     (
         f"flowises:\n- {SECRET}: x",
-        f"2: flowises[0]: has a field that is not known; known are {FLOWISE_FIELDS}",
+        f"2: flowises[0]: has a field that is not known; known fields are {FLOWISE_FIELDS}",
     ),
     *(
         (f"flowises:\n- name: hr\n  base_url: {bad}", f"3: flowises[0].base_url: must be {ADDRESS}")
@@ -468,7 +468,7 @@ FLOWISES = [
         "4: flowises[0].api_key: names a file that cannot be read, is empty or is too long",
     ),
     *(
-        (flowise(f"{name}: {SECRET}"), f"4: flowises[0].{name}: is api_key here: env:NAME or file:PATH")
+        (flowise(f"{name}: {SECRET}"), f"4: flowises[0].{name}: is called api_key: env:NAME or file:PATH")
         for name in ("key", "secret", "token", "password")
     ),
     (flowise("request_timeout: 0"), "4: flowises[0].request_timeout: must be a number from 0.1 to 86400"),
@@ -512,20 +512,20 @@ PIPELINES = [
     ),
     (
         "pipelines:\n- {id: a}",
-        "2: pipelines[0].source: is missing; it must be a YAML file beside proxy.yaml, or "
-        "module:function that returns it",
+        "2: pipelines[0].source: is missing; it must be a YAML file next to proxy.yaml, or "
+        "module:function that returns a pipeline",
     ),
     *(
         (
             f"{_PIPELINE}{bad}, source: b.yml}}",
-            "3: pipelines[1].id: must be 1 to 64 of a-z 0-9 - (a mere number in quotes)",
+            "3: pipelines[1].id: must be 1 to 64 of a-z 0-9 - (quote a number)",
         )
         for bad in ("A", "a/b", "-a", "1")
     ),
     *(
         (
             f"{_PIPELINE}b, source: '{bad}'}}",
-            "3: pipelines[1].source: must be a YAML file beside proxy.yaml, or module:function that returns it",
+            "3: pipelines[1].source: must be a YAML file next to proxy.yaml, or module:function that returns a pipeline",
         )
         for bad in ("a.json", "module", "module:", "a b:c", "a:b:c", "")
     ),
@@ -596,8 +596,8 @@ def test_flowises_have_their_own_settings_and_else_those_of_the_environment(
     assert variables_of(config.flowises) == {"HR_KEY"}
     (tmp_path / "it.key").write_text("no key é")
     assert error_of(file, file.read_text()).endswith(
-        "api_key: leads to a key that cannot be one: it must be printable ASCII without spaces, since it "
-        "travels in a header"
+        "api_key: refers to an invalid key: it must be printable ASCII without spaces, since it "
+        "is sent in a header"
     )
 
 

@@ -109,7 +109,7 @@ def test_what_a_flow_does_not_take_is_a_note(reader: FlowiseClient) -> None:
     assert found.history[0].content == "[image left out]\n\n[audio left out]\n\nRead it"
     assert (found.documents, found.uploads) == ("[image left out]", ())
     assert left_out_warning(found.left_out) == (
-        "Left out of earlier messages, which this model cannot take: audio (1), image (2)."
+        "Left out of earlier messages, because this model does not accept them: audio (1), image (2)."
     )
     assert left_out_warning(()) == ""
 

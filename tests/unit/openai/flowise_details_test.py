@@ -76,7 +76,7 @@ def test_large_values_are_cut_and_long_lists_too() -> None:
     assert told["used_tools"][0]["input"].startswith('{"rows":["xxx')
     assert len(told["used_tools"][0]["input"]) == MAX_VALUE + 1
     assert told["used_tools"][0]["output"] == "y" * MAX_VALUE + "…"
-    assert told["warnings"] == [f"Lists are cut after {MAX_ENTRIES} entries."]
+    assert told["warnings"] == [f"Lists are truncated after {MAX_ENTRIES} entries."]
 
 
 def test_a_value_that_no_json_can_hold_is_left_out() -> None:
@@ -143,4 +143,4 @@ def test_metadata_tells_agents_time_and_steps_as_strings() -> None:
 def test_an_answer_is_empty_only_if_all_choices_are(count: int) -> None:
     runs = [Transcript("c"), *[run()] * count]
     warnings = flowise_details(runs).get("warnings", [])
-    assert ("The flow gave an empty answer." in warnings) is (count == 0)
+    assert ("The flow returned an empty answer." in warnings) is (count == 0)

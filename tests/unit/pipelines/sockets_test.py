@@ -160,11 +160,26 @@ def test_named_sockets_keep_others_out() -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "named", "told"),
     [
-        ({"a": {"x": about(int)}}, {"a": {"t": about(str)}}, Named(), "the input a.x must be filled"),
-        ({"a": {"x": about(int, needed=False)}}, {"a": {"t": about(str)}}, Named(), "no open input takes"),
+        ({"a": {"x": about(int)}}, {"a": {"t": about(str)}}, Named(), "the input a.x is mandatory"),
+        (
+            {"a": {"x": about(int, needed=False)}},
+            {"a": {"t": about(str)}},
+            Named(),
+            "no unconnected input accepts",
+        ),
         ({"llm": GENERATOR}, {"llm": {"n": about(int)}}, Named(), "no output is an answer"),
-        ({"llm": GENERATOR}, {"llm": REPLIES}, Named(question=("llm.q",)), "there is no open input llm.q"),
-        ({"llm": GENERATOR}, {"llm": REPLIES}, Named(messages="llm.q"), "there is no open input llm.q"),
+        (
+            {"llm": GENERATOR},
+            {"llm": REPLIES},
+            Named(question=("llm.q",)),
+            "there is no unconnected input llm.q",
+        ),
+        (
+            {"llm": GENERATOR},
+            {"llm": REPLIES},
+            Named(messages="llm.q"),
+            "there is no unconnected input llm.q",
+        ),
         ({"llm": GENERATOR}, {"llm": REPLIES}, Named(answer="llm.q"), "there is no output llm.q"),
     ],
 )

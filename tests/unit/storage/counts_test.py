@@ -124,7 +124,7 @@ def test_a_process_counts_for_itself_while_the_store_is_away(caplog: pytest.LogC
         assert [counts.reserve(DAY, {"a": 1}, {"a": 3}) for _ in range(4)] == [None, None, None, "a"]
         counts.add(NEXT, {"b": 7})
         counts.forget_before(DAY)
-    assert caplog.messages == ["budgets and usage are counted by each process for itself: away"]
+    assert caplog.messages == ["budgets and usage are counted per process for now: away"]
     store.is_away = False
     assert counts.reserve(DAY, {"a": 1}, {"a": 5}) == "a", "what was counted meanwhile is there"
     assert all_of(counts) == {(DAY, "a"): 5, (NEXT, "b"): 7}

@@ -134,7 +134,7 @@ def test_without_redis_slots_cannot_be_shared_and_this_is_told_once(
     with caplog.at_level(logging.WARNING):
         assert [slots.take(1, {"key": 3}) for _ in range(3)] == [None] * 3
     (line,) = caplog.messages
-    assert line.startswith("runs in flight are counted by each worker for its share: ")
+    assert line.startswith("runs in flight are counted per worker, each with its share: ")
     assert "secret" not in line
     slots.free(Lease(("key",), ("x",)))
 

@@ -349,11 +349,11 @@ def test_processes_with_two_secrets_are_told_until_some_minutes_after_they_agree
     assert "PROXY_SECRET" in str(other.secret_error)
     now[0] = 31
     assert "PROXY_SECRET" in str(one.secret_error)
-    assert caplog.text.count("with another PROXY_SECRET") == 2
+    assert caplog.text.count("with a different PROXY_SECRET") == 2
     for now[0] in range(62, 1000, 31):
         one.get("a")
     assert (one.secret_error, same.secret_error) == (None, None)
-    assert caplog.text.count("with another PROXY_SECRET") == 2
+    assert caplog.text.count("with a different PROXY_SECRET") == 2
 
 
 def test_a_lost_store_is_no_reason_to_think_of_two_secrets() -> None:

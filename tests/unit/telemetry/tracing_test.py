@@ -39,7 +39,7 @@ def test_the_standard_variables_switch_it_on(environ: dict[str, str], wanted: bo
 def test_a_protocol_that_is_not_there_is_told() -> None:
     for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
         environ = {**ENDPOINT, name: "grpc"}
-        assert "not by grpc" in tracing_problem(environ)
+        assert "not grpc" in tracing_problem(environ)
         assert open_tracing(environ) is None
         assert tracing_problem({**ENDPOINT, name: "http/protobuf"}) == ""
 

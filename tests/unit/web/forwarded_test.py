@@ -63,7 +63,7 @@ def test_a_proxy_that_is_not_believed_is_told_of_once(caplog: pytest.LogCaptureF
     for peer in ("9.9.9.9", "8.8.8.8", "", "10.0.0.2", "10.0.0.2", "10.0.0.3"):
         proxies.client(environ(peer, "198.51.100.7"))
     [record] = caplog.records
-    assert record.getMessage().startswith("10.0.0.2 sends X-Forwarded-For")
+    assert record.getMessage().startswith("X-Forwarded-For from 10.0.0.2")
     assert "PROXY_TRUSTED_PROXIES" in record.getMessage()
 
 
