@@ -1,1 +1,1 @@
-"""Who may do what: keys, origins, limits, models, links to files."""
+"""Access control: keys, origins, limits, models, links to files."""

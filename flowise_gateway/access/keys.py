@@ -1,4 +1,4 @@
-"""Client keys: who calls, and what each caller may use."""
+"""Client keys: authentication of callers, and their permissions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, and what it may use; the name may be logged, since it reveals nothing of the key.
+    """The sender of a request and its permissions; the name may be logged, since it does not reveal the key.
 
-    `allowance` are the limits of all its requests together, `per_user` those of each user that it names.
-    `single_user`: one person alone holds the key. `overrides`: the caller may set Flowise's own fields.
-    `flowises` are the names of the Flowises whose flows it may use, empty for all.
-    `flowise_key` is the caller's own key for Flowise, where keys are passed through. `scope` tells callers
-    apart whose names are the same, and must not be logged. `is_admin`: the caller may see what others use.
+    `allowance` are the limits of the key, `per_user` those of each user it names. `single_user`: one person
+    has the key. `overrides`: the caller may set Flowise's own fields. `flowises` are the names of the
+    Flowises whose flows it may use, empty for all. `flowise_key` is the caller's own key for Flowise if keys
+    are passed through. `scope` distinguishes callers with the same name, and must not be logged. `is_admin`:
+    the caller may see the usage of others.
     """
 
     name: str
@@ -49,8 +49,8 @@ class Caller:
         return not self.flowises or name in self.flowises
 
     def may_use(self, names: Iterable[str]) -> bool:
-        """Whether one of a model's names is among those that the caller may use."""
-        # Among a model's names a flow's id is in small letters; a pattern may have it in capitals.
+        """Whether the caller may use a model with these names."""
+        # A flow's id is in lower case among a model's names, but a pattern may have it in upper case.
         return any(
             fnmatchcase(name, pattern.lower() if FLOW_ID.fullmatch(name) else pattern)
             for pattern in self.models
@@ -60,11 +60,11 @@ class Caller:
 
 ANONYMOUS = Caller("anonymous")
 LOCAL = Caller("anonymous", single_user=True, overrides=True, is_admin=True)
-"""The caller of a server that needs no key and listens on loopback alone: its owner."""
+"""The caller of a loopback server without keys: its owner."""
 
 
 class Keys:
-    """The digests of client keys; with pass-through any key is taken, for Flowise to judge."""
+    """The digests of client keys; with pass-through, any key is accepted, and Flowise decides."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Keys:
         wrong_keys: WrongKeys | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the keys of the settings and of the file; without any, everybody is let in."""
+        """Use the keys of the settings and of the file; without any, every caller is admitted."""
         self._passes_through = passes_through
         self._anonymous = anonymous
         self._wrong_keys = wrong_keys or WrongKeys()
@@ -90,24 +90,24 @@ class Keys:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody is let in."""
+        """Whether every caller is admitted."""
         return not self._callers and not self._passes_through
 
     def caller(self, header: Callable[[str], str | None], address: str = "") -> Caller:
-        """The caller behind `Authorization: Bearer` or `api-key`, which came from an address.
+        """Authenticate a caller at an address by `Authorization: Bearer` or `api-key`.
 
-        Raises NotAuthenticated, alike for no key and a wrong one, and TooManyWrongKeys.
+        Raises the same NotAuthenticated for a missing and a wrong key, and TooManyWrongKeys.
         """
         offered = _offered(header)
         if self._passes_through and offered:
-            # The scope is the whole digest: anybody can make up a key whose digest begins like another's.
+            # The scope is the whole digest: a key whose digest has the same beginning can be found.
             whole = _digest(offered[0]).hex()
             return Caller(f"flowise-{whole[:8]}", flowise_key=offered[0], scope=whole)
         if self.is_open:
             return self._anonymous
         for key in offered:
             digest = _digest(key)
-            # Every key is compared, so that the time taken reveals nothing.
+            # Every key is compared, so that the time reveals nothing.
             matches = [c for known, c in self._callers.items() if hmac.compare_digest(known, digest)]
             if matches:
                 return self._current(key, *matches[0])
@@ -145,7 +145,7 @@ _WRONG_KEY = "Incorrect API key provided: send a client key of this server."
 
 
 def check_known(caller: Caller, settings: Settings) -> None:
-    """Refuse a passed-through key, which only Flowise can judge, unless it is the one of the settings."""
+    """Refuse a passed-through key, which only Flowise can verify, unless it is the configured one."""
     known = settings.flowise_api_key.encode()
     if caller.flowise_key and not hmac.compare_digest(caller.flowise_key.encode(), known):
         raise NotAuthenticated(_WRONG_KEY)

@@ -1,8 +1,8 @@
-"""What keys, their users and models may use: requests per minute and in flight, budgets of a day.
+"""Limits of keys, their users and models: requests per minute and in flight, daily budgets.
 
-A request that asks for several choices is a run of the flow for each, and counts as that many everywhere.
-With a shared store the limits are those of all workers together. Without one, each worker counts requests per
-minute and in flight for itself and admits its share: the limit divided by the number of workers.
+A request with several choices is a run for each, and counts once per choice in every limit. With a shared
+store, limits apply to all workers together. Without one, each worker counts requests per minute and in flight
+itself and admits its share: the limit divided by the number of workers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _WHAT = {"sockets": "WebSockets open", "readers": "streams of responses open"}
 
 
 class Subject(NamedTuple):
-    """Whose limits they are; `name` tells it apart from others of its kind.
+    """The owner of limits; `name` is unique within its kind.
 
-    The `sockets` of a key are what it has open as WebSockets, its `readers` the streams of background
-    responses that it reads, one slot each.
+    `sockets` are the open WebSockets of a key, `readers` the streams of background responses that it reads,
+    one slot each.
     """
 
     kind: Literal["key", "user", "model", "sockets", "readers"]
@@ -54,17 +54,17 @@ class Subject(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The name under which it is counted; no key's name has such a stroke."""
+        """The name under which it is counted; names of keys contain no `|`."""
         return self.name if self.kind == "key" else f"{self.kind}|{self.name}"
 
 
 class DayCounts(Protocol):
-    """Numbers of a day that all processes add to."""
+    """Daily counters shared by all processes."""
 
     def reserve(self, day: str, amounts: Mapping[str, int], limits: Mapping[str, int]) -> str | None:
-        """Add all amounts, or none if one would pass its limit: then the name of that one.
+        """Add all amounts, or none if one would exceed its limit; returns the name of that one.
 
-        A limited name without an amount refuses once it has reached its limit.
+        A limited name without an amount refuses once its limit is reached.
         """
 
     def add(self, day: str, amounts: Mapping[str, int]) -> None:
@@ -72,9 +72,9 @@ class DayCounts(Protocol):
 
 
 class Admission:
-    """A request let in. It ends once, by one of its methods: the others then do nothing.
+    """An admitted request. It ends once, by one of its methods; the others then do nothing.
 
-    `headers` tell its caller of the rate.
+    `headers` are the rate limit headers for the caller.
     """
 
     def __init__(self) -> None:
@@ -84,37 +84,37 @@ class Admission:
         self._charges: list[Callable[[int, int], None]] = []
 
     def holds(self, free: Callable[[], None]) -> None:
-        """Have slots freed at the end."""
+        """Free slots at the end."""
         self._frees.append(free)
 
     def counted(self, uncount: Callable[[], None]) -> None:
-        """Have a count taken back if the request is given back."""
+        """Undo a count if the admission is undone."""
         self._uncounts.append(uncount)
 
     def reserved(self, charge: Callable[[int, int], None]) -> None:
-        """Have budgets told at the end of the runs and tokens that the request came to."""
+        """Charge budgets at the end with the runs and tokens of the request."""
         self._charges.append(charge)
 
     def release(self) -> None:
-        """Free its slots; it counts in the rate, and in the budgets as it was let in."""
+        """Free its slots; the request still counts in rate and budgets as admitted."""
         while self._frees:
             self._frees.pop()()
 
     def settle(self, runs: int, tokens: int) -> None:
-        """Free its slots, and charge so many runs and tokens to its budgets."""
+        """Free its slots, and charge these runs and tokens to its budgets."""
         self.release()
         while self._charges:
             self._charges.pop()(runs, tokens)
 
     def give_back(self) -> None:
-        """Be as if it had never been let in."""
+        """Undo the admission completely."""
         self.settle(0, 0)
         while self._uncounts:
             self._uncounts.pop()()
 
 
 class Limits:
-    """The limits of everybody in this worker, or with a shared store in all workers together."""
+    """The limits of all callers in this worker, or with a shared store in all workers together."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Limits:
         shared_slots: SharedSlots | None = None,
         counts: DayCounts | None = None,
     ) -> None:
-        """Share limits between so many workers; `max_in_flight` is this worker's alone.
+        """Divide limits between the workers; `max_in_flight` applies to this worker.
 
         Budgets are counted in `counts`; without it there are none.
         """
@@ -145,11 +145,11 @@ class Limits:
 
     @property
     def in_flight(self) -> int:
-        """How many runs this worker has in flight."""
+        """The number of runs in flight in this worker."""
         return self._slots.count(None)
 
     def check_runs(self, caller: Caller, runs: int) -> None:
-        """Refuse what could never be let in, however long its caller waits. Raises BadRequest."""
+        """Refuse a request that could never be admitted, however long its caller waits. Raises BadRequest."""
         key = _subject(caller)
         if runs > self._max_in_flight < self._allowed(key):
             raise BadRequest(
@@ -160,28 +160,28 @@ class Limits:
         self._check_allowed(key, runs)
 
     def admit(self, caller: Caller, runs: int = 1, *, takes_slots: bool = True) -> Admission:
-        """Let a request in; one that is refused counts for nothing.
+        """Admit a request; a refused one is not counted.
 
-        Raises FlowiseUnavailable if all callers together, RateLimited if this one has too much in flight or
-        sent too much, QuotaExhausted if it has used up a budget.
+        Raises FlowiseUnavailable if the worker has too many requests in flight, RateLimited if the caller has
+        too many in flight or per minute, QuotaExhausted if a budget is used up.
         """
         return self._admit([_subject(caller)], runs, takes_slots=takes_slots, is_first=True)
 
     def admit_further(self, subjects: Sequence[Subject], runs: int) -> Admission:
-        """Let a request in, now that its user and its model are known. Raises as `admit` does, BadRequest."""
+        """Admit a request once its user and model are known. Raises like `admit`, and BadRequest."""
         for subject in subjects:
             self._check_allowed(subject, runs)
         return self._admit(subjects, runs, takes_slots=True, is_first=False)
 
     def admit_socket(self, caller: Caller) -> Admission:
-        """Let a WebSocket of a key be opened, whose requests are admitted one by one. Raises RateLimited."""
+        """Admit a WebSocket, whose requests are then admitted one by one. Raises RateLimited."""
         sockets = Subject("sockets", caller.name, Allowance(max_in_flight=caller.max_websockets))
         return self._admit([sockets], 1, takes_slots=True, is_first=False)
 
     def admit_reader(self, caller: Caller) -> Admission:
-        """Let the events of a background response be read; a key reads as many at once as it may run.
+        """Admit a reader of a background response's events; a key may have as many readers as runs.
 
-        They count beside its runs, one of which is the one that is read. Raises as `admit` does.
+        Readers count separately from runs, one of which is the one being read. Raises like `admit`.
         """
         limit = Allowance(max_in_flight=caller.allowance.max_in_flight)
         return self._admit([Subject("readers", caller.name, limit)], 1, takes_slots=True, is_first=True)
@@ -197,13 +197,13 @@ class Limits:
                 if subject.allowance.requests_per_minute is not None:
                     self._count(admission, subject, subject.allowance.requests_per_minute, runs)
             self._reserve(admission, subjects, runs)
-        except BaseException:  # also the kill of a greenlet that waits for the store
+        except BaseException:  # including a greenlet that is killed while it waits for the store
             admission.give_back()
             raise
         return admission
 
     def _allowed(self, subject: Subject) -> float:
-        """How many runs one request may have, by the limits of a subject."""
+        """The number of runs that a subject's limits allow in one request."""
         allowance = subject.allowance
         allowed = [math.inf]
         if (limit := allowance.max_in_flight) is not None:
@@ -229,7 +229,7 @@ class Limits:
     ) -> None:
         limited = {s.id: limit for s in subjects if (limit := s.allowance.max_in_flight) is not None}
         shared = self._shared_slots if limited else None
-        # Counted here in any case, so that the share is right once the slots cannot be shared any more.
+        # Always counted here, too, so that the share is right if the slots can no longer be shared.
         own: dict[str | None, int] = {None: self._max_in_flight} if is_first else {}
         own |= {
             name: self._share(limit) if shared is None else sys.maxsize for name, limit in limited.items()
@@ -286,7 +286,7 @@ class Limits:
             admission.headers = rate.headers()
 
     def _rate(self, subject: Subject, requests_per_minute: int, *, runs: int) -> Rate:
-        """How a subject stands after so many runs more, if they are let in; else none is counted."""
+        """The state of a subject's rate after these runs, which are only counted if they are admitted."""
         if self._shared_rates is not None:
             try:
                 rate = self._shared_rates.count(subject.id, requests_per_minute, runs)
@@ -308,7 +308,7 @@ class Limits:
     # Budgets
 
     def _reserve(self, admission: Admission, subjects: Sequence[Subject], runs: int) -> None:
-        """Count the runs in the budgets of the day, unless one of them is used up."""
+        """Count the runs in the daily budgets, unless one of them is used up."""
         requests, tokens = dict[str, Subject](), dict[str, Subject]()
         limits: dict[str, int] = {}
         for subject in subjects:
@@ -345,7 +345,7 @@ class Limits:
 
 
 def day_of(time_seconds: float) -> str:
-    """The day of a moment in UTC, such as `2026-11-28`."""
+    """The day in UTC, such as `2026-11-28`."""
     return datetime.fromtimestamp(time_seconds, UTC).date().isoformat()
 
 

@@ -1,7 +1,7 @@
-"""Models by name: those of `proxy.yaml`, discovered flows, any flow's id; and which a caller may use.
+"""Resolves model names (from `proxy.yaml`, discovered flows, flow ids) within a caller's permissions.
 
-Of several Flowises each flow has a name that begins with its Flowise's, as in `hr/support`. A name without
-that leads to the first Flowise, in the order of the configuration, that has it and that the caller may use.
+With several Flowises, each flow has a name prefixed with its Flowise's, as in `hr/support`. A name without
+prefix refers to the first Flowise, in configuration order, that has it and that the caller may use.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from flowise_gateway.flowise.profiles import FlowProfile
 
 
 class Profiles(Protocol):
-    """What models need of a catalog."""
+    """The part of a catalog that models need."""
 
     def profiles(self) -> list[FlowProfile]:
         """List all flows."""
 
     def find(self, name: str) -> FlowProfile | None:
-        """Find the flow of an id or a slug, also an old one, in the list; waits for a first list."""
+        """Find the listed flow with an id or a slug, possibly a former one; waits for the first list."""
 
     def by_flow(self, flow: str) -> FlowProfile | None:
-        """Find the flow of an id, which may not be in the list."""
+        """Find the flow with an id, which may not be in the list."""
 
     def listed(self, name: str) -> FlowProfile | None:
-        """Find the flow of an id or a slug in the list; never waits."""
+        """Find the listed flow with an id or a slug; never blocks."""
 
     def failure(self) -> ProxyError | None:
-        """Tell why the flows are not known, if they are not."""
+        """The reason why the flows are unknown, if they are."""
 
 
 class Models:
-    """The models of one configuration over the catalogs of all Flowises, as one caller may use them."""
+    """The models of a configuration and the catalogs of all Flowises that one caller may use."""
 
     def __init__(self, config: ProxyConfig, catalogs: Mapping[str, Profiles], caller: Caller) -> None:
-        """Take the configuration and the catalogs as they are now, by the names of the Flowises."""
+        """Use the current configuration, and the catalogs by the names of the Flowises."""
         self._config = config
         self._catalogs = catalogs
         self._caller = caller
@@ -50,10 +50,10 @@ class Models:
         self._is_unread = cache(self._has_no_flows)
 
     def listed(self) -> list[Model]:
-        """What the caller may use: configured models, then flows that no configured model stands for.
+        """The caller's models: configured ones, then flows without a configured model.
 
-        Raises FlowiseRefused for a caller whose own key Flowise refuses, and the catalog's failure if no flow
-        is known: clients would take an empty list for the truth.
+        Raises FlowiseRefused if Flowise rejects the caller's own key, and the catalog's failure if no flow is
+        known, since clients would believe an empty list.
         """
         models = self._listed()
         if not models and not any(self._catalogs[place].profiles() for place in self._allowed):
@@ -62,7 +62,7 @@ class Models:
         return models
 
     def _listed(self) -> list[Model]:
-        for place in self._catalogs:  # each begins to read its first listing before one is waited for
+        for place in self._catalogs:  # start reading all first listings before waiting for one
             self._catalogs[place].listed("")
         profiles = [(place, profile) for place in self._allowed for profile in self._profiles(place)]
         self._check_key()
@@ -87,7 +87,7 @@ class Models:
                 raise failure
 
     def resolve(self, name: str) -> Model:
-        """The model of this name. Raises ModelNotFound, alike for unknown and for not allowed."""
+        """The model with this name. Raises the same ModelNotFound for unknown and forbidden models."""
         model = self._named(name) if MODEL_ID.fullmatch(name) else None
         if model is None or not self._may_use(model):
             shown = name if MODEL_ID.fullmatch(name) else "".join(filter(str.isprintable, name[:40]))
@@ -99,7 +99,7 @@ class Models:
         return model
 
     def known(self, name: str) -> Model:
-        """The model of this name as the list describes it. Raises ModelNotFound."""
+        """The model with this name as in the list. Raises ModelNotFound."""
         listed = {model.id: model for model in self._listed()}
         return listed.get(name) or self.resolve(name)
 
@@ -115,7 +115,7 @@ class Models:
         if FLOW_ID.fullmatch(name):
             flow = name.lower()
             found = self._first(places, flow) if len(self._catalogs) > 1 else None
-            # A flow that no listing has is the default Flowise's, the first of all.
+            # A flow that is not listed belongs to the default Flowise, the first one.
             return self._of_flow(found[0] if found else (places if rest else [*self._catalogs])[0], flow)
         return self._of_slug(places, name) if self._config.discovery.enabled else None
 
@@ -126,16 +126,16 @@ class Models:
             for place in places:
                 failure = self._catalogs[place].failure()
                 if isinstance(failure, FlowiseUnavailable):
-                    raise failure  # whether there is such a model cannot be known; trying again may help
+                    raise failure  # it is unknown whether the model exists; a retry may help
             return None
         place, profile = found
         return self._of_flow(place, profile.flow) if profile.type in self._config.discovery.types else None
 
     def _first(self, places: list[str], name: str) -> tuple[str, FlowProfile] | None:
-        """Where a flow is first found by its id or slug.
+        """The first Flowise with a flow of this id or slug.
 
-        Raises FlowiseUnavailable if it is found behind a Flowise whose flows have never been read: that one
-        may have the name too, and a request must not go to another Flowise while it cannot be asked.
+        Raises FlowiseUnavailable if an earlier Flowise has never been read: it may have the name, too, and
+        the request must not go to another Flowise only because that one is unavailable.
         """
         for number, place in enumerate(places):
             if (profile := self._catalogs[place].find(name)) is not None:
@@ -147,12 +147,12 @@ class Models:
         return None
 
     def _has_no_flows(self, place: str) -> bool:
-        """Whether the flows of a Flowise have never been read, for want of an answer."""
+        """Whether the flows of a Flowise have never been read, since it did not answer."""
         catalog = self._catalogs[place]
         return not catalog.profiles() and isinstance(catalog.failure(), FlowiseUnavailable)
 
     def _of_flow(self, place: str, flow: str) -> Model:
-        """The file's first model of this flow that the caller may use, else the flow itself."""
+        """The first configured model of this flow that the caller may use, otherwise the flow itself."""
         configured = [self._configured(model) for model in self._config.models if model.flow.lower() == flow]
         configured = [model for model in configured if model.flowise == place]
         usable = [model for model in configured if self._may_use(model)]
@@ -171,7 +171,7 @@ class Models:
         return _model(self._id(place, slug, profile), place, profile, self._names(place, profile))
 
     def _id(self, place: str, slug: str, profile: FlowProfile) -> str:
-        """The slug, else the flow's id, alone if no other Flowise has it."""
+        """The slug, or the flow's id, without a prefix if no other Flowise has it."""
         name = slug or profile.flow
         places = [*self._catalogs]
         before = places[: places.index(place)]
@@ -183,7 +183,7 @@ class Models:
         return qualified if MODEL_ID.fullmatch(qualified) else f"{place}/{profile.flow}"
 
     def _names(self, place: str, profile: FlowProfile) -> frozenset[str]:
-        """The names of a flow itself: its id and its slugs, bare if they lead to it for this caller."""
+        """The names of a flow: its id and slugs, without a prefix if they refer to it for this caller."""
         discovery = self._config.discovery
         is_found = discovery.enabled and profile.type in discovery.types
         slugs = {profile.slug, profile.first_slug} - {""} if is_found else set()
@@ -215,10 +215,10 @@ class Models:
         )
 
     def _place_of(self, flow: str) -> str:
-        """The Flowise that lists a flow, else the default one; the same for every caller.
+        """The Flowise that lists a flow, otherwise the default one; the same for every caller.
 
-        One before it whose flows have never been read may have the flow, too: then it is that one's, whose
-        runs fail until it can be asked, so that no request goes to another Flowise meanwhile.
+        An earlier Flowise that has never been read may have the flow, too. The flow then belongs to that one,
+        and runs fail until it answers, so that no request goes to another Flowise meanwhile.
         """
         default = next(iter(self._catalogs))
         if len(self._catalogs) == 1:

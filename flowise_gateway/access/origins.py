@@ -14,16 +14,16 @@ _MAX_ADDRESS = 2000
 
 
 def is_origin_allowed(origin: str, settings: Settings, *, is_open: bool) -> bool:
-    """Whether a page of this origin may read answers: as set, else any if there are keys, else local ones."""
+    """Whether a page from this origin may call: as configured, otherwise any with keys, else local ones."""
     if settings.proxy_cors_origins is not None:
         return "*" in settings.proxy_cors_origins or origin in settings.proxy_cors_origins
     return not is_open or _is_local_origin(origin)
 
 
 def check_origin(origin: str | None, host: str | None, settings: Settings, *, is_open: bool) -> None:
-    """Refuse other origins where no key protects us: CORS alone stops no `text/plain` POST of a web page.
+    """Refuse foreign origins if there are no keys: CORS alone does not stop a `text/plain` POST of a page.
 
-    `host` is the request's Host: a page that this server itself served is never foreign.
+    `host` is the request's Host: a page served by this server is never foreign.
     """
     is_refused = origin and is_open and not is_origin_allowed(origin, settings, is_open=is_open)
     if is_refused and not _is_own_page(origin or "", host or "", settings):
@@ -34,7 +34,7 @@ def check_origin(origin: str | None, host: str | None, settings: Settings, *, is
 
 
 def check_host(host: str | None, protocol: str, settings: Settings, *, is_open: bool) -> None:
-    """Refuse other host names where there are no keys: a web page may have had its own resolve to us."""
+    """Refuse foreign host names if there are no keys (DNS rebinding)."""
     if host is None:
         if protocol == "HTTP/1.1":
             raise BadRequest("The request has no Host header, which HTTP/1.1 requires.")
@@ -52,16 +52,16 @@ def _is_own_name(name: str, settings: Settings) -> bool:
 
 
 def _is_own_page(origin: str, host: str, settings: Settings) -> bool:
-    """Whether the page is this server's: of PROXY_PUBLIC_URL's origin where that is set, else of the Host's.
+    """Whether the page has this server's origin: that of PROXY_PUBLIC_URL, otherwise that of Host.
 
-    A name that others can have lead here does not count (DNS rebinding).
+    Names that others can point to this server do not count (DNS rebinding).
     """
     if settings.proxy_public_url:
         parts = urlsplit(settings.proxy_public_url)
         if origin == f"{parts.scheme}://{parts.netloc}":
             return True
         if _name_in(f"//{host}") == parts.hostname:
-            return False  # of the same name, but another scheme or port
+            return False  # same name, but another scheme or port
     if origin.partition("://")[2] != host:
         return False
     name = _name_in(f"//{host}")
@@ -80,17 +80,17 @@ def _is_this_machine(name: str) -> bool:
 
 def _name_in(address: str) -> str:
     try:
-        # A long address is not looked at: urlsplit normalises letters beyond ASCII, which takes long.
+        # Long values are ignored: urlsplit normalises non-ASCII letters, which takes long.
         return (urlsplit(address if len(address) <= _MAX_ADDRESS else "").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
 _FROM_CONTAINERS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
-"""Names by which containers on a desktop reach its loopback; nobody can register these."""
+"""Names by which containers reach the loopback of a desktop; nobody can register them."""
 
 _DESKTOP_SCHEMES = ("app", "tauri", "capacitor", "ionic", "vscode-webview", "vscode-file")
-"""The schemes of pages in desktop programs; no web page has them."""
+"""The schemes of pages in desktop apps; no web page has them."""
 
 
 def _is_local_origin(origin: str) -> bool:
@@ -131,7 +131,7 @@ def cors_headers(
     }
     if asked_headers is not None:
         headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-        # By the Fetch standard `*` does not cover Authorization, so the names asked for are given back.
+        # In the Fetch standard, `*` does not cover Authorization, so the requested names are returned.
         headers["Access-Control-Allow-Headers"] = asked_headers or _ALLOWED_HEADERS
         headers["Access-Control-Allow-Private-Network"] = "true"
         headers["Access-Control-Max-Age"] = "600"

@@ -1,4 +1,4 @@
-"""Requests per minute, in moving windows: no sixty seconds, whenever they begin, see more than the limit."""
+"""Requests per minute in sliding windows: no interval of sixty seconds contains more than the limit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ _ENTRIES_AT_ONCE = 1000
 
 
 def nothing() -> None:
-    """Give nothing back, where nothing was counted."""
+    """Undo nothing, because nothing was counted."""
 
 
 class Rate(NamedTuple):
-    """How a key stands in its window; `reset_seconds` is when the oldest request in it no longer counts.
+    """The state of a window; after `reset_seconds`, its oldest request no longer counts.
 
-    `wait_seconds` is when there is room for all runs that were refused; `give_back` takes those that were
-    counted out of the window.
+    After `wait_seconds`, there is room for the refused runs; `give_back` removes the counted ones.
     """
 
     limit: int
@@ -45,10 +44,10 @@ class Rate(NamedTuple):
 
 
 class Rates(Protocol):
-    """Moving windows of a minute, one for each name and limit."""
+    """Sliding windows of a minute, one for each name and limit."""
 
     def count(self, name: str, limit: int, runs: int) -> Rate:
-        """Count so many runs if the window has room for all of them, else none. Raises RatesLost."""
+        """Count the runs if the window has room for all of them, otherwise none. Raises RatesLost."""
 
 
 class RatesLost(Exception):
@@ -57,7 +56,7 @@ class RatesLost(Exception):
 
 def duration_text(seconds: float) -> str:
     """A duration as OpenAI writes it, such as `17ms`, `1.5s` or `6m0s`; rounded up to the millisecond."""
-    # A microsecond is forgiven, else the error of a difference of clock times shows as a millisecond.
+    # A microsecond is tolerated; otherwise rounding errors of clock times would add a millisecond.
     milliseconds = math.ceil(seconds * 1000 - 0.001)
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -70,10 +69,10 @@ _Windows = LRU[tuple[str, int], deque[float]]
 
 
 class MemoryRates:
-    """Windows in the memory of a process; of each owner the 10,000 counted in last are kept.
+    """Windows in memory; for each owner, the 10,000 most recently used are kept.
 
-    A name's owner is what stands before its last stroke: a client that makes up users of its key
-    (`user|key|…`) pushes out no window but those of that key's users.
+    The owner is the part of a name before its last `|`, so that a client that invents users of its key
+    (`user|key|…`) only evicts windows of that key's users.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -88,8 +87,8 @@ class MemoryRates:
             times = windows.get((name, limit), deque())
             while times and times[0] + _WINDOW_SECONDS <= now:
                 times.popleft()
-            # Times after now are dropped, else a clock that was set back would refuse the key until it has
-            # caught up.
+            # Future times are dropped; otherwise, after the clock was set back, the key would be refused
+            # until it has caught up.
             while times and times[-1] > now:
                 times.pop()
             is_admitted = 0 < runs <= limit - len(times)
@@ -105,7 +104,7 @@ class MemoryRates:
         return Rate(limit, is_admitted, limit - len(times), reset_seconds, wait_seconds, give_back)
 
     def _give_back(self, name: str, limit: int, runs: int, counted_at: float) -> None:
-        with self._lock, suppress(ValueError):  # by now the window may have passed them
+        with self._lock, suppress(ValueError):  # the window may have moved past them
             times = self._owners[_owner(name)].get((name, limit), deque())
             for _ in range(runs):
                 times.remove(counted_at)
@@ -116,7 +115,7 @@ def _owner(name: str) -> str:
 
 
 def _drop_ended(windows: _Windows, now: float) -> None:
-    """Drop the windows, counted in longest ago first, whose every request is older than a minute."""
+    """Drop the windows, least recently used first, whose requests are all older than a minute."""
     while windows:
         times = next(iter(windows.values()))
         if times and times[-1] + _WINDOW_SECONDS > now:
@@ -125,10 +124,10 @@ def _drop_ended(windows: _Windows, now: float) -> None:
 
 
 class RedisRates:
-    """Windows in a Redis that all workers share, counted by the library `limits`.
+    """Windows in a Redis that all workers share, implemented by the library `limits`.
 
-    All goes over the client and the connections of the store: a Redis that says nothing is found out once for
-    all, and a burst of requests waits for one of a few connections instead of opening a thousand.
+    They use the client and connections of the store, so that an unresponsive Redis is detected only once, and
+    a burst of requests waits for one of a few connections instead of opening a thousand.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class RedisRates:
         lost: type[Exception],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Do work with the client of a Redis by `call`, which raises `lost` where that cannot be used."""
+        """Use the Redis client through `call`, which raises `lost` if Redis is unavailable."""
         from limits import RateLimitItemPerMinute  # noqa: PLC0415 - a start without Redis must not pay for it
         from limits.storage import RedisStorage  # noqa: PLC0415
         from limits.strategies import MovingWindowRateLimiter  # noqa: PLC0415
@@ -159,7 +158,7 @@ class RedisRates:
             is_admitted = runs > 0 and self._windows.hit(item, name, cost=runs)
             end = time.time()
             frees_at, remaining = self._windows.get_window_stats(item, name)
-            # The window may have got room between the refusal and the reading of its state.
+            # Room may have appeared in the window between the refusal and the reading of its state.
             is_full = not is_admitted and 0 < runs <= limit and remaining < runs
             blocking = redis.lindex(key, limit - runs) if is_full else None
             return is_admitted, end, frees_at, remaining, float(blocking or 0)
@@ -175,12 +174,12 @@ class RedisRates:
         return Rate(limit, is_admitted, remaining, reset_seconds, wait_seconds, give_back)
 
     def _give_back(self, key: str, runs: int, begin: float, end: float) -> None:
-        """Take so many runs out of a window that were counted between `begin` and `end`."""
+        """Remove runs from a window that were counted between `begin` and `end`."""
 
         def given_back(redis: Any) -> None:
             start, entries = 0, redis.lrange(key, 0, _ENTRIES_AT_ONCE - 1)
             while entries:
-                entry = next((entry for entry in entries if float(entry) <= end), None)  # the newest first
+                entry = next((entry for entry in entries if float(entry) <= end), None)  # newest first
                 if entry is not None:
                     if float(entry) >= begin:
                         redis.lrem(key, runs, entry)
@@ -188,6 +187,6 @@ class RedisRates:
                 start += _ENTRIES_AT_ONCE
                 entries = redis.lrange(key, start, start + _ENTRIES_AT_ONCE - 1)
 
-        # Where Redis cannot be reached, the runs leave the window with their minute.
+        # If Redis is unavailable, the runs leave the window after a minute.
         with suppress(self._lost):
             self._call(given_back)

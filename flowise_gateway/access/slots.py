@@ -1,4 +1,4 @@
-"""Slots for runs in flight, in this process and in all of them together."""
+"""Slots for runs in flight, per process and shared."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 
 class SlotsFull(Exception):
-    """One of the names has no slots left for all runs: the first argument."""
+    """A name, the first argument, has too few free slots."""
 
 
 class Slots:
-    """How many runs are in flight under each name, None being all callers together."""
+    """The number of runs in flight under each name; None stands for all callers together."""
 
     def __init__(self) -> None:
         self._counts = Counter[str | None]()
@@ -23,7 +23,7 @@ class Slots:
         return self._counts[name]
 
     def take(self, runs: int, limits: Mapping[str | None, int]) -> Callable[[], None]:
-        """Take a slot for each run under every name; what is returned frees them, once. Raises SlotsFull."""
+        """Take a slot per run under every name; returns a function that frees them. Raises SlotsFull."""
         with self._lock:
             for name, limit in limits.items():
                 if self._counts[name] + runs > limit:
@@ -44,13 +44,13 @@ class Slots:
 
 
 class SharedSlots(Protocol):
-    """Slots that the runs of all processes share."""
+    """Slots shared by all processes."""
 
     def take(self, runs: int, limits: Mapping[str, int]) -> Any:
-        """Slots for so many runs under each name: what `free` takes; the name that has too few left, as text.
+        """Take slots for the runs under each name. Returns a lease for `free`, or the name with too few.
 
-        None where the slots cannot be shared just now.
+        Returns None if the slots are currently not shared.
         """
 
     def free(self, lease: Any) -> None:
-        """Give slots back."""
+        """Free the slots of a lease."""

@@ -1,4 +1,4 @@
-"""Wrong client keys, counted for each address, so that nobody can try keys without end."""
+"""Counts wrong client keys per address, to stop guessing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ log = logging.getLogger(__name__)
 
 MAX_WRONG_KEYS = 60
 WINDOW_SECONDS = 60.0
-"""An address may send so many wrong keys in so many seconds; a worker counts for itself."""
+"""An address may send this many wrong keys in this many seconds; counted per worker."""
 MAX_ADDRESSES = 10_000
 
 
 class WrongKeys:
-    """The addresses that sent wrong keys lately; beyond the limit more of them are 429, as the log says.
+    """The addresses that recently sent wrong keys; beyond the limit, further ones get a 429, which is logged.
 
-    A right key is let in from everywhere: else whoever sends wrong ones would lock out all who share the
-    address, which behind a balancer may be everybody. What makes guessing vain is the length of keys.
+    A valid key is always accepted: otherwise a client with a wrong key would lock out all others at the same
+    address, which may be everyone behind a load balancer. The length of keys is what prevents guessing.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know no address yet."""
+        """Start without addresses."""
         self._clock = clock
         self._wrong: LRU[str, tuple[float, int]] = LRU(MAX_ADDRESSES)
         self.refusals = 0
@@ -51,7 +51,7 @@ class WrongKeys:
 
 @lru_cache(MAX_ADDRESSES)
 def _network(address: str) -> str:
-    """The address as it is counted: of IPv6 its network, of which one household or machine has all."""
+    """The address as it is counted: for IPv6 its network, since one household or machine has all of it."""
     if ":" not in address:
         return address
     try:

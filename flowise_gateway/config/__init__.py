@@ -1,1 +1,1 @@
-"""What the operator writes: the environment and `proxy.yaml`."""
+"""The operator's configuration: the environment and `proxy.yaml`."""

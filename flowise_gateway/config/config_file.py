@@ -1,4 +1,4 @@
-"""The file `proxy.yaml`: read, and read anew when changed."""
+"""Reads the file `proxy.yaml`, and reloads it when it changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_config(path: Path) -> ProxyConfig:
 
 
 def config_file(settings: Settings) -> ConfigFile:
-    """The file that PROXY_CONFIG names, else `proxy.yaml` if and when there is one. Raises ConfigError."""
+    """The file in PROXY_CONFIG, otherwise `proxy.yaml`, once it exists. Raises ConfigError."""
     return ConfigFile(
         config_path(settings),
         must_exist=bool(settings.proxy_config),
@@ -38,14 +38,14 @@ def config_file(settings: Settings) -> ConfigFile:
 
 
 def config_path(settings: Settings) -> Path:
-    """Where the file is, or would be."""
+    """The path of the file, which may not exist."""
     return Path(settings.proxy_config or here_or_beside(_DEFAULT_FILE))
 
 
 class ConfigFile:
-    """The configuration as the file has it now, or had it when it was last right.
+    """The current configuration: the content of the file, or its last valid content.
 
-    `error` is the reason why the file as it stands is not used, None if it is.
+    `error` is the reason why the current file is not used, None if it is.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ConfigFile:
         may_hold_keys: bool = True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Read the file, without a path use the defaults for ever. Raises ConfigError."""
+        """Read the file; without a path, always use the defaults. Raises ConfigError."""
         self._may_hold_keys = may_hold_keys
         self._path = path
         self._clock = clock
@@ -72,12 +72,12 @@ class ConfigFile:
             state = _state(path)
             if must_exist or not isinstance(state, FileNotFoundError):
                 self._config = self._read(path, _content(path))
-            # A write in the tick of the clock of this read changes no time stamp: such a file is read again.
+            # A write within the same clock tick as this read changes no time stamp: such a file is reread.
             self._seen = None if self._is_fresh(state) else state
 
     @property
     def current(self) -> ProxyConfig:
-        """The configuration; the same object until another one is taken over."""
+        """The configuration; the same object until it changes."""
         if self._path is not None and self._is_due() and self._lock.acquire(blocking=False):
             try:
                 if self._is_due():
@@ -129,7 +129,7 @@ class ConfigFile:
         return config
 
     def _is_fresh(self, state: _State) -> bool:
-        """Whether somebody may still be writing the file: its first part can be valid, and lack the keys."""
+        """Whether the file may still be being written: its first part can be valid, but lack the keys."""
         if isinstance(state, OSError):
             return False
         return 0 <= self._wall_clock() - state.changed_ns / 1e9 < _SETTLE_SECONDS
@@ -153,7 +153,7 @@ class ConfigFile:
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """What differs after a file was written, replaced, or made readable again."""
+    """Changes when a file is written, replaced, or made readable again."""
 
     changed_ns: int
     status_changed_ns: int
@@ -169,7 +169,7 @@ def _state(path: Path) -> _State:
     try:
         found = path.stat()
     except OSError as error:
-        return error.with_traceback(None)  # the error is kept, its frames need not be
+        return error.with_traceback(None)  # keep the error, but not its frames
     return _Signature(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
@@ -181,7 +181,7 @@ def _is_same(state: _State, other: _State | None) -> bool:
 
 def _content(path: Path) -> bytes:
     try:
-        # Opening a pipe would wait for its writer.
+        # Opening a pipe would block until it has a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(f"{path.name}: must be a file")
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The Flowises that one gateway serves: the one of the settings, and those of `proxy.yaml`."""
+"""The Flowises of the gateway: the one in the settings, and those in `proxy.yaml`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowise_gateway.config.settings import Settings, secret_of
 from flowise_gateway.config.yaml_document import Field, Spot, list_of, number, one_of, text_like, whole_number
 from flowise_gateway.flow.model import DEFAULT_FLOWISE
 
-# Short enough that a model id of 128 characters holds the name and a flow's slug.
+# Short enough for a model id of 128 characters with the name and a flow's slug.
 FLOWISE_NAME = text_like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", "1 to 24 of A-Z a-z 0-9 . _ - (quote a number)")
 
 
@@ -45,7 +45,7 @@ _ADDRESS = Field(
 
 @dataclass(frozen=True, slots=True)
 class FlowiseConfig:
-    """One more Flowise. Its times, where it has none of its own, are those of the settings."""
+    """An additional Flowise. Its timeouts default to the settings."""
 
     name: Annotated[str, FLOWISE_NAME]
     base_url: Annotated[str, _ADDRESS] = ""
@@ -65,10 +65,10 @@ class FlowiseConfig:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A Flowise as it is called: the settings as they are for it and its first server.
+    """A Flowise with its effective settings, which include its first server.
 
-    `is_queued`: it runs in queue mode. `others` are the addresses of its further, equal servers; `is_sticky`:
-    each of them keeps sessions of its own.
+    `is_queued`: it runs in queue mode. `others` are the URLs of further replicas; `is_sticky`: each has its
+    own sessions.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Upstream:
 def upstreams(
     settings: Settings, entries: Iterable[FlowiseConfig], *, is_queued: bool = False
 ) -> list[Upstream]:
-    """All Flowises: that of the settings first, if they name one, the pipeline host last. Raises ValueError.
+    """All Flowises: first the one in the settings, if any, last the pipeline host. Raises ValueError.
 
-    `is_queued` is of that one.
+    `is_queued` applies to the one in the settings.
     """
     found = [Upstream(DEFAULT_FLOWISE, settings, is_queued)] if settings.flowise_base_url else []
     found += [_upstream(settings, each) for each in entries]
     if settings.proxy_pipelines_url:
-        # The last one: the first is the one that unknown flows are looked for in.
+        # Last, since the first one is where unknown flows are looked up.
         url, key = settings.proxy_pipelines_url, settings.proxy_pipelines_key
         found.append(Upstream(PIPELINES, replace(settings, flowise_base_url=url, flowise_api_key=key)))
     return found
@@ -118,6 +118,6 @@ def _upstream(settings: Settings, entry: FlowiseConfig) -> Upstream:
 
 
 def variables_of(entries: Iterable[FlowiseConfig]) -> set[str]:
-    """The names of variables that hold the keys of Flowises."""
+    """The names of the variables with keys of Flowises."""
     references = (entry.api_key.partition(":") for entry in entries)
     return {name for kind, _, name in references if kind == "env"}

@@ -1,4 +1,4 @@
-"""What `proxy.yaml` may hold."""
+"""The schema of `proxy.yaml`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY_NAME_TEXT = "1 to 64 letters, digits, spaces or . _ @ : / -"
 _PLAIN_KEY = "literal keys are not allowed here; set sha256 to the key's SHA-256 (flowise-gateway keys new)"
 _MODEL_ID = text_like(MODEL_ID.pattern, "a model id: 1 to 128 of A-Z a-z 0-9 . _ : / @ - (quote a number)")
 _MODEL_PATTERN = text_like(r"[A-Za-z0-9._:/@*?-]{1,128}", "a model id, or a pattern with * and ?")
-# A digest of digits alone, or of digits around one e, is a number to YAML.
+# In YAML, a digest of only digits, or of digits around one e, is a number.
 _DIGEST = text_like(
     "[0-9a-fA-F]{64}",
     "the SHA-256 of a key, 64 hexadecimal digits (flowise-gateway keys new)",
@@ -46,7 +46,7 @@ _REQUESTS_PER_DAY, _MANY_PER_DAY = whole_number(1, 1_000_000_000), whole_number(
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one may use: a key, each user of a key, or all who use a model; None is without limit."""
+    """The limits of a key, of each user of a key, or of a model; None means unlimited."""
 
     requests_per_minute: Annotated[int | None, _PER_MINUTE] = None
     max_in_flight: Annotated[int | None, _IN_FLIGHT] = None
@@ -59,9 +59,9 @@ NO_LIMITS = Allowance()
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A flow under a name of its own; the flow's id is in lower case.
+    """A configured model; the flow's id is in lower case.
 
-    `flowise` is the name of the Flowise that has it; empty: the one that lists it, else the default one.
+    `flowise` is the name of its Flowise; empty: the one that lists the flow, otherwise the default one.
     """
 
     id: Annotated[str, _MODEL_ID]
@@ -85,15 +85,15 @@ class ModelConfig:
 
     @property
     def allowance(self) -> Allowance:
-        """What all callers together may use of the model."""
+        """The limits of all callers of the model together."""
         return allowance_of(self)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyConfig:
-    """A client key, known by its digests in lower case, and what it may use; `flowises` empty: all of them.
+    """A client key, as lower-case digests, and its permissions; `flowises` empty: all of them.
 
-    Of several digests, each is a key; from `expires` on, in seconds since 1970, none of them is valid.
+    Each digest is a valid key until `expires`, in seconds since 1970.
     """
 
     name: Annotated[str, text_like(KEY_NAME, f"{KEY_NAME_TEXT} (quote a number)")]
@@ -114,7 +114,7 @@ class KeyConfig:
 
     @property
     def allowance(self) -> Allowance:
-        """What the key may use."""
+        """The limits of the key."""
         return allowance_of(self)
 
 
@@ -127,7 +127,7 @@ def allowance_of(config: ModelConfig | KeyConfig) -> Allowance:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryConfig:
-    """Which flows become models without being configured."""
+    """Which flows become models without configuration."""
 
     enabled: Annotated[bool, BOOLEAN] = True
     types: Annotated[
@@ -139,7 +139,7 @@ class DiscoveryConfig:
 
 @dataclass(frozen=True, slots=True)
 class TasksConfig:
-    """Who answers chat UIs' titles and tags: `builtin` (no flow is run), `flow` (the one asked), a model."""
+    """What answers title and tag requests: `builtin` (no run), `flow` (the requested one), or a model."""
 
     model: Annotated[str, text_like(MODEL_ID.pattern, "builtin, flow or a model id")] = "builtin"
 
@@ -149,7 +149,7 @@ _SOCKET = text_like(r"[^\s.]{1,100}(\.[^\s.]{1,100})?\.\w{1,100}", "an input or 
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """A pipeline in Python as a model; the sockets are found by their types where they are not named."""
+    """A Haystack pipeline as a model; sockets that are not named are found by their types."""
 
     id: Annotated[str, text_like("[a-z0-9][a-z0-9-]{0,63}", "1 to 64 of a-z 0-9 - (quote a number)")]
     source: Annotated[
@@ -183,7 +183,7 @@ _FLOWISE = mapping(
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """All that the file says; as it stands here, what an empty file says."""
+    """The content of the file; the defaults are those of an empty file."""
 
     models: Annotated[tuple[ModelConfig, ...], _MODELS] = ()
     keys: Annotated[tuple[KeyConfig, ...], list_of(_KEY, "a list of keys", may_be_empty=True)] = ()
@@ -223,7 +223,7 @@ def parse_config(file: str, content: bytes) -> ProxyConfig:
 
 
 def _check_flowises(root: Spot, config: ProxyConfig) -> None:
-    """Check that each Flowise has a name of its own, and that those are known which models and keys name."""
+    """Check that names of Flowises are unique, and that models and keys refer to existing ones."""
     spots = root.entries("flowises")
     _check_distinct((each.name, spot["name"]) for each, spot in zip(config.flowises, spots, strict=True))
     for each, spot in zip(config.flowises, spots, strict=True):

@@ -1,4 +1,4 @@
-"""What the text of one setting may be, and the value it stands for; ValueError says what is allowed."""
+"""Parsers for the values of settings; their ValueErrors say what is allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "kb": 1000, "mb": 1000**2
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
+    """Whether a host name or address is loopback."""
     if host.lower() == "localhost":
         return True
     try:
@@ -25,7 +25,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def flowise_base_url(text: str) -> str:
-    """The address of Flowise's API: a bare origin gets `/api/v1`, `/prediction` and what follows are cut."""
+    """The URL of Flowise's API: `/api/v1` is added to a bare origin, `/prediction…` is removed."""
     try:
         parts = urlsplit(text)
         host = parts.hostname

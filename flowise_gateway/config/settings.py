@@ -1,4 +1,4 @@
-"""Settings from the environment, `.env` and the files of secrets; the only reader of them."""
+"""Settings from the environment, `.env` and secret files; nothing else reads them."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from flowise_gateway.flow.errors import SettingsError
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _NEAR = 0.88
-"""How alike a name and a setting are that are reported as nearly the same."""
+"""The similarity from which a name is reported as a misspelt setting."""
 
 PROGRAM = Path(__file__).resolve().parents[2]
 
 
 def here_or_beside(name: str | Path) -> Path:
-    """An operator's file: in the folder that the program was started in, else beside the program."""
+    """A configuration file: in the current directory, otherwise next to the program."""
     here, beside = Path(name), PROGRAM / name
     return beside if beside.exists() and not here.exists() else here
 
 
 MIN_KEY_CHARACTERS = 16
-"""A shorter key can be guessed."""
+"""Shorter keys can be guessed."""
 
 _SECRET = {"flowise_api_key", "proxy_api_keys", "proxy_secret", "proxy_store", "proxy_pipelines_key"}
 _MAX_SECRET_BYTES = 65_536
@@ -57,7 +57,7 @@ _MAX_SECRET_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, each named like its variable in lower case, with what reads it; see `.env.example`."""
+    """All settings, named like their variables in lower case, with their parsers; see `.env.example`."""
 
     flowise_base_url: Annotated[str, base_url_setting] = ""
     flowise_api_key: Annotated[str, header_text] = ""
@@ -96,7 +96,7 @@ class Settings:
     log_level: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
 
     def __repr__(self) -> str:
-        """Name the settings without any secret."""
+        """Show the settings without secrets."""
         shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _SECRET}
         return f"Settings({shown})"
 
@@ -107,12 +107,12 @@ class Settings:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether any caller is let in, as far as the environment says."""
+        """Whether any caller is admitted, according to the environment."""
         return not self.proxy_api_keys and not self.flowise_key_passthrough
 
     @property
     def log_as_json(self) -> bool:
-        """Whether log lines are JSON: as set, else unless standard error is a terminal."""
+        """Whether log lines are JSON: as configured, otherwise unless standard error is a terminal."""
         if self.proxy_log_format == "auto":
             return not sys.stderr.isatty()
         return self.proxy_log_format == "json"
@@ -121,7 +121,7 @@ class Settings:
     def from_env(
         cls, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
     ) -> Settings:
-        """Read the environment, which beats the file `dotenv`. Raises SettingsError."""
+        """Read the environment, which takes precedence over the file `dotenv`. Raises SettingsError."""
         values = _values(os.environ if environ is None else environ, dotenv)
         parsers = get_type_hints(cls, include_extras=True)
         read: dict[str, Any] = {}
@@ -142,7 +142,7 @@ class Settings:
         return settings
 
     def check_admission(self, *, has_keys: bool) -> None:
-        """Refuse to let other machines in without a key that cannot be guessed. Raises SettingsError."""
+        """Refuse to accept other machines without a sufficiently long key. Raises SettingsError."""
         if not self.is_loopback and any(len(key) < MIN_KEY_CHARACTERS for key in self.proxy_api_keys):
             raise SettingsError(
                 f"HOST={self.host!r} accepts other machines, and a key in PROXY_API_KEYS is too short: "
@@ -159,9 +159,9 @@ class Settings:
 def secret_of(
     reference: str, environ: Mapping[str, str] | None = None, dotenv: str | Path | None = ".env"
 ) -> str:
-    """The secret behind `env:NAME` (of the environment or `.env`) or `file:PATH`.
+    """The secret for `env:NAME` (from the environment or `.env`) or `file:PATH`.
 
-    Raises ValueError with a text that follows the field's name.
+    Raises ValueError with a text to follow the field's name.
     """
     kind, _, name = reference.partition(":")
     if kind == "file":
@@ -187,7 +187,7 @@ def misspelt_settings(
     *,
     used: Container[str] = (),
 ) -> list[str]:
-    """A line for each name that is no setting, but nearly one; `used` are those that `proxy.yaml` names."""
+    """A line for each misspelt setting; `used` are variables that `proxy.yaml` refers to."""
     names = [field.name.upper() for field in fields(Settings)]
     values = _values(os.environ if environ is None else environ, dotenv)
     known = [*names, *(f"{name.upper()}_FILE" for name in _SECRET)]
@@ -208,7 +208,7 @@ def _values(environ: Mapping[str, str], dotenv: str | Path | None) -> dict[str, 
 
 
 def _with_secrets(values: Mapping[str, str]) -> dict[str, str]:
-    """The values of one source, with those whose files it names."""
+    """The values of one source, including those from files that it names."""
     read = dict(values)
     for name in map(str.upper, _SECRET):
         if path := values.get(f"{name}_FILE", "").strip():

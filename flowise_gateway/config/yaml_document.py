@@ -1,6 +1,6 @@
-"""YAML with places: the values of a document, where each stands, and dataclasses read from them.
+"""YAML with positions: the values of a document, their lines, and dataclasses read from them.
 
-Every fault is one line with the file, the line, the field and what is allowed, never a value.
+Every error is one line with the file, the line, the field and the allowed values, never the value itself.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import yaml
 _MAX_NODES = 200_000
 _MAX_DEPTH = 16
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Without libyaml the same, but slower."""
+"""Without libyaml, the same but slower."""
 
 
 class ConfigError(Exception):
-    """A fault of the file: one line with its place, the field and what is allowed, never a value."""
+    """An error in the file: one line with position, field and allowed values, never the value itself."""
 
 
 def document(file: str, content: bytes) -> Spot | None:
-    """The whole of a document, None if there is nothing in it. Raises ConfigError."""
+    """The root of a document, None if it is empty. Raises ConfigError."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -42,7 +42,7 @@ def document(file: str, content: bytes) -> Spot | None:
 
 
 def _check_size(file: str, text: str) -> None:
-    """Refuse what would grow or nest without end, before it is built."""
+    """Refuse excessive size and nesting before the document is built."""
     tally = _Tally()
     for event in yaml.parse(text, Loader=_LOADER):
         fault = tally.fault_of(event)
@@ -52,7 +52,7 @@ def _check_size(file: str, text: str) -> None:
 
 
 class _Tally:
-    """Counts the values of a file as it is parsed; an alias counts as all that it repeats."""
+    """Counts the values of a file while it is parsed; an alias counts as all values it repeats."""
 
     def __init__(self) -> None:
         self._sizes = [0]
@@ -60,7 +60,7 @@ class _Tally:
         self._complete: dict[str | None, int] = {}
 
     def fault_of(self, event: yaml.Event) -> str | None:
-        """Count one more event, and tell which limit it passes."""
+        """Count an event; returns the limit that is exceeded, if any."""
         if isinstance(event, yaml.CollectionStartEvent):
             self._sizes.append(1)
             self._anchors.append(event.anchor)
@@ -92,7 +92,7 @@ def _syntax_error(file: str, text: str, error: yaml.YAMLError) -> ConfigError:
         return ConfigError(f"{file}:{line}: must not hold control characters")
     mark = getattr(error, "problem_mark", None)
     lines = _LINE_END.split(text)
-    # The end of a file without a last line end counts as a line of its own.
+    # The end of a file without a trailing line break counts as a separate line.
     line = min(mark.line + 1, len(lines)) if mark else 1
     parts = [getattr(error, name, None) for name in ("context", "problem")]
     if lines[line - 1].lstrip(" ").startswith("\t"):
@@ -110,7 +110,7 @@ _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A value in the file, and how an error names its place."""
+    """A value in the file, and its position for errors."""
 
     file: str
     path: str
@@ -118,21 +118,21 @@ class Spot:
 
     @property
     def line(self) -> int:
-        """Where the value begins, from 1."""
+        """The line of the value, from 1."""
         return int(self.node.start_mark.line) + 1
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing, or null, stands there."""
+        """Whether the value is missing or null."""
         return bool(self.node.tag == "tag:yaml.org,2002:null")
 
     def error(self, text: str) -> ConfigError:
-        """The one line that says what is wrong here."""
+        """The error for this value."""
         named = f"{self.path}: " if self.path else ""
         return ConfigError(f"{self.file}:{self.line}: {named}{text}")
 
     def scalar(self, *types: str) -> str:
-        """The text of a value of one of YAML's types. Raises ValueError."""
+        """The text of a scalar of one of these YAML types. Raises ValueError."""
         if not (isinstance(self.node, yaml.ScalarNode) and _type(self.node) in types):
             raise ValueError
         return str(self.node.value)
@@ -148,7 +148,7 @@ class Spot:
         return self.items() if isinstance(self.node, yaml.SequenceNode) else [self]
 
     def pairs(self) -> list[tuple[Spot, Spot]]:
-        """The keys and values of a mapping, the keys as values of this place. Raises ValueError."""
+        """The keys and values of a mapping. Raises ValueError."""
         if not (isinstance(self.node, yaml.MappingNode) and _type(self.node) == "map"):
             raise ValueError
         return [
@@ -161,7 +161,7 @@ class Spot:
         return f"{self.path}.{name}" if self.path else name
 
     def entries(self, name: str) -> list[dict[str, Spot]]:
-        """The values by name of each mapping in the list of this name, of a file found right."""
+        """The values by name of each mapping in the list of this name, of a valid file."""
         return [
             {key.node.value: value for key, value in entry.pairs()}
             for section, entries in self.pairs()
@@ -176,7 +176,7 @@ def _type(node: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a value may be, said so that it follows `must be`; `parse` raises ValueError for others."""
+    """The allowed values, as a text to follow `must be`; `parse` raises ValueError for others."""
 
     allowed: str
     parse: Callable[[Spot], Any]
@@ -184,7 +184,7 @@ class Field:
 
 
 def value_of(spot: Spot, field: Field) -> Any:
-    """What a field holds. Raises ConfigError."""
+    """The value of a field. Raises ConfigError."""
     try:
         return field.parse(spot)
     except ValueError:
@@ -193,9 +193,9 @@ def value_of(spot: Spot, field: Field) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """How a mapping becomes a dataclass.
+    """Reads a mapping as a dataclass.
 
-    With `may_hold_secrets` no error quotes an unknown name: it may be a key in the wrong place.
+    With `may_hold_secrets`, errors do not quote unknown names, which may be misplaced keys.
     """
 
     build: type
@@ -205,7 +205,7 @@ class _Table:
     may_hold_secrets: bool
 
     def read(self, spot: Spot) -> Any:
-        """The mapping as a value. Raises ConfigError, and ValueError where there is no mapping."""
+        """Read the mapping. Raises ConfigError, and ValueError if it is not a mapping."""
         found: dict[str, Spot] = {}
         for key, value in spot.pairs():
             name = self._name(key, value)
@@ -245,7 +245,7 @@ class _Table:
 
 
 def text_like(pattern: str, allowed: str, *, types: tuple[str, ...] = ("str",), lower: bool = False) -> Field:
-    """A text that a pattern fits as a whole; with `lower` its letters are made small."""
+    """A string that fully matches a pattern; with `lower`, converted to lower case."""
     matches = re.compile(pattern).fullmatch
 
     def parse(spot: Spot) -> str:
@@ -258,7 +258,7 @@ def text_like(pattern: str, allowed: str, *, types: tuple[str, ...] = ("str",), 
 
 
 def prose(max_length: int) -> Field:
-    """Text for people."""
+    """Free text."""
 
     def parse(spot: Spot) -> str:
         text = spot.scalar("str")
@@ -270,11 +270,11 @@ def prose(max_length: int) -> Field:
 
 
 def whole_number(low: int, high: int) -> Field:
-    """A whole number as people write it."""
+    """A decimal integer."""
 
     def parse(spot: Spot) -> int:
         text = spot.scalar("int")
-        # YAML reads 060 as 48 and 1:30 as 90: whoever writes that hardly means it.
+        # YAML reads 060 as 48 and 1:30 as 90, which is hardly ever intended.
         if not (re.fullmatch(r"[1-9][0-9]{0,9}", text) and low <= int(text) <= high):
             raise ValueError
         return int(text)
@@ -283,7 +283,7 @@ def whole_number(low: int, high: int) -> Field:
 
 
 def number(low: float, high: float) -> Field:
-    """A number as people write it."""
+    """A decimal number."""
 
     def parse(spot: Spot) -> float:
         text = spot.scalar("int", "float")
@@ -296,7 +296,7 @@ def number(low: float, high: float) -> Field:
 
 def _boolean(spot: Spot) -> bool:
     text = spot.scalar("bool").lower()
-    if text not in {"true", "false"}:  # YAML takes yes and on as well
+    if text not in {"true", "false"}:  # YAML also accepts yes and on
         raise ValueError
     return text == "true"
 
@@ -305,13 +305,13 @@ BOOLEAN = Field("true or false", _boolean)
 
 
 def one_of(*allowed: str) -> Field:
-    """One of some words."""
-    # To YAML a bare `off` is a boolean.
+    """One of several words."""
+    # In YAML, a bare `off` is a boolean.
     return text_like("|".join(allowed), f"one of {', '.join(allowed)}", types=("str", "bool"))
 
 
 def moment() -> Field:
-    """A day, meaning its first moment, or a time, in UTC unless a zone is named; in seconds since 1970."""
+    """A day (its start) or a time, in UTC unless a zone is given; in seconds since 1970."""
     matches = re.compile(r"20\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?)?").fullmatch
 
     def parse(spot: Spot) -> float:
@@ -352,7 +352,7 @@ def mapping(
     refused: Mapping[str, str] = MappingProxyType({}),
     may_hold_secrets: bool = False,
 ) -> Field:
-    """A mapping as a dataclass: each of its types is annotated with the Field that reads it."""
+    """A mapping as a dataclass, whose types are annotated with the Fields that read them."""
     hints = get_type_hints(build, include_extras=True)
     known = {name: hint.__metadata__[0] for name, hint in hints.items()}
     required = [each.name for each in fields(build) if each.default is each.default_factory is MISSING]
