@@ -1,9 +1,9 @@
-"""Which Flowise session a request continues, and which earlier turns must be sent along.
+"""Decides which Flowise session a request continues, and which earlier turns must be sent.
 
-The client's transcript is the truth. Flowise keeps a conversation by session; the store holds, for each
-session, a record under the fingerprint of the transcript that the session has. A request whose earlier turns
-have that fingerprint takes the record (no second can then) and continues the session with its question alone;
-any other begins a new session and sends the earlier turns along. Only a normal end leaves a record.
+The client's transcript is authoritative. Flowise keeps conversations in sessions; for each session, the store
+has a record under the fingerprint of its transcript. A request whose earlier turns have that fingerprint
+takes the record (so no other request can) and sends only its question to the session. Any other request
+starts a new session and sends its earlier turns. Only a run that ends normally stores a new record.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from flowise_gateway.openai.answer_text import DECISION
 HistoryMode = Literal["session", "messages", "question"]
 
 _FORM = "3"
-"""Part of every key: records that another version of ours wrote in another form are not found."""
+"""Part of every key, so that records in the format of another version are not found."""
 
 MAX_KEPT_BYTES = 256 * 1024
-"""Of a client that sends only new messages the newest of this size are stored."""
+"""For clients that only send new messages, the newest messages up to this size are stored."""
 
 _REFERENCE_CHARACTERS = len(" · 0123456789abcdef)")
 _REFERENCE = re.compile(r" · ([0-9a-f]{16})\)")
 
 
 class RecordStore(Protocol):
-    """What sessions need of a store; nothing raises."""
+    """The part of a store that sessions need; nothing raises."""
 
     def get(self, key: str) -> bytes | None: ...
 
     def take(self, key: str) -> bytes | None:
-        """Return a value and delete it; of several callers at once one alone gets it."""
+        """Return a value and delete it; only one of several concurrent callers gets it."""
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none, and tell whether it was put."""
+        """Store a value unless there is one; returns whether it was stored."""
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationRequest:
-    """A request as far as its conversation goes.
+    """The part of a request that concerns its conversation.
 
-    `user_text` is the question as the client has it, empty if there is none. `conversation` and `user` are
-    the client's ids; `resends`: a client with such an id sends the whole conversation each time;
-    `is_single_user`: one person alone has the key. `previous` is the answer that the request continues, whose
-    conversation `turns` hold. `stores_texts`: the store may hold the conversation's texts. `has_preamble`: a
-    system text travels in the question. `holds_prefix`: earlier turns that are sent along count for the flow
-    also when its session has some. `chains_models`: not all of the flow's models see those, so that a new
-    session gets them in the question, which the flow's memory keeps.
+    `user_text` is the question as the client sent it, empty if there is none. `conversation` and `user` are
+    the client's ids; `resends`: clients with such an id always send the whole conversation;
+    `is_single_user`: one person has the key. `previous` is the answer that the request continues, whose
+    conversation is in `turns`. `stores_texts`: the texts of the conversation may be stored. `has_preamble`:
+    the question contains the system text. `holds_prefix`: the flow uses the history of a request even if the
+    session has memory. `chains_models`: not all of the flow's models see that history, so a new session gets
+    it in the question, which the flow's memory keeps.
     """
 
     caller: str
@@ -82,12 +82,12 @@ class ConversationRequest:
 
     @property
     def sends_all(self) -> bool:
-        """Whether the request holds answers, and so the conversation."""
+        """Whether the request contains answers, and so the whole conversation."""
         return any(message.role == "apiMessage" for message in self.turns[0].history)
 
     @property
     def is_known(self) -> bool:
-        """Whether it can be told from other people's requests with the same words."""
+        """Whether it can be distinguished from other people's requests with the same text."""
         return bool(self.conversation or self.user or self.is_single_user)
 
     @property
@@ -99,7 +99,7 @@ class ConversationRequest:
 
 
 class Outcome(NamedTuple):
-    """What a run that ended normally left: the answer as the client will send it back, and its question."""
+    """The result of a run that ended normally: the answer as the client will resend it, and its question."""
 
     answer: str
     action: HumanInputRequested | None
@@ -107,7 +107,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ContinuedTurn:
-    """A request joined with its conversation.
+    """A request together with its conversation.
 
     `turns` have their session and the history to send, but no attachments yet. `history` is the whole
     transcript before the question, of which the session has the first `session_length` messages.
@@ -139,7 +139,7 @@ class _Found(NamedTuple):
 
 
 class Conversations:
-    """The sessions of all conversations, over a store that all workers share."""
+    """The sessions of all conversations, in a store that all workers share."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Conversations:
         self._make_id = make_id
 
     def join(self, request: ConversationRequest) -> ContinuedTurn:
-        """Join a request with its conversation: which session to send it to, and what goes along."""
+        """Find the conversation of a request: which session to use, and which history to send."""
         request, stored, taken = self._found(request)
         history = request.turns[0].history
         session = readable(SessionRecord.from_bytes, taken[1] if taken else None)
@@ -214,7 +214,7 @@ class Conversations:
         return None if is_first else empty
 
     def record(self, continued: ContinuedTurn, outcomes: Sequence[Outcome], *names: str) -> None:
-        """Store what the next request needs after all runs ended; its `previous` may be one of the names."""
+        """Store the state for the next request after all runs; its `previous` may be one of the names."""
         request, entries = continued.request, dict[str, bytes]()
         first: TranscriptRecord | None = None
         for turn, outcome in zip(continued.turns, outcomes, strict=True):
@@ -243,14 +243,14 @@ class Conversations:
         self._store.put(entries, self._ttl_seconds, request.caller)
 
     def also_name(self, caller: str, name: str, other: str) -> None:
-        """Let an answer be continued by another name too; deleting that name deletes no texts."""
+        """Let an answer also be continued by another name; deleting that name deletes no texts."""
         answer = readable(TranscriptRecord.from_bytes, self._store.get(self._answer_key(caller, name)))
         if answer is not None:
             named = replace(answer, talk="").to_bytes()
             self._store.put({self._answer_key(caller, other): named}, self._ttl_seconds)
 
     def forget(self, caller: str, name: str) -> None:
-        """Delete what is stored under an answer's name, and its conversation's texts if they end with it."""
+        """Delete the record of an answer, and the texts of its conversation if they end with it."""
         answer = readable(TranscriptRecord.from_bytes, self._store.take(self._answer_key(caller, name)))
         for older in self._older:
             older.forget(caller, name)
@@ -261,12 +261,12 @@ class Conversations:
             self._store.take(answer.talk)
 
     def rollback(self, continued: ContinuedTurn) -> None:
-        """Put the session's record back, after a run that certainly did not begin."""
+        """Put the session's record back after a run that certainly did not start."""
         if continued.taken:
             self._store.put(dict([continued.taken]), self._ttl_seconds, continued.request.caller)
 
     def _stored_transcript(self, request: ConversationRequest) -> TranscriptRecord | None:
-        """The stored conversation that a request names in a way that lets it send only new messages."""
+        """The stored conversation, if the request identifies it so that it may send only new messages."""
         if request.previous:
             raw = self._store.get(self._answer_key(request.caller, request.previous))
             stored = readable(TranscriptRecord.from_bytes, raw)
@@ -277,7 +277,7 @@ class Conversations:
         return readable(TranscriptRecord.from_bytes, raw)
 
     def _key_of(self, request: ConversationRequest, stored: TranscriptRecord | None) -> str:
-        """The key of the session record that this request may take; empty if it must begin a new session."""
+        """The key of the session record that this request may take; empty if it must start a new session."""
         history = request.turns[0].history
         reference = _reference(history)
         if not history or len(request.turns) > 1 or (request.mode != "session" and reference is None):
@@ -293,7 +293,7 @@ class Conversations:
     def _placed(
         self, continued: ContinuedTurn, session: SessionRecord | None, *, is_first: bool
     ) -> tuple[Turn, ...]:
-        """Give every turn its session, with the chat id that this has for life, and the history to send."""
+        """Give every turn its session, with the session's permanent chat id, and the history to send."""
         request, history = continued.request, continued.history
         sent_along = history[: len(history) - continued.session_length]
         is_named = _names_conversation(request)
@@ -313,7 +313,7 @@ class Conversations:
         return tuple(placed)
 
     def _scope(self, request: ConversationRequest, reference: str = "") -> str:
-        """Whose conversation it is; no two callers, flows, users or conversations share one."""
+        """The scope of a conversation, unique for caller, flow, user and conversation id."""
         conversation = request.conversation or reference
         return self._mac("scope", request.caller, request.flow, conversation, request.user).hex()
 
@@ -336,7 +336,7 @@ def _names_conversation(request: ConversationRequest) -> bool:
 
 
 def _with_stored_turns(request: ConversationRequest, stored: TranscriptRecord) -> ConversationRequest:
-    """The request with the earlier turns; a system text counts until another one is sent."""
+    """The request with the earlier turns; a system text applies until another one is sent."""
     before = len(stored.history)
     turns = tuple(
         replace(t, history=stored.history + t.history, instructions=t.instructions or stored.instructions)
@@ -347,7 +347,7 @@ def _with_stored_turns(request: ConversationRequest, stored: TranscriptRecord) -
 
 
 def _with_answer(continued: ContinuedTurn, answer: str) -> History:
-    """The transcript as the client will send it back."""
+    """The transcript as the client will resend it."""
     request, length = continued.request, len(continued.history)
     files = tuple(a.digest for a in request.attachments if a.position >= length)
     question = HistoryMessage("userMessage", request.user_text, files, continued.documents)
@@ -365,7 +365,7 @@ def _newest(history: History) -> History:
 
 
 def _reference(history: History) -> str | None:
-    """The reference in an open question that ends the history, empty if it has none; None for no question."""
+    """The reference in the open question at the end of the history, may be empty; None if there is none."""
     if not history or history[-1].role != "apiMessage":
         return None
     line = history[-1].content.rstrip().rpartition("\n")[2]
@@ -376,7 +376,7 @@ def _reference(history: History) -> str | None:
 
 
 def _fingerprint(history: History) -> str:
-    """A text that is the same for the same texts and attachments alone."""
+    """A digest that is equal only for equal texts and attachments."""
     digest = hashlib.sha256()
     for message in yield_between(history):
         text = _trimmed(message.content)
@@ -391,5 +391,5 @@ def _add(digest: hashlib._Hash, text: str) -> None:
 
 
 def _trimmed(text: str) -> str:
-    """A text as all clients send it back: LibreChat trims answers, others change line ends."""
+    """A text as all clients resend it: LibreChat trims answers, others change line breaks."""
     return text.replace("\r\n", "\n").strip()

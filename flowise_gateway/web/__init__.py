@@ -1,1 +1,1 @@
-"""All that knows Flask: from its request to an answer."""
+"""The Flask layer: from a request to its response."""

@@ -1,6 +1,6 @@
-"""One answer under way: the loop from its runs' events to its frames, the same for every surface.
+"""One answer in progress: the loop from the events of its runs to its frames, the same for every API.
 
-A stream, a WebSocket and a background response write the frames; a JSON body needs the transcripts alone.
+Streams, WebSockets and background responses write the frames; a JSON body only needs the transcripts.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from flowise_gateway.web.pump import Pump
 
 @dataclass(frozen=True, slots=True)
 class PendingAnswer:
-    """A request whose runs are ready to begin, and all that it takes to answer it.
+    """A request whose runs are ready to start, with everything needed to answer it.
 
-    `record` is called once all runs are whole, before the client is told; `headers` are the answer's.
-    `pump`, if there is one, may take tokens before they become batches. `summary` is that of the request.
+    `record` is called when all runs are complete, before the client is told; `headers` are the response's.
+    `pump`, if set, may take tokens before they become batches. `summary` is that of the request.
     """
 
     batches: ChoiceBatches
@@ -39,9 +39,9 @@ class PendingAnswer:
     summary: RequestSummary = field(default_factory=RequestSummary)
 
     def steps(self, *, renders: bool = True) -> Generator[tuple[Batch, list[Frame]], None, None]:
-        """Run, and give each batch with its frames, often none, once its events are in the transcripts.
+        """Run, and yield each batch with its frames, often none, after its events are in the transcripts.
 
-        Closing the generator ends the runs. Raises ProxyError.
+        Closing the generator aborts the runs. Raises ProxyError.
         """
         transcripts, chunks = self.transcripts, self.renderer.chunks if renders else _no_frames
         is_whole = False
@@ -54,11 +54,11 @@ class PendingAnswer:
                         frames += chunks(event, number)
                     yield batch, frames
                     if self.pump is not None and transcript.texts:
-                        # The first text went through here, where it is timed, and has been written.
+                        # The first text has been timed here and written.
                         self.pump.open(transcript, chunks)
             is_whole = True
         finally:
-            # A run of which nothing came may not have begun: a refused or left one costs its caller nothing.
+            # A run that produced nothing may not have started: the caller is not charged for it.
             if not is_whole and any(one.order or one.usage for one in transcripts):
                 self._summarize()
 
@@ -70,17 +70,17 @@ class PendingAnswer:
             summary.answer = "\n".join(transcript.text for transcript in transcripts)
 
     def finish(self) -> None:
-        """Record the whole answer. Raises ProxyError for one that is none."""
+        """Record the complete answer. Raises ProxyError if it is empty."""
         self._summarize()
         self.record()
 
     def closing(self) -> list[Frame]:
-        """Record the whole answer, then give the frames that end it. Raises ProxyError."""
+        """Record the complete answer, and return the closing frames. Raises ProxyError."""
         self.finish()
         return self.renderer.closing(self.transcripts)
 
     def failure(self, error: ProxyError) -> list[Frame]:
-        """Note why the answer broke, and give the frames that end it."""
+        """Record why the answer failed, and return the frames that end it."""
         self.summary.outcome = self.summary.outcome or error.code or error.type
         return self.renderer.failure(error)
 
@@ -90,9 +90,9 @@ def _no_frames(_event: FlowEvent, _number: int) -> list[Frame]:
 
 
 def refuse_empty(transcripts: Sequence[Transcript], *, may_be_cut: bool = False) -> None:
-    """Raise for a stream without an answer: chat UIs show an empty message without a word.
+    """Raise for a stream without an answer, since chat UIs would silently show an empty message.
 
-    `may_be_cut` tells that the client gave a stop sequence, which may have cut all there was.
+    `may_be_cut` means that a stop sequence may have removed the whole text.
     """
     if all(one.is_empty and not (may_be_cut and one.is_cut) for one in transcripts):
         raise RunFailed("The flow ended without an answer.", code="empty_answer")

@@ -1,4 +1,4 @@
-"""From a parsed request to its answer: which model, what to run for it, and in which form it goes out."""
+"""Answers parsed requests: selects the model, plans the runs, and sends a stream or a body."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ RendererOf = Callable[..., Renderer]
 
 
 class Answering:
-    """Answers the parsed requests of every surface alike."""
+    """Answers the parsed requests of every API."""
 
     def __init__(self, services: Services, hooks: Hooks) -> None:
-        """Answer with what all requests share, those whom the hooks let in."""
+        """Answer the requests that the hooks admit."""
         self._services, self._hooks = services, hooks
 
     def prepare(
@@ -60,7 +60,7 @@ class Answering:
         heartbeat: Heartbeat | None = None,
         is_deployment: bool = False,
     ) -> PendingAnswer:
-        """Decide what to run for a request; nothing runs before its batches are read. Raises ProxyError.
+        """Plan a request; nothing runs until its batches are read. Raises ProxyError.
 
         `heartbeat` is given where the answer is not this request's own stream or body.
         """
@@ -123,13 +123,13 @@ class Answering:
         return PendingAnswer(batches, renderer, heartbeat, transcripts, record, headers, pump, summary)
 
     def answer(self, parsed: ParsedRequest, pending: PendingAnswer) -> Response:
-        """Run a request, and answer with a stream or a body. Raises ProxyError before the first byte."""
-        # The flow runs from here on, and must be ended once the client leaves.
+        """Run a request, and respond with a stream or a body. Raises ProxyError before the first byte."""
+        # From here on the flow runs, and must be aborted if the client disconnects.
         current_scope().watch_client()
         if parsed.stream:
             current_scope().on_close.append(self._services.metrics.stream())
             headers = {**EVENT_STREAM, **pending.headers}
-            # Passed on directly: werkzeug would put two iterators of its own around each token.
+            # Returned directly, since werkzeug would wrap the iterator twice, at a cost for each token.
             return Response(event_stream(pending), headers=headers, direct_passthrough=True)
         with contextlib.closing(pending.steps(renders=False)) as steps:
             for _ in steps:
@@ -157,7 +157,7 @@ class Answering:
             return planner.prepare(parsed, model, g.caller)
         if task is not None:
             plan = planner.plan_standalone(parsed, model, g.caller)
-            # A run that waits for a decision has named its choices: no model need think of follow-ups.
+            # A run that waits for a decision has choices, so no model needs to invent follow-ups.
             is_known = task == "follow_ups" and choices_of_decision(parsed.user_text)
             if g.config.tasks.model != "builtin" and not is_known:
                 return plan
@@ -169,12 +169,12 @@ class Answering:
         return at_server(plan, self._services.flowises.server_of_session(model.flowise))
 
     def _file_links(self) -> FileLinks:
-        """What signs one more link."""
+        """The signer of further links."""
         self._services.metrics.count("file_links_made_total")
         return self._services.file_links
 
     def _own_address(self) -> Callable[[], str]:
-        """Tells the address that links begin with: the public one, else the one that the caller used."""
+        """The base URL of links: the public URL, otherwise the one that the caller used."""
         services, environ = self._services, request.environ  # Flask's stand-in is gone once the view returns.
         return lambda: services.settings.proxy_public_url or services.proxies.address(environ)
 
@@ -186,7 +186,7 @@ class Answering:
             raise
 
     def _describe(self, summary: RequestSummary, plan: Plan, parsed: ParsedRequest) -> None:
-        """Note which conversation the request is of, and which runs."""
+        """Record the conversation and the runs of the request."""
         continued, services = plan.continued, self._services
         summary.conversation = continued.conversation if continued else parsed.conversation
         summary.user = user_of(parsed, header)

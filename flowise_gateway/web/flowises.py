@@ -1,4 +1,4 @@
-"""The Flowises behind the gateway: each with its clients, its catalogs and its health."""
+"""The Flowises behind the gateway, each with its clients, catalogs and health."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ class FlowClient(UploadClient, FlowSource, Protocol):
         pump: Callable[[str], bool] | None = None,
         state: RunState | None = None,
     ) -> Batches:
-        """Run the flow and give its events as they arrive."""
+        """Run the flow and yield its events as they arrive."""
 
     def version(self) -> str:
-        """Tell Flowise's version. Raises ProxyError."""
+        """Return Flowise's version. Raises ProxyError."""
 
     def get_streaming(self, path: str) -> tuple[ReplyHead, Reply]:
-        """GET a path; the body is for the caller to read and close. Raises ProxyError."""
+        """GET a path; the caller reads and closes the body. Raises ProxyError."""
 
 
 class FlowClients(Protocol):
-    """The clients of all flows of one Flowise, and what they know of it together."""
+    """The clients of all flows of one Flowise, and their shared state."""
 
     servers: Servers
     mode: QueueMode
 
     def client(self, flow_id: str = "", api_key: str = "") -> FlowClient:
-        """Return a flow's client with the caller's own key for Flowise, else the server's."""
+        """Return a flow's client, with the caller's own key for Flowise or the configured one."""
 
     def close(self) -> None:
-        """Close idle connections; calls under way go on."""
+        """Close idle connections; active calls continue."""
 
 
 class FlowiseState(TypedDict):
-    """How Flowise is: why it cannot be used, if it cannot; of several servers, which can be reached."""
+    """The state of a Flowise: an error if it is unusable, and which of several servers are reachable."""
 
     reachable: bool
     version: NotRequired[str | None]
@@ -80,7 +80,7 @@ class Flowise:
     """One Flowise: its clients, and a catalog for each key."""
 
     def __init__(self, upstream: Upstream, clients: FlowClients, store: WatchedStore) -> None:
-        """Keep listings in the store."""
+        """Create it without calling it; listings are saved in the store."""
         self.upstream = upstream
         self.clients = clients
         self.clients.mode.is_set = upstream.is_queued
@@ -89,10 +89,10 @@ class Flowise:
         self._lock = threading.Lock()
 
     def catalog(self, caller: Caller, refresh_seconds: float) -> Catalog:
-        """The flows that the caller's own key for Flowise shows, else the server's."""
+        """The flows visible to the caller's own key for Flowise, or to the configured one."""
         key = caller.flowise_key
-        # Reading the saved listing waits for the store; without the lock, other requests of the same key
-        # would meanwhile make a second catalog.
+        # Reading the saved listing waits for the store; without the lock, concurrent requests with the same
+        # key would create a second catalog.
         with self._lock:
             catalog = self._catalogs.get(key)
             if catalog is None:
@@ -102,7 +102,7 @@ class Flowise:
         return catalog
 
     def state(self, caller: Caller, discovery: DiscoveryConfig) -> FlowiseState:
-        """Whether it answers, and what it refuses, for those who operate the gateway."""
+        """Whether Flowise answers, and its errors, for `/ready`."""
         try:
             version = self.clients.client("", caller.flowise_key).version()
         except ProxyError as error:
@@ -119,18 +119,18 @@ class Flowise:
         return state
 
     def catalog_age(self) -> float:
-        """The age of the list that the gateway's own key gave; strangers' keys could make one old at will."""
+        """The age of the gateway's own list of flows; other keys' lists could be made to age at will."""
         own = self._catalogs.get("")
         return own.age if own else 0.0
 
     def has_failing_catalog(self) -> bool:
-        """Whether the gateway's own key gets no list."""
+        """Whether the gateway's own key currently gets no list."""
         own = self._catalogs.get("")
         return own is not None and own.error is not None
 
     def _new_catalog(self, caller: Caller) -> Catalog:
         key, settings = caller.flowise_key, self.upstream.settings
-        # Saved under the address and the key: a listing that one key sees is shown for no other.
+        # Saved under URL and key, so that a listing is only shown to the key that sees it.
         source = f"{settings.flowise_base_url}\n{key or settings.flowise_api_key}"
         name = f"listing:{hashlib.sha256(source.encode()).hexdigest()}"
         owner = caller.scope if key else None
@@ -142,13 +142,13 @@ class Flowise:
 
 
 def _any_server(*, is_new: bool) -> str:
-    """Nothing is known of the servers of a Flowise that is not there any more."""
+    """No server is known for a Flowise that is no longer configured."""
     del is_new
     return ""
 
 
 class Flowises:
-    """All of them by name, the default one first, as `proxy.yaml` has them now."""
+    """All Flowises by name, the default one first, according to the current `proxy.yaml`."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Flowises:
         store: WatchedStore,
         metrics: Metrics,
     ) -> None:
-        """Begin with none; `follow` takes over those of a configuration."""
+        """Start without Flowises; `follow` applies a configuration."""
         self._settings = settings
         self._clients_of = clients_of
         self._store = store
@@ -165,9 +165,9 @@ class Flowises:
         self._by_name: dict[str, Flowise] = {}
 
     def follow(self, config: ProxyConfig) -> list[str]:
-        """Take over what was added, changed or taken away, and tell what cannot be; others are left alone.
+        """Apply added, changed and removed entries, and return what cannot be applied.
 
-        Calls under way go on with the Flowise that they began with.
+        Active calls continue with the Flowise on which they started.
         """
         is_queued = config.flowise_mode == "queue"
         try:
@@ -192,7 +192,7 @@ class Flowises:
         return problems
 
     def _made(self, wanted: Mapping[str, Upstream], problems: list[str]) -> dict[str, Flowise]:
-        """Those that are wanted: what is there as it is, what is new or changed made anew if it can be."""
+        """The configured Flowises: unchanged ones are kept, new and changed ones are created if possible."""
         made: dict[str, Flowise] = {}
         for name, upstream in wanted.items():
             present = self._by_name.get(name)
@@ -209,7 +209,7 @@ class Flowises:
         return made
 
     def _watch(self, name: str, flowise: Flowise, *, forget: bool = False) -> None:
-        """Show in the metrics what the calls of a Flowise count, or no longer."""
+        """Add the counters of a Flowise to the metrics, or remove them."""
         servers = flowise.clients.servers
         readers: dict[tuple[str, ...], Callable[[], float]] = {
             ("breakers_open", name): lambda: sum(server.health.is_down for server in servers),
@@ -226,20 +226,20 @@ class Flowises:
                 self._metrics.watch(key[0], read, *key[1:])
 
     def __iter__(self) -> Iterator[Flowise]:
-        """All of them, the default one first."""
+        """Iterate over all Flowises, the default one first."""
         return iter([*self._by_name.values()])
 
     def get(self, name: str) -> Flowise | None:
-        """The Flowise of this name."""
+        """The Flowise with this name."""
         return self._by_name.get(name)
 
     def server_of_session(self, name: str) -> Callable[..., str]:
-        """Gives the name of the server for a session that knows none; `Servers.server_of_session`."""
+        """A function that selects the server for a session; see `Servers.server_of_session`."""
         flowise = self._by_name.get(name)
         return flowise.clients.servers.server_of_session if flowise else _any_server
 
     def client(self, name: str, flow: str = "", api_key: str = "") -> FlowClient:
-        """The client of a flow of this Flowise. Raises FlowiseUnavailable if that was taken away."""
+        """The client of a flow of this Flowise. Raises FlowiseUnavailable if it was removed."""
         flowise = self._by_name.get(name)
         if flowise is None:
             raise FlowiseUnavailable("This model's Flowise is no longer configured. Nothing has run.")

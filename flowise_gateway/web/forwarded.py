@@ -1,7 +1,7 @@
-"""What a reverse proxy tells of the client: its address, and the address that it used for the gateway.
+"""X-Forwarded-* headers of reverse proxies: the client's address, and the URL that it used.
 
-Werkzeug's ProxyFix counts proxies instead of knowing them, and replaces the Host header, on which the check
-against DNS rebinding rests: a web page may send any X-Forwarded-Host to a server on its own machine.
+Werkzeug's ProxyFix counts proxies instead of checking their addresses, and replaces the Host header, on which
+the protection against DNS rebinding depends: a web page may send any X-Forwarded-Host to a local server.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,100}){1,10}")
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-* headers are believed: networks, or `*` for whoever connects."""
+    """The proxies whose X-Forwarded-* headers are trusted: networks, or `*` for every peer."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        """Trust these networks, as PROXY_TRUSTED_PROXIES has them."""
+        """Trust these networks, in the form of PROXY_TRUSTED_PROXIES."""
         given = tuple(networks)
         self._all = "*" in given
         self._networks: tuple[_Network, ...] = tuple(map(ipaddress.ip_network, set(given) - {"*"}))
@@ -53,7 +53,7 @@ class TrustedProxies:
         if not self.trusts(address):
             self._tell_of(address)
             return address
-        if self._all:  # Each hop but the first may be a proxy.
+        if self._all:  # Every hop except the first may be a proxy.
             return _plain(chain.partition(",")[0]) or address
         for part in reversed(chain.rsplit(",", _MAX_PROXIES)[-_MAX_PROXIES:]):
             before = _plain(part)
@@ -65,7 +65,7 @@ class TrustedProxies:
         return address
 
     def _tell_of(self, address: str) -> None:
-        """Say once that a machine of this network, probably a reverse proxy, is not believed."""
+        """Log once that a machine on the local network, probably a reverse proxy, is not trusted."""
         if not self._has_told and address and ipaddress.ip_address(address).is_private:
             self._has_told = True
             log.warning(
@@ -75,7 +75,7 @@ class TrustedProxies:
             )
 
     def address(self, environ: Mapping[str, Any]) -> str:
-        """The address by which the caller reached the gateway; empty for one that no link may repeat."""
+        """The base URL that the caller used; empty if links must not repeat it."""
         scheme, host, prefix = environ["wsgi.url_scheme"], environ.get("HTTP_HOST") or "", ""
         if self.trusts(environ.get("REMOTE_ADDR") or ""):
             scheme = _last(environ, "PROTO").lower() or scheme
@@ -88,14 +88,14 @@ class TrustedProxies:
 
 
 def _last(environ: Mapping[str, Any], name: str) -> str:
-    """What the nearest proxy says; further ones may have been the client itself."""
+    """The value set by the nearest proxy; earlier ones may be from the client itself."""
     value: str = environ.get(f"HTTP_X_FORWARDED_{name}") or ""
     return value.rpartition(",")[2].strip()
 
 
 def _plain(text: str) -> str:
-    """An address without port and zone, IPv4 as such also where IPv6 carries it; empty for anything else."""
-    # The cache keeps what it was asked for: long texts of clients would fill the memory.
+    """An address without port and zone, IPv4-mapped IPv6 as IPv4; empty for anything else."""
+    # The cache keeps its keys: long texts from clients would fill the memory.
     return _parsed(text) if len(text) <= _MAX_ADDRESS else ""
 
 
@@ -107,7 +107,7 @@ def _parsed(text: str) -> str:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        # A zone (`fe80::1%eth0`) may be any text, and would stand in log lines and headers for Flowise.
+        # A zone (`fe80::1%eth0`) may be any text, and would appear in log lines and headers for Flowise.
         parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""

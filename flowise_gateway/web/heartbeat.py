@@ -1,4 +1,4 @@
-"""When a client must be written to next, so that a silent answer is not taken for dead."""
+"""The time of the next heartbeat, so that clients do not give up on a silent answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Heartbeat:
-    """When a client must be written to next; its `remaining` is what a run is asked to wake us by."""
+    """The time of the next heartbeat; `remaining` is passed to the run as its `wake`."""
 
     def __init__(self, heartbeat_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the first interval now."""
@@ -16,11 +16,11 @@ class Heartbeat:
         self._due = clock() + heartbeat_seconds
 
     def reset(self) -> None:
-        """Begin the interval anew."""
+        """Restart the interval."""
         self._due = self._clock() + self._heartbeat_seconds
 
     def due_within(self, seconds: float) -> None:
-        """Be due in `seconds` at the latest."""
+        """Make the heartbeat due within `seconds`."""
         self._due = min(self._due, self._clock() + seconds)
 
     def remaining(self) -> float:

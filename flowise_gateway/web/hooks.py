@@ -1,4 +1,4 @@
-"""Around every view: who is let in, which headers each answer carries, how an error is answered."""
+"""Hooks around every view: admission, response headers, error responses."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ log = logging.getLogger(__name__)
 
 _PUBLIC = {"/health", "/ready"}
 FILE_RULE = "/flowise/files/<path:token>"
-"""The route of files, which whoever holds a link may open."""
+"""The route of files, which anyone with a signed link may open."""
 
 
 class Hooks:
     """Admission before a view, headers after it, errors in OpenAI's shape."""
 
     def __init__(self, services: Services, public: frozenset[str] = frozenset()) -> None:
-        """Let in whom the services' keys, origins and limits allow, and everybody to `public` paths."""
+        """Admit requests by keys, origins and limits; `public` paths are open to everyone."""
         self._services = services
         self._settings = settings = services.settings
         self._public = _PUBLIC | public | ({METRICS} if settings.proxy_metrics == "open" else set())
 
     def install(self, app: Flask) -> None:
-        """Put the hooks around the application's views."""
+        """Register the hooks with the application."""
         app.before_request(self._admit)
         app.after_request(self._finish)
         app.register_error_handler(ProxyError, self._refuse)
@@ -89,12 +89,12 @@ class Hooks:
         summary.caller = caller.name
         check_origin(header("Origin"), header("Host"), self._settings, is_open=services.keys.is_open)
         if http_request.method == "POST":
-            # A cancel frees a place; refused for want of one, it could never free it.
+            # A cancel frees a slot; if it needed one itself, it could never free it.
             self._take_places(1, takes_slots=not rule.endswith("/cancel"))
         return None
 
     def admit_choices(self, parsed: ParsedRequest, body: Mapping[str, Any]) -> None:
-        """Count a request of several choices, which was let in before it was read, as a run for each."""
+        """Count a request with several choices, which was admitted before it was parsed, once per choice."""
         runs = len(parsed.turns)
         if runs == 1:
             return
@@ -103,21 +103,21 @@ class Hooks:
         except BadRequest as error:
             error.param = "prompt" if isinstance(body.get("prompt"), list) else "n"
             raise
-        # All are then counted together or not at all, so that a refusal leaves nothing counted.
+        # All are counted together or not at all, so that a refusal leaves nothing counted.
         g.admission.give_back()
         g.limit_headers = {}
         self._take_places(runs)
 
     def admit_socket(self) -> None:
-        """Let in a WebSocket, until the end of its connection. Raises RateLimited."""
+        """Admit a WebSocket until its connection ends. Raises RateLimited."""
         current_scope().on_close.append(self._services.limits.admit_socket(g.caller).release)
 
     def admit_reader(self) -> None:
-        """Let in a reader of events, until the end of its answer. Raises RateLimited, FlowiseUnavailable."""
+        """Admit a reader of events until its response ends. Raises RateLimited, FlowiseUnavailable."""
         current_scope().on_close.append(self._services.limits.admit_reader(g.caller).release)
 
     def admit_message(self) -> contextlib.ExitStack:
-        """Let in one more request of an open connection; its key may be gone, or at its limit, by now."""
+        """Admit another request of an open connection; its key may have been removed or be at its limit."""
         services = self._services
         services.follow_config()
         g.config = services.config
@@ -128,14 +128,14 @@ class Hooks:
         return places
 
     def admit_runs(self, runs: int) -> None:
-        """Let a request in by the limits of its user and its model, which are known once it was read."""
+        """Admit a request by the limits of its user and model, which are known after parsing."""
         summary = current_scope().summary
         subjects = self._services.subjects(g.caller, summary)
         if subjects:
             g.at_end(partial(_settle, self._services.limits.admit_further(subjects, runs), summary))
 
     def _take_places(self, runs: int, *, takes_slots: bool = True) -> None:
-        """Take a place for each run, held until the answer has ended."""
+        """Take a slot for each run until the response has ended."""
         scope = current_scope()
         admission = self._services.limits.admit(g.caller, runs, takes_slots=takes_slots)
         g.at_end = scope.on_close.append
@@ -153,7 +153,7 @@ class Hooks:
         return response
 
     def refused(self, error: ProxyError) -> tuple[ProxyError, int]:
-        """An error as its caller is to see it, and its status."""
+        """The error as the caller sees it, and its status."""
         if isinstance(error, FlowiseRefused) and g.get("caller", ANONYMOUS).flowise_key:
             error = NotAuthenticated("Flowise refuses this API key.")
         return error, error_status(error, self._settings.proxy_run_error_status)
@@ -184,6 +184,6 @@ class Hooks:
 
 
 def _settle(admission: Admission, summary: RequestSummary) -> None:
-    """Free what a request holds, and charge to the budgets what it came to."""
+    """Free the slots of a request, and charge its usage to the budgets."""
     tokens = summary.tokens
     admission.settle(summary.runs, tokens.input + tokens.output if tokens else 0)

@@ -1,8 +1,8 @@
-"""The event pump: tokens go from Flowise to the client inside the event loop's callback.
+"""The event pump: forwards tokens from Flowise to the client inside an event loop callback.
 
-Waking the greenlet that serves a stream, and the generators it is in, costs more than rendering a token. So
-while the greenlet waits for Flowise, tokens are written without it; everything else (other events, half an
-event, an end, a failure, a client that is behind) wakes it, and goes through the loop of `PendingAnswer`.
+Waking the greenlet that serves a stream, and its generators, costs more than rendering a token. So while the
+greenlet waits for Flowise, tokens are written without it. Everything else (other or incomplete events, the end,
+failures, a slow client) wakes it, and goes through the loop of `PendingAnswer`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from flowise_gateway.openai.sse import Frame, stream_bytes
 from flowise_gateway.web.heartbeat import Heartbeat
 
 Chunks = Callable[[FlowEvent, int], list[Frame]]
-"""Gives the frames of one event of a choice, as a renderer does."""
+"""Renders the frames of one event of a choice."""
 WriteNow = Callable[[bytes], bool]
-"""Writes a piece of the answer without waiting; false if a rest of it must go out before the next piece."""
+"""Writes a chunk without blocking; false if part of it must be sent before the next one."""
 
 
 class Pump:
-    """One stream's way past its greenlet, shut until its first text has gone through the greenlet."""
+    """The bypass of one stream around its greenlet; closed until the greenlet has sent the first text."""
 
     __slots__ = ("_chunks", "_heartbeat", "_transcript", "_write_now")
 
@@ -31,11 +31,11 @@ class Pump:
         self._chunks: Chunks | None = None
 
     def open(self, transcript: Transcript, chunks: Chunks) -> None:
-        """Let tokens pass from now on: the answer's head is out, and so is all that came before."""
+        """Open the pump, after the response headers and everything before have been sent."""
         self._transcript, self._chunks = transcript, chunks
 
     def take(self, text: str) -> bool:
-        """Write the text of some tokens, if the pump is open; a text that was taken must not be passed on."""
+        """Write the text of tokens if the pump is open; true if it was written and must not be yielded."""
         if self._transcript is None or self._chunks is None:
             return False
         event = TextDelta(text)
@@ -43,6 +43,6 @@ class Pump:
         if self._write_now(stream_bytes(self._chunks(event, 0))):
             self._heartbeat.reset()
         else:
-            # The greenlet can wait for the client; its heartbeat makes the rest go out.
+            # The greenlet can wait for the client; its heartbeat sends the rest.
             self._heartbeat.due_within(0)
         return True

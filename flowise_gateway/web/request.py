@@ -1,4 +1,4 @@
-"""Flask's request as the gateway reads it, and the headers and bodies of its answers."""
+"""Reads Flask's request, and builds the headers and bodies of responses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class PlainPaths:
-    """Takes doubled and trailing slashes out of paths; after a redirect a client's POST would be a GET."""
+    """Removes double and trailing slashes from paths, since a redirect would turn a POST into a GET."""
 
     def __init__(self, application: WSGIApplication) -> None:
         """Wrap an application."""
@@ -46,17 +46,17 @@ class PlainPaths:
 
 
 def current_request() -> Request:
-    """The request itself; each use of Flask's stand-in for it costs a look-up."""
+    """The request object itself, since each use of Flask's proxy costs a lookup."""
     return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
 
 
 def current_scope() -> RequestScope:
-    """What the request shares with the server around the application."""
+    """The request scope shared with the serving process."""
     return request_scope(request.environ)
 
 
 def header(name: str) -> str | None:
-    """A header of the request; Flask's own look-up takes several times as long."""
+    """A header of the request; faster than Flask's own lookup."""
     value: str | None = request.environ.get(_key_of(name))
     return value
 
@@ -72,7 +72,7 @@ def _key_of(name: str) -> str:
 
 
 def raw_body(limit: int) -> bytes:
-    """The request's body. Raises BodyTooLarge, EncodingNotSupported, BadRequest for one that broke off."""
+    """The request's body. Raises BodyTooLarge, EncodingNotSupported, BadRequest if it is incomplete."""
     encoding = (header("Content-Encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise EncodingNotSupported(
@@ -97,8 +97,8 @@ def raw_body(limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    # Made in a function of its own: as a local of the function that reads, the exception would refer to
-    # itself through its traceback, and keep the body in memory until a garbage collection.
+    # A separate function: as a local of the reading function, the exception would reference itself through
+    # its traceback, and keep the body in memory until a garbage collection.
     return BodyTooLarge(f"The body is larger than {limit} bytes (PROXY_MAX_BODY_BYTES).")
 
 
@@ -108,7 +108,7 @@ def json_body(settings: Settings) -> dict[str, Any]:
 
 
 def onward_headers() -> dict[str, str]:
-    """Headers of the call to Flowise: the request's id, its address, its trace."""
+    """Headers of the call to Flowise: request id, client address, trace."""
     headers = {"x-request-id": g.request_id, "X-Forwarded-For": current_scope().summary.client}
     if trace := traceparent():
         headers["traceparent"] = trace
@@ -116,20 +116,20 @@ def onward_headers() -> dict[str, str]:
 
 
 def traceparent() -> str:
-    """The trace that the caller's request belongs to, empty if it names none (W3C Trace Context)."""
+    """The `traceparent` of the request, empty if there is none (W3C Trace Context)."""
     trace = header("traceparent")
     return trace if trace and _TRACEPARENT.fullmatch(trace) else ""
 
 
 def trace_id(trace: str) -> str:
-    """The id of a trace as the log has it."""
+    """The trace id for the log."""
     return trace[3:35]
 
 
 def link_resolver(reference: str, address: Callable[[], str], links: Callable[[], FileLinks]) -> LinkResolver:
-    """Gives, for a run, what completes its events: the reference of a question, the address of a file.
+    """A function that completes the events of a run: the reference of a question, the URL of a file.
 
-    `address` tells that of the gateway, empty where links must be relative.
+    `address` returns the base URL of the gateway, empty if links must be relative.
     """
 
     def of_run(model: Model, chat_id: str) -> Callable[[HumanInputRequested | ArtifactMade], FlowEvent]:
@@ -147,8 +147,8 @@ def link_resolver(reference: str, address: Callable[[], str], links: Callable[[]
 
 
 def answer_headers(plan: Plan) -> dict[str, str]:
-    """Headers that name the run's chat, its conversation, and what was ignored of the request."""
-    # A canned answer outside a conversation leaves nothing in Flowise that its chat id could find.
+    """Headers with the chat id, the conversation id, and the ignored parameters."""
+    # A canned answer outside a conversation has no chat in Flowise.
     has_chat = plan.continued is not None or not plan.canned_events
     headers = {"x-flowise-chat-id": ", ".join(turn.chat_id for turn in plan.turns)} if has_chat else {}
     if plan.ignored:
@@ -159,12 +159,12 @@ def answer_headers(plan: Plan) -> dict[str, str]:
 
 
 def ignored_names(names: Sequence[str]) -> str:
-    """Names as a header can hold them; a client may have made some of them up."""
+    """Names in a form that is valid in a header, since clients may invent names."""
     shown = [_NO_NAME.sub("?", name[:MAX_NAME_CHARACTERS]) for name in names[:MAX_NAMES]]
     more = len(names) - len(shown)
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A value as the answer."""
+    """A JSON response."""
     return Response(json_bytes(body), status, headers, mimetype="application/json")
