@@ -17,7 +17,7 @@ _SHORT_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """In the store: a session, its chat id and server, how many messages it has, its open question."""
+    """A stored session: its chat id and server, its number of messages, its open question."""
 
     session: str
     chat: str
@@ -34,7 +34,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class TranscriptRecord:
-    """In the store: a conversation, for clients that send only what is new.
+    """A stored conversation, for clients that only send new messages.
 
     `link` is the key of its session's record, `mark` the fingerprint of all texts, `system` that of the
     system text. Under the name of an answer no texts are stored, for the request brings them along: there

@@ -1,1 +1,1 @@
-"""The Responses API, whole: parsed, rendered, stored, run in the background, over WebSockets."""
+"""The Responses API: parsing, rendering, storage, background runs, WebSockets."""

@@ -1,6 +1,6 @@
-"""Runs that go on without their client: stored step by step, read and cancelled from any worker.
+"""Background responses: stored step by step, and read and cancelled from any worker.
 
-All state of such a run is in the store, so that no worker has to ask another one.
+All their state is in the store, so that workers need not call each other.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from flowise_gateway.web.answer import PendingAnswer
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.25
-"""How often a run stores its events, and how often a reader looks for new ones."""
+"""How often a run stores its events, and how often readers poll for new ones."""
 CANCEL_SECONDS = 5.0
 KEEP_TRYING_SECONDS = 600.0
-"""How long a run that is over waits for a store that is away; what it answered is lost after that."""
+"""How long a finished run retries an unavailable store; after that, its answer is lost."""
 AWAY_SECONDS = 60.0
-"""How long a reader of events waits for a store that is away."""
+"""How long a reader of events waits for an unavailable store."""
 _RETRY_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 15.0
 _END = b"\n\n"
@@ -46,19 +46,19 @@ class EarlyRenderer(Renderer, Protocol):
     """A renderer that can also show a response before its output, and a cancelled one."""
 
     def before_output(self, status: Literal["queued", "in_progress"]) -> Mapping[str, Any]:
-        """Give the response before its output."""
+        """The response before its output."""
 
     def cancelled(self) -> list[Frame]:
-        """Give the frames that end a cancelled answer."""
+        """The frames that end a cancelled response."""
 
 
 class BackgroundRun:
-    """A run whose events and end are stored as they come; `run` returns when it is over and never raises."""
+    """A run whose events are stored as they arrive; `run` returns at its end and never raises."""
 
     def __init__(
         self, place: StoredResponse, answer: PendingAnswer, record: Record, renderer: EarlyRenderer
     ) -> None:
-        """Run an answer and store it as `record`, which has no response yet."""
+        """Prepare to run an answer and store it as `record`, which has no response yet."""
         self._place, self._answer, self._record, self._renderer = place, answer, record, renderer
         self._frames: list[Frame] = []
         self._blocks = 0
@@ -107,7 +107,7 @@ class BackgroundRun:
             self._unsaved[self._blocks] = stream_bytes(self._frames)
             self._blocks += 1
             self._frames = []
-        # A piece keeps its number and content until it is stored: a reader may have it even if saving failed.
+        # A block keeps its number and content until it is stored: a reader may have it even if saving failed.
         if self._unsaved and self._place.save_events(self._unsaved):
             self._unsaved = {}
 
@@ -118,7 +118,7 @@ class BackgroundRun:
             return
         if self._place.show_alive():
             self._alive_at, self._failures = time.monotonic(), failures
-            if was_away:  # the store may have lost its data meanwhile
+            if was_away:  # the store may have lost its data
                 self._place.save(self._with("in_progress"))
 
     def _finish(self) -> None:
@@ -145,13 +145,13 @@ class BackgroundRun:
 def replayed(
     place: StoredResponse, after: int, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[bytes]:
-    """The events after the one of this number, stored and to come, to the end of the run."""
+    """The stored and future events after this number, until the end of the run."""
     seen, block, silent, away = -1, 0, 0.0, 0.0
     record: Record | None = None
     while True:
         piece = None
         try:
-            # The record is read before the events: all events of a record that is over are stored by then.
+            # The record is read before the events, so that all events of a finished record are stored.
             record = place.record()
             piece = place.events(block)
             away = 0.0
@@ -179,7 +179,7 @@ def replayed(
 
 
 def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes]:
-    """The frames that end a stream whose run died, or was deleted; none for a whole stream."""
+    """The frames that end a stream whose run died or was deleted; none for a complete stream."""
     if record is None:
         yield stream_bytes([DONE])
     elif blocks < max(1, record.blocks) or not record.blocks:
@@ -190,7 +190,7 @@ def _dead_end(record: Record | None, blocks: int, number: int) -> Iterator[bytes
 
 
 def cancelled(place: StoredResponse, sleep: Callable[[float], None] = time.sleep) -> Record | None:
-    """Ask the run to end, and wait for its end; the record as it then is."""
+    """Ask the run to end, wait for its end, and return the final record."""
     place.request_abort("cancel")
     waited = 0.0
     while (record := place.record()) and not record.is_over and waited < CANCEL_SECONDS:

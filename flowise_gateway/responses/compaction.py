@@ -1,7 +1,7 @@
-"""The tokens of a Responses request, and its context packed into one item.
+"""Counts the tokens of a Responses request, and compacts its context into one item.
 
-Nothing is summarized: that would take a run of the flow, which may act. The packed item holds the whole
-conversation, which so continues without a store.
+Nothing is summarized, since that would need a run of the flow, which may have side effects. The item contains
+the whole conversation, which can therefore continue without a store.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from flowise_gateway.responses.request import (
 
 
 class InputTokens(TypedDict):
-    """The tokens that a request gives its flow."""
+    """The number of input tokens of a request."""
 
     object: Literal["response.input_tokens"]
     input_tokens: int
 
 
 class CompactionItem(TypedDict):
-    """A conversation packed, which a later input may begin with."""
+    """A compacted conversation, with which a later input may begin."""
 
     id: str
     type: Literal["compaction"]
@@ -47,7 +47,7 @@ class CompactionItem(TypedDict):
 
 
 class Compaction(TypedDict):
-    """The answer to a request to compact."""
+    """The response to a compaction request."""
 
     id: str
     object: Literal["response.compaction"]
@@ -63,7 +63,7 @@ def input_tokens(
     resolve: Resolver = nothing_stored,
     earlier: Earlier = nothing_stored,
 ) -> InputTokens:
-    """Count the tokens that a request gives its flow; the model may be missing. Raises BadRequest."""
+    """Count the input tokens of a request; the model may be missing. Raises BadRequest."""
     model = string(body, "model") if body.get("model") is not None else "any"
     parsed = parse_response(body, model, resolve=resolve, earlier=earlier)
     turn = parsed.turns[0]
@@ -79,9 +79,9 @@ def compacted(
     earlier: Earlier = nothing_stored,
     clock: Callable[[], float] = time.time,
 ) -> Compaction:
-    """Pack the conversation of a request into one item. Raises BadRequest as for a response."""
+    """Compact the conversation of a request into one item. Raises BadRequest as for a response."""
     string(body, "model")
-    parameters(body, echoed(body))  # checked, although none of them changes what is packed
+    parameters(body, echoed(body))  # validated, although none of them affects the compaction
     before = earlier_entries(text_or_null(body, "previous_response_id"), earlier)
     own = input_entries(body, resolve, may_be_empty=bool(before))
     whole = expand_compactions([*before, *own], new_id)

@@ -1,6 +1,6 @@
-"""The fields of a Responses request beside its input: checked, and as the answer repeats them.
+"""The fields of a Responses request other than its input: validated, and echoed in the response.
 
-Every field may be null. What no flow can obey is checked for its type alone, and named by `parameters`.
+Every field may be null. Unsupported fields are only checked for their type, and are in `parameters`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flowise_gateway.openai.response_format import read_format
 from flowise_gateway.openai.tools import checked_function, tool_mode
 
 TOOL_CALLS = "flowise.tool_calls"
-"""The entry of `include` that asks for the flow's own tools as items of the output."""
+"""The entry of `include` that requests the flow's own tool calls as output items."""
 
 MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
 """OpenAI's limits of `metadata`."""
@@ -53,7 +53,7 @@ NAMED: Mapping[str, Check] = {
     "prompt_cache_options": _OBJECT,
     "prompt_cache_retention": _TEXT,
 }
-"""Fields that nothing obeys: their type is checked, and a request with one names it as ignored."""
+"""Unsupported fields: their type is checked, and they are reported as ignored."""
 
 _PARAMETERS: Mapping[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(_CHECKED_BY_ECHO, lambda _name, _value: None),
@@ -64,7 +64,7 @@ _REASONING_DEFAULTS = {"mode": "standard", "context": "auto"}
 
 
 class Echo(TypedDict):
-    """What a response repeats of its request."""
+    """The fields of a request that its response repeats."""
 
     instructions: str | None
     previous_response_id: str | None
@@ -90,9 +90,9 @@ class Echo(TypedDict):
 
 
 def echoed(body: Mapping[str, Any]) -> Echo:
-    """All that a response repeats of its request, with OpenAI's defaults where the request is silent."""
+    """The fields that a response repeats, with OpenAI's defaults for missing ones."""
     tools = optional(body.get("tools"), list, "tools") or ()
-    text_or_null(body, "service_tier")  # any may be asked for, although there is one only
+    text_or_null(body, "service_tier")  # any value is accepted, although there is only one tier
     has_no_limit = body.get("max_output_tokens") == NO_LIMIT
     return {
         "instructions": text_or_null(body, "instructions"),
@@ -120,7 +120,7 @@ def echoed(body: Mapping[str, Any]) -> Echo:
 
 
 def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
-    """What was asked for and a flow may or may not obey."""
+    """The parameters that a flow may support."""
     sent = checked(body, _PARAMETERS)
     if set(sent.get("prompt_cache_options", ["mode"])) <= {"prewarm"}:
         del sent["prompt_cache_options"]
@@ -142,7 +142,7 @@ def parameters(body: Mapping[str, Any], echo: Echo) -> dict[str, Any]:
 
 
 def included(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the answer is to hold beside its text."""
+    """The additional output requested with `include`."""
     value = optional(body.get("include"), list, "include") or ()
     return tuple(expect(entry, str, f"include[{n}]") for n, entry in enumerate(value))
 
@@ -157,7 +157,7 @@ def conversation_id(body: Mapping[str, Any]) -> str:
 
 
 def generates(body: Mapping[str, Any]) -> bool:
-    """Whether the flow is to run: a client may send a request ahead of time, to continue from it later."""
+    """Whether the flow should run: clients may send a request in advance, and continue it later."""
     options = optional_object(body, "prompt_cache_options")
     is_prewarm = boolean(options, "prewarm", "prompt_cache_options.prewarm")
     return _boolean_or_true(body, "generate") and not is_prewarm
@@ -231,7 +231,7 @@ def _text(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, param: str) -> dict[str, Any]:
-    """A tool as it came; a function with all keys that Open Responses requires, null or not."""
+    """A tool unchanged; a function with all keys that Open Responses requires, possibly null."""
     given = expect(tool, dict, param)
     if string(given, "type", f"{param}.type") != "function":
         return given
@@ -254,7 +254,7 @@ def _tool_choice(choice: Any) -> Any:
 
 
 def check_exclusive(body: Mapping[str, Any]) -> None:
-    """Refuse fields that exclude each other."""
+    """Refuse mutually exclusive fields."""
     if body.get("background") and body.get("store") is False:
         raise BadRequest(
             "A background response must be stored: 'store' cannot be false.",

@@ -1,4 +1,4 @@
-"""The input of a response: its items and those before them, and the conversation they make."""
+"""Parses the input items of a response and of its predecessors into a conversation."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from flowise_gateway.responses.items import (
 Resolver = Callable[[str], Item | None]
 
 OWN_CALL = "flowise_"
-"""The call ids of the flow's own tools begin so; sent back, they are no calls of the client's tools."""
+"""The prefix of call ids of the flow's own tools, to distinguish them from the client's when resent."""
 
 _MAX_CONTEXT = 32 * 2**20
-"""Bytes of JSON that all compactions of a request may hold together; their values may be MAX_VALUES."""
+"""The maximum size of the JSON in all compactions of a request; it may contain MAX_VALUES values."""
 _PACKED = "items1."
 _MAX_FOREIGN_NAMES = 16
 _ACTIONS = {
     "mcp_approval_response": "no tool of this server waits for an approval",
     "compaction_trigger": "send the conversation to POST /v1/responses/compact",
 }
-"""Items that ask for an action at once, and why it is not taken here."""
+"""Items that request an immediate action, and why it is not supported."""
 _TOLD = ("message", "function_call", "function_call_output")
-"""Types that become part of the conversation. A flow has its own reasoning and the calls of its own tools in
-its memory, and has no use for other types."""
+"""Types that become part of the conversation. A flow has its own reasoning and tool calls in its memory, and
+no use for other types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Entry:
     """A complete item and its place in the request, such as `input[2]`.
 
     `is_earlier` means that its client resends it with every later message, so that it must not be refused;
-    `left_out` are the kinds of what could not be read of it, where a note stands instead.
+    `left_out` lists the kinds of unreadable parts that were replaced by a note.
     """
 
     item: Item
@@ -68,7 +68,7 @@ class Entry:
 
 
 def read_input(value: Any, resolve: Resolver, make_id: MakeId) -> list[Entry]:
-    """The items of `input`, a text being one user message; `resolve` looks references up."""
+    """The items of `input`; a string is one user message. `resolve` looks up references."""
     if isinstance(value, str):
         check_length(value, MAX_TEXT, "input")
         message = {"type": "message", "role": "user", "content": value}
@@ -94,7 +94,7 @@ def _role(item: Any) -> Any:
 
 
 def _earlier(item: Any, place: str, resolve: Resolver, make_id: MakeId) -> Entry:
-    """An item of an earlier turn, completed, with notes in place of what cannot be read of it."""
+    """An item of an earlier turn, completed, with notes in place of unreadable parts."""
     left_out: list[str] = []
     if isinstance(item, dict):
         item = _referred(item, place, resolve)
@@ -107,7 +107,7 @@ def _earlier(item: Any, place: str, resolve: Resolver, make_id: MakeId) -> Entry
 
 
 def _referred(item: Any, place: str, resolve: Resolver) -> Item:
-    """The item itself, or the one that it refers to: a reference may lack its type, as a message may."""
+    """The item itself, or the one that it refers to; references and messages may lack their type."""
     expect(item, dict, place)
     kind = item.get("type")
     if kind is None:
@@ -131,9 +131,9 @@ def stored_entries(items: Iterable[Item], place: str, make_id: MakeId) -> list[E
 
 
 def pack_compaction(items: Iterable[Item]) -> str:
-    """Items as the `encrypted_content` of a compaction, which clients cannot read.
+    """Items as the `encrypted_content` of a compaction, which is opaque to clients.
 
-    Raises BadRequest for more than a request may send back.
+    Raises BadRequest if they are too large to be sent back in a request.
     """
     raw = orjson.dumps(list(items))
     if len(raw) > _MAX_CONTEXT or value_count(raw) > MAX_VALUES:
@@ -142,7 +142,7 @@ def pack_compaction(items: Iterable[Item]) -> str:
 
 
 def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]:
-    """The entries with the packed items in place of each compaction."""
+    """The entries, with each compaction replaced by its items."""
     expanded: list[Entry] = []
     unpacking = _Unpacking()
     for entry in entries:
@@ -163,13 +163,13 @@ def expand_compactions(entries: Iterable[Entry], make_id: MakeId) -> list[Entry]
 
 
 class _Unpacking:
-    """Unpacks the compactions of one request: a few bytes can unpack into as many as memory holds."""
+    """Unpacks the compactions of one request, with a limit, since they may be decompression bombs."""
 
     def __init__(self) -> None:
         self._bytes_left, self._values_left = _MAX_CONTEXT, MAX_VALUES
 
     def items(self, entry: Entry) -> list[Item]:
-        """The items of a compaction. Raises BadRequest, also if those of all are too large together."""
+        """The items of a compaction. Raises BadRequest, also if all of them together are too large."""
         place = f"{entry.place}.encrypted_content"
         packed = entry.item["encrypted_content"].removeprefix(_PACKED)
         try:
@@ -192,14 +192,14 @@ class _Unpacking:
 
 
 def too_large_context(param: str) -> BadRequest:
-    """The refusal of a conversation that takes more memory than one request may."""
+    """The error for a conversation that needs too much memory."""
     return BadRequest(
         "The conversation is too large; start a new one.", param=param, code="context_length_exceeded"
     )
 
 
 def check_calls(entries: Iterable[Entry]) -> None:
-    """Refuse an output that answers no call before it."""
+    """Refuse a tool output without a preceding call."""
     called = set()
     for entry in entries:
         kind, call_id = entry.item["type"], entry.item.get("call_id")
@@ -211,9 +211,9 @@ def check_calls(entries: Iterable[Entry]) -> None:
 
 
 def check_actions(entries: Sequence[Entry]) -> None:
-    """Refuse an item that asks for an action which is not taken here.
+    """Refuse an item that requests an unsupported action.
 
-    One that a model has answered after is history: whatever it asked for was done by another server.
+    An item with a later answer is history: its action was performed by another server.
     """
     for entry in reversed(entries):
         kind = entry.item["type"]
@@ -228,7 +228,7 @@ def check_actions(entries: Sequence[Entry]) -> None:
 
 
 def foreign_types(entries: Iterable[Entry]) -> list[str]:
-    """The types of the items that no flow is told of, as names of ignored parameters; at most a few."""
+    """The types of items that are not passed to the flow, as ignored parameters; at most a few."""
     kinds = dict.fromkeys(entry.item["type"] for entry in entries if entry.item["type"] not in READERS)
     return [f"input.{kind}" for kind in kinds][:_MAX_FOREIGN_NAMES]
 
@@ -240,9 +240,9 @@ def read_conversation(
     may_be_empty: bool = False,
     may_be_silent: bool = False,
 ) -> Conversation:
-    """The items as a conversation. Raises BadRequest that names the place in the input.
+    """The items as a conversation. Raises BadRequest with the path in the input.
 
-    With `may_be_empty` there may be no items, with `may_be_silent` they may hold no text.
+    With `may_be_empty`, there may be no items; with `may_be_silent`, they may contain no text.
     """
     messages = _grouped(entries)
     roles = [_role_of(message[0].item) for message in messages]
@@ -258,7 +258,7 @@ def read_conversation(
 
 
 def _grouped(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """The entries of the conversation, a list for each message: calls join the answer before them."""
+    """The entries of the conversation, grouped by message; calls belong to the answer before them."""
     messages: list[list[Entry]] = []
     for entry in yield_between(entries):
         kind = entry.item["type"]
@@ -300,7 +300,7 @@ def _add(builder: ConversationBuilder, number: int, role: str, message: Sequence
 
 
 def _text(builder: ConversationBuilder, entry: Entry, field: str) -> str:
-    """The text of a message or of a tool's output, whose other parts are attached."""
+    """The text of a message or of a tool's output; its other parts are attached."""
     content = entry.item[field]
     if isinstance(content, str):
         return content
@@ -322,7 +322,7 @@ def _text(builder: ConversationBuilder, entry: Entry, field: str) -> str:
         except BadRequest as error:
             texts.append(builder.leave_out(part_kind(part), error))
             continue
-        # The parts of stored items are no fields of this request.
+        # The parts of stored items are not fields of this request.
         is_in_request = entry.place.startswith("input[")
         builder.attach(attachment if is_in_request else replace(attachment, param=entry.place))
     return "\n".join(texts)

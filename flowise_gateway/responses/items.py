@@ -1,7 +1,7 @@
-"""One item of a response's input: checked, and completed so that it can be listed and sent back.
+"""One input item of a response: validated, and completed so that it can be listed and sent back.
 
-Errors name the field by the place that the caller gives. An item of a type unknown here is taken as it is: a
-client that changes models in the middle of a chat sends all that another model has made.
+Errors name the field by the path that the caller passes. An item of an unknown type is accepted unchanged,
+since a client that changes models within a chat sends the items of the other model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ITEM_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 def complete(item: Item, place: str, make_id: MakeId, left_out: LeftOut = None) -> Item:
     """The item with its id and all fields of its type. Raises BadRequest.
 
-    With `left_out`, a note stands for each part that cannot be read, whose kind is added to the list.
+    With `left_out`, each unreadable part is replaced by a note, and its kind is added to the list.
     """
     kind = string(item, "type", f"{place}.type")
     item_id = item.get("id")
@@ -57,7 +57,7 @@ def _message(item: Item, place: str, left_out: LeftOut) -> dict[str, Any]:
 
 
 def _function_call(item: Item, place: str, _: LeftOut) -> dict[str, Any]:
-    # Names and ids of any length and letters: calls of other models are resent too, which have other rules.
+    # Names and ids are not restricted, since calls of other models, with other rules, are resent, too.
     call_id, name = (_non_empty(item, field, place) for field in ("call_id", "name"))
     arguments = string(item, "arguments", f"{place}.arguments")
     return {"call_id": call_id, "name": name, "arguments": arguments, "status": "completed"}
@@ -67,7 +67,7 @@ def _function_call_output(item: Item, place: str, left_out: LeftOut) -> dict[str
     fields = ("call_id", "name")
     named = {field: _non_empty(item, field, place) for field in fields if item.get(field) is not None}
     output = item.get("output")
-    if output is None and "output" in item:  # as in a chat: a tool may give nothing
+    if output is None and "output" in item:  # as in a chat, a tool result may be empty
         output = ""
     if isinstance(output, str):
         check_length(output, MAX_TEXT, f"{place}.output")
@@ -103,7 +103,7 @@ READERS: Mapping[str, tuple[str, Callable[[Item, str, LeftOut], dict[str, Any]]]
     "reasoning": ("rs_", _reasoning),
     "compaction": ("cmp_", _compaction),
 }
-"""The known types: the prefix of their ids, and what reads their fields."""
+"""The known types: the prefix of their ids, and the parser of their fields."""
 
 
 def _parts(content: Any, param: str, role: str, left_out: LeftOut) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def _file(part: Mapping[str, Any], param: str) -> dict[str, Any]:
     address = part.get("file_url")
     if address is not None:
         string(part, "file_url", f"{param}.file_url")
-        if is_image_address(address):  # fetched by the model's provider, as an image_url is
+        if is_image_address(address):  # fetched by the model's provider, like an image_url
             return {"type": "input_image", "image_url": address, "detail": "auto"}
         if address[:5].lower() != "data:":
             _refuse_reference(part, "file_url", param, "file_data")

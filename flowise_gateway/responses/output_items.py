@@ -1,6 +1,6 @@
-"""The output of a response as it grows: its items, and the events that announce them.
+"""The growing output of a response: its items and their events.
 
-One message holds the whole text and stays open to the end, so that sources found late can be cited in it.
+One message contains the whole text and stays open to the end, so that sources found late can be cited in it.
 Reasoning before the text is one item, closed when the text begins; later reasoning is a second item, open
 beside the message.
 """
@@ -26,13 +26,13 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
 class Citation(UrlCitation):
-    """A citation as Responses have it."""
+    """A citation in the format of Responses."""
 
     type: Literal["url_citation"]
 
 
 class TextPart(TypedDict):
-    """A part of a message, or of a summary of thoughts, which has no more than the first two."""
+    """A part of a message, or of a reasoning summary, which only has the first two keys."""
 
     type: Literal["output_text", "summary_text"]
     text: str
@@ -56,10 +56,10 @@ class OutputItem(TypedDict):
 
 
 class Events:
-    """Makes frames of events: their numbers rise by one, their names are their types."""
+    """Creates event frames with consecutive sequence numbers and their types as names."""
 
     def __init__(self) -> None:
-        """Begin with 0, as both contracts want it."""
+        """Start with 0, as both specifications require."""
         self._number = 0
 
     def frame(self, kind: str, **fields: Any) -> Frame:
@@ -68,7 +68,7 @@ class Events:
         return Frame(orjson.dumps(event), kind)
 
     def delta(self, kind: str, head: bytes, text: str) -> Frame:
-        """The next event of many that differ in their text alone; `head` is all the rest of it."""
+        """The next of many events that only differ in their text; `head` is everything before it."""
         return Frame(b'%b,"sequence_number":%d,"delta":%b}' % (head, self._next(), orjson.dumps(text)), kind)
 
     def failed(self, error: ErrorObject, response: Mapping[str, Any]) -> list[Frame]:
@@ -88,10 +88,10 @@ class _OpenItem(ABC):
     text_event: ClassVar[str]
     index_field: ClassVar[str]
     logprobs: ClassVar[Mapping[str, list[Any]]] = {}
-    """What OpenAI requires beside the text of a message."""
+    """A field that OpenAI requires with the text of a message."""
 
     def __init__(self, item_id: str, index: int, events: Events) -> None:
-        """Take the item's place in the output."""
+        """Set the item's index in the output."""
         self.index, self.last_text = index, ""
         self._id, self._events, self._texts = item_id, events, list[str]()
         self._place = {"item_id": item_id, "output_index": index, self.index_field: 0}
@@ -99,20 +99,20 @@ class _OpenItem(ABC):
         self._delta_head = orjson.dumps(head)[:-1]
 
     def opening(self) -> list[Frame]:
-        """The events that begin the item."""
+        """The events at the start of the item."""
         return [
             self._item_event("added", self._item("in_progress", [])),
             self._events.frame(f"{self.part_event}.added", **self._place, part=self._part("")),
         ]
 
     def add(self, text: str) -> Frame:
-        """Take more text."""
+        """Add text."""
         self.last_text = text
         self._texts.append(text)
         return self._events.delta(f"{self.text_event}.delta", self._delta_head, text)
 
     def close(self, status: ItemStatus, citations: Sequence[Citation] = ()) -> tuple[list[Frame], OutputItem]:
-        """The events that end the item, and the whole item."""
+        """The events at the end of the item, and the complete item."""
         text = "".join(self._texts)
         part = self._part(text, citations)
         item = self._item(status, [part])
@@ -131,11 +131,11 @@ class _OpenItem(ABC):
 
     @abstractmethod
     def _item(self, status: ItemStatus, parts: list[TextPart]) -> OutputItem:
-        """Give the whole item."""
+        """Return the complete item."""
 
     @abstractmethod
     def _part(self, text: str, citations: Sequence[Citation] = ()) -> TextPart:
-        """Give the item's only part."""
+        """Return the item's only part."""
 
     def _item_event(self, what: str, item: OutputItem) -> Frame:
         return self._events.frame(f"response.output_item.{what}", output_index=self.index, item=item)
@@ -165,10 +165,10 @@ class _Reasoning(_OpenItem):
 
 
 class Output:
-    """The items of one response, in the order in which they began. Each method gives the events to send."""
+    """The items of one response, in the order of their start. Each method returns the events to send."""
 
     def __init__(self, events: Events, make_id: MakeId) -> None:
-        """Begin without items."""
+        """Start without items."""
         self._events, self._make_id = events, make_id
         self._items: dict[int, OutputItem] = {}
         self._count = 0
@@ -183,7 +183,7 @@ class Output:
 
     @property
     def has_text(self) -> bool:
-        """Whether the message has begun."""
+        """Whether the message has started."""
         return self._message is not None
 
     @property
@@ -192,7 +192,7 @@ class Output:
         return self._reasoning.last_text if self._reasoning else ""
 
     def add_text(self, text: str) -> list[Frame]:
-        """Take a piece of the answer's text."""
+        """Add text to the answer."""
         if self._message:  # nearly always
             return [self._message.add(text)]
         frames = self._close_reasoning()
@@ -201,20 +201,20 @@ class Output:
         return [*frames, self._message.add(text)] if text else frames
 
     def add_thought(self, text: str) -> list[Frame]:
-        """Take a piece of the reasoning."""
+        """Add text to the reasoning."""
         if self._reasoning:
             return [self._reasoning.add(text)]
         self._reasoning = _Reasoning(self._make_id(_Reasoning.id_prefix), self._new_index(), self._events)
         return [*self._reasoning.opening(), self._reasoning.add(text)]
 
     def add_call(self, event: ClientToolCalled) -> list[Frame]:
-        """Take a call of a client's function."""
+        """Add a call of a client's function."""
         self._has_calls = True
         frames = [] if self._message else self._close_reasoning()
         return [*frames, *self._call(event.call_id, event.name, event.arguments)]
 
     def add_flow_tool(self, event: ToolUsed) -> list[Frame]:
-        """Take a tool of the flow that has run, as a call and its output."""
+        """Add a tool call of the flow, as a call and its output."""
         frames = [] if self._message else self._close_reasoning()
         call_id = self._make_id(OWN_CALL)
         output: OutputItem = {
@@ -224,7 +224,7 @@ class Output:
             "call_id": call_id,
             "output": event.error or json_text("" if event.tool_output is None else event.tool_output),
         }
-        # Names of functions have these letters only, and their arguments are an object.
+        # Function names only have these characters, and their arguments are an object.
         name = re.sub(r"[^a-zA-Z0-9_-]+", "_", event.tool)[:64] or "tool"
         given = event.tool_input if isinstance(event.tool_input, dict) else {"input": event.tool_input}
         frames += self._call(call_id, name, json_text(given))
@@ -236,12 +236,12 @@ class Output:
         return [*frames, *self._close_open(status, citations)]
 
     def interrupt(self) -> list[Frame]:
-        """End the open items of an answer that was broken off."""
+        """End the open items of an interrupted answer."""
         return self._close_open("incomplete")
 
     def _close_open(self, status: ItemStatus, citations: Sequence[Citation] = ()) -> list[Frame]:
         frames = list[Frame]()
-        if self._message:  # it began before the reasoning that is open beside it
+        if self._message:  # it started before the open reasoning item
             frames, self._items[self._message.index] = self._message.close(status, citations)
             self._message = None
         return [*frames, *self._close_reasoning()]

@@ -1,4 +1,4 @@
-"""A run's events as the events and the whole body of a response."""
+"""Renders a run as the events or the body of a response."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class Response(Echo):
 
 
 class ResponsesRenderer(BaseRenderer):
-    """Flow events of one request as a response's events or a response.
+    """Renders the flow events of a request as the events of a response or as a response.
 
-    `store` gets the whole response before its end is sent, also that of a failure.
+    `store` receives the complete response before its end is sent, also for failures.
     """
 
     def __init__(
         self, request: ParsedRequest, *, store: Callable[[Response], bool] | None = None, **options: Any
     ) -> None:
-        """Prepare the response as it is before its output."""
+        """Prepare the response before its output."""
         super().__init__(request, **options)
         self._store = store
         self._shows_tools = TOOL_CALLS in request.include
@@ -87,11 +87,11 @@ class ResponsesRenderer(BaseRenderer):
         self._is_over = False
 
     def opening(self) -> list[Frame]:
-        # The same response twice, as OpenAI does.
+        # The same response twice, as in OpenAI's API.
         return [self._response_event("created"), self._response_event("in_progress")]
 
     def chunks(self, event: FlowEvent, index: int = 0) -> list[Frame]:  # noqa: ARG002 - there is one choice
-        if isinstance(event, TextDelta):  # nearly all are
+        if isinstance(event, TextDelta):  # nearly all events are
             return self._output.add_text(event.text) if event.text else []
         if text := answer_text(event, is_first=not self._output.has_text):
             return self._output.add_text(text)
@@ -103,10 +103,10 @@ class ResponsesRenderer(BaseRenderer):
         return self._output.add_thought(thought) if thought else []
 
     def heartbeat(self) -> bytes:
-        return COMMENT  # neither contract has an event without news
+        return COMMENT  # neither specification has an event without content
 
     def closing(self, transcripts: Sequence[Transcript]) -> list[Frame]:
-        """Give the ends of all items, the whole response and `[DONE]`."""
+        """The ends of all items, the complete response and `[DONE]`."""
         usage = self.usage(transcripts)
         self._response["usage"] = response_usage(
             usage["prompt_tokens"],
@@ -114,7 +114,7 @@ class ResponsesRenderer(BaseRenderer):
             usage["prompt_tokens_details"]["cached_tokens"],
             usage["completion_tokens_details"]["reasoning_tokens"],
         )
-        if not self._request.generates:  # nothing was run, so there is no output and no id of a run
+        if not self._request.generates:  # nothing has run, so there is no output and no run id
             self._response["completed_at"] = int(self._clock())
             return self._end([], "completed")
         transcript = transcripts[0]
@@ -136,12 +136,12 @@ class ResponsesRenderer(BaseRenderer):
         return self._end(frames, status)
 
     def failure(self, error: ProxyError) -> list[Frame]:
-        """Give the ends of what is open, an `error`, the failed response and `[DONE]`."""
+        """The ends of all open items, an `error`, the failed response and `[DONE]`."""
         error = self._shown(error)
         code = error.code if error.code in _ERROR_CODES else "server_error"
         event = error_body(error)["error"]
         if self._style.repeats_failures and not error.nothing_ran:
-            # Of OpenAI's codes the only one after which Codex and opencode do not ask again.
+            # The only one of OpenAI's codes after which Codex and opencode do not retry.
             code = event["code"] = "invalid_prompt"
         frames = self._output.interrupt()
         self._response["error"] = {"code": code, "message": error.message}
@@ -150,20 +150,20 @@ class ResponsesRenderer(BaseRenderer):
         return [*frames, *self._events.failed(event, self._response), DONE]
 
     def cancelled(self) -> list[Frame]:
-        """Give the frames that end an answer whose run was aborted by its client.
+        """The frames that end a response that its client cancelled.
 
-        Neither contract has an event for it: the stream ends as an incomplete one, the body as cancelled.
+        Neither specification has an event for it: the stream ends as incomplete, the body as cancelled.
         """
         frames = self._end(self._output.interrupt(), "incomplete")
         self._response["status"] = "cancelled"
         return frames
 
     def before_output(self, status: Literal["queued", "in_progress"]) -> Response:
-        """Give the response as it is before its output."""
+        """The response before its output."""
         return {**self._response, "status": status}
 
     def body(self, transcripts: Sequence[Transcript]) -> Response:
-        """Give the whole response: the one that ended the stream, or would have ended it."""
+        """The complete response, equal to the one at the end of a stream."""
         if not self._is_over:
             for event in transcripts[0].events():
                 self.chunks(event)
@@ -182,7 +182,7 @@ class ResponsesRenderer(BaseRenderer):
             self._add_metadata({"warnings": ["The store is unavailable: this response was not stored."]})
 
     def _add_metadata(self, details: Mapping[str, Any]) -> None:
-        """Add to the client's own pairs as many of ours as OpenAI's limits leave room for."""
+        """Add the gateway's metadata to the client's, within OpenAI's limits."""
         metadata = dict(self._response["metadata"])
         for name, value in details.items():
             if len(metadata) < MAX_PAIRS and (text := _metadata_value(value)):
@@ -194,7 +194,7 @@ class ResponsesRenderer(BaseRenderer):
 
 
 def response_usage(prompt: int, completion: int = 0, cached: int = 0, reasoning: int = 0) -> ResponseUsage:
-    """The tokens of a response in the words of Responses."""
+    """The usage in the format of Responses."""
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
@@ -205,7 +205,7 @@ def response_usage(prompt: int, completion: int = 0, cached: int = 0, reasoning:
 
 
 def _metadata_value(value: Any) -> str:
-    """A value as text within OpenAI's limit: a string is cut, a list loses its end; else empty."""
+    """A value as text within OpenAI's limit: strings and lists are truncated; otherwise empty."""
     if isinstance(value, str):
         return value[:MAX_VALUE]
     while isinstance(value, list) and len(json_text(value)) > MAX_VALUE:

@@ -1,4 +1,4 @@
-"""A request of the Responses API, parsed into turns."""
+"""Parses a request of the Responses API into turns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Earlier = Callable[[str], Sequence[Item] | None]
 
 
 def nothing_stored(_id: str) -> None:
-    """Find nothing, for a caller without a store."""
+    """A lookup that finds nothing, for callers without a store."""
 
 
 def parse_response(
@@ -50,8 +50,8 @@ def parse_response(
 ) -> ParsedRequest:
     """Parse a request for a response. Raises BadRequest.
 
-    `resolve` gives the item that a reference names; `earlier` gives the items of the response that
-    `previous_response_id` names and of all before it. Both give None for an unknown id.
+    `resolve` returns the item for a reference; `earlier` returns the items of the response in
+    `previous_response_id` and of all its predecessors. Both return None for an unknown id.
     """
     model, stream = deployment or string(body, "model"), boolean(body, "stream")
     echo, include, conversation = echoed(body), included(body), conversation_id(body)

@@ -1,4 +1,4 @@
-"""The views of the Responses API: responses that are stored, continued, run in the background."""
+"""The views of the Responses API."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ResponseRoutes:
         self._services, self._hooks, self._answering = services, hooks, answering
 
     def create(self) -> Response:
-        """Answer a response."""
+        """Create a response."""
         body = json_body(self._services.settings)
         context = self._context()
         parsed = parse_response(body, resolve=context.resolve, earlier=context.earlier)
@@ -63,7 +63,7 @@ class ResponseRoutes:
         return self._answering.answer(parsed, self._answering.prepare(parsed, body, renderer_of))
 
     def retrieve(self, response_id: str) -> Response:
-        """Give a response, or with `stream=true` its events."""
+        """Return a response, or with `stream=true` its events."""
         place, record = self._found(response_id)
         if request.args.get("stream", "false").lower() != "true":
             return json_response(record.response)
@@ -74,19 +74,19 @@ class ResponseRoutes:
             )
         after = _number("starting_after", -1, low=0, high=_MAX_NUMBER)
         self._hooks.admit_reader()
-        # Waiting for more events must end when the client leaves.
+        # Waiting for events must end when the client disconnects.
         current_scope().watch_client()
         return Response(replayed(place, after), headers=EVENT_STREAM)
 
     def delete(self, response_id: str) -> Response:
-        """Delete a response, and end its run if it is under way."""
+        """Delete a response, and abort its run if it is active."""
         if not self._place(response_id).delete():
             raise _not_found(response_id)
         self._services.planner.forget(g.caller, response_id)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     def cancel(self, response_id: str) -> Response:
-        """End the run of a background response; a response that is over does not change."""
+        """Cancel a background response; a finished response is unchanged."""
         place, record = self._found(response_id)
         if not record.response["background"]:
             raise BadRequest("Only a response created with background=true can be cancelled.")
@@ -108,7 +108,7 @@ class ResponseRoutes:
         )
 
     def input_tokens(self) -> Response:
-        """Count the tokens that a request would bring to its flow."""
+        """Count the input tokens of a request."""
         context = self._context()
         body = json_body(self._services.settings)
         return json_response(
@@ -116,13 +116,13 @@ class ResponseRoutes:
         )
 
     def compact(self) -> Response:
-        """Pack a conversation into one item."""
+        """Compact a conversation into one item."""
         context = self._context()
         body = json_body(self._services.settings)
         return json_response(compacted(body, count_tokens, resolve=context.resolve, earlier=context.earlier))
 
     def socket(self) -> Response:
-        """Answer responses over a WebSocket."""
+        """Serve responses over a WebSocket."""
         shared = current_scope()
         if shared.connection is None:
             raise BadRequest("This server does not support WebSockets.")
@@ -150,8 +150,8 @@ class ResponseRoutes:
                 "Background responses need the store, which is currently unavailable.",
                 retry_after_seconds=STORE_RETRY_SECONDS,
             )
-        # The request ends here; its places in flight are freed at the end of its run.
-        # The run fills the summary that it was prepared with; what is left of the request has a copy.
+        # The request ends here; its slots in flight are freed at the end of its run.
+        # The run uses the summary it was prepared with; the rest of the request has a copy.
         shared = current_scope()
         summary, shared.summary = shared.summary, replace(shared.summary, chat_ids=())
         releases = list(shared.on_close)
@@ -161,7 +161,7 @@ class ResponseRoutes:
 
         def run_and_release() -> None:
             try:
-                with shared.ended_with_runs():  # A server that ends waits for it, or has it fail in time.
+                with shared.ended_with_runs():  # A stopping server waits for it, or ends it in time.
                     run.run()
             finally:
                 for release in releases:
@@ -189,7 +189,7 @@ class ResponseRoutes:
 
 
 class _Upgraded(Response):
-    """The end of a WebSocket connection: there is no HTTP answer to send."""
+    """The end of a WebSocket connection, which has no HTTP response."""
 
     def __call__(self, *_: Any) -> Any:
         """End the connection: gunicorn closes it at a StopIteration."""

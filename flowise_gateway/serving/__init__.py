@@ -1,1 +1,1 @@
-"""All that knows gunicorn and gevent's server: sockets, workers, clients that leave."""
+"""The gunicorn and gevent server: sockets, workers, disconnected clients."""

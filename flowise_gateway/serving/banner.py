@@ -1,4 +1,4 @@
-"""What a person reads when the server has started on a terminal."""
+"""The start-up message on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LABEL_WIDTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What was found at the start; `flowise`, `models`, `keys` and `store` are a line each, for a person."""
+    """The state at start-up; `flowise`, `models`, `keys` and `store` are one readable line each."""
 
     flowise: str
     models: str
@@ -22,7 +22,7 @@ class Overview:
 
 
 def banner(address: str, overview: Overview, *, coloured: bool) -> str:
-    """The lines, without the last one's end; control characters of names were taken out before."""
+    """The message, without a final line break; names must not contain control characters."""
 
     def styled(text: str, *styles: str) -> str:
         return "".join(styles) + text + _PLAIN if coloured else text

@@ -1,4 +1,4 @@
-"""A client's connection: an answer's head waits for the first bytes of its body, a write has a time limit."""
+"""A client connection that sends headers together with the body's first bytes, and has write timeouts."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from flowise_gateway.serving.request_body import MAX_LEFT_BYTES
 
 LINGER_SECONDS = 30.0
 LINGER_SILENT_SECONDS = 5.0
-"""How long a client that was answered early may go on sending its body, and how long it may pause in it."""
+"""How long a client that was answered early may continue sending its body, and how long it may pause."""
 
 WRITE_STEP_BYTES = 65_536
-"""A large answer is written in steps with a time limit each, so that a slow client is not taken for gone."""
+"""Large responses are written in steps with a timeout each, so that slow clients are not disconnected."""
 _NOTHING = bytes(4)
-# Without 1xx: after such a head the client speaks next, so that the head must not wait for a body.
+# Without 1xx, which must be sent at once, since the client continues after it.
 _HEADS = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
 class ClientSocket(socket.socket):
-    """A client's connection; the head of an answer is sent together with the first bytes of the body."""
+    """A client connection; response headers are sent together with the first bytes of the body."""
 
     _head = b""
     _request: Any = None
     _is_answering = False
 
     def begin_request(self, request: Any) -> None:
-        """Take the next request, if any, and free what was read ahead of the last one's body."""
+        """Start the next request, if any, and free the buffered part of the last one's body."""
         if self._request is not None:
             self._request.body.free()
         self._request = request
         self._is_answering = False
 
     def end_reading(self) -> None:
-        """Have an idle connection end, as if its client had; a request that has arrived is still read.
+        """Close an idle connection as if the client had; a request that has arrived is still read.
 
-        gevent's own `shutdown` would interrupt the read that is waiting, with an error in the log.
+        gevent's own `shutdown` would interrupt the pending read with an error in the log.
         """
         with contextlib.suppress(OSError):
             self._sock.shutdown(SHUT_RD)  # type: ignore[attr-defined]  # gevent's stubs lack it
 
     def announce_end(self) -> None:
-        """Have the answer in hand say that its connection ends with it, unless its head is written."""
+        """Add `Connection: close` to the current response, unless its headers have been sent."""
         if not self._is_answering:
             self._request.force_close()
 
     def end_request(self) -> None:
-        """Close the connection after the answer if too much of the request's body is unread."""
+        """Close the connection after the response if too much of the request body is unread."""
         self._request.body.finish()
         if self._request.body.left > MAX_LEFT_BYTES:
             self._request.force_close()
 
     def yield_to_others(self) -> None:
-        """Let others run before the next request, else a client that never pauses would hold the worker."""
+        """Let other greenlets run before the next request, so that no client can block the worker."""
         gevent.sleep(LOOP_SLEEP_SECONDS)
         if self._has_sent_ahead():
             yield_now()
@@ -71,9 +71,9 @@ class ClientSocket(socket.socket):
         return unread != _NOTHING or self._request.unreader.buf.tell() > 0
 
     def linger(self) -> None:
-        """End the answer and discard what the client still sends.
+        """End the response and discard data that the client still sends.
 
-        Closing a socket with unread data resets it, and the client would lose the answer (RFC 9112, 9.6).
+        Closing a socket with unread data resets it, and the client would lose the response (RFC 9112, 9.6).
         """
         deadline = time.monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ class ClientSocket(socket.socket):
                 gevent.sleep(LOOP_SLEEP_SECONDS)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all, each step within the time limit; an answer's head waits for the bytes that follow."""
+        """Send all data, each step within the timeout; headers are held until the next bytes."""
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(_HEADS) and data.endswith(b"\r\n\r\n"):
@@ -99,16 +99,16 @@ class ClientSocket(socket.socket):
                 super().sendall(left[start : start + WRITE_STEP_BYTES], flags)
 
     def write_chunk_now(self, data: bytes) -> bool:
-        """Send a chunk of an answer without waiting; false if the next `sendall` has to send a rest of it."""
+        """Send a chunk without blocking; false if the next `sendall` must send the rest of it."""
         chunk = b"%X\r\n%b\r\n" % (len(data), data)
         try:
             sent = os.write(self.fileno(), chunk)
-        except OSError:  # The buffer is full, or the client is gone, which the next `sendall` finds out.
+        except OSError:  # The buffer is full, or the client is gone, which the next `sendall` detects.
             sent = 0
         self._head = chunk[sent:]
         return sent == len(chunk)
 
     def flush(self) -> None:
-        """Send the head of an answer without a body."""
+        """Send the headers of a response without a body."""
         if self._head:
             self.sendall(b"")

@@ -1,4 +1,4 @@
-"""Notices a client that leaves while its flow is silent: nothing is written then that could fail."""
+"""Detects that a client disconnects while its flow is silent, when no write can fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gevent
 
 
 class ClientWatcher:
-    """Watches a client's socket during a run, and ends the greenlet that serves it when the client leaves."""
+    """Watches a client's socket during a run, and ends its greenlet when the client disconnects."""
 
     __slots__ = ("_client", "_runs", "_serving", "_watch")
 
@@ -20,7 +20,7 @@ class ClientWatcher:
         self._watch: Any = None
 
     def start(self) -> None:
-        """Watch from now on; the request's body must have been read, else its bytes would end the watch."""
+        """Start watching; the request body must have been read, since its bytes would end the watch."""
         if self._client is not None:
             self._serving = gevent.getcurrent()
             self._runs.add(self._serving)
@@ -45,5 +45,5 @@ class ClientWatcher:
         except OSError:
             ahead = b""
         self._stop_watching()
-        if not ahead:  # Bytes would be the next request, sent ahead.
+        if not ahead:  # data would be a pipelined request
             gevent.kill(self._serving)

@@ -1,4 +1,4 @@
-"""Around the application in a serving process: the drain, and clients that leave."""
+"""WSGI middleware of the serving process: draining, and disconnected clients."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SHUTTING_DOWN = "server_shutting_down"
 
 
 class ServingEdge:
-    """WSGI middleware: a client that leaves ends its run, and a draining worker refuses what it must."""
+    """WSGI middleware: ends the runs of disconnected clients, and refuses requests while draining."""
 
     def __init__(
         self, application: WSGIApplication, metrics: Metrics, notice_proxy: Callable[[], None]
     ) -> None:
-        """Wrap an application, which calls its request's `watch_client` once a run may begin.
+        """Wrap an application, which calls its request's `watch_client` once a run may start.
 
-        `notice_proxy` is called when a request came by way of a proxy.
+        `notice_proxy` is called when a request came through a proxy.
         """
         self._application = application
         self.metrics = metrics
@@ -39,7 +39,7 @@ class ServingEdge:
         self._refuses: Callable[[str], bool] | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request, unless the drain refuses its path."""
+        """Serve a request, unless its path is refused while draining."""
         if self._refuses and self._refuses(environ["PATH_INFO"]):
             return _refusal(start_response)
         if not self._has_proxy and "HTTP_X_FORWARDED_FOR" in environ:
@@ -50,7 +50,7 @@ class ServingEdge:
         scope = request_scope(environ)
         scope.connection = client
         scope.watch_client = watcher.start
-        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # HTTP/1.0 knows no chunks
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # HTTP/1.0 has no chunked encoding
             scope.write_now = getattr(client, "write_chunk_now", None)
         scope.is_draining = lambda: self._refuses is not None
         scope.ended_with_runs = self._ended_with_runs
@@ -64,17 +64,17 @@ class ServingEdge:
         return _WatchedBody(body, watcher)
 
     def drain(self, refuses: Callable[[str], bool]) -> None:
-        """Have connections that would wait for more end, and refuse the paths of which `refuses` is true."""
+        """Close connections after their current response, and refuse paths for which `refuses` is true."""
         self._refuses = refuses
 
     @property
     def has_runs(self) -> bool:
-        """Whether runs are under way, also those that no client waits for."""
+        """Whether runs are active, including those without a waiting client."""
         return bool(self._runs)
 
     @contextlib.contextmanager
     def _ended_with_runs(self) -> Iterator[None]:
-        """Let `end_runs` end the block, too; it is for connections whose client is not watched."""
+        """Let `end_runs` also end this block; for connections whose client is not watched."""
         serving = gevent.getcurrent()
         self._runs.add(serving)
         try:
@@ -83,7 +83,7 @@ class ServingEdge:
             self._runs.discard(serving)
 
     def end_runs(self) -> None:
-        """End every run with an error that its client is told; called when the time to drain is up."""
+        """End every run with an error for its client; called at the end of the drain time."""
         error = RunFailed("The server is shutting down; the run was aborted.", code=_SHUTTING_DOWN)
         for serving in list(self._runs):
             gevent.kill(serving, error)
@@ -100,7 +100,7 @@ def _refusal(start_response: StartResponse) -> Iterable[bytes]:
 
 
 class _WatchedBody:
-    """An answer's body; closing it stops the watch of its client."""
+    """A response body; closing it stops watching the client."""
 
     def __init__(self, body: Iterable[bytes], watcher: ClientWatcher) -> None:
         self._body = body

@@ -1,4 +1,4 @@
-"""The embedded demo Flowise, started where no Flowise is named."""
+"""Starts the embedded demo Flowise if no Flowise is configured."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ HERE = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def embedded_demo(settings: Settings) -> Iterator[Settings]:
-    """The settings, with the demo Flowise behind them when neither they nor `proxy.yaml` name one to ask."""
+    """The settings, with the demo Flowise if neither they nor `proxy.yaml` configure one."""
     config = config_file(settings).current
     has_pipelines = config.pipelines or settings.proxy_pipelines_url
     if settings.flowise_base_url or config.flowises or has_pipelines:
         yield settings
         return
-    # --restart: the process that starts the demo again when it was killed is the demo's own, since gunicorn's
-    # master, patched by gevent, cannot start any.
-    # -P: no module of the folder in which we were started takes the place of the demo's or of Python's own.
+    # --restart: the demo supervises itself, since gunicorn's master, patched by gevent, cannot start
+    # processes.
+    # -P: no module in the current directory can shadow the demo's or Python's own modules.
     command = [sys.executable, "-P", "-m", "flowise_demo", "--restart", "--port", "0", "--exit-with-stdin"]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    # The demo ends when its standard input does, so that it never outlives us, not even after a kill. A key
-    # that interrupts us is not one of its business: what still runs then must be ended, not break.
+    # The demo exits when its standard input is closed, so that it never outlives us, even after a kill.
+    # Ctrl-C must not reach it: the runs that are active then must end regularly.
     with subprocess.Popen(  # noqa: S603
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as demo:

@@ -1,4 +1,4 @@
-"""The pipeline host, started where `proxy.yaml` names pipelines and supervised by a process of its own."""
+"""Starts the pipeline host if `proxy.yaml` has pipelines; a separate process supervises it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIBRARY = "haystack"
 
 @contextlib.contextmanager
 def embedded_pipelines(settings: Settings, *, is_demo: bool) -> Iterator[Settings]:
-    """The settings, with a pipeline host behind them where one is needed; beside the demo the sample's."""
+    """The settings, with a pipeline host if one is needed; with the demo Flowise, it serves the sample."""
     is_named = bool(config_file(settings).current.pipelines)
     has_library = importlib.util.find_spec(LIBRARY) is not None
     has_sample = is_demo and has_library and not settings.flowise_key_passthrough
@@ -32,10 +32,10 @@ def embedded_pipelines(settings: Settings, *, is_demo: bool) -> Iterator[Setting
         return
     if not has_library:
         raise SettingsError("proxy.yaml names pipelines, which need: pip install 'flowise-gateway[haystack]'")
-    # As for the demo: the host's own process starts it again when it was killed, it ends with its standard
-    # input, and no module of the folder in which we were started takes the place of the host's or Python's.
+    # As for the demo: the host supervises itself and exits when its standard input is closed, and no module
+    # in the current directory can shadow the host's or Python's own modules.
     command = [sys.executable, "-P", "-m", "flowise_gateway.pipelines", "--restart", "--exit-with-stdin"]
-    # The key keeps other users of this machine from running the pipelines past the gateway.
+    # The key prevents other users of this machine from bypassing the gateway.
     key = settings.proxy_pipelines_key or secrets.token_urlsafe(24)
     paths = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "PYTHONPATH": paths, "PROXY_PIPELINES_KEY": key}

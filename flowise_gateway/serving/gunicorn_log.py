@@ -1,4 +1,4 @@
-"""Gunicorn's log and error pages in our forms."""
+"""Gunicorn's log and error pages in the gateway's formats."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flowise_gateway.telemetry.log import request_id
 
 
 class GunicornLog:
-    """Gunicorn's log lines through the server's log; its start-up lines at level debug."""
+    """Writes gunicorn's log lines to the server's log, start-up lines at debug level."""
 
     def __init__(self, cfg: Any) -> None:
-        """Take gunicorn's configuration, which gunicorn reads back as `cfg`."""
+        """Keep gunicorn's configuration, which gunicorn expects as `cfg`."""
         self.cfg = cfg
         self._log = logging.getLogger("gunicorn")
         self.info = self.debug
@@ -24,30 +24,30 @@ class GunicornLog:
         self.critical = self._log.critical
 
     def exception(self, message: object, *_: Any, **__: Any) -> None:
-        """Write a failure; as a warning if the client left or read nothing, or the drain ended its run."""
+        """Log a failure; as a warning if the client disconnected or stalled, or draining ended its run."""
         error = sys.exc_info()[1]
         if isinstance(error, (OSError, ProxyError)):
             self._log.warning("an answer was cut off: %s", type(error).__name__)
-        else:  # Without the URL that gunicorn names: it may hold a key.
+        else:  # without the URL in gunicorn's message, which may contain a key
             self._log.exception("%s", str(message).partition(" %s")[0])
 
     def debug(self, message: object, *arguments: Any, **named: Any) -> None:
-        """Write gunicorn's own steps, but no request line, which may hold a key."""
+        """Log gunicorn's own steps, without request lines, which may contain a key."""
         if not str(message).startswith(("%s %s", "Ignored", "Invalid")):
             self._log.debug(message, *arguments, **named)
 
     def warning(self, message: object, *arguments: Any, **named: Any) -> None:
-        """Write a warning; without the bytes of a request that could not be parsed."""
+        """Log a warning, without the bytes of an invalid request."""
         if str(message).startswith("Invalid request"):
             message, arguments = "an invalid HTTP request was refused", ()
         self._log.warning(message, *arguments, **named)
 
     def setup(self, cfg: Any) -> None:
-        """Take a new configuration."""
+        """Replace the configuration."""
         self.cfg = cfg
 
     def access(self, *_: Any) -> None:
-        """Write nothing: telemetry/log.py writes the line of a request."""
+        """Log nothing: telemetry/log.py logs requests."""
 
     def reopen_files(self) -> None:
         """Nothing to reopen."""
@@ -57,9 +57,9 @@ class GunicornLog:
 
 
 def write_parse_error(client: Any, status: int, reason: str, message: str) -> None:
-    """Answer what is no HTTP request, in OpenAI's shape; takes the place of gunicorn's page."""
-    _ = message  # It repeats what was sent, a key perhaps.
-    # Clients send a 5xx again, gunicorn's 501 for an unknown transfer coding too, and it would fail again.
+    """Answer an invalid HTTP request in OpenAI's format, instead of gunicorn's page."""
+    _ = message  # It repeats the request, possibly with a key.
+    # Clients would retry gunicorn's 501 for an unknown transfer coding, and fail again.
     status = HTTPStatus.BAD_REQUEST if status >= HTTPStatus.INTERNAL_SERVER_ERROR else status
     body = json.dumps(error_body(BadRequest(f"The request could not be read: {reason}."))).encode()
     lines = [
@@ -70,4 +70,4 @@ def write_parse_error(client: Any, status: int, reason: str, message: str) -> No
         f"Content-Length: {len(body)}",
     ]
     client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-    client.linger()  # Else what the client is still sending would reset the connection, and lose the answer.
+    client.linger()  # Otherwise unread data would reset the connection, and the response would be lost.

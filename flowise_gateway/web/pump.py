@@ -1,8 +1,8 @@
 """The event pump: forwards tokens from Flowise to the client inside an event loop callback.
 
 Waking the greenlet that serves a stream, and its generators, costs more than rendering a token. So while the
-greenlet waits for Flowise, tokens are written without it. Everything else (other or incomplete events, the end,
-failures, a slow client) wakes it, and goes through the loop of `PendingAnswer`.
+greenlet waits for Flowise, tokens are written without it. Everything else (other or incomplete events, the
+end, failures, a slow client) wakes it, and goes through the loop of `PendingAnswer`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The runs of one request: a choice's batches, and what stands in for a run that did not begin."""
+"""The runs of one request: the batches of each choice, and the fallback for a run that did not start."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from flowise_gateway.web.pump import Pump
 from flowise_gateway.web.services import Services
 
 LinkResolver = Callable[[Model, str], Callable[[HumanInputRequested | ArtifactMade], FlowEvent]]
-"""Gives what completes the events of a run, by its model and its chat id."""
+"""Returns the function that completes the events of a run, for its model and chat id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What it takes to run a request.
+    """Runs the turns of a request.
 
-    `pump`, if there is one, is offered the tokens of the only turn.
+    `pump`, if set, is offered the tokens of the only turn.
     """
 
     parsed: ParsedRequest
@@ -55,7 +55,7 @@ class Runs:
     pump: Pump | None = None
 
     def batches(self, model: Model, heartbeat: Heartbeat) -> ChoiceBatches:
-        """The batches of all choices, as they come; nothing runs before they are read."""
+        """The batches of all choices as they arrive; nothing runs until they are read."""
         turns = self.plan.turns
         if self.plan.canned_events:
             return only_choice(batch for batch in [list(self.plan.canned_events)])
@@ -70,9 +70,9 @@ class Runs:
         return enforce_output_rules(self._run(turn, model, wake), self.parsed)
 
     def _run(self, turn: Turn, model: Model, wake: Callable[[], float]) -> Batches:
-        """A choice's batches, counted and completed.
+        """The batches of a choice, observed and completed.
 
-        Where it is certain that nothing has run, the fallback answers, or the conversation is rolled back.
+        If certainly nothing has run, the fallback answers, or the conversation is rolled back.
         """
         has_begun, state = False, RunState()
         try:
@@ -98,26 +98,26 @@ class Runs:
                 finally:
                     try:
                         batches.close()
-                    finally:  # the kill of a greenlet may come within the abort that closing starts
+                    finally:  # the greenlet may be killed during the abort that closing starts
                         self._name(model)
                         watch.ended(result)
                 try:
-                    # A conversation whose server is away goes on at another one, by its whole history.
+                    # A conversation whose server is down continues on another one, with its whole history.
                     turn, model, warning = self._stand_in(turn, model, None if can_move else model.fallback)
-                except ModelNotFound:  # nothing that the caller may know of
+                except ModelNotFound:  # not shown to the caller
                     raise failure from None
                 if warning:
                     yield [Warned(warning)]
-        except BaseException as error:  # The end of a run whose client has left is no Exception.
+        except BaseException as error:  # A run is ended by a BaseException if its client disconnects.
             is_refused = isinstance(error, ProxyError) and error.nothing_ran
-            # Of several runs another one may have begun, of which this one knows nothing.
+            # With several runs, another one may have started.
             is_unsent = not state.may_have_begun and len(self.plan.turns) == 1
             if (is_refused or is_unsent) and not has_begun and self.plan.continued:
                 self.services.planner.rollback(self.plan)
             raise
 
     def _name(self, model: Model) -> None:
-        """Name the model of a flow that was asked for by its id before any listing told of it."""
+        """Set the model name of a flow that was requested by its id before it was listed."""
         if not model.type and FLOW_ID.fullmatch(model.id):
             with contextlib.suppress(ProxyError):
                 known = self.models.resolve(model.id)
@@ -126,7 +126,7 @@ class Runs:
                     self.summary.model = known.id
 
     def _watch(self, turn: Turn, model: Model) -> RunWatch:
-        """What counts the run, and traces it where that is wanted."""
+        """The observer of the run: metrics, and tracing if it is on."""
         count = self.services.metrics.run(model.id, self.summary, streams=turn.stream)
         return count if self.summary.span is None else self.summary.span.run(count, model, turn)
 
@@ -144,15 +144,15 @@ class Runs:
         )
 
     def _can_move(self, turn: Turn, error: ProxyError) -> bool:
-        """Whether a turn may go to another server than its session's: no open question waits there."""
+        """Whether a turn may go to another server than its session's, which has no open question."""
         if not turn.server or not isinstance(error, FlowiseUnavailable):
             return False
         return self.plan.continued is not None and self.plan.continued.pending is None
 
     def _stand_in(self, turn: Turn, model: Model, fallback: str | None) -> tuple[Turn, Model, str]:
-        """The turn for the model that stands in, that model, and a warning of what could not go along.
+        """The turn for the fallback model, that model, and a warning about omitted parts.
 
-        Without a fallback the model itself stands in, at any server that can be reached.
+        Without a fallback, the model itself is used, on any reachable server.
         """
         model = self.models.resolve(fallback) if fallback else model
         self.summary.fallback, self.summary.outcome = model.id if fallback is None else fallback, ""
@@ -163,4 +163,4 @@ class Runs:
 
 
 _NOT_BEGUN = (KeepAlive, Warned)
-"""Events that may come before a flow has begun to run."""
+"""Events that may arrive before a flow has started to run."""

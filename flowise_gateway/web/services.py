@@ -1,4 +1,4 @@
-"""What all requests of a worker share: configuration, keys, limits, the clients of flows, the store."""
+"""State shared by all requests of a worker: configuration, keys, limits, clients of flows, the store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STORE_RETRY_SECONDS = 2.0
 
 
 class Services:
-    """What all requests share; `config` is the `proxy.yaml` of requests that begin now."""
+    """State shared by all requests; `config` is the `proxy.yaml` for new requests."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Services:
         *,
         needs_key: bool = False,
     ) -> None:
-        """Serve as the settings say; `run` runs what may wait for a disk.
+        """Create the services; `run` executes functions that may block on a disk.
 
-        `needs_key`: the server began with client keys, so that it must not let in everybody without them.
+        `needs_key`: the server was started with client keys, so it must not admit everyone without them.
         """
         self._needs_key = needs_key or not (settings.is_loopback or settings.proxy_allow_anonymous)
         self.tracing = tracing
@@ -89,14 +89,14 @@ class Services:
         secret, *old_secrets = [text.encode() for text in settings.proxy_secret] or [b""]
         self.store = WatchedStore(store, _log_lost_store, secret, old_secrets=old_secrets)
         self.store.charge = self._charge_stored
-        # Of one secret at a time: the store has another one if it was lost when the worker began.
+        # Per secret, since the store may get another one if it was unavailable when the worker started.
         self._planner_of = lru_cache(maxsize=1)(self._new_planner)
         self.flowises = Flowises(settings, clients_of, self.store, metrics)
         self.follow_config()
         self._watch()
 
     def _watch(self) -> None:
-        """Show in the metrics what other parts count."""
+        """Add the counters of other components to the metrics."""
         watch, refusals = self.metrics.watch, self.limits.refusals
         watch("requests_in_flight", lambda: self.limits.in_flight)
         watch("store_errors_total", lambda: self.store.failures)
@@ -110,11 +110,11 @@ class Services:
         for result in spans:
             watch("spans_total", partial(spans.__getitem__, result), result)
         for labels, before in repeats.counts.items():
-            # The master's own are in the counts of each worker that it forked.
+            # Each forked worker includes the master's own counts.
             watch("log_messages_total", partial(_since, repeats.counts, labels, before), *labels)
 
     def follow_config(self) -> None:
-        """Take over a changed `proxy.yaml`; requests under way go on with the one they began with."""
+        """Apply a changed `proxy.yaml`; active requests keep the one with which they started."""
         config = self.config_file.current
         if config is self.config:
             return
@@ -130,7 +130,7 @@ class Services:
         if keys.is_open and not self.keys.is_open:
             problems.append("it no longer contains a key: the previous keys stay valid until a restart")
         elif keys.is_open and self._needs_key:
-            # A worker that takes the place of a dead or retired one comes here.
+            # This happens in a worker that replaces a dead or retired one.
             problems.append("it no longer contains a key: all requests are refused until it does")
             self.keys = Keys([secrets.token_urlsafe()], wrong_keys=self._wrong_keys)
         else:
@@ -147,11 +147,11 @@ class Services:
 
     @property
     def config_error(self) -> str | None:
-        """Why the file is not followed as it stands, or not in all; None if it is."""
+        """Why the current file is not applied, or not completely; None if it is."""
         return self.config_file.error or "; ".join(self._config_problems) or None
 
     def subjects(self, caller: Caller, summary: RequestSummary) -> list[Subject]:
-        """The user and the model of a request, as far as they have limits."""
+        """The user and the model of a request, if they have limits."""
         found = []
         if caller.per_user is not None:
             found.append(Subject("user", f"{caller.name}|{summary.user_hash}", caller.per_user))
@@ -160,7 +160,7 @@ class Services:
         return found
 
     def may_store(self, caller: Caller) -> bool:
-        """Whether the caller has not stored yet what it may on one day, by what is written once a second."""
+        """Whether the caller may store more data today; the count is updated once a second."""
         limit = caller.stored_bytes_per_day
         if limit is None:
             return True
@@ -171,9 +171,9 @@ class Services:
             self.usage.add_number(f"stored bytes of {owner}", size)
 
     def hashed(self, kind: str, name: str) -> str:
-        """What stands for a client's own id in log, limits and usage.
+        """The keyed hash of a client's own id for log, limits and usage.
 
-        Without the secret nobody can try out ids on it.
+        Without the secret, ids cannot be guessed from it.
         """
         if not name:
             return ""
@@ -181,13 +181,13 @@ class Services:
         return hmac.digest(self.store.secret, text, "sha256")[:8].hex()
 
     def close(self) -> None:
-        """Write and send what is left to tell, before the worker ends."""
+        """Write the remaining usage and spans before the worker exits."""
         self.usage.write()
         if self.tracing is not None:
             self.tracing.shutdown()
 
     def used(self, report: UsageReport, user: str) -> list[Row]:
-        """The rows of a report; those of one user alone if given. Raises StoreUnavailable."""
+        """The rows of a report, optionally of a single user. Raises StoreUnavailable."""
         self.usage.write()
         try:
             return report.rows(self.counts.read(report.first, report.last), self.hashed("user", user))
@@ -203,11 +203,11 @@ class Services:
         return Models(config, catalogs, caller)
 
     def client(self, model: Model, caller: Caller) -> FlowClient:
-        """The client of a model's flow, with the caller's own key where keys are passed through."""
+        """The client of a model's flow, with the caller's own key if keys are passed through."""
         return self.flowises.client(model.flowise, model.flow, caller.flowise_key)
 
     def flowise_states(self, config: ProxyConfig, caller: Caller) -> dict[str, FlowiseState]:
-        """How each Flowise is that the caller may use; all are asked at once, so that none delays another."""
+        """The states of the Flowises that the caller may use, requested concurrently."""
         usable = [each for each in self.flowises if caller.may_use_flowise(each.upstream.name)]
         states: dict[str, FlowiseState] = {
             each.upstream.name: {"reachable": False, "error": None} for each in usable
@@ -227,7 +227,7 @@ class Services:
         """Whether the caller may see a model's name in the metrics."""
         if not caller.flowises:
             return lambda model: caller.may_use([model])
-        # A name does not tell which Flowise has the model, but the list of the caller's models does.
+        # The name does not show which Flowise has the model, but the list of the caller's models does.
         try:
             return {model.id for model in self.models(config, caller).listed()}.__contains__
         except ProxyError:
@@ -235,7 +235,7 @@ class Services:
 
     @property
     def planner(self) -> Planner:
-        """What joins requests with conversations."""
+        """The planner of runs."""
         return self._planner_of(self.store.secret)
 
     def _new_planner(self, secret: bytes) -> Planner:
@@ -244,7 +244,7 @@ class Services:
 
     @property
     def file_links(self) -> FileLinks:
-        """What signs the addresses of files."""
+        """The signer of file links."""
         days = self.settings.proxy_response_ttl_days
         return FileLinks(self.store.secret, days, old_secrets=self.store.old_secrets)
 

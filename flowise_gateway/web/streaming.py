@@ -1,4 +1,4 @@
-"""An answer as an event stream: when the status goes out, what keeps the stream alive, how it ends."""
+"""Sends an answer as an event stream: status line, heartbeats, end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ EVENT_STREAM = {
     "X-Accel-Buffering": "no",
 }
 STEP_HOLD_SECONDS = 1.0
-"""How long a first step may wait for an early failure before the status goes out with it."""
+"""How long the first step is held back, so that an early failure can still become a status."""
 
 Steps = Generator[tuple[Batch, list[Frame]], None, None]
 
 
 def event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
-    """Wait for the first substance, or the time to show life, then give the stream's bytes.
+    """Wait for the first content or the first heartbeat, then yield the bytes of the stream.
 
-    An error before that is raised here, so that it becomes an HTTP status. Closing the stream ends the runs.
+    An earlier error is raised here, so that it becomes an HTTP status. Closing the stream aborts the runs.
     """
     stream = _event_stream(answer)
     next(stream)
@@ -39,8 +39,8 @@ def _event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
     heartbeat, renderer = answer.heartbeat, answer.renderer
     with contextlib.closing(answer.steps()) as steps:
         opening, is_whole = _opening(answer, steps)
-        # Taken by `event_stream`: closing a generator that was never started would not end its runs, and a
-        # client may leave before the first byte is read.
+        # Started by `event_stream`: closing a generator that was never started would not abort its runs, and
+        # the client may disconnect before the first byte is read.
         yield b""
         yield opening
         if is_whole:
@@ -66,7 +66,7 @@ def _event_stream(answer: PendingAnswer) -> Generator[bytes, None, None]:
 
 
 def _opening(answer: PendingAnswer, steps: Steps) -> tuple[bytes, bool]:
-    """What the stream begins with, and whether that is all of it."""
+    """The first bytes of the stream, and whether they are all of it."""
     frames = answer.renderer.opening()
     heartbeat, has_step = answer.heartbeat, False
     for batch, rendered in steps:
