@@ -28,6 +28,9 @@ ENDING_SECONDS = 2.0
 BACKLOG = 2048
 """How many connections may wait to be accepted; gunicorn's own default."""
 
+MAX_ACCEPTED_AT_ONCE = 8
+"""Of a worker that has no siblings, to which connections could be left; gevent's own default is 100."""
+
 _STEP_SECONDS = 0.05
 _BEAT_SECONDS = 0.2
 
@@ -125,8 +128,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         server = StreamServer(
             listener, handle=lambda client, address: self.handle(named, client, address), spawn=pool
         )
-        if self.cfg.workers > 1:
-            server.max_accept = 1
+        # What is accepted at once is worked on in one turn of the loop, in which no stream gets its tokens.
+        server.max_accept = 1 if self.cfg.workers > 1 else MAX_ACCEPTED_AT_ONCE
         server.start()
         return server
 
