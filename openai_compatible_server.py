@@ -166,7 +166,7 @@ class Views:
             body["flowises"] = states
             body["config_error"] = services.config_error
             body["secret_error"] = services.store.secret_error
-            body["store_error"] = services.store.error
+            body["store_error"] = services.store.check()
         return json_response(body)
 
     def page(self) -> Response:

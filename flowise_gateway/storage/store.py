@@ -55,9 +55,21 @@ class WatchedStore:
         self._seals: tuple[bytes, bytes] = b"", b""
         self._compare_at = self._differed_at = -math.inf
         self.error: str | None = None
+        self._write_error: str | None = None
         self.failures = 0
         self.charge: Callable[[str, int], object] = lambda _owner, _size: None
         """Is told of the bytes that are stored for an owner."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether its last use failed, or the last writing: a full disk can be read."""
+        return bool(self.error or self._write_error)
+
+    def check(self) -> str | None:
+        """Why it cannot be used or written, if it cannot; tries a write where the last one failed."""
+        if self._write_error:
+            self._compare(self.secret)
+        return self.error or self._write_error
 
     @property
     def secret_error(self) -> str | None:
@@ -78,7 +90,7 @@ class WatchedStore:
                 log.warning("%s", _TWO_SECRETS)
             self._differed_at = self._clock()
         # Put anew each time: each of two processes that differ must find the other's.
-        self._attempt(lambda: self._store.put({"mark": mark}, _DIFFERED_SECONDS, None), None)
+        self._attempt(lambda: self._store.put({"mark": mark}, _DIFFERED_SECONDS, None), None, writes=True)
 
     @property
     def secret(self) -> bytes:
@@ -121,13 +133,13 @@ class WatchedStore:
         sealed = self._seal(key, value) + value
         self._charge(owner, {key: sealed})
         return self._attempt(
-            lambda: self._store.add(key, sealed, seconds, self._hidden(owner)), fallback=True
+            lambda: self._store.add(key, sealed, seconds, self._hidden(owner)), fallback=True, writes=True
         )
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
         sealed = {key: self._seal(key, value) + value for key, value in entries.items()}
         self._charge(owner, sealed)
-        self._attempt(lambda: self._store.put(sealed, seconds, self._hidden(owner)), None)
+        self._attempt(lambda: self._store.put(sealed, seconds, self._hidden(owner)), None, writes=True)
 
     def _charge(self, owner: str | None, entries: Mapping[str, bytes]) -> None:
         if owner:
@@ -156,15 +168,18 @@ class WatchedStore:
         )
         return bytes(value) if is_ours else None
 
-    def _attempt(self, work: Callable[[], T], fallback: T) -> T:
+    def _attempt(self, work: Callable[[], T], fallback: T, *, writes: bool = False) -> T:
         try:
             result = work()
         except StoreError as error:
             if self.error is None:
                 self._on_failure(str(error))
             self.error = str(error)
+            self._write_error = self.error if writes else self._write_error
             self.failures += 1
             return fallback
+        if writes:
+            self._write_error = None
         if self.error is not None:  # the store may have lost its data meanwhile, the secret among them
             self.error, self._agree_at = None, -math.inf
         return result

@@ -101,7 +101,7 @@ KINDS: Mapping[str, Kind] = {
     "flowise_up": Kind(
         "Workers that can reach a server of a Flowise; server is its index.", ("flowise", "server")
     ),
-    "stores_failing": Kind("Workers whose last access to the store failed."),
+    "stores_failing": Kind("Workers whose last access to the store, or last write, failed."),
     "config_errors": Kind("Workers that do not apply the current proxy.yaml, or part of it."),
     "catalogs_failing": Kind("Workers whose last refresh of a Flowise's flows failed.", ("flowise",)),
     "catalog_age_seconds": Kind(

@@ -100,7 +100,7 @@ class Services:
         watch, refusals = self.metrics.watch, self.limits.refusals
         watch("requests_in_flight", lambda: self.limits.in_flight)
         watch("store_errors_total", lambda: self.store.failures)
-        watch("stores_failing", lambda: self.store.error is not None)
+        watch("stores_failing", lambda: self.store.is_failing)
         watch("config_errors", lambda: self.config_error is not None)
         watch("build_info", lambda: 1, __version__)
         watch("limit_refusals_total", lambda: self._wrong_keys.refusals, "wrong_keys")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +397,26 @@ class Losable(MemoryStore):
         if self.is_lost:
             raise StoreError("lost")
         return super().get(key)
+
+
+def test_a_store_that_can_be_read_and_not_written_says_so_until_a_write_succeeds() -> None:
+    class Full(MemoryStore):
+        is_full = True
+
+        def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
+            if self.is_full:
+                raise StoreError("full")
+            super().put(entries, seconds, owner)
+
+    store = Full()
+    watched = WatchedStore(store, secret=b"a secret that is given")
+    watched.put({"a": b"1"}, 60)
+    assert (watched.get("a"), watched.error) == (None, None), "reading is right"
+    assert watched.is_failing
+    assert watched.check() == "full"
+    store.is_full = False
+    assert watched.check() is None
+    assert not watched.is_failing
 
 
 def test_a_store_that_is_back_is_asked_for_its_secret_at_once() -> None:
