@@ -64,6 +64,7 @@ fix: setup ## repair formatting and what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One client on one API is tried before the real Flowise, so that CI sees it; make clients tries them all.
 live: setup ## install the real Flowise into .cache (minutes, once), then test against it; FLOWISE=2.2.8 for others
 	FLOWISE=$(FLOWISE) FLOWISE_MODE=$(FLOWISE_MODE) $(BIN)/python -m pytest -q --timeout 600 -m live tests/live
 	$(if $(FLOWISE)$(FLOWISE_MODE),,$(BIN)/python -m pytest -q --timeout 600 -m live tests/clients/flowise_test.py -k openai_js-responses)

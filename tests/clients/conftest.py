@@ -56,7 +56,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def flowise_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A gateway in front of a real Flowise."""
     with (
-        RealFlowise(install(print), token_milliseconds=2) as flowise,
+        RealFlowise(install(print)) as flowise,
         CountingRelay(flowise.base_url) as relay,
         bench_before(FlowiseUpstream(flowise, relay), tmp_path_factory.mktemp("flowise")) as bench,
     ):

@@ -27,6 +27,7 @@ FLOWISE_FLOWS: Mapping[str, str] = {
     "demo-approval": "af_human",
     "demo-files": "toolagent_files",
     "demo-errors": "conv",
+    # Of the real Flowise's flows only agentflows end when their client leaves.
     "demo-agent-errors": "af_llm",
 }
 """The real Flowise's flows by the demo's names, so that the same checks ask for them."""
@@ -141,8 +142,10 @@ class FlowiseUpstream:
     def refuse_once(self) -> Iterator[None]:
         """Answer the next run with a 503 before anything has run."""
         self._relay.refusals = 1
-        yield
-        self._relay.refusals = 0
+        try:
+            yield
+        finally:
+            self._relay.refusals = 0
 
     def messages(self) -> list[str]:
         """The texts that the flow's model saw, the newest last."""

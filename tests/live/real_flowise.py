@@ -33,9 +33,8 @@ SECRETS = {
 class RealFlowise:
     """Context manager; a fresh database each time, whose folder is kept if something went wrong."""
 
-    def __init__(self, installation: Installation, *, token_milliseconds: int = 15) -> None:
+    def __init__(self, installation: Installation) -> None:
         self._installation = installation
-        self._token_milliseconds = token_milliseconds
         self._servers = ExitStack()
         self._port = free_port()
         self._bootstrapped = Bootstrapped("", {}, {})
@@ -136,7 +135,7 @@ class RealFlowise:
     def _start_model(self) -> str:
         """Starts the fake model and returns its address."""
         node = str(self._installation.node.program)
-        command = [node, str(RECIPE / "fake_llm.js"), "0", str(self._log_path), str(self._token_milliseconds)]
+        command = [node, str(RECIPE / "fake_llm.js"), "0", str(self._log_path)]
         model = self._start_server("model", command, clean_environment(self.folder))
         model.wait_until(lambda: model.output.read_text().endswith("\n"), START_SECONDS)
         return f"{model.output.read_text().strip()}/v1"

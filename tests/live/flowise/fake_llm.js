@@ -1,7 +1,7 @@
-// Fake OpenAI-compatible model server without dependencies. Usage: node fake_llm.js PORT LOGFILE [MILLISECONDS]
+// Fake OpenAI-compatible model server without dependencies. Usage: node fake_llm.js PORT LOGFILE
 // (port 0: any free one; the first line of standard output is its address).
 // What it answers is ruled by words in the LAST user message:
-//   slow            60 tokens, 250 ms apart            otherwise MILLISECONDS apart, 15 by default
+//   slow            60 tokens, 250 ms apart            token delay otherwise: 15 ms
 //   flood           2,000 tokens (18 kB), as fast as they can be written
 //   usetool         first offered tool is called once (calculator gets 6*7), then a normal answer; so does the
 //                   name of an offered tool, and a forced tool_choice is always obeyed
@@ -17,7 +17,7 @@
 const http = require('http')
 const fs = require('fs')
 
-const [port, logFile, tokenMilliseconds] = [parseInt(process.argv[2], 10), process.argv[3], parseInt(process.argv[4] ?? '15', 10)]
+const [port, logFile] = [parseInt(process.argv[2], 10), process.argv[3]]
 const UNICODE = 'Grüße 世界 🙂👩‍👩‍👧 naïve façade — done. '
 const MARKDOWN = '# Title\n\n- "quoted" \\ back\n- <b>tag</b> & amp\n\n```python\nprint("data: x\\n\\n")\n```\n'
 const ERRORS = {
@@ -175,7 +175,7 @@ const answerStream = async (res, { id, has, call, tokens, usage, head }, wantsUs
             }
             send({ content: token })
             sent++
-            if (!has('flood')) await sleep(has('slow') ? 250 : tokenMilliseconds)
+            if (!has('flood')) await sleep(has('slow') ? 250 : 15)
         }
     }
     send({}, call ? 'tool_calls' : 'stop')
