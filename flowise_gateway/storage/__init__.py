@@ -1,1 +1,1 @@
-"""What outlives a request, in memory, SQLite or Redis."""
+"""Persistent data, in memory, SQLite or Redis."""

@@ -1,4 +1,4 @@
-"""Numbers of a day that all processes add to: what budgets and the report of usage are made of."""
+"""Daily counters shared by all processes, for budgets and the usage report."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ log = logging.getLogger(__name__)
 
 
 class Counts(Protocol):
-    """Numbers by day (`2026-11-28`) and name, 0 at first. All methods may raise StoreError."""
+    """Counters by day (`2026-11-28`) and name, initially 0. All methods may raise StoreError."""
 
     def reserve(self, day: str, amounts: Mapping[str, int], limits: Mapping[str, int]) -> str | None:
-        """Add all amounts, or none if one would pass its limit: then the name of that one.
+        """Add all amounts, or none if one would exceed its limit; returns the name of that one.
 
-        A limited name whose amount is 0, or not given, refuses once it has reached its limit.
+        A limited name whose amount is 0 or missing refuses once its limit is reached.
         """
 
     def add(self, day: str, amounts: Mapping[str, int]) -> None:
         """Add amounts without limits; they may be negative."""
 
     def read(self, first: str, last: str) -> Iterator[tuple[str, str, int]]:
-        """Give the day, name and value of all numbers of these days, in no order."""
+        """Yield day, name and value of all counters of these days, in any order."""
 
     def forget_before(self, day: str) -> None:
-        """Delete the numbers of all days before this one."""
+        """Delete the counters of all earlier days."""
 
 
 class MemoryCounts:
-    """For one process."""
+    """Counters in the memory of one process."""
 
     def __init__(self) -> None:
         self._days: dict[str, dict[str, int]] = {}
@@ -72,31 +72,31 @@ class MemoryCounts:
             self._days = {known: numbers for known, numbers in self._days.items() if known >= day}
 
     def take_all(self) -> dict[str, dict[str, int]]:
-        """All numbers, which are 0 afterwards."""
+        """Return all counters, and reset them."""
         with self._lock:
             taken, self._days = self._days, {}
         return taken
 
 
 def open_counts(store: Store) -> Counts:
-    """The numbers that stand in a store."""
+    """The counters in a store."""
     if isinstance(store, SqliteStore):
         return SqliteCounts(store)
     return RedisCounts(store) if isinstance(store, RedisStore) else MemoryCounts()
 
 
 def shared_calls(store: Store) -> Callable[[Callable[[Any], Any]], Any] | None:
-    """What does a piece of work with the client of a Redis, if the store is one; it may raise StoreError."""
+    """A function that runs work with the Redis client, if the store is a Redis; it may raise StoreError."""
     return store.call if isinstance(store, RedisStore) else None
 
 
 def shared_slots(store: Store) -> RedisSlots | None:
-    """The slots that all processes on a store share, if it is one of many machines."""
+    """The slots shared by all processes on a store, if the store is a Redis."""
     return RedisSlots(store) if isinstance(store, RedisStore) else None
 
 
 class WatchedCounts:
-    """Numbers whose store may fail: then this process counts for itself, and adds it all once it can."""
+    """Counters that tolerate a failing store: the process counts itself, and adds the sums later."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
@@ -104,7 +104,7 @@ class WatchedCounts:
         self._is_lost = False
 
     def reserve(self, day: str, amounts: Mapping[str, int], limits: Mapping[str, int]) -> str | None:
-        """Add all amounts, or none if one would pass its limit: then the name of that one."""
+        """Add all amounts, or none if one would exceed its limit; returns the name of that one."""
         try:
             self._save()
             return self._counts.reserve(day, amounts, limits)
@@ -122,11 +122,11 @@ class WatchedCounts:
             self._unsaved.add(day, amounts)
 
     def read(self, first: str, last: str) -> Iterator[tuple[str, str, int]]:
-        """Give all numbers of these days. Raises StoreError."""
+        """Yield all counters of these days. Raises StoreError."""
         return self._counts.read(first, last)
 
     def forget_before(self, day: str) -> None:
-        """Delete the numbers of all days before this one; where that fails, another time."""
+        """Delete the counters of all earlier days; after a failure, later."""
         try:
             self._counts.forget_before(day)
         except StoreError as error:

@@ -21,14 +21,14 @@ class _Entry(NamedTuple):
 
 @dataclass(slots=True)
 class _Share:
-    """The keys of one owner, the oldest first, and the size of their entries."""
+    """The keys of one owner, oldest first, and the size of their entries."""
 
     keys: dict[str, None] = field(default_factory=dict)
     size: int = 0
 
 
 class MemoryStore:
-    """For one process; beyond `max_bytes` the owners who hold the most lose their oldest values."""
+    """A store for one process; beyond `max_bytes`, the owners with the most data lose their oldest values."""
 
     def __init__(
         self, max_bytes: int = MAX_MEMORY_BYTES, clock: Callable[[], float] = time.monotonic

@@ -1,4 +1,4 @@
-"""The contract of a store, and what its kinds share."""
+"""The interface of a store, and shared helpers."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 ROOM_SHARE = 64
-"""Making room frees a 64th of the store, so that it need not be made for each entry."""
+"""Eviction frees a 64th of the store at a time, so that it does not run for each entry."""
 
 _ENTRY_BYTES = 200
-"""Roughly what an entry takes beside its key and value."""
+"""The approximate overhead of an entry."""
 
 
 class StoreError(Exception):
-    """The store cannot be read or written; the text holds no address and no key."""
+    """The store cannot be read or written; the text contains no URL and no key."""
 
 
 class AddressError(StoreError):
-    """No store can be opened at an address, however often that is tried."""
+    """The URL of the store can never work."""
 
 
 class Store(Protocol):
     """A key-value store shared by all workers.
 
-    A full store deletes the oldest values of the owners who hold the most, and none whose owner is None.
+    A full store evicts the oldest values of the owners with the most data, but none whose owner is None.
     """
 
     def get(self, key: str) -> bytes | None:
         """Return the value, None if there is none or it has expired."""
 
     def take(self, key: str) -> bytes | None:
-        """Return the value and delete it; of several callers at once one alone gets it."""
+        """Return the value and delete it; only one of several concurrent callers gets it."""
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none, and tell whether it was put."""
+        """Store a value unless there is one; returns whether it was stored."""
 
     def put(self, entries: Mapping[str, bytes], seconds: float, owner: str | None = "") -> None:
-        """Put values, all or none, each replacing what was there; after `math.inf` seconds none expires."""
+        """Store all values or none, replacing existing ones; with `math.inf` seconds they never expire."""
 
     def delete(self, *keys: str) -> bool:
-        """Delete values, and tell whether there was any."""
+        """Delete values; returns whether there were any."""
 
 
 def fair_level(sizes: Iterable[int], room: int) -> int:
-    """How much each may hold at most, so that all of these sizes together fit into the room."""
+    """The maximum size per owner with which all of these sizes together fit into the room."""
     ordered = sorted(sizes)
     for number, size in enumerate(ordered):
         level = max(0, room) // (len(ordered) - number)
@@ -60,7 +60,7 @@ def entry_size(key: str, value: bytes) -> int:
 
 
 Executor = Callable[[Callable[[], Any]], Any]
-"""Runs a function that may wait for a disk and returns what it returns; the serving stack brings its own."""
+"""Runs a function that may block on a disk, and returns its result; serving provides its own."""
 
 
 def run_inline(function: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What many machines count together in a Redis: numbers of a day, and slots for runs in flight."""
+"""Counters shared by machines through Redis: daily counters, and slots for runs in flight."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from flowise_gateway.storage.redis_store import RedisStore
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
-"""After so long, the slots of a process that has died are free again."""
+"""The time after which the slots of a dead process are free again."""
 RENEW_SECONDS = 10.0
 _AT_ONCE = 1000
 _MAX_FORGOTTEN = 1000
-"""How many days before the oldest one that is kept are looked at for what can be deleted."""
+"""How many days before the oldest kept one are checked for deletion."""
 
 _RESERVE = """
 for i = 1, #ARGV, 3 do
@@ -66,7 +66,7 @@ redis.call('EXPIRE', KEYS[1], math.ceil(tonumber(ARGV[1])))
 
 
 class RedisCounts:
-    """A hash for each day. The hashes have no expiry, so that the policies `volatile-…` do not evict them."""
+    """A hash per day. The hashes have no expiry, so that `volatile-…` policies do not evict them."""
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
@@ -93,7 +93,7 @@ class RedisCounts:
             day += timedelta(days=1)
 
     def _numbers(self, day: str) -> dict[bytes, bytes]:
-        numbers: dict[bytes, bytes] = {}  # a scan may give a field twice
+        numbers: dict[bytes, bytes] = {}  # a scan may return a field twice
         cursor, found = self._scan(day, 0)
         numbers.update(found)
         while cursor:
@@ -117,7 +117,7 @@ class RedisCounts:
 
 
 def _run(store: RedisStore, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-    """Run a script, which Redis is told once and knows by its digest from then on. Raises StoreError."""
+    """Run a script, which is sent to Redis once and then called by its digest. Raises StoreError."""
     return store.call(lambda redis: redis.register_script(script)(keys, arguments))
 
 
@@ -126,7 +126,7 @@ def _text(found: bytes | str) -> str:
 
 
 class Lease:
-    """The slots that one request holds, under all of its names."""
+    """The slots of one request, under all of its names."""
 
     __slots__ = ("members", "names")
 
@@ -136,10 +136,10 @@ class Lease:
 
 
 class RedisSlots:
-    """Slots that the runs of all processes share, each held by a lease that its process renews.
+    """Slots shared by all processes, each held by a lease that its process renews.
 
-    A lease that is not renewed ends: those of a process that died, or whose end could not be told to Redis.
-    One of a process that lives is there again after Redis lost its data. Redis' own clock counts.
+    A lease expires if it is not renewed, because its process died or Redis was unavailable at its end. After
+    Redis lost its data, leases of living processes are restored. Redis' clock is used.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class RedisSlots:
         self._is_lost = False
 
     def take(self, runs: int, limits: Mapping[str, int]) -> Lease | str | None:
-        """Slots for so many runs under each name, or the name that has too few left; None without Redis."""
+        """Take slots for the runs under each name, or return the name with too few; None without Redis."""
         names = tuple(limits)
         lease_id = f"{self._process}:{next(self._numbers)}"
         arguments = [lease_id, runs, self._lease_seconds, *limits.values()]
@@ -175,7 +175,7 @@ class RedisSlots:
         return lease
 
     def free(self, lease: Lease) -> None:
-        """Give slots back; without Redis they come back when the lease ends."""
+        """Free slots; without Redis, they are freed when the lease expires."""
         self._leases.pop(lease, None)
         try:
             self._remove([lease])
@@ -192,7 +192,7 @@ class RedisSlots:
         for name, all_members in members.items():
             for start in range(0, len(all_members), _AT_ONCE):
                 self._renew(name, all_members[start : start + _AT_ONCE])
-        # One that was given back meanwhile may just have been renewed.
+        # A lease that was freed meanwhile may just have been renewed.
         self._remove([lease for lease in leases if lease not in self._leases])
 
     def _renew(self, name: str, members: list[str]) -> None:
@@ -210,7 +210,7 @@ class RedisSlots:
             self._store.call(removed)
 
     def _keep_renewing(self) -> None:
-        """Renew from now on, in a thread of this process: one that was forked has none of its parent's."""
+        """Start the renewal thread in this process, since threads are not inherited by a fork."""
         if self._renewing_in != os.getpid():
             self._renewing_in = os.getpid()
             threading.Thread(target=self._renew_for_ever, name="renewal of slots", daemon=True).start()
@@ -221,8 +221,8 @@ class RedisSlots:
             try:
                 self.renew()
             except StoreError:
-                continue  # who takes slots says that Redis is away
+                continue  # the next caller that takes slots reports the failure
 
     def _key(self, name: str) -> str:
-        # In braces is what a cluster places by: the keys of one script must be in one place.
+        # The braces are a hash tag: a cluster requires all keys of a script in one slot.
         return f"{self._store.prefix}{{slots}}:{name}"

@@ -19,14 +19,14 @@ REDIS_RETRY_SECONDS = 1.0
 """The interval between attempts to reach a lost Redis; other calls fail at once meanwhile."""
 
 MAX_CONNECTIONS = 50
-"""Calls of a process at once; further ones wait, since a pool without a free connection fails the call."""
+"""Concurrent calls of a process; further ones wait, since a pool without free connections would fail."""
 
 
 class RedisStore:
-    """A Redis shared by many machines; its own `maxmemory` settings bound it and say what it evicts.
+    """A Redis shared by several machines; its own `maxmemory` settings limit it.
 
-    Values that never expire have no expiry there, so that the policies `volatile-…` do not evict them. While
-    Redis cannot be reached, one call a second tries to, and the others fail at once.
+    Permanent values have no expiry, so that `volatile-…` policies do not evict them. While Redis is
+    unreachable, one call per second tries to connect, and the others fail at once.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class RedisStore:
             import redis  # noqa: PLC0415 - a start without it must not pay for it
 
             self._redis = _client(url)
-            # A connection that is made, and not opened, finds the options that redis does not know.
+            # Creating a connection, without opening it, detects options that redis does not know.
             pool = self._redis.connection_pool
             pool.connection_class(**pool.connection_kwargs)
         except (ImportError, ValueError, TypeError):
-            # The reason given may hold the address, and that a password.
+            # The message may contain the URL with a password.
             raise AddressError(
                 f"{url.partition(':')[0]}:(hidden) cannot be opened: it must be an address such as "
                 "redis://localhost:6379/0, with special characters percent-encoded (%2F), and the "
@@ -80,7 +80,7 @@ class RedisStore:
             return bool(self._redis.delete(*(self.prefix + key for key in keys)))
 
     def call(self, work: Callable[[Any], T]) -> T:
-        """Do with the client what the contract of a store does not hold. Raises StoreError."""
+        """Use the client for operations that are not part of the store interface. Raises StoreError."""
         with self._failures_translated():
             return work(self._redis)
 
@@ -91,7 +91,7 @@ class RedisStore:
             except self._refused as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
-                return None  # another program has a list or a set under this key
+                return None  # another program stored a list or a set under this key
         return value if isinstance(value, bytes) else None
 
     @contextlib.contextmanager
@@ -100,12 +100,12 @@ class RedisStore:
         if not self._slots.acquire(timeout=REDIS_SECONDS):
             raise StoreError("the Redis of PROXY_STORE answers too slowly")
         try:
-            self._check_lost()  # Redis may have been lost while this call waited for the others
+            self._check_lost()  # Redis may have been lost while this call waited
             if self._lost:
                 self._retry_at = self._clock() + REDIS_RETRY_SECONDS
             yield
         except (self._failure, ValueError) as error:
-            # A ValueError: the address may ask redis to decode values.
+            # A ValueError: the URL may request that redis decodes values.
             reason = f"the Redis of PROXY_STORE cannot be used ({type(error).__name__})"
             if isinstance(error, self._unreachable):
                 self._lost, self._retry_at = reason, self._clock() + REDIS_RETRY_SECONDS

@@ -1,4 +1,4 @@
-"""The numbers of a day in a SQLite store: exact over all workers of the machine."""
+"""Daily counters in a SQLite store, exact across all workers of a machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 1000
 
 
 class SqliteCounts:
-    """Numbers in a table beside the entries; a call writes into the log, and does not wait for the disk."""
+    """Counters in a separate table; a call writes to the write-ahead log without waiting for the disk."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store

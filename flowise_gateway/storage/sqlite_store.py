@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024**3
 CHECK_EVERY = 1000
-"""After so many written entries, or pages of values, the log is copied and old entries are deleted."""
+"""After this many written entries or pages, the log is checkpointed and old entries are deleted."""
 
 MAX_LOG_PAGES = 10 * CHECK_EVERY
 LARGE_BYTES = 65_536
-"""A larger write may take longer than a stream should wait, and is done in another thread."""
+"""Larger writes would delay streams, and are done in another thread."""
 
 BUSY_WAITS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(0.1,) * 9)
 """The waits between attempts while another process is writing; after the last one the call fails."""
@@ -67,20 +67,20 @@ _OWNERS = (
     "ALTER TABLE entries ADD COLUMN size INTEGER NOT NULL DEFAULT 4096",
     "UPDATE entries SET owner = NULL WHERE key = 'secret'",
 )
-"""Brings a file of a version without owners into today's form."""
+"""Migrates a file of a version without owners."""
 
 _MAX_EXPIRED = 100
 _MAX_EVICTED = 100
 _MAX_EVICTED_BYTES = 1024**2
-"""Bounds of what one transaction deletes, for other writers wait until it ends."""
+"""Limits of the deletions in one transaction, since other writers wait for it."""
 
 
 class SqliteStore:
-    """A file shared by the processes of one machine; survives restarts, and workers that are killed.
+    """A file shared by the processes of one machine; survives restarts and killed workers.
 
-    Other processes see a write once the call has returned. Beyond `max_bytes` the owners who hold the most
-    lose their oldest entries. A call that finds the file locked by another process tries again for at most a
-    second, and sleeps meanwhile so that others run; until the lock is gone, later calls fail at once.
+    Other processes see a write once the call has returned. Beyond `max_bytes`, the owners with the most data
+    lose their oldest entries. If another process has locked the file, a call retries for at most a second and
+    lets other greenlets run meanwhile; until the lock is released, later calls fail at once.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SqliteStore:
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open nothing yet, for a process that forks must not share a connection; `run` calls in a thread."""
+        """Do not open it yet, since forked processes must not share a connection; `run` uses a thread."""
         self._path = path
         self._run = run
         self._max_bytes = max_bytes
@@ -142,7 +142,7 @@ class SqliteStore:
         return self._within(lambda database: database.execute(sql, (*keys, self._clock())).rowcount > 0)
 
     def call(self, work: Callable[[sqlite3.Connection], T], *, is_large: bool = False) -> T:
-        """Do with the file what the contract of a store does not hold. Raises StoreError."""
+        """Use the file for operations that are not part of the store interface. Raises StoreError."""
         result = self._within(work, is_large=is_large)
         self._count(1, 0)
         return result
@@ -150,7 +150,7 @@ class SqliteStore:
     def _one(self, sql: str, *values: Any, writes: bool) -> bytes | None:
         def found(database: sqlite3.Connection) -> bytes | None:
             rows = database.execute(sql, values).fetchall()
-            # Another program that writes into the file may have put a text or a number there.
+            # Another program may have written a text or a number.
             return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
 
         return self._within(found, writes=writes)
@@ -158,9 +158,9 @@ class SqliteStore:
     def _within(
         self, work: Callable[[sqlite3.Connection], T], *, is_large: bool = False, writes: bool = True
     ) -> T:
-        """Do small work in this thread, and large work in another one, so that no stream waits for it.
+        """Do small work in this thread, and large work in another one, so that streams do not wait for it.
 
-        A small write does not wait for the disk: it goes into the log, which `_tidy` brings to the disk.
+        A small write does not wait for the disk: it goes to the write-ahead log, which `_tidy` syncs.
         """
         for wait in (*BUSY_WAITS_SECONDS, None):
             try:
@@ -183,7 +183,7 @@ class SqliteStore:
             return
         self._writes, self._is_tidying = 0, True
         try:
-            # In a thread, so that the request whose write was the last of them does not wait for it.
+            # In a thread, so that the request with the last write does not wait for it.
             threading.Thread(target=self._tidy, daemon=True).start()
         except RuntimeError:
             self._is_tidying = False
@@ -205,13 +205,13 @@ class SqliteStore:
         return self._within(work, is_large=True)
 
     def _delete_expired(self, database: sqlite3.Connection) -> bool:
-        """Delete some expired entries, and tell whether there may be more."""
+        """Delete some expired entries; returns whether there may be more."""
         sql = f"""DELETE FROM entries WHERE number IN
             (SELECT number FROM entries WHERE expires <= ? LIMIT {_MAX_EXPIRED})"""  # noqa: S608 - a constant
         return database.execute(sql, (self._clock(),)).rowcount == _MAX_EXPIRED
 
     def _excesses(self, database: sqlite3.Connection) -> list[tuple[str, int]]:
-        """The owners that must give up entries, and how many bytes of them, if the file is too large."""
+        """The owners whose entries must be evicted, and how many bytes of each, if the file is too large."""
         pages, free, page_bytes = (
             database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -221,15 +221,15 @@ class SqliteStore:
             return []
         sql = "SELECT owner, sum(size) FROM entries GROUP BY owner"
         sizes: dict[str | None, int] = dict(database.execute(sql).fetchall())
-        # The sizes are scaled to the bound: an entry takes more of the file than its size, so that the excess
-        # of a file that is many times too large, taken from the sizes, would leave no room for any entry.
+        # The sizes are scaled to the limit: entries use more of the file than their size, so that subtracting
+        # the excess of a file that is many times too large from the sizes would leave no room at all.
         room = sum(sizes.values()) * (self._max_bytes - self._max_bytes // ROOM_SHARE) // used
         room -= sizes.pop(None, 0)
         level = fair_level(sizes.values(), room)
         return [(owner, size - level) for owner, size in sizes.items() if owner is not None and size > level]
 
     def _shrink(self, owner: str, excess: int) -> None:
-        """Delete the oldest of an owner's entries in small steps."""
+        """Delete an owner's oldest entries in small steps."""
 
         def step(database: sqlite3.Connection) -> int:
             sql = "SELECT number, size FROM entries WHERE owner = ? ORDER BY number LIMIT ?"
@@ -246,13 +246,13 @@ class SqliteStore:
 
 
 def _checkpoint(database: sqlite3.Connection) -> int:
-    """Copy the log into the file and to the disk; how many pages the log has."""
+    """Checkpoint the log into the file and sync it; returns the number of pages in the log."""
     pages: int = database.execute("PRAGMA wal_checkpoint").fetchone()[1]
     return pages
 
 
 def _restart_log(database: sqlite3.Connection) -> None:
-    """Make the next writer begin the log anew; by itself it grows as long as some process is writing."""
+    """Make the next writer restart the log, which otherwise grows as long as some process is writing."""
     if database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
         raise _Busy
 
@@ -262,10 +262,10 @@ class _Busy(Exception):
 
 
 class _Connection:
-    """This process's connection to the file; a statement is a transaction of its own unless one was begun."""
+    """This process's connection to the file, in autocommit mode."""
 
     def __init__(self, path: Path, settings: str = "") -> None:
-        """Open nothing yet; without `settings` opening makes the table, too."""
+        """Do not open it yet; without `settings`, opening also creates the table."""
         self._path = path
         self._settings = settings
         self._lock = threading.Lock()
@@ -277,7 +277,7 @@ class _Connection:
         return self._connection is not None and self._connection[0] == os.getpid()
 
     def within(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do work without waiting for other processes. Raises _Busy, StoreError."""
+        """Run work without waiting for other processes. Raises _Busy, StoreError."""
         with self._lock:
             try:
                 return work(self._opened())
@@ -296,9 +296,9 @@ class _Connection:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None or self._connection[0] != os.getpid():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # For its owner's eyes only: the file holds what people said to their flows. A file that exists is
-            # not opened here: closing it would drop the locks of this process's other connection, so that the
-            # next program that leaves the file would take itself for the last one and delete the log.
+            # Only readable by its owner, as the file contains conversations. An existing file is not opened
+            # here: closing it would drop the locks of this process's other connection, so that the next
+            # process that closes the file would assume to be the last one and delete the log.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             database = sqlite3.connect(self._path, timeout=0, check_same_thread=False, isolation_level=None)
@@ -310,11 +310,11 @@ class _Connection:
 
 
 def _migrate(database: sqlite3.Connection) -> None:
-    """Bring the table of an earlier version into today's form."""
+    """Migrate the table of an earlier version."""
     if "owner" not in _columns(database):
         with database:
             database.execute("BEGIN IMMEDIATE")
-            if "owner" not in _columns(database):  # another worker may have added them meanwhile
+            if "owner" not in _columns(database):  # another worker may have added them
                 for sql in _OWNERS:
                     database.execute(sql)
     database.executescript(_INDEXES)

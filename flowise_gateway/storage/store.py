@@ -1,4 +1,4 @@
-"""The store that PROXY_STORE names, with its failures caught and its values sealed."""
+"""Opens the store in PROXY_STORE, handles its failures, and authenticates its values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def open_store(address: str, run: Executor = run_inline) -> Store:
-    """The store that PROXY_STORE names: `sqlite:///path`, `memory:` or `redis://…`."""
+    """The store for a PROXY_STORE: `sqlite:///path`, `memory:` or `redis://…`."""
     if address == "memory:":
         return MemoryStore()
     if file := store_file(address):
@@ -29,7 +29,7 @@ def open_store(address: str, run: Executor = run_inline) -> Store:
 
 
 class WatchedStore:
-    """A store whose failures fail no request: reading finds nothing, writing does nothing, `error` tells why.
+    """A store whose failures fail no request: reads find nothing, writes do nothing, `error` says why.
 
     Each value is stored with a seal made with the secret. One whose seal is wrong, since it is damaged or
     another program put it there, is not found. A seal made with one of `old_secrets`, which are still named
@@ -44,7 +44,7 @@ class WatchedStore:
         clock: Callable[[], float] = time.monotonic,
         old_secrets: Sequence[bytes] = (),
     ) -> None:
-        """Wrap `store`; `on_failure` is called with the first of several failures in a row."""
+        """Wrap `store`; `on_failure` is called for the first of consecutive failures."""
         self.old_secrets = old_secrets
         self._store = store
         self._on_failure = on_failure
@@ -58,46 +58,46 @@ class WatchedStore:
         self._write_error: str | None = None
         self.failures = 0
         self.charge: Callable[[str, int], object] = lambda _owner, _size: None
-        """Is told of the bytes that are stored for an owner."""
+        """Called with the bytes stored for an owner."""
 
     @property
     def is_failing(self) -> bool:
-        """Whether its last use failed, or the last writing: a full disk can be read."""
+        """Whether the last access or the last write failed, since a full disk can still be read."""
         return bool(self.error or self._write_error)
 
     def check(self) -> str | None:
-        """Why it cannot be used or written, if it cannot; tries a write where the last one failed."""
+        """The reason why it cannot be read or written, if any; retries a write if the last one failed."""
         if self._write_error:
             self._compare(self.secret)
         return self.error or self._write_error
 
     @property
     def secret_error(self) -> str | None:
-        """Why what others store here cannot be read: they use, or used some minutes ago, another secret."""
+        """Set if another process uses, or recently used, another secret for this store."""
         _ = self.secret
         return _TWO_SECRETS if self._clock() < self._differed_at + _DIFFERED_SECONDS else None
 
     def _compare(self, secret: bytes) -> None:
-        """Leave a mark of our secret in the store, and look at the one that others left."""
+        """Store a mark of the own secret, and check the one that others stored."""
         self._compare_at = self._clock() + _AGREE_SECONDS
         mark = _mark(secret)
         found = self._attempt(lambda: self._store.get("mark"), None)
         if self.error is not None:
             return
-        # The mark of a secret that was rotated may be this server's own, of before its restart.
+        # The mark of a rotated secret may be this server's own, from before its restart.
         if found is not None and found not in (mark, *map(_mark, self.old_secrets)):
             if self._clock() >= self._differed_at + _DIFFERED_SECONDS:
                 log.warning("%s", _TWO_SECRETS)
             self._differed_at = self._clock()
-        # Put anew each time: each of two processes that differ must find the other's.
+        # Stored each time, so that each of two processes with different secrets finds the other's mark.
         self._attempt(lambda: self._store.put({"mark": mark}, _DIFFERED_SECONDS, None), None, writes=True)
 
     @property
     def secret(self) -> bytes:
-        """The secret of the settings, else the one in the store, which the first process puts there.
+        """The configured secret, otherwise the one in the store, which the first process creates.
 
-        While the store cannot be reached, the last one known, or one of this process. It is put there if none
-        is, and exchanged for the one that is: a store that lost its data must not leave processes with two.
+        While the store is unavailable, the last known one or a temporary one is used. Later, it is stored if
+        the store has none, or replaced by the stored one, so that all processes agree on one secret.
         """
         if not self._given_secret and self._clock() >= self._agree_at:
             return self._agreed()
@@ -108,7 +108,7 @@ class WatchedStore:
 
     def _agreed(self) -> bytes:
         known = self._agreed_secret
-        if known:  # other requests go on with it while this one asks the store
+        if known:  # other requests use it while this one calls the store
             self._agree_at = self._clock() + _AGREE_SECONDS
         self._own_secret = known or self._own_secret or os.urandom(_SECRET_BYTES)
         found = self._attempt(lambda: _agree(self._store, self._own_secret), b"")
@@ -129,7 +129,7 @@ class WatchedStore:
         return self._unsealed(key, self._attempt(lambda: self._store.take(key), None))
 
     def add(self, key: str, value: bytes, seconds: float, owner: str | None = "") -> bool:
-        """Put a value where there is none; a failing store says that it was put."""
+        """Store a value unless there is one; a failing store reports success."""
         sealed = self._seal(key, value) + value
         self._charge(owner, {key: sealed})
         return self._attempt(
@@ -149,13 +149,13 @@ class WatchedStore:
         return self._attempt(lambda: self._store.delete(*keys), fallback=False)
 
     def _hidden(self, owner: str | None) -> str | None:
-        """An owner's name as the store has it; the caller's own name would tell whose key it is."""
+        """The hashed owner for the store, since the caller's name would reveal the owner of a key."""
         return None if owner is None else self._seal("owner", owner.encode()).hex()
 
     def _seal(self, key: str, value: bytes | memoryview) -> bytes:
         secret = self.secret
         if self._seals[0] != secret:
-            self._seals = secret, hashlib.sha256(secret).digest()  # of a length that can be a key here
+            self._seals = secret, hashlib.sha256(secret).digest()  # of a length that is valid as a key
         return _sealed(self._seals[1], key, value)
 
     def _unsealed(self, key: str, sealed: bytes | None) -> bytes | None:
@@ -180,7 +180,7 @@ class WatchedStore:
             return fallback
         if writes:
             self._write_error = None
-        if self.error is not None:  # the store may have lost its data meanwhile, the secret among them
+        if self.error is not None:  # the store may have lost its data, including the secret
             self.error, self._agree_at = None, -math.inf
         return result
 
@@ -196,12 +196,12 @@ def _sealed(digest: bytes, key: str, value: bytes | memoryview) -> bytes:
 
 
 def _agree(store: Store, proposed: bytes) -> bytes:
-    """The secret in the store; the one proposed is put there if it has none, or one of another length."""
+    """The secret in the store; the proposed one is stored if there is none, or one of another length."""
     for attempt in range(3):
         found = store.get("secret")
         if found is not None and len(found) == _SECRET_BYTES:
             return found
-        if attempt == 1:  # neither ours nor another process's was added: something else is in its place
+        if attempt == 1:  # no process's secret was stored: something else has its key
             store.delete("secret")
         store.add("secret", proposed, math.inf, None)
     raise StoreError("PROXY_STORE does not keep the data written to it")
@@ -213,6 +213,6 @@ _TWO_SECRETS = (
 )
 _DIFFERED_SECONDS = 300.0
 _AGREE_SECONDS = 30.0
-"""How often a process makes sure that its secret is still the store's."""
+"""How often a process checks that its secret is still the one in the store."""
 _SECRET_BYTES = 32
 _SEAL_BYTES = 16

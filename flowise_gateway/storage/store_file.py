@@ -1,4 +1,4 @@
-"""The file of a SQLite store, as its operator sees it: who may read it, and a copy of it."""
+"""The file of a SQLite store: permissions and backup."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def store_file(address: str) -> Path | None:
-    """The file that PROXY_STORE names, if it names one."""
+    """The file in PROXY_STORE, if it is one."""
     return Path(address.removeprefix(SQLITE)) if address.startswith(SQLITE) else None
 
 
 def open_to_others(path: Path) -> str:
-    """The mode of a file that other users of the machine may use, such as `644`; empty for none."""
+    """The mode of a file if other users of the machine have access, such as `644`; otherwise empty."""
     with contextlib.suppress(OSError):
         mode = stat.S_IMODE(path.stat().st_mode)
         return f"{mode:o}" if mode & _OTHERS else ""
@@ -28,9 +28,9 @@ def open_to_others(path: Path) -> str:
 
 
 def back_up(source: Path, target: Path) -> int:
-    """Copy the store's file into a new one while servers use it; how many entries the copy has.
+    """Copy the store's file while servers use it; returns the number of entries in the copy.
 
-    The copy is one file, as the store was at one moment, which its owner alone may read. Raises StoreError,
+    The copy is a single file, a consistent snapshot that only its owner may read. Raises StoreError,
     FileExistsError for a target that exists, OSError for one that cannot be written.
     """
     if not source.is_file():
@@ -41,9 +41,9 @@ def back_up(source: Path, target: Path) -> int:
             contextlib.closing(sqlite3.connect(source)) as live,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
-            # In one step: a copy in several begins anew whenever a server has written in between.
+            # In one step: a copy in several steps restarts whenever a server writes in between.
             live.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # else the copy would need a log file beside it
+            copy.execute("PRAGMA journal_mode = DELETE")  # otherwise the copy would need a log file
             if copy.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise StoreError(f"the copy of {source} is incomplete: the file is damaged")
             return int(copy.execute("SELECT count(*) FROM entries").fetchone()[0])

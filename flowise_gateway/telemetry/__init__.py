@@ -1,1 +1,1 @@
-"""What the operator sees: log lines and metrics."""
+"""Log, metrics, traces and usage."""

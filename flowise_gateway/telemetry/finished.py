@@ -1,4 +1,4 @@
-"""The one place that every finished request comes to: log, metrics and usage are told of it from here."""
+"""Reports every finished request to log, metrics and usage."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from flowise_gateway.flow.request_summary import RequestSummary
 log = logging.getLogger(__name__)
 
 Observer = Callable[[RequestSummary], object]
-"""Is told of a request once it has ended; it must neither wait nor change the summary."""
+"""Called for a finished request; it must neither block nor change the summary."""
 
 
 class FinishedRequests:
-    """Tells all observers of each finished request, so that what they count agrees."""
+    """Reports each finished request to all observers, so that their counts agree."""
 
     def __init__(self, *observers: Observer) -> None:
-        """Begin with these; more may be appended to `observers` until requests are served."""
+        """Start with these; more may be appended to `observers` before requests are served."""
         self.observers = list(observers)
 
     def add(self, summary: RequestSummary, outcome: str) -> None:
-        """Take a request that ends now, with this outcome unless another is known."""
+        """Report a request that ends now, with this outcome unless another is known."""
         summary.ended = time.monotonic()
         summary.outcome = summary.outcome or outcome
         for observe in self.observers:
-            # A broken observer must not keep the others from counting, nor break an answer that is out.
+            # A failing observer must not affect the others, nor a response that has been sent.
             try:
                 observe(summary)
             except Exception:

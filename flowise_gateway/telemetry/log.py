@@ -1,4 +1,4 @@
-"""Log lines and request ids: one line a request, without prompts, keys or addresses of others."""
+"""Log lines and request ids: one line per request, without prompts, keys or Flowise addresses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("proxy.request")
 repeats = Repeats()
-"""What this process has warned of, and how often."""
+"""The warnings of this process, and how often each occurred."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
@@ -40,38 +40,38 @@ _MESSAGES = {
 }
 
 Finished = Callable[[RequestSummary, str], object]
-"""Gets the summary of a request that has ended, and its outcome unless another is known."""
+"""Called with the summary of a finished request, and its outcome unless another is known."""
 
 
 def request_id(offered: str | None) -> str:
-    """The caller's own id if it is a harmless one, else a new one."""
+    """The caller's own request id if it is safe, otherwise a new one."""
     if offered and _REQUEST_ID.fullmatch(offered):
         return offered
     return "req_" + os.urandom(12).hex()
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
-    """Send all log lines to standard error, as JSON objects or as text a person reads."""
+    """Send all log lines to standard error, as JSON objects or as readable text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(repeats)
-    # No line names its thread, process or source, so logging need not find them out (Python's logging howto).
+    # Lines contain no thread, process or source, so logging need not collect them (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Warnings of urllib3's pool name Flowise's host; debug lines of these libraries hold headers and bodies.
+    # urllib3's pool warnings contain Flowise's host; debug lines contain headers and bodies.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     for name in ("urllib3", "requests", "openai", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, whatever the message holds."""
+    """One JSON object per line, whatever the message contains."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Put the record on one line."""
+        """Format the record as one line."""
         line: dict[str, Any] = {
             "time": time.strftime(f"%Y-%m-%dT%H:%M:%S.{int(record.msecs):03}Z", time.gmtime(record.created)),
             "level": record.levelname.lower(),
@@ -83,15 +83,15 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        except TypeError:  # half a surrogate pair, or a number beyond 64 bits
+        except TypeError:  # a lone surrogate, or a number beyond 64 bits
             return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """A line for a terminal; control characters are shown, never obeyed."""
+    """A line for a terminal; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Put the record on one line, a traceback below it."""
+        """Format the record as one line, followed by a traceback."""
         fields = "".join(f" {name}={_quoted(value)}" for name, value in getattr(record, "fields", {}).items())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {_visible(record.getMessage() + fields)}"
@@ -101,7 +101,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _quoted(value: object) -> str:
-    """A value as it is, or in quotes where it could be taken for the line's next field."""
+    """A value unchanged, or quoted if it could be taken for the next field."""
     text = str(value)
     return text if _PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
@@ -111,15 +111,15 @@ def _visible(text: str) -> str:
 
 
 class RequestLog:
-    """WSGI middleware that notices the end of a request, however it ended."""
+    """WSGI middleware that reports the end of every request."""
 
     def __init__(self, application: WSGIApplication, finished: Finished) -> None:
-        """Wrap an application, which fills its request's summary; `finished` gets it at the end."""
+        """Wrap an application, which fills its request's summary; `finished` is called at the end."""
         self._application = application
         self._finished = finished
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve the request and note what becomes of it."""
+        """Serve the request and report its end."""
         scope = request_scope(environ)
         scope.summary.method, scope.summary.path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
 
@@ -137,7 +137,7 @@ class RequestLog:
 
 
 def log_request(summary: RequestSummary) -> None:
-    """Write the line of a request that has ended."""
+    """Log a finished request."""
     path, rule = summary.path, summary.rule
     level = logging.DEBUG if path in _QUIET or rule.startswith("/page/") else logging.INFO
     if not log.isEnabledFor(level):
@@ -175,9 +175,9 @@ def log_request(summary: RequestSummary) -> None:
 
 
 class _Closing:
-    """An answer's body; closing it releases what the request holds and tells of its end.
+    """A response body; closing it releases the request's resources and reports its end.
 
-    Not a generator: one that is dropped would be closed by a finalizer, where no failure can be reported.
+    Not a generator: a dropped one would be closed by a finalizer, where failures cannot be reported.
     """
 
     def __init__(self, body: Iterable[bytes], scope: RequestScope, finished: Finished) -> None:
@@ -208,14 +208,14 @@ class _Closing:
 
 @lru_cache(maxsize=1024)
 def _shown_agent(agent: str) -> str:
-    """What a client calls itself; it may have put a key there."""
+    """The user agent in a form safe to log, since it may contain a key."""
     return redacted(agent[:_MAX_AGENT])
 
 
 def _harmless(path: str, rule: str) -> str:
-    """The path as it may be logged: a caller may have put a key there, and a file's link opens the file.
+    """The path in a form safe to log: it may contain a key or a signed file link.
 
-    Shown are the words of the route's rule, our own ids, and where there is no route short plain words.
+    It contains the fixed parts of the route, our own ids, and without a route only short plain words.
     """
     known = set(rule.split("/"))
     return "/".join(
