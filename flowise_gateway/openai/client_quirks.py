@@ -83,6 +83,10 @@ class Traits:
     wording: Wording | None = None
 
 
+_CODEX = Traits(repeats_failures=True)
+_OF_CODEX = frozenset(("x-codex-turn-metadata", "x-codex-installation-id"))
+"""Keys of `client_metadata` that only Codex sends: its app server takes the name of the program it is in."""
+
 CLIENTS = (
     # LibreChat's agents use LangChain, as n8n does, but only LibreChat's user ids are MongoDB ids.
     (
@@ -92,7 +96,7 @@ CLIENTS = (
     ),
     (re.compile(r"librechat-azure-openai-v2"), None, Traits(shows_annotations=False)),
     # The user agents of Codex: codex_cli_rs, codex-tui, codex_exec, codex_vscode, "Codex Desktop".
-    (re.compile(r"(?i)codex[-_ ]"), None, Traits(repeats_failures=True)),
+    (re.compile(r"(?i)codex[-_ ]"), None, _CODEX),
     (re.compile(r"opencode/"), None, Traits(repeats_failures=True, wording=Wording())),
     # Continue: OpenAI's library, bundled and minified, so that its class name is a letter or two.
     (re.compile(r"[\w$]{1,3}/JS \d"), None, Traits(wording=Wording())),
@@ -127,7 +131,9 @@ def style_of(
     is_open_webui: bool = False,
 ) -> Style:
     """The style for one request. Answers to UI tasks and JSON get no source list: clients parse them."""
-    traits = traits_of(user_agent, body.get("user"), is_raw=is_raw)
+    metadata = body.get("client_metadata")
+    is_codex = isinstance(metadata, dict) and not _OF_CODEX.isdisjoint(metadata)
+    traits = _CODEX if is_codex else traits_of(user_agent, body.get("user"), is_raw=is_raw)
     wants_footer = model.sources == "footer" or (model.sources == "auto" and not traits.shows_annotations)
     return Style(
         steps=model.steps != "off",

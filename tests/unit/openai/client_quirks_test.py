@@ -91,6 +91,21 @@ def test_codex_is_known_by_how_its_user_agent_begins(agent: str, is_codex: bool)
 
 
 @pytest.mark.parametrize(
+    ("metadata", "is_codex"),
+    [
+        ({"x-codex-turn-metadata": "{}"}, True),
+        ({"x-codex-installation-id": "4d36dee5"}, True),
+        ({"turn": "1"}, False),
+        ("x-codex-turn-metadata", False),
+        (None, False),
+    ],
+)
+def test_codex_within_another_program_is_known_by_its_metadata(metadata: Any, is_codex: bool) -> None:
+    agent = "under-test/0.171.0 (Debian 12.0.0; x86_64) xterm (under-test; 1)"
+    assert style_of(MODEL, {"client_metadata": metadata}, agent) == Style(repeats_failures=is_codex)
+
+
+@pytest.mark.parametrize(
     ("sources", "expected"), [("auto", True), ("annotations", True), ("footer", False), ("off", False)]
 )
 def test_open_webui_gets_its_sources_as_its_own_events(sources: str, expected: bool) -> None:
