@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
+from tests.clients import calls
 from tests.clients.bench import Bench, bench_before
 from tests.clients.checks import CHECKS
 from tests.clients.declared import only_declared
 from tests.clients.environments import InstallError
 from tests.clients.environments import install as install_client
 from tests.clients.matrix import (
+    CALLS_SURFACE,
     DEMO,
     FAILS,
     FLOWISE,
     MISSING,
-    UNSTREAMED,
-    WORKS,
+    OF_THE_MACHINE,
     Cell,
     Check,
     Results,
@@ -74,7 +75,8 @@ def check(cell: Cell, request: pytest.FixtureRequest) -> Check:
     def run(cell: Cell) -> None:
         if bench is None:
             pytest.skip(cell.reason or "")
-        (cell.client.own.get(cell.feature) or CHECKS[cell.feature])(bench, cell)
+        checks = calls.CHECKS if cell.surface == CALLS_SURFACE else CHECKS
+        (cell.client.own.get(cell.feature) or checks[cell.feature])(bench, cell)
 
     return run
 
@@ -96,7 +98,7 @@ def pytest_runtest_makereport(
 
 
 def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -> dict[str, Any]:
-    outcome = WORKS if cell.unstreamed is None else f"{UNSTREAMED}: {cell.unstreamed}"
+    outcome = cell.works
     if report.skipped:
         outcome = f"{MISSING}: {cell.reason}"
     elif report.failed:
@@ -115,6 +117,8 @@ def _found(cell: Cell, report: pytest.TestReport, call: pytest.CallInfo[None]) -
 
 
 def _version(cell: Cell) -> str:
+    if not cell.client.package:
+        return OF_THE_MACHINE
     try:
         return install_client(cell.client.folder).version(cell.client.package)
     except InstallError:

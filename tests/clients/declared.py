@@ -26,7 +26,10 @@ def clients_before(upstream: str) -> tuple[Client, ...]:
 
 def only_declared(results: Results, upstream: str) -> Results:
     """What is on record, without clients and surfaces that are no longer declared."""
-    surfaces = {client.name: client.surfaces for client in clients_before(upstream)}
+    surfaces = {
+        client.name: dict.fromkeys(cell.surface for cell in client.cells(upstream))
+        for client in clients_before(upstream)
+    }
     return {
         name: found
         | {"surfaces": {one: found["surfaces"][one] for one in surfaces[name] if one in found["surfaces"]}}

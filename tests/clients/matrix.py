@@ -15,6 +15,7 @@ RESULTS: Mapping[str, Path] = {
 }
 """What is on record, of clients before the demo Flowise and before a real one."""
 WORKS, UNSTREAMED, MISSING, FAILS = "works", "works unstreamed", "not offered", "fails"
+OF_THE_MACHINE = "the machine's"
 
 FEATURES: Mapping[str, str] = {
     "plain": "Plain",
@@ -36,6 +37,23 @@ FEATURES: Mapping[str, str] = {
 }
 """Each feature with its heading in the table; `checks.py` says what is looked at."""
 
+CALLS: Mapping[str, str] = {
+    "models": "Models",
+    "stored": "Stored responses",
+    "background": "Background responses",
+    "resumed": "Resumed streams",
+    "cancelled": "Cancel",
+    "counted": "Token counts, compaction",
+    "parsed": "Parsed objects",
+    "raw": "Raw responses",
+    "azure": "Azure's addresses of Responses",
+    "asynchronous": "Asynchronous client",
+    "tool runner": "Tool runner",
+    "unserved": "APIs that the gateway does not have",
+}
+"""The further calls of OpenAI's own clients, a surface of their own; `calls.py` says what is looked at."""
+CALLS_SURFACE = "calls"
+
 Missing = Mapping[str | tuple[str, str], str]
 
 
@@ -45,6 +63,7 @@ class Client:
 
     name: str
     package: str
+    """The package whose version is recorded; empty: a program that the machine has."""
     folder: str
     """The folder beside this file that has its script and its pinned packages."""
     surfaces: tuple[str, ...] = ("chat",)
@@ -52,6 +71,8 @@ class Client:
     """Why it does not offer a feature at all, or on one of its surfaces: (surface, feature)."""
     unstreamed: Missing = field(default_factory=dict)
     """Why it offers a feature in one piece only."""
+    notes: Missing = field(default_factory=dict)
+    """What a reader has to know of a feature that it offers."""
     streams: tuple[bool, ...] = (False, True)
     """Whether it can be asked for whole answers and for streams."""
     own: Mapping[str, Callable[[Any, Cell], None]] = field(default_factory=dict)
@@ -63,12 +84,16 @@ class Client:
     is_application: bool = False
     """Whether it is a whole application: its tests are marked `apps`, and `make clients-apps` alone runs them."""
 
+    has_calls: bool = False
+    """Whether it is one of OpenAI's own, with further calls."""
     meets_flowise: bool = False
     """Whether it is tried before a real Flowise as well."""
 
     def cells(self, upstream: str = DEMO) -> list[Cell]:
         """All its cells of the table of this upstream."""
-        return [Cell(self, surface, feature, upstream) for surface in self.surfaces for feature in FEATURES]
+        cells = [Cell(self, surface, feature, upstream) for surface in self.surfaces for feature in FEATURES]
+        calls = CALLS if self.has_calls and upstream == DEMO else ()
+        return cells + [Cell(self, CALLS_SURFACE, call) for call in calls]
 
     def source(self) -> Path:
         """Its script."""
@@ -103,6 +128,14 @@ class Cell:
     def unstreamed(self) -> str | None:
         """Why the client offers the feature in one piece only."""
         return self._declared(self.client.unstreamed)
+
+    @property
+    def works(self) -> str:
+        """The outcome on record when the cell passes."""
+        if self.unstreamed is not None:
+            return f"{UNSTREAMED}: {self.unstreamed}"
+        note = self._declared(self.client.notes)
+        return f"{WORKS}: {note}" if note else WORKS
 
     def _declared(self, reasons: Missing) -> str | None:
         return reasons.get((self.surface, self.feature)) or reasons.get(self.feature)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
 
+PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "demo-assistant"
 RENDER = """
 import { readFileSync } from 'node:fs';
@@ -68,7 +71,15 @@ def librechat_reads(config: str) -> dict[str, Any]:
         (HERE / "librechat_config/check.mjs").read_text(),
     ]
     done = subprocess.run(
-        command, input=config, cwd=folder, capture_output=True, text=True, check=True, timeout=120
+        command,
+        input=config,
+        cwd=folder,
+        # LibreChat puts the variables of its environment into keys, and refuses a name that has no value.
+        env={**os.environ, "FLOWISE_GATEWAY_KEY": "any"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     read: dict[str, Any] = json.loads(done.stdout)
     return read
@@ -80,6 +91,17 @@ def test_librechat_takes_its_file(snippets: dict[str, str], client: str) -> None
     assert read["success"], read["errors"]
     for model in read.get("models") or []:
         assert model["azureOptions"]["azureOpenAIApiDeploymentName"] == MODEL
+
+
+def test_librechat_takes_the_files_of_the_documentation() -> None:
+    whole, headers, azure = re.findall(
+        r"```yaml\n(.*?)```", (PROJECT / "docs/librechat.md").read_text(), re.DOTALL
+    )
+    files = [whole, whole + headers, azure, (PROJECT / "deploy/librechat.yaml").read_text()]
+    for text in files:
+        read = librechat_reads(json.dumps(yaml.safe_load(text)))
+        assert read["success"], read["errors"]
+    assert "X-Conversation-Id" in yaml.safe_load(whole + headers)["endpoints"]["custom"][0]["headers"]
 
 
 def test_librechats_reader_refuses_what_is_wrong() -> None:

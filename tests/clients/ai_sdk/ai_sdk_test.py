@@ -14,8 +14,8 @@ CLIENT = Client(
     "ai_sdk",
     surfaces=("responses", "unstored", "chat", "compatible"),
     missing={
-        ("chat", "reasoning"): "its provider reads no thoughts of chat completions",
-        ("compatible", "sources"): "its provider reads no citations",
+        ("chat", "reasoning"): "`@ai-sdk/openai` does not read `reasoning_content`",
+        ("compatible", "sources"): "`@ai-sdk/openai-compatible` does not read `annotations`",
     },
 )
 

@@ -12,7 +12,7 @@ CLIENT = Client(
     "fetch in Chromium, from another origin",
     "playwright-core",
     "browser",
-    missing={"retry": "it sends a request once"},
+    missing={"retry": "a bare `fetch` sends a request once"},
 )
 
 

@@ -12,13 +12,17 @@ CLIENT = Client(
     "CrewAI",
     "crewai",
     "crewai",
+    surfaces=("chat", "responses"),
     missing={
-        "tools": "a call of its model gives what the function gave; only its agents ask on, in words of their own",
-        "sources": "it gives texts alone",
-        "reasoning": "it gives texts alone",
-        "usage": "it counts for a whole crew, not for an answer",
-        "structured": "it asks for objects of its agents' tasks, not of a model",
-        "stop": "its call gives an answer, not a stream",
+        "sources": "its results have no citations",
+        ("chat", "reasoning"): "it does not read `reasoning_content`",
+    },
+    unstreamed={
+        ("responses", "tools"): "its streamed calls of the Responses API drop an agent's function calls"
+    },
+    notes={
+        "stop": "by cancelling an asynchronous call (`acall`)",
+        "tools": "by an agent (`Agent.kickoff`): its model alone returns what a function gave",
     },
 )
 

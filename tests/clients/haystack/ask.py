@@ -1,4 +1,4 @@
-"""Haystack's chat generators for chat completions and Responses."""
+"""Haystack's chat generators for chat completions and Responses, also as Azure's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from asking import RESULT, WEATHER, Json, answer_cases, converse  # type: ignore[import-not-found]
 from haystack.components.generators.chat import (
+    AzureOpenAIChatGenerator,
+    AzureOpenAIResponsesChatGenerator,
     OpenAIChatGenerator,
     OpenAIResponsesChatGenerator,
 )
@@ -17,7 +19,6 @@ from haystack.tools import Tool
 from haystack.utils import Secret
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
-KINDS = {"chat": OpenAIChatGenerator, "responses": OpenAIResponsesChatGenerator}
 
 
 class Left(Exception):
@@ -29,11 +30,11 @@ def ask(base_url: str, case: Json) -> Json:
     kwargs: Json = {"user": case["user"]}
     if case.get("schema"):
         schema = {"name": "weather", "schema": case["schema"], "strict": True}
-        if case["surface"] == "responses":
+        if "responses" in case["surface"]:
             kwargs["text"] = {"format": {"type": "json_schema", **schema}}
         else:
             kwargs["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if case["stream"] and case["surface"] != "responses":
+    if case["stream"] and "responses" not in case["surface"]:
         kwargs["stream_options"] = {"include_usage": True}
     pieces: list[str] = []
 
@@ -42,10 +43,10 @@ def ask(base_url: str, case: Json) -> Json:
         if len(pieces) == case.get("stopAfter"):
             raise Left
 
-    generator = KINDS[case["surface"]](
+    generator = connect(
+        base_url,
+        case,
         api_key=Secret.from_token("any"),
-        api_base_url=f"{base_url}/v1",
-        model=case["model"],
         generation_kwargs=kwargs,
         streaming_callback=take if case["stream"] else None,
         tools=tools(case),
@@ -56,9 +57,22 @@ def ask(base_url: str, case: Json) -> Json:
         try:
             return answered(generator, case, history, asked, pieces)
         except Left:
+            # The stream is not closed by the exception, but with the generator's connections.
+            generator.close()
             return {"text": "".join(pieces)}
 
     return converse(case, turn)
+
+
+def connect(base_url: str, case: Json, **options: Any) -> Any:
+    """The generator of a surface."""
+    model = case["model"]
+    if case["surface"] == "azure":
+        return AzureOpenAIChatGenerator(azure_endpoint=base_url, azure_deployment=model, **options)
+    if case["surface"] == "azure responses":
+        return AzureOpenAIResponsesChatGenerator(azure_endpoint=base_url, azure_deployment=model, **options)
+    kind = OpenAIResponsesChatGenerator if case["surface"] == "responses" else OpenAIChatGenerator
+    return kind(api_base_url=f"{base_url}/v1", model=model, **options)
 
 
 def tools(case: Json) -> list[Any]:

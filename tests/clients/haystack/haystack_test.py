@@ -12,11 +12,14 @@ CLIENT = Client(
     "Haystack",
     "haystack-ai",
     "haystack",
-    surfaces=("chat", "responses"),
+    surfaces=("chat", "azure", "responses", "azure responses"),
     missing={
-        "sources": "its messages have no citations",
-        ("chat", "reasoning"): "it reads no thoughts of chat completions",
-        "stop": "a stream that is left keeps its connection open until Python collects it",
+        "sources": "its `ChatMessage` has no citations",
+        ("chat", "reasoning"): "its `OpenAIChatGenerator` does not read `reasoning_content`",
+        ("azure", "reasoning"): "its `OpenAIChatGenerator` does not read `reasoning_content`",
+    },
+    notes={
+        "stop": "by closing the generator (`generator.close()`): an exception in its callback does not close the stream"
     },
 )
 

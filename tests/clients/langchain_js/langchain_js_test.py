@@ -13,9 +13,14 @@ CLIENT = Client(
     "@langchain/openai",
     "langchain_js",
     surfaces=("chat", "responses"),
-    missing={("chat", "sources"): "it reads no citations of chat completions"},
+    missing={
+        ("chat", "sources"): "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions"
+    },
     unstreamed={
-        ("responses", "structured"): "its parser of JSON reads no streamed parts of the Responses API"
+        (
+            "responses",
+            "structured",
+        ): "its JSON parser does not read the content parts that the Responses API streams"
     },
 )
 

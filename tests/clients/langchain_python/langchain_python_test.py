@@ -14,8 +14,8 @@ CLIENT = Client(
     "langchain_python",
     surfaces=("chat", "responses"),
     missing={
-        ("chat", "sources"): "it reads no citations of chat completions",
-        ("chat", "reasoning"): "it reads no thoughts of chat completions",
+        ("chat", "sources"): "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions",
+        ("chat", "reasoning"): "LangChain's `ChatOpenAI` does not read `reasoning_content`",
     },
 )
 

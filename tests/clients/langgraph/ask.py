@@ -23,6 +23,12 @@ def get_weather(city: str, unit: Literal["C", "F"]) -> str:
     return f"{RESULT}"
 
 
+class State(MessagesState):  # type: ignore[misc]
+    """The messages, and the object that is asked for."""
+
+    object: Any
+
+
 def graph_of(base_url: str, case: Json) -> Any:
     """The agent as LangGraph's documentation builds it: the model, its tools, and back."""
     model = ChatOpenAI(
@@ -35,9 +41,14 @@ def graph_of(base_url: str, case: Json) -> Any:
     )
     tools = [get_weather] if case.get("tools") else []
     bound = model.bind_tools(tools) if tools else model
-    graph = StateGraph(MessagesState)
+    graph = StateGraph(State)
 
     async def answer(state: Any) -> Json:
+        if case.get("schema"):
+            reader = model.with_structured_output(
+                {"title": "weather", **case["schema"]}, method="json_schema"
+            )
+            return {"object": await reader.ainvoke(state["messages"])}
         return {"messages": [await bound.ainvoke(state["messages"])]}
 
     graph.add_node("model", answer)
@@ -82,7 +93,10 @@ async def one(graph: Any, case: Json, asked: Json, config: Json) -> Json:
     else:
         await graph.ainvoke(state, config)
     thread = {"configurable": {"thread_id": config["configurable"]["thread_id"]}}
-    messages = graph.get_state(thread).values["messages"]
+    values = graph.get_state(thread).values
+    if case.get("schema"):
+        return {"text": "", "object": values["object"]}
+    messages = values["messages"]
     last = messages[-1]
     asked_at = max(at for at, message in enumerate(messages) if message.type == "human")
     new = [message for message in messages[asked_at:] if isinstance(message, AIMessage)]

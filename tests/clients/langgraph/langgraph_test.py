@@ -14,9 +14,8 @@ CLIENT = Client(
     "langgraph",
     surfaces=("chat", "responses"),
     missing={
-        "structured": "its messages are texts; LangChain's model has objects",
-        ("chat", "sources"): "LangChain's client reads no citations of chat completions",
-        ("chat", "reasoning"): "LangChain's client reads no thoughts of chat completions",
+        ("chat", "sources"): "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions",
+        ("chat", "reasoning"): "LangChain's `ChatOpenAI` does not read `reasoning_content`",
     },
 )
 

@@ -12,6 +12,19 @@ CLIENT = Client(
     "LiteLLM",
     "litellm",
     "litellm",
+    surfaces=("chat", "azure", "responses"),
+    missing={
+        (
+            "responses",
+            "retry",
+        ): "`responses` sends a request once; `num_retries` repeats every failure, also of a flow that has run"
+    },
+    notes={
+        (
+            "responses",
+            "stream",
+        ): "once the model is known (`litellm.register_model` with `supports_native_streaming`), else LiteLLM fakes it"
+    },
 )
 
 

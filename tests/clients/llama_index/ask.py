@@ -1,11 +1,12 @@
-"""LlamaIndex's client for compatible servers: chat, and completions, its choice unless told that a model chats."""
+"""LlamaIndex's clients for compatible servers: chat, Responses, and completions, its choice unless told of chat."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any, Literal
 
-from asking import RESULT, Json, answer_cases, chat_usage, converse  # type: ignore[import-not-found]
+from asking import RESULT, Json, answer_cases, chat_usage, converse, response_usage  # type: ignore[import-not-found]
 from llama_index.core.base.llms.types import (  # type: ignore[import-not-found]
     ChatMessage,
     DocumentBlock,
@@ -13,7 +14,7 @@ from llama_index.core.base.llms.types import (  # type: ignore[import-not-found]
     TextBlock,
 )
 from llama_index.core.tools import FunctionTool  # type: ignore[import-not-found]
-from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-not-found]
+from llama_index.llms.openai_like import OpenAILike, OpenAILikeResponses  # type: ignore[import-not-found]
 from pydantic import BaseModel, create_model
 
 
@@ -31,6 +32,15 @@ class Weather(BaseModel):
 
 def ask(base_url: str, case: Json) -> Json:
     """The answer to one case, as the client understands it; it goes on from its own messages."""
+    if case["surface"] == "responses":
+        responses = OpenAILikeResponses(
+            model=case["model"],
+            api_base=f"{base_url}/v1",
+            api_key="any",
+            is_function_calling_model=True,
+            additional_kwargs={"user": case["user"]},
+        )
+        return converse(case, lambda history, asked: chat(responses, case, history, asked))
     counted = {"stream_options": {"include_usage": True}} if case["stream"] else {}
     is_chat = case["surface"] == "chat"
     client = OpenAILike(
@@ -65,6 +75,8 @@ def chat(client: Any, case: Json, messages: list[Any], asked: Json) -> Json:
     messages.append(ChatMessage(role="user", blocks=blocks_of(asked)))
     if case.get("schema"):
         return {"text": "", "object": structured(client, case, messages)}
+    if "stopAfter" in case:
+        return asyncio.run(left(client.astream_chat(messages), case))
     answer = one(client, case, messages)
     if not answer.get("toolCalls"):
         return answer
@@ -100,9 +112,6 @@ def one(client: Any, case: Json, messages: list[Any]) -> Json:
         )
         for last in streamed:
             pieces += [last.delta] if last.delta else []
-            if len(pieces) == case.get("stopAfter"):
-                streamed.close()
-                return {"text": "".join(pieces)}
         assert last is not None
     messages.append(last.message)
     blocks = last.message.blocks
@@ -117,8 +126,35 @@ def one(client: Any, case: Json, messages: list[Any]) -> Json:
         "toolCalls": [
             {"id": call.tool_id, "name": call.tool_name, "arguments": call.tool_kwargs} for call in calls
         ],
-        "usage": chat_usage(last.raw.usage),
+        "sources": [url_of(one) for one in last.additional_kwargs.get("annotations") or ()],
+        "usage": usage_of(last),
     }
+
+
+def url_of(annotation: Any) -> str:
+    """Where a source is; the annotation is an object in a whole answer, and a dictionary in a stream."""
+    return str(annotation["url"] if isinstance(annotation, dict) else annotation.url)
+
+
+def usage_of(last: Any) -> Json:
+    """Tokens, wherever the client has them."""
+    usage = last.additional_kwargs.get("usage")
+    return response_usage(usage) if usage else chat_usage(last.raw.usage)
+
+
+async def left(streaming: Any, case: Json) -> Json:
+    """A stream whose task is cancelled: only so are its connections closed at once."""
+    pieces: list[str] = []
+
+    async def read() -> None:
+        async for part in await streaming:
+            pieces.extend([part.delta] if part.delta else [])
+            if len(pieces) == case["stopAfter"]:
+                reading.cancel()
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait([reading])
+    return {"text": "".join(pieces)}
 
 
 def complete(client: Any, case: Json, asked: Json) -> Json:
@@ -126,14 +162,12 @@ def complete(client: Any, case: Json, asked: Json) -> Json:
     if not case["stream"]:
         response = client.complete(asked["text"])
         return {"text": response.text, "usage": chat_usage(response.raw.usage)}
+    if "stopAfter" in case:
+        return asyncio.run(left(client.astream_complete(asked["text"]), case))
     pieces = []
     response = None
-    streamed = client.stream_complete(asked["text"])
-    for response in streamed:
+    for response in client.stream_complete(asked["text"]):
         pieces += [response.delta] if response.delta else []
-        if len(pieces) == case.get("stopAfter"):
-            streamed.close()
-            return {"text": "".join(pieces)}
     assert response is not None
     return {"text": "".join(pieces), "pieces": len(pieces), "usage": chat_usage(response.raw.usage)}
 

@@ -8,20 +8,29 @@ from tests.clients.matrix import Cell, Check, Client
 
 pytestmark = pytest.mark.clients
 
-PROMPT = "a prompt is one text, without messages or parts"
+PROMPT = "a prompt is a single text, without messages or content parts"
 CLIENT = Client(
     "LlamaIndex",
     "llama-index-llms-openai-like",
     "llama_index",
-    surfaces=("chat", "completions"),
+    surfaces=("chat", "responses", "completions"),
     missing={
         **{
             ("completions", feature): PROMPT
             for feature in ("memory", "edit", "image", "document", "tools", "structured", "approval")
         },
-        ("completions", "reasoning"): "a completion has no place for thoughts",
-        "sources": "it reads no citations",
-        "stop": "a stream that is left keeps its connection open until Python collects it",
+        ("completions", "reasoning"): "a completion has no field for reasoning",
+        ("chat", "sources"): "it does not read the `annotations` of chat completions",
+        ("completions", "sources"): "a completion has no field for citations",
+    },
+    unstreamed={
+        (
+            "responses",
+            "structured",
+        ): "it reads a streamed object from `additional_kwargs`, which its Responses client leaves empty"
+    },
+    notes={
+        "stop": "by cancelling an asynchronous call: its synchronous streams stay open when their loop is left"
     },
 )
 

@@ -1,7 +1,8 @@
-"""The `llm` program's library, with a model of its file of further OpenAI-compatible ones."""
+"""The `llm` program's library, with models of its file of further OpenAI-compatible ones."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -32,6 +33,8 @@ def ask(base_url: str, case: Json) -> Json:
         "vision": True,
         "supports_schema": True,
         "supports_tools": True,
+        "responses": case["surface"] == "responses",
+        "reasoning": case["surface"] == "responses",
     }
     # JSON is YAML.
     (Path.cwd() / MODELS).write_text(json.dumps([entry]))
@@ -48,26 +51,41 @@ def ask(base_url: str, case: Json) -> Json:
         if "document" in asked:
             data = base64.b64decode(asked["document"]["data"])
             attachments.append(llm.Attachment(type="application/pdf", content=data))
+        if "stopAfter" in case:
+            return asyncio.run(left(case, asked))
         if case.get("schema"):
             options["schema"] = case["schema"]
         if case.get("tools"):
             return chained(conversation, asked, options)
         response = conversation.prompt(asked["text"], attachments=attachments, **options)
-        pieces: list[str] = []
-        for piece in response:
-            pieces.append(piece)
-            if len(pieces) == case.get("stopAfter"):
-                return {"text": "".join(pieces)}
+        events = list(response.stream_events())
+        pieces = [event.chunk for event in events if event.type == "text" and event.chunk]
         history.append(response)
         usage = response.usage()
         return {
             "text": response.text(),
-            "pieces": len([piece for piece in pieces if piece]),
+            "pieces": len(pieces),
+            "reasoning": "".join(event.chunk for event in events if event.type == "reasoning"),
             "object": json.loads(response.text()) if case.get("schema") else None,
             "usage": {"input": usage.input, "output": usage.output},
         }
 
     return converse(case, turn)
+
+
+async def left(case: Json, asked: Json) -> Json:
+    """A stream whose task is cancelled: only so is its connection closed at once."""
+    pieces: list[str] = []
+
+    async def read() -> None:
+        async for piece in llm.get_async_model(case["model"]).prompt(asked["text"], key="any"):
+            pieces.append(piece)
+            if len(pieces) == case["stopAfter"]:
+                reading.cancel()
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait([reading])
+    return {"text": "".join(pieces)}
 
 
 def chained(conversation: Any, asked: Json, options: Json) -> Json:

@@ -12,10 +12,13 @@ CLIENT = Client(
     "llm",
     "llm",
     "llm",
+    surfaces=("chat", "responses"),
     missing={
-        "stop": "a stream that is left keeps its connection open until Python collects it",
-        "sources": "its answers have no citations",
-        "reasoning": "its answers have no thoughts",
+        "sources": "its responses have no citations",
+        ("chat", "reasoning"): "it does not read `reasoning_content`",
+    },
+    notes={
+        "stop": "by cancelling an asynchronous call: its synchronous streams stay open when their loop is left"
     },
 )
 

@@ -1,6 +1,7 @@
-// OpenAI's client for JavaScript: chat completions (also as Azure's), completions, and Responses in two ways of going on.
+// OpenAI's client for JavaScript: chat completions (also as Azure's), completions, and Responses in each way of going on.
 import OpenAI, { AzureOpenAI } from 'openai';
 import { answerCases, converse, inputContent, joined, RESULT, usageOf, userContent, WEATHER } from '../shared/asking.mjs';
+import { called } from './calls.mjs';
 
 async function completion(client, asked, { text }) {
   const request = { model: asked.model, prompt: text, user: asked.user };
@@ -96,6 +97,7 @@ async function response(client, asked, history, turn) {
 async function responseOnce(client, asked, history, fresh) {
   const request = { model: asked.model, user: asked.user, input: fresh };
   if (asked.surface === 'responses') Object.assign(request, { input: [...history, ...fresh], store: false });
+  else if (asked.surface === 'conversation') request.conversation = `conv_${asked.user}`;
   else if (history.length > 0) request.previous_response_id = history.at(-1);
   if (asked.tools) request.tools = [{ type: 'function', strict: true, ...WEATHER }];
   if (asked.schema) request.text = { format: { type: 'json_schema', name: 'weather', strict: true, schema: asked.schema } };
@@ -155,4 +157,6 @@ await answerCases({
   completions: conversation(prompted, openai),
   responses: conversation(response, openai),
   chained: conversation(response, openai),
+  conversation: conversation(response, openai),
+  calls: called,
 });

@@ -16,6 +16,7 @@ from asking import (  # type: ignore[import-not-found]
     response_usage,
     user_content,
 )
+from calls import called  # type: ignore[import-not-found]
 from openai import AzureOpenAI, OpenAI
 
 SCHEMA_NAME = "weather"
@@ -24,6 +25,8 @@ SCHEMA_NAME = "weather"
 def ask(base_url: str, case: Json) -> Json:
     """The answer to one case, as the client understands it."""
     surface = case["surface"]
+    if surface == "calls":
+        return dict(called(base_url, case))
     if surface == "azure":
         client: OpenAI = AzureOpenAI(azure_endpoint=base_url, api_version="2024-10-21", api_key="any")
     else:

@@ -8,20 +8,25 @@ from tests.clients.matrix import Cell, Check, Client
 
 pytestmark = pytest.mark.clients
 
-PROMPT = "a prompt is one text, without messages or parts"
+PROMPT = "a prompt is a single text, without messages or content parts"
 CLIENT = Client(
     "openai (Python)",
     "openai",
     "openai_python",
     surfaces=("chat", "azure", "completions", "responses", "chained", "conversation"),
+    has_calls=True,
     missing={
         **{
             ("completions", feature): PROMPT
             for feature in ("memory", "edit", "image", "document", "tools", "structured", "approval")
         },
-        ("completions", "reasoning"): "a completion has no place for thoughts",
-        ("completions", "sources"): "a completion has no place for citations",
-        ("conversation", "edit"): "a conversation only goes on; no earlier message of it can be replaced",
+        ("completions", "reasoning"): "a completion has no field for reasoning",
+        ("completions", "sources"): "a completion has no field for citations",
+        "tool runner": "it has no tool runner for chat completions",
+        (
+            "conversation",
+            "edit",
+        ): "items can only be added to a `conversation`: an earlier message cannot be replaced",
     },
     meets_flowise=True,
 )

@@ -14,8 +14,9 @@ from pydantic_ai import (  # type: ignore[import-not-found]
     StructuredDict,
     Tool,
 )
-from pydantic_ai.messages import ThinkingPart, ToolCallPart  # type: ignore[import-not-found]
+from pydantic_ai.messages import TextPart, ThinkingPart, ToolCallPart  # type: ignore[import-not-found]
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # type: ignore[import-not-found]
+from pydantic_ai.providers.azure import AzureProvider  # type: ignore[import-not-found]
 from pydantic_ai.providers.openai import OpenAIProvider  # type: ignore[import-not-found]
 
 
@@ -31,8 +32,11 @@ def ask(base_url: str, case: Json) -> Json:
 
 async def in_loop(base_url: str, case: Json) -> Json:
     """The turns of a case, in one event loop."""
-    provider = OpenAIProvider(base_url=f"{base_url}/v1", api_key="any")
-    kind = OpenAIChatModel if case["surface"] == "chat" else OpenAIResponsesModel
+    if case["surface"] == "azure":
+        provider: Any = AzureProvider(azure_endpoint=base_url, api_version="2024-10-21", api_key="any")
+    else:
+        provider = OpenAIProvider(base_url=f"{base_url}/v1", api_key="any")
+    kind = OpenAIResponsesModel if case["surface"] == "responses" else OpenAIChatModel
     output = NativeOutput(StructuredDict(case["schema"], name="weather")) if case.get("schema") else str
     agent = Agent(
         kind(case["model"], provider=provider),
@@ -92,6 +96,13 @@ async def one(agent: Any, case: Json, history: list[Any], asked: Json) -> Json:
             {"name": part.tool_name, "arguments": part.args_as_dict()}
             for part in parts
             if isinstance(part, ToolCallPart)
+        ],
+        "sources": [
+            source.url
+            for part in parts
+            if isinstance(part, TextPart)
+            for citation in part.citations or ()
+            for source in citation.sources
         ],
         "usage": {"input": usage.input_tokens, "output": usage.output_tokens},
     }

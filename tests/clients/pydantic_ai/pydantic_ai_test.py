@@ -12,8 +12,8 @@ CLIENT = Client(
     "Pydantic AI",
     "pydantic-ai-slim",
     "pydantic_ai",
-    surfaces=("chat", "responses"),
-    missing={"sources": "its messages have no citations"},
+    surfaces=("chat", "azure", "responses"),
+    missing={("azure", "document"): "it refuses documents for Azure's chat completions"},
 )
 
 

@@ -12,10 +12,19 @@ CLIENT = Client(
     "Semantic Kernel",
     "semantic-kernel",
     "semantic_kernel",
+    surfaces=("chat", "azure", "responses"),
     missing={
-        "sources": "its messages have no citations",
-        "reasoning": "its messages have no thoughts",
-        "document": "its messages have images alone",
+        (surface, feature): reason
+        for surface in ("chat", "azure")
+        for feature, reason in {
+            "sources": "it does not read the `annotations` of chat completions",
+            "reasoning": "it does not read `reasoning_content`",
+            "document": "its chat completion services send text and images alone",
+        }.items()
+    },
+    unstreamed={
+        ("responses", "usage"): "its streamed messages have no usage",
+        ("responses", "sources"): "it does not read the annotations of a streamed response",
     },
 )
 

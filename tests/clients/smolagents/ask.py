@@ -67,6 +67,8 @@ def one(model: Any, case: Json, history: list[Any]) -> Json:
             pieces += [delta.content] if delta.content else []
             usage = delta.token_usage or usage
             if len(pieces) == case.get("stopAfter"):
+                # Leaving the loop closes no connection; the model's client does.
+                model.client.close()
                 return {"text": "".join(pieces)}
         text = "".join(pieces)
     history.append({"role": "assistant", "content": [{"type": "text", "text": text}]})

@@ -13,12 +13,13 @@ CLIENT = Client(
     "smolagents",
     "smolagents",
     missing={
-        "stop": "a stream that is left keeps its connection open until Python collects it",
-        "sources": "its messages have no citations",
-        "reasoning": "its messages have no thoughts",
-        "document": "its messages have images alone",
+        "sources": "its `ChatMessage` has no citations",
+        "reasoning": "its `ChatMessage` has no reasoning",
     },
-    unstreamed={"tools": "the pieces of a call are put together by its agents"},
+    unstreamed={"tools": "the pieces of a streamed call are put together by its agents, not by its model"},
+    notes={
+        "stop": "by closing the model's client (`model.client.close()`): leaving the loop does not close the stream"
+    },
 )
 
 

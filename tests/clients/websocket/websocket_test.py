@@ -14,8 +14,8 @@ CLIENT = Client(
     "websocket",
     surfaces=("responses",),
     missing={
-        "plain": "every answer comes as events",
-        "retry": "it sends a request once",
+        "plain": "over a WebSocket every response is streamed",
+        "retry": "a bare WebSocket sends a request once",
     },
     streams=(True,),
 )
