@@ -122,11 +122,12 @@ class ResponsesRenderer(BaseRenderer):
         status: Literal["completed", "incomplete"] = "incomplete" if reason else "completed"
         footer = self._footer(transcript)
         frames = self._output.add_text(footer) if footer else []
-        if self._style.source_events:
-            frames += [
-                self._events.frame("flowise.source", event=found) for found in source_events(transcript)
-            ]
         found = citations(transcript) if self._style.annotations else []
+        if self._style.source_events and self._request.stream:
+            frames += [
+                self._events.frame("flowise.source", event=source) for source in source_events(transcript)
+            ]
+            found = []  # Open WebUI would list each web source twice, as it reads both
         frames += self._output.close(status, [{"type": "url_citation", **citation} for citation in found])
         if reason:
             self._response["incomplete_details"] = {"reason": reason}

@@ -117,16 +117,22 @@ def test_open_webui_gets_its_sources_as_its_own_events(proxy: RunningProxy, head
 
 
 def test_open_webui_gets_them_beside_a_responses_events_too(proxy: RunningProxy) -> None:
-    answer = requests.post(
-        f"{proxy.url}/v1/responses",
-        json={"model": "demo-sources", "input": "Hello", "stream": True},
-        headers={**CLOSE, "X-OpenWebUI-User-Id": "1"},
-        timeout=30,
+    answer, whole = (
+        requests.post(
+            f"{proxy.url}/v1/responses",
+            json={"model": "demo-sources", "input": "Hello", "stream": stream},
+            headers={**CLOSE, "X-OpenWebUI-User-Id": "1"},
+            timeout=30,
+        )
+        for stream in (True, False)
     )
     lines = [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: {")]
     events = [line["event"] for line in lines if "event" in line]
     assert [event["data"]["source"]["name"] for event in events] == SEEN_BY_OPEN_WEBUI
     assert [line["sequence_number"] for line in lines] == list(range(len(lines)))
+    # It reads an item's annotations as well, and would list each web source twice.
+    assert '"annotations":[{' not in answer.text
+    assert whole.json()["output"][-1]["content"][0]["annotations"]
 
 
 def test_other_clients_get_usage_only_when_they_ask(proxy: RunningProxy) -> None:
