@@ -23,6 +23,7 @@ pytestmark = [
 CELLS = [
     pytest.param(cell, id=f"{client.folder}-{cell}")
     for client in clients_before(FLOWISE)
+    if not client.is_application
     for cell in client.cells(FLOWISE)
 ]
 

@@ -75,7 +75,7 @@ class DemoUpstream:
         takes_files = json.dumps({"fullFileUpload": {"status": True}})
         demo.control("PUT", f"/__demo/flows/{FILES}", {"chatbotConfig": takes_files})
         self.settings = {"FLOWISE_BASE_URL": demo.base_url}
-        self.config = config_of(discovery=True, assistant=ASSISTANT)
+        self.config = config_of(discovery=True, assistant=ASSISTANT, **{"demo-assistant": ASSISTANT})
 
     def count_runs(self) -> Callable[[], int]:
         """A counter of the runs that are started from now on."""

@@ -10,6 +10,11 @@ from tests.clients.open_webui.application import Application
 
 POLL_MILLISECONDS = 100
 PAGE_SECONDS = 60
+# A file that is still being read has a spinner, and the message would go without it.
+FILES_ARE_READ = """() => {
+  const entry = document.querySelector('#message-input-container').innerHTML;
+  return entry.includes('Remove') && !/animate-spin|spinner/.test(entry);
+}"""
 # The texts that the last answer showed one after the other.
 WATCH_PIECES = """() => {
   window.pieces = new Set();
@@ -68,9 +73,7 @@ class Chat:
         files = [asked[kind] for kind in ("image", "document") if kind in asked]
         if files:
             self.page.locator("input[type=file]").first.set_input_files(files)
-            # A file that is still being read has a spinner, and the message would go without it.
-            with_files = self.page.locator("#message-input-container")
-            with_files.get_by_label("Remove").or_(with_files.locator("button img")).first.wait_for()
+            self.page.wait_for_function(FILES_ARE_READ)
         entry = self.page.locator("#chat-input")
         entry.fill(asked["text"])
         entry.press("Enter")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.clients.bench import Bench
 from tests.clients.matrix import Cell, Check, Client
 from tests.clients.open_webui.application import SURFACES, Application
 from tests.clients.open_webui.asker import PREFIXES, OpenWebUI
+from tests.support.documents import PDF
 
 pytestmark = pytest.mark.apps
 
@@ -30,27 +32,7 @@ TASKS = {
     "queries": {"type": "web_search"},
     "auto": {"type": "general", "prompt": "Book a tab"},
 }
-PDF_TEXT = "The launch is on 12 March 2031."
-
-
-def pdf(text: str) -> str:
-    """A page with one line, in Base64."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
-    objects = [
-        "<</Type/Catalog/Pages 2 0 R>>",
-        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        f"<</Length {len(stream)}>>stream\n{stream}\nendstream",
-        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    body, offsets = "%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        offsets.append(len(body))
-        body += f"{number} 0 obj{content}endobj\n"
-    entries = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
-    table = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{entries}"
-    whole = f"{body}{table}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(body)}\n%%EOF\n"
-    return base64.b64encode(whole.encode()).decode()
+PDF_TEXT = "Pdf words here"
 
 
 def in_chats(check: OwnCheck) -> OwnCheck:
@@ -60,9 +42,9 @@ def in_chats(check: OwnCheck) -> OwnCheck:
 
 def document(bench: Bench, cell: Cell) -> None:
     """A PDF, read by the application itself, reaches the flow as text."""
-    turn = {"text": "When is it?", "document": {"name": "notes.pdf", "data": pdf(PDF_TEXT)}}
+    turn = {"text": "When is it?", "document": {"name": "notes.pdf", "data": PDF}}
     bench.ask(cell.client, cell.surface, {"model": "demo-assistant", "stream": True, "turns": [turn]})
-    question = bench.settled_record()["body"]["question"]
+    question = bench.upstream.messages()[-1]
     assert PDF_TEXT in question
     assert "When is it?" in question
 
@@ -94,10 +76,23 @@ CLIENT = Client(
 
 
 @pytest.fixture(scope="module")
-def open_webui(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWebUI]:
-    """The application in front of the bench's gateway, and a browser."""
-    folder: Path = tmp_path_factory.mktemp("open-webui")
-    with Application(folder, bench.proxy.url) as application, chromium() as browser:
+def browser() -> Iterator[Any]:
+    """One for all."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def open_webui(bench: Bench, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWebUI]:
+    """The application in front of the gateway of the demo flows."""
+    with started(bench, browser, tmp_path_factory.mktemp("open-webui")) as asker:
+        yield asker
+
+
+@contextmanager
+def started(bench: Bench, browser: Any, folder: Path) -> Iterator[OpenWebUI]:
+    """The application in front of this bench's gateway, which asks it the cases of the table."""
+    with Application(folder, bench.proxy.url) as application:
         asker = OpenWebUI(application, browser)
         bench.started(CLIENT, asker)
         yield asker
@@ -115,13 +110,13 @@ def test_its_own_questions_run_no_flow(surface: str, bench: Bench, open_webui: O
         {"role": "user", "content": "Book a table in Paris"},
         {"role": "assistant", "content": DECISION},
     ]
-    before = bench.demo.stats()["runs_started"]
+    count = bench.upstream.count_runs()
     found = {}
     for task, own in TASKS.items():
         body = {"model": model, "messages": messages, "chat_id": "none", **own}
         answer = open_webui.application.call("POST", f"/api/v1/tasks/{task}/completions", body)
         found[task] = json.loads(answer["choices"][0]["message"]["content"])
-    assert bench.demo.stats()["runs_started"] == before
+    assert count() == 0
     assert found == {
         "title": {"title": "Book a table in Paris"},
         "follow_up": {"follow_ups": ["Proceed", "Reject"]},
@@ -156,13 +151,13 @@ def test_the_page_shows_thoughts_sources_and_choices(surface: str, open_webui: O
 
 @pytest.mark.parametrize("surface", SURFACES)
 def test_a_chat_goes_on_after_it_was_stopped(surface: str, bench: Bench, open_webui: OpenWebUI) -> None:
-    bench.demo.clear()
+    count = bench.upstream.count_runs()
     chat = open_webui.chat(PREFIXES[surface] + "demo-agent-errors")
     stopped = chat.turn({"text": "slow"}, stop_after=2)
     assert "error" not in stopped
-    assert bench.settled_record()["outcome"] == "aborted"
+    assert bench.upstream.is_aborted()
     assert chat.turn({"text": "Hello"})["content"]
-    assert [record["outcome"] for record in bench.demo.records()] == ["aborted", "finished"]
+    assert count() == 2
 
 
 @pytest.mark.parametrize("surface", SURFACES)
