@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -90,6 +91,8 @@ class RequestSummary:
     first_token: float | None = None
     ended: float = 0.0
     span: RequestSpan | None = None
+    charges: list[Callable[[int, int], object]] = field(default_factory=list)
+    """What the fallbacks of the request take: each is told at the end of its runs and tokens."""
 
     @property
     def seconds(self) -> float:

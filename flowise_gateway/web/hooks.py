@@ -185,5 +185,7 @@ class Hooks:
 
 def _settle(admission: Admission, summary: RequestSummary) -> None:
     """Free the slots of a request, and charge its usage to the budgets."""
-    tokens = summary.tokens
-    admission.settle(summary.runs, tokens.input + tokens.output if tokens else 0)
+    tokens = summary.tokens.input + summary.tokens.output if summary.tokens else 0
+    admission.settle(summary.runs, tokens)
+    while summary.charges:  # those of several choices share the tokens, which are known of all together
+        summary.charges.pop()(min(1, summary.runs), tokens // max(1, summary.runs))

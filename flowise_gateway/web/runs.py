@@ -11,7 +11,13 @@ from uuid import uuid4
 from flowise_gateway.access.keys import Caller
 from flowise_gateway.access.models import Models
 from flowise_gateway.conversation.planner import Plan
-from flowise_gateway.flow.errors import FlowiseUnavailable, ModelNotFound, ProxyError
+from flowise_gateway.flow.errors import (
+    FlowiseUnavailable,
+    ModelNotFound,
+    ProxyError,
+    QuotaExhausted,
+    RateLimited,
+)
 from flowise_gateway.flow.events import (
     ArtifactMade,
     Batches,
@@ -104,7 +110,7 @@ class Runs:
                 try:
                     # A conversation whose server is down continues on another one, with its whole history.
                     turn, model, warning = self._stand_in(turn, model, None if can_move else model.fallback)
-                except ModelNotFound:  # not shown to the caller
+                except (ModelNotFound, RateLimited, QuotaExhausted):  # not shown to the caller
                     raise failure from None
                 if warning:
                     yield [Warned(warning)]
@@ -154,7 +160,9 @@ class Runs:
 
         Without a fallback, the model itself is used, on any reachable server.
         """
-        model = self.models.resolve(fallback) if fallback else model
+        if fallback:
+            model = self.models.resolve(fallback)
+            self.services.admit_fallback(model, self.summary)
         self.summary.fallback, self.summary.outcome = model.id if fallback is None else fallback, ""
         client = self.services.client(model, self.caller)
         turn = replace(turn, chat_id=str(uuid4()), server="")

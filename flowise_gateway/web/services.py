@@ -155,9 +155,16 @@ class Services:
         found = []
         if caller.per_user is not None:
             found.append(Subject("user", f"{caller.name}|{summary.user_hash}", caller.per_user))
-        if (allowance := self._model_limits.get(summary.model)) is not None:
-            found.append(Subject("model", summary.model, allowance))
-        return found
+        return found + self._limited(summary.model)
+
+    def _limited(self, model: str) -> list[Subject]:
+        allowance = self._model_limits.get(model)
+        return [] if allowance is None else [Subject("model", model, allowance)]
+
+    def admit_fallback(self, model: Model, summary: RequestSummary) -> None:
+        """Count a run of a fallback in its own limits, too. Raises RateLimited, QuotaExhausted."""
+        if subjects := self._limited(model.id):
+            summary.charges.append(self.limits.admit_further(subjects, 1).settle)
 
     def may_store(self, caller: Caller) -> bool:
         """Whether the caller may store more data today; the count is updated once a second."""

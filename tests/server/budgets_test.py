@@ -27,6 +27,10 @@ HI: dict[str, Any] = {"model": "demo-assistant", "messages": [{"role": "user", "
 FILE = f"""
 models:
   - {{id: small, flow: {JSON}, requests_per_day: 2}}
+  - {{id: gone, flow: 00000000-0000-4000-8000-00000000000f, fallback: spare}}
+  - {{id: spare, flow: {JSON}, requests_per_day: 3, max_in_flight: 2}}
+  - {{id: gone-too, flow: 00000000-0000-4000-8000-00000000000f, fallback: costly}}
+  - {{id: costly, flow: {JSON}, tokens_per_day: 1}}
 keys:
 {key_lines("twice", "a-key-for-two-requests", "requests_per_day: 2")}
 {key_lines("tokens", "a-key-for-few-tokens", "tokens_per_day: 1")}
@@ -105,6 +109,17 @@ def test_users_and_models_have_budgets_of_their_own(server: RunningProxy) -> Non
     assert [ask(server, key, model="small").status_code for key in (OTHER, BOSS)] == [200, 200]
     assert "the model small may use 2 requests per day" in refused(ask(server, OTHER, model="small"))
     assert ask(server, OTHER).status_code == 200
+
+
+def test_a_fallback_counts_in_its_own_limits_too(server: RunningProxy) -> None:
+    assert ask(server, OTHER, model="gone", n=2).status_code == 200
+    assert ask(server, OTHER, model="gone").status_code == 200, "its slots are free again"
+    over = ask(server, OTHER, model="gone")
+    assert (over.status_code, over.json()["error"]["code"]) == (404, "model_not_found"), over.text
+    assert "spare may use 3 requests per day" in refused(ask(server, OTHER, model="spare"))
+    assert ask(server, OTHER, model="gone-too").status_code == 200
+    assert wait_for(lambda: ask(server, OTHER, model="gone-too").status_code == 404, 10)
+    assert "costly may use 1 tokens per day" in refused(ask(server, OTHER, model="costly"))
 
 
 def test_choices_socket_and_background_responses_count_as_runs(server: RunningProxy) -> None:

@@ -60,6 +60,7 @@ class Stage:
                 metrics=self.metrics,
                 planner=SimpleNamespace(rollback=self.undone.append, replan_for_fallback=self._replan),
                 client=self._client,
+                admit_fallback=lambda _model, _summary: None,
             ),
         )
 
