@@ -1,7 +1,7 @@
-"""Stored responses: each with its request's items, its answer and the conversation before it.
+"""Stored responses: each with its input items, its output and the conversation before it.
 
-A response belongs to the caller that asked for it; to all others its id names nothing. Each is stored with
-the whole conversation before it, so that it can be continued after earlier responses have been deleted.
+A response belongs to its caller; for all others, its id does not exist. Each is stored with the whole
+conversation before it, so that it can be continued after earlier responses were deleted.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from flowise_gateway.responses.items import Item
 from flowise_gateway.storage.store import WatchedStore
 
 MAX_BYTES = 16 * 2**20
-"""Of a conversation: a larger one is answered, but not stored."""
+"""The maximum size of a conversation; a larger one is answered, but not stored."""
 MAX_OWN = 8
 MAX_OWN_BYTES = 4 * MAX_BYTES
-"""A connection remembers so many conversations that are not stored, the latest ones, and so many bytes."""
+"""The limits of the unstored conversations that a connection remembers, latest first."""
 MAX_REFERENCES = 1000
 MAX_REFERENCED_BYTES = 32 * 2**20
-"""Of all the items that one request refers to."""
+"""The maximum size of all items that one request refers to."""
 STORE_RETRY_SECONDS = 2.0
 ALIVE_SECONDS = 20.0
-"""A background run whose worker has not shown it to be alive for this long is dead."""
+"""A background run without a sign of life from its worker for this long is dead."""
 DOUBT_SECONDS = 2.0
-"""After so long a run without a sign of life is looked at once more."""
+"""The time after which a run without a sign of life is checked again."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _OVER = ("completed", "failed", "incomplete", "cancelled")
@@ -49,7 +49,7 @@ _DEAD = {"code": "server_error", "message": "The server that ran this response w
 class Record:
     """A response with the items of its own input and the items of the conversation before that.
 
-    `blocks` counts the stored pieces of a background response's events, `size` the bytes of the record.
+    `blocks` is the number of stored event blocks of a background response, `size` the bytes of the record.
     """
 
     response: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Record:
         return self.response["status"] in _OVER
 
     def to_bytes(self) -> bytes:
-        """The record as bytes, for `from_bytes`."""
+        """Serialize the record for `from_bytes`."""
         return _packed([self.response, list(self.input_items), list(self.before), self.blocks])
 
     @classmethod
@@ -95,7 +95,7 @@ class StoredResponses:
     """The responses of all callers, in a store that all workers share."""
 
     def __init__(self, store: WatchedStore, secret: bytes, ttl_seconds: float) -> None:
-        """Derive keys with `secret`, so that whoever reads the store's keys learns no id.
+        """Derive keys with `secret`, so that the store's keys do not reveal ids.
 
         What was stored under an old secret of the store is found, too.
         """
@@ -104,7 +104,7 @@ class StoredResponses:
         self._secret = secret
 
     def of(self, scope: str, response_id: str) -> StoredResponse:
-        """The place of a response in the store, whether there is one or not."""
+        """The place of a response in the store, which may not exist."""
         return StoredResponse(self, scope, response_id)
 
     def item(self, scope: str, item_id: str, max_bytes: int | None = None) -> bytes | None:
@@ -118,7 +118,7 @@ class StoredResponses:
             return None
 
     def read(self, kind: str, *parts: str) -> bytes | None:
-        """A value; raises StoreUnavailable where it may be there and cannot be read."""
+        """Read a value. Raises StoreUnavailable if it may exist but cannot be read."""
         found = (self.store.get(key) for key in self.keys(kind, *parts))
         value = next((value for value in found if value is not None), None)
         if value is None and self.store.error is not None:
@@ -148,15 +148,15 @@ class StoredResponse:
 
     @property
     def store_failures(self) -> int:
-        """How often the store has failed in this process: what was stored before may be gone since."""
+        """The number of store failures in this process; data stored before one may be lost."""
         return self._store.failures
 
     def record(self) -> Record | None:
-        """The record; one whose run died with its worker reads as failed. Raises StoreUnavailable."""
+        """The record, which is failed if its worker died. Raises StoreUnavailable."""
         record = self._record()
         if record is None or record.is_over or self._is_alive():
             return record
-        # A store that was away may have lost the sign of life, which the run gives anew once it is back.
+        # A store that was unavailable may have lost the sign of life, which the run soon renews.
         time.sleep(DOUBT_SECONDS)
         record = self._record()
         if record is None or record.is_over or self._is_alive():
@@ -171,7 +171,7 @@ class StoredResponse:
         return self._read("alive") is not None
 
     def save(self, record: Record, events: Mapping[int, bytes] | None = None) -> bool:
-        """Store a record, each item of its output under its own id, and pieces of its events; all or none."""
+        """Store a record, its output items under their own ids, and event blocks; all or none."""
         entries = {self._key("resp"): record.to_bytes()}
         for item in record.response["output"]:
             entries[self._responses.key("item", self._scope, item["id"])] = _packed(item)
@@ -179,7 +179,7 @@ class StoredResponse:
         return self._put(entries)
 
     def delete(self) -> bool:
-        """Delete the response and abort its run; gives whether there was a response."""
+        """Delete the response and abort its run; returns whether there was a response."""
         record = self.record()
         if record is None:
             return False
@@ -191,27 +191,27 @@ class StoredResponse:
         return True
 
     def delete_events(self, blocks: int) -> None:
-        """Delete the pieces of events that a run stored after its response was deleted."""
+        """Delete the event blocks that a run stored after its response was deleted."""
         self._store.delete(*self._keys("resp"), *self._event_keys(blocks))
 
     def save_events(self, events: Mapping[int, bytes]) -> bool:
-        """Store pieces of the events of a run, all or none."""
+        """Store event blocks of a run, all or none."""
         return self._put(self._packed_events(events))
 
     def events(self, number: int) -> bytes | None:
-        """One piece of the events of a run. Raises StoreUnavailable."""
+        """One event block of a run. Raises StoreUnavailable."""
         return readable(decompressed, self._read("events", str(number)))
 
     def show_alive(self) -> bool:
-        """Show other workers that the run goes on."""
+        """Give other workers a sign of life of the run."""
         return self._put({self._key("alive"): b"1"}, ALIVE_SECONDS)
 
     def request_abort(self, why: str) -> None:
-        """Ask the worker that has the run to abort it."""
+        """Ask the worker of the run to abort it."""
         self._put({self._key("end"): why.encode()}, 2 * ALIVE_SECONDS)
 
     def abort_reason(self) -> str:
-        """The reason for which the run must be aborted; empty if none."""
+        """The reason why the run must be aborted; empty if there is none."""
         return (self._store.get(self._key("end")) or b"").decode(errors="replace")
 
     def _packed_events(self, events: Mapping[int, bytes]) -> dict[str, bytes]:
@@ -235,7 +235,7 @@ class StoredResponse:
 
 
 class OwnConversations:
-    """The latest conversations that only one connection knows, since they are not stored."""
+    """The latest unstored conversations of one connection."""
 
     def __init__(self) -> None:
         self._conversations: LRU[str, tuple[Sequence[Item], int]] = LRU(MAX_OWN)
@@ -257,10 +257,10 @@ class OwnConversations:
 
 
 class Context:
-    """Looks up what one request refers to; `before` is then the conversation that it continues.
+    """Resolves the references of one request; `before` is then the conversation that it continues.
 
     `own` are the conversations of its connection, `size` the bytes of the conversation before, `may_store`
-    tells whether its caller may store more today.
+    says whether its caller may store more today.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class Context:
         self.size = 0
 
     def earlier(self, response_id: str) -> Sequence[Item] | None:
-        """The items of a response and of all before it. Raises BadRequest if its run goes on."""
+        """The items of a response and of all its predecessors. Raises BadRequest if it is in progress."""
         if found := self._own.find(response_id):
             self.before, self.size = found
             return self.before
@@ -295,7 +295,7 @@ class Context:
         return self.before
 
     def resolve(self, item_id: str) -> Item | None:
-        """The item that a reference names. Raises BadRequest if all of them are too large together."""
+        """The item for a reference. Raises BadRequest if all items together are too large."""
         self._references += 1
         if self._references > MAX_REFERENCES:
             return None
@@ -319,7 +319,7 @@ class Context:
 
 
 class ItemPage(TypedDict):
-    """A page of the items that a response was asked with."""
+    """A page of the input items of a response."""
 
     object: Literal["list"]
     data: list[Item]

@@ -1,7 +1,7 @@
-"""One WebSocket over a connection that a server has handed over.
+"""A WebSocket on a connection handed over by the HTTP server.
 
-No thread of its own: while nothing is asked it waits in `receive`, and in between `look` reads what has come.
-Messages are never compressed, so that none unpacks into more than it says.
+It has no thread: it waits in `receive`, and during a response `look` reads data that has arrived.
+Messages are never compressed, so that there are no decompression bombs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from flowise_gateway.flow.cooperative import LOOP_SLEEP_SECONDS, SLICE_SECONDS
 from flowise_gateway.flow.errors import BadRequest
 
 PING_SECONDS = 20.0
-"""A peer that says nothing is asked for life after so long, and given up after twice as long."""
+"""A silent peer is pinged after this time, and disconnected after twice as long."""
 SEND_SECONDS = 30.0
 MAX_WAITING = 4
-"""So many messages may wait while one is answered."""
+"""The maximum number of messages that wait while one is answered."""
 MAX_FRAMES, MAX_FRAMES_A_SECOND, FRAME_BYTES = 1000, 10, 64
-"""So many frames may come without a message's end, more with time, and one more for so many bytes of it."""
+"""Frames allowed without completing a message: a base number, more per second, one per this many bytes."""
 CLOSE_SECONDS = 2.0
-"""How long a refused peer may go on sending: a close at once would take back what it was told."""
+"""How long a refused peer may continue sending; closing at once would discard the error sent to it."""
 _READ_BYTES = 65_536
 
 
@@ -41,7 +41,7 @@ class WebSocketClosed(Exception):
 class WebSocket:
     """The server's end; every method but `close` raises WebSocketClosed once the connection is over.
 
-    A message for which `takes_at_once` returns true is dealt with by then, and does not wait for `receive`.
+    A message for which `takes_at_once` returns true has been handled, and is not returned by `receive`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class WebSocket:
         self._turn_ends = 0.0
 
     def accept(self, headers: Iterable[tuple[str, str]], answer: Mapping[str, str]) -> None:
-        """Answer the handshake. Raises BadRequest for one that is none, and has then sent nothing."""
+        """Answer the handshake. Raises BadRequest if it is invalid, before anything is sent."""
         lines = [f"{name}: {value}" for name, value in headers if name.lower() not in _NOT_OF_THE_HANDSHAKE]
         raw = "\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode("latin-1", "replace")
         try:
@@ -80,13 +80,13 @@ class WebSocket:
         self._send(AcceptConnection(extra_headers=extra))
 
     def receive(self, seconds: float) -> str | None:
-        """Wait for the next message; None if none has come within the time."""
+        """Wait for the next message; None after the timeout."""
         until = self._clock() + seconds
-        # Answered by an error at once, messages without pause would keep all others waiting.
+        # If each is answered with an error at once, endless messages would delay all other clients.
         time.sleep(LOOP_SLEEP_SECONDS)
         while not self._messages:
             if self._parts and self._clock() - self._begun > self._message_seconds:
-                # What has come of it is held in memory.
+                # The received part is held in memory.
                 self._refuse(CloseReason.POLICY_VIOLATION, "a message took too long")
             due = min(until, self._heard + PING_SECONDS * (2 if self._is_asked else 1))
             wait = due - self._clock()
@@ -107,7 +107,7 @@ class WebSocket:
         self._send(Ping())
 
     def look(self) -> None:
-        """Take in what has come, without waiting."""
+        """Read data that has arrived, without blocking."""
         try:
             while True:
                 self._connection.settimeout(0)  # each time: a pong may have been sent in between
@@ -116,11 +116,11 @@ class WebSocket:
             return
 
     def send(self, text: str) -> None:
-        """Send a message; a client that does not read it in time is given up."""
+        """Send a message; a client that does not read it in time is disconnected."""
         self._send(TextMessage(text))
 
     def close(self, reason: CloseReason = CloseReason.NORMAL_CLOSURE, words: str = "") -> None:
-        """End the connection if it is not over yet."""
+        """Close the connection unless it is already closed."""
         if self._protocol.state is ConnectionState.OPEN:
             try:
                 self._send(CloseConnection(reason, words))
@@ -149,7 +149,7 @@ class WebSocket:
             self._refuse(CloseReason.PROTOCOL_ERROR)
 
     def _count(self) -> None:
-        """Count a frame, and let others run: what floods without pause is read without ever waiting."""
+        """Count a frame, and yield, since reading a flood of frames never blocks."""
         now = self._clock()
         self._frames += 1
         allowed = MAX_FRAMES + (now - self._since) * MAX_FRAMES_A_SECOND + self._size // FRAME_BYTES
@@ -203,7 +203,7 @@ class WebSocket:
     def _send(self, event: Event) -> None:
         if self._is_cut:
             raise WebSocketClosed
-        self._is_cut = True  # whatever ends the writing: behind half a message nothing can be understood
+        self._is_cut = True  # until complete: after a partial message, nothing else can be parsed
         try:
             self._connection.settimeout(SEND_SECONDS)
             self._connection.sendall(self._protocol.send(event))

@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 3600.0
 LOOK_SECONDS = 0.5
-"""How soon a client that leaves in the middle of an answer is noticed."""
+"""How soon a client that disconnects during a response is detected."""
 END_LOOK_SECONDS = 5.0
 MAX_LANE = 256
-"""Characters of a `stream_id`, which each event repeats."""
+"""The maximum length of a `stream_id`, which each event repeats."""
 MAX_STEERABLE = 64
-"""A connection remembers the ids of so many responses, the latest ones, to refuse steering them properly."""
+"""How many of the latest response ids a connection remembers, for the right error when steering."""
 _STEERING = {
     "steering_not_supported": "A running flow cannot be steered. Send this with the next response.create.",
     "response_already_completed": "The response is complete. Continue it with response.create.",
@@ -55,7 +55,7 @@ _STEERING = {
 
 
 class ResponseSocket:
-    """One connection; `serve` returns when it is over."""
+    """One connection; `serve` returns when it is closed."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ResponseSocket:
         socket: WebSocket,
         is_draining: Callable[[], bool],
     ) -> None:
-        """Serve an accepted connection; `is_draining` tells that the server wants to end."""
+        """Serve an accepted connection; `is_draining` means that the server is stopping."""
         self._services, self._hooks, self._answering = services, hooks, answering
         self._socket, self._is_draining = socket, is_draining
         self._own = OwnConversations()
@@ -88,7 +88,7 @@ class ResponseSocket:
                         "Send the next request over a new connection: this one has reached its maximum age."
                     )
                 )
-        except (WebSocketClosed, ProxyError):  # A ProxyError comes from the drain, between two answers.
+        except (WebSocketClosed, ProxyError):  # A ProxyError is raised by draining, between two responses.
             pass
         finally:
             self._socket.close(CloseReason.GOING_AWAY)
@@ -132,9 +132,9 @@ class ResponseSocket:
         self._refuse(error, body.get("previous_response_id"), self._lane)
 
     def _refuses_steering(self, message: str) -> bool:
-        """Refuse a message that steers a response, also while the response runs; false for other messages.
+        """Refuse a message that steers a response, even while it runs; returns false for other messages.
 
-        A flow takes no more input once it runs, and cannot be ended safely at some point: its tools act.
+        A running flow accepts no input, and cannot be stopped safely, since its tools may have side effects.
         """
         if '"response.steer"' not in message:
             return False
@@ -148,7 +148,7 @@ class ResponseSocket:
         return True
 
     def _steering_failed(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The event that gives a client the refused input back, for a later request."""
+        """The event that returns the refused input to the client, for a later request."""
         response_id, given = string(body, "previous_response_id"), body.get("input")
         if not isinstance(given, (str, list)):
             raise missing("input") if given is None else wrong_type("input", "a string or an array", given)
@@ -164,7 +164,7 @@ class ResponseSocket:
         return event if lane is None else {**event, "stream_id": lane}
 
     def _refuse(self, error: ProxyError, previous: Any = None, lane: str | None = None) -> None:
-        """Send an error and forget the response that the message went on from; the connection stays open."""
+        """Send an error and forget the response that the message continued; the connection stays open."""
         if isinstance(previous, str):
             self._own.forget(previous)
         error, status = self._hooks.refused(error)
@@ -232,7 +232,7 @@ class _OutOfTime(BadRequest):
 
 
 def _check_message(body: Mapping[str, Any]) -> None:
-    """Raise BadRequest for a message that is no request for a response over a socket."""
+    """Raise BadRequest unless the message is a valid request over a WebSocket."""
     if body.get("type") != "response.create":
         raise BadRequest(
             "Invalid 'type': it must be one of response.create, response.steer.",

@@ -1,4 +1,4 @@
-"""Serving from the first setting read to the last worker ended."""
+"""Starts and runs the server."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 APPLICATION, COMMANDS = "openai_compatible_server", "flowise_gateway.commands"
 DRAIN_MARGIN_SECONDS = 5
 GENERATIONS = 8
-"""Workers of so many reloads are counted at once: those of earlier ones finish their answers."""
+"""The number of reloads whose workers are counted in the metrics at the same time."""
 
 
 def main() -> int:
-    """Read the settings and run the server; the exit status."""
+    """Read the settings and run the server; returns the exit status."""
     try:
         settings = Settings.from_env()
         if inherited := inherited_sockets():
@@ -68,13 +68,13 @@ def main() -> int:
 
 
 def store_thread() -> Executor:
-    """One native thread of a worker for the store: a slow disk must not hold up the streams."""
+    """A native thread per worker for the store, so that a slow disk does not delay streams."""
     from gevent.threadpool import ThreadPool  # noqa: PLC0415
 
     pool = ThreadPool(1)
 
     def run(function: Callable[[], Any]) -> Any:
-        # gevent prints a traceback for whatever a thread of its pool raises, also if the caller expects it.
+        # gevent prints a traceback for every exception in its pool threads, even if the caller expects it.
         result, error = pool.apply(_outcome, (function,))
         if error is not None:
             raise error
@@ -91,7 +91,7 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
 
 
 def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, is_shared: bool) -> int:
-    """Run gunicorn in this process until a signal ends it; the exit status.
+    """Run gunicorn in this process until a signal ends it; returns the exit status.
 
     `is_shared` means that the listening sockets stay open without this process.
     """
@@ -102,7 +102,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # noqa: PLC0415
     from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    # What these cannot be made of stops the start, not each worker.
+    # Invalid settings must stop the start, not each worker.
     check_transports(settings)
     check_store(settings)
     from flowise_gateway.serving.edge import ServingEdge  # noqa: PLC0415
@@ -112,11 +112,11 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
     from flowise_gateway.telemetry.metrics import Metrics  # noqa: PLC0415
 
     log_stray_errors()
-    # By its name, as gunicorn itself loads one: this room knows no application. Loaded before the workers are
-    # forked, it is shared by all of them, and no stream waits for the vocabulary of tokens.
+    # Imported by name, as gunicorn does, since this package does not depend on the application. Loaded before
+    # the workers are forked, it is shared by them, and no stream waits for the tokenizer's vocabulary.
     application = importlib.import_module(APPLICATION)
     application.load()
-    # What gunicorn cannot parse never reaches the application; clients want JSON there too.
+    # Requests that gunicorn cannot parse never reach the application, but need a JSON error, too.
     util.write_error = write_parse_error
     RequestParser.mesg_class = BoundedHead
     port = listeners[0].getsockname()[1]
@@ -129,7 +129,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
     first_settings = settings
 
     class Server(BaseApplication):  # type: ignore[misc]
-        """Gunicorn, told what to do by our settings alone."""
+        """Gunicorn, configured only by our settings."""
 
         settings = first_settings
         pid_file = PidFile(first_settings.port)
@@ -143,7 +143,7 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
                 self.cfg.set(name, value)
 
         def reload(self) -> None:
-            """Read the settings anew. Raises SettingsError, ConfigError, OSError."""
+            """Reread the settings. Raises SettingsError, ConfigError, OSError."""
             self.settings = settings_for_reload(self.settings, is_demo=is_demo)
             configure_logging(self.settings.log_level, as_json=self.settings.log_as_json)
             super().reload()
@@ -166,9 +166,9 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
             Master(self).run()
 
         def others_serve(self) -> bool:
-            """Whether new connections are answered elsewhere once this server's sockets are closed.
+            """Whether other servers answer new connections once this server's sockets are closed.
 
-            A balancer tries its next server after a refused connection, not after a 503.
+            A load balancer tries the next server after a refused connection, but not after a 503.
             """
             return is_shared or bool(has_proxy[0])
 
@@ -180,16 +180,16 @@ def serve(settings: Settings, listeners: list[socket.socket], *, is_demo: bool, 
 
 
 def run(server: Any, *, has_terminal: bool) -> int:
-    """Run a gunicorn application until a signal ends it; the exit status."""
+    """Run a gunicorn application until a signal ends it; returns the exit status."""
     master = os.getpid()
     try:
         server.run()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0
         if os.getpid() != master:
-            # A worker: nothing of what the master began is its to end, and its status tells the master why.
+            # A worker must not clean up for the master, which needs the worker's exit status.
             os._exit(status)
-        server.pid_file.remove()  # before the line, which a closed terminal does not take
+        server.pid_file.remove()  # before the message, which fails on a closed terminal
         if has_terminal:
             print("\nflowise-gateway has stopped.", file=sys.stderr)  # noqa: T201 - no log line
         return status
@@ -197,10 +197,10 @@ def run(server: Any, *, has_terminal: bool) -> int:
 
 
 def end_new_workers_at_signals() -> None:
-    """Have a signal end a new worker that has no request yet; to be called before the first is forked.
+    """Let a signal end a new worker that has no request yet; must be called before the first fork.
 
-    A worker begins with the master's handlers, which only note a signal: one that came before the worker's
-    own are in place would be lost, and the server's end would wait for that worker until it is killed.
+    A worker starts with the master's handlers, which only queue signals. A signal before the worker has its
+    own handlers would be lost, and the shutdown would wait until that worker is killed.
     """
     signals = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
@@ -217,7 +217,7 @@ def end_new_workers_at_signals() -> None:
 
 
 def share_board(options: dict[str, Any], workers: int) -> Board:
-    """A board for what workers count; gunicorn's master gives each its slot before the fork."""
+    """A board for the counts of workers; gunicorn's master assigns slots before the fork."""
     board = Board(GENERATIONS * workers)
 
     def pre_fork(arbiter: Any, worker: Any) -> None:
@@ -231,8 +231,8 @@ def share_board(options: dict[str, Any], workers: int) -> Board:
 
 
 def serving_transport(settings: Settings) -> Transport:
-    """The calls to Flowise, waiting in gevent's loop unless an outgoing proxy of the environment is asked."""
-    # Late, after patching: both import sockets and TLS.
+    """The transport to Flowise: gevent, unless the environment has an outgoing proxy."""
+    # Imported after patching, since both import sockets and TLS.
     from flowise_gateway.flowise.transport.base import environment_settings  # noqa: PLC0415
     from flowise_gateway.flowise.transport.gevent_transport import GeventTransport  # noqa: PLC0415
     from flowise_gateway.flowise.transport.requests_transport import RequestsTransport  # noqa: PLC0415
@@ -245,7 +245,7 @@ def serving_transport(settings: Settings) -> Transport:
 
 
 def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
-    """The settings as they now stand. Raises SettingsError, ConfigError for what cannot be served with."""
+    """The current settings. Raises SettingsError, ConfigError if they cannot be used."""
     new = Settings.from_env()
     if new.port != current.port:
         log.warning("PORT changes only at a restart")
@@ -255,7 +255,7 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
         if not is_demo:
             raise SettingsError("FLOWISE_BASE_URL: the embedded demo flows need a restart")
         new = replace(new, flowise_base_url=current.flowise_base_url)
-    if not new.proxy_pipelines_url:  # The pipeline host that was started with this process serves on.
+    if not new.proxy_pipelines_url:  # The pipeline host that was started with this process keeps running.
         url, key = current.proxy_pipelines_url, current.proxy_pipelines_key
         new = replace(new, proxy_pipelines_url=url, proxy_pipelines_key=key)
     check_transports(new)
@@ -264,14 +264,14 @@ def settings_for_reload(current: Settings, *, is_demo: bool) -> Settings:
 
 
 def check_transports(settings: Settings) -> None:
-    """Make what calls each Flowise, to see whether it can be made. Raises SettingsError."""
+    """Create a transport to each Flowise as a check. Raises SettingsError."""
     for upstream in upstreams(settings, config_file(settings).current.flowises):
         for each in upstream.server_settings:
             serving_transport(each).close()
 
 
 def check_store(settings: Settings) -> None:
-    """Open what PROXY_STORE names, without calling it. Raises SettingsError for what can never be opened."""
+    """Open the store in PROXY_STORE without using it. Raises SettingsError if it can never work."""
     try:
         open_store(settings.proxy_store)
     except AddressError as error:
@@ -279,19 +279,19 @@ def check_store(settings: Settings) -> None:
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
-    """What gunicorn is told; admission and time limits are ours, so its own are out of the way."""
+    """Gunicorn's options; its own admission and timeouts are disabled in favour of ours."""
     options: dict[str, Any] = {
         "workers": settings.workers,
         "worker_class": "flowise_gateway.serving.worker.Worker",
-        "worker_connections": 20_000,  # past it connections would hang instead of being refused
+        "worker_connections": 20_000,  # above it, connections would hang instead of being refused
         "keepalive": 5,
         "timeout": 60,
-        # Past it the worker is killed; its own end comes before.
+        # The worker is killed after it; its own shutdown is earlier.
         "graceful_timeout": math.ceil(settings.proxy_drain_seconds) + DRAIN_MARGIN_SECONDS,
         "accesslog": None,
         "control_socket_disable": True,
         "forwarder_headers": "",
-        "forwarded_allow_ips": "",  # PROXY_TRUSTED_PROXIES says whom to believe, not gunicorn's own variable
+        "forwarded_allow_ips": "",  # PROXY_TRUSTED_PROXIES is used instead
         "logger_class": "flowise_gateway.serving.gunicorn_log.GunicornLog",
         "loglevel": settings.log_level,
     }
@@ -301,7 +301,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 def announce(settings: Settings, port: int, overview: Overview) -> None:
-    """Say where the server listens, which Flowise it asks and who may call; a person sees a banner."""
+    """Log the address, the Flowise and the access settings; on a terminal, print a banner."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     if not settings.log_as_json and sys.stderr.isatty():
         coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

@@ -19,15 +19,15 @@ from flowise_gateway.flow.errors import SettingsError
 
 log = logging.getLogger(__name__)
 BOOT_SECONDS = 30.0
-"""How long a reload waits for its new workers; the master obeys no other signal meanwhile."""
+"""How long a reload waits for its new workers; the master handles no other signal meanwhile."""
 
 _STEP_SECONDS = 0.05
 _HANGUP_SECONDS = 5.0
-"""How long after a terminal was last there a SIGHUP is taken for the news that it was closed."""
+"""How long after the terminal was last seen a SIGHUP means that it was closed."""
 
 
 def _has_terminal() -> bool:
-    """Whether this process belongs to a terminal that is open."""
+    """Whether this process has an open terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -36,38 +36,38 @@ def _has_terminal() -> bool:
 
 
 class Master(Arbiter):  # type: ignore[misc]
-    """Keeps as many serving workers as there shall be; retired ones, which only finish, do not count."""
+    """Maintains the number of serving workers; retired ones, which only drain, do not count."""
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
-        # Opened by us, so that gunicorn looks for none in the environment.
+        # Opened by us, so that gunicorn does not look for sockets in the environment.
         self.LISTENERS = sock.create_sockets(self.cfg, self.log)
-        # A successor is started as this process was; gunicorn would run the file of a module run by its name.
+        # A successor is started like this process; gunicorn would run a module by its file.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._has_begun = self._is_leaving = False
-        # nohup has SIGHUP ignored: what was started by it outlives its terminal.
+        # nohup ignores SIGHUP, so that the process outlives its terminal.
         self._may_hang_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._terminal_seen = -math.inf
 
     def handle_hup(self) -> None:
-        """End if the signal says that the terminal was closed, else reload.
+        """Stop if the signal means that the terminal was closed, otherwise reload.
 
-        A server that reloads then would serve on unseen, and hold its port against the next start.
+        A server that reloaded instead would continue unnoticed, and block its port for the next start.
         """
         if not self._sees_terminal() and time.monotonic() - self._terminal_seen < _HANGUP_SECONDS:
             self.handle_term()
         super().handle_hup()
 
     def reload(self) -> None:
-        """Serve with new settings: start new workers, and retire the old ones once the new ones serve.
+        """Apply new settings: start new workers, and retire the old ones once the new ones serve.
 
-        Gunicorn's own method ends the old workers before the new ones serve, waits for their end deaf to
-        other signals, and ends the server if a new worker cannot start.
+        Gunicorn's own method stops the old workers before the new ones serve, ignores other signals while it
+        waits for them, and stops the server if a new worker cannot start.
         """
         try:
             self.app.reload()
         except (SettingsError, ConfigError, OSError) as error:
-            # Without a traceback: the message says what the operator has to correct.
+            # Without a traceback, since the message says what the operator must correct.
             log.error("The reload was cancelled, the previous settings stay in effect: %s", error)  # noqa: TRY400
             return
         self.setup(self.app)
@@ -78,11 +78,11 @@ class Master(Arbiter):  # type: ignore[misc]
             old = [self.WORKERS[pid] for pid in new if pid in self.WORKERS]
         for worker in old:
             self._retire(worker)
-        self._sees_terminal()  # starting workers may have taken longer than a closed terminal is remembered
+        self._sees_terminal()  # starting workers may have taken longer than _HANGUP_SECONDS
         log.info("%s old worker(s) finish their answers, %s new one(s) serve", len(old), len(self._serving()))
 
     def manage_workers(self) -> None:
-        """Have as many workers serve as there shall be; called once a second at least."""
+        """Start missing workers and retire excess ones; called at least once a second."""
         self._sees_terminal()
         serving = self._serving()
         for _ in range(self.num_workers - len(serving)):
@@ -90,19 +90,19 @@ class Master(Arbiter):  # type: ignore[misc]
         for worker in serving[: max(0, len(serving) - self.num_workers)]:
             self._retire(worker)
         if self._is_leaving and not self.WORKERS:
-            raise StopIteration  # gunicorn's way to end the master
+            raise StopIteration  # gunicorn's way to stop the master
         if not self._has_begun and serving and all(worker.has_started for worker in serving):
             self._begin()
 
     def _sees_terminal(self) -> bool:
-        """Look whether the terminal is open, and note when it was last."""
+        """Check whether the terminal is open, and record when it last was."""
         is_open = self._may_hang_up and _has_terminal()
         if is_open:
             self._terminal_seen = time.monotonic()
         return is_open
 
     def _begin(self) -> None:
-        """Say that this process serves, and let the one that it takes over from stop."""
+        """Record that this process serves, and let its predecessor stop."""
         self._has_begun = True
         try:
             self.app.pid_file.write()
@@ -113,9 +113,9 @@ class Master(Arbiter):  # type: ignore[misc]
             os.kill(self.master_pid, signal.SIGWINCH)
 
     def reexec(self) -> None:
-        """Start a successor from the program and the settings as they now stand, on the same sockets.
+        """Start a successor with the current program and settings, on the same sockets.
 
-        It tells this process (SIGWINCH) once it serves; if it cannot, this process goes on.
+        It signals this process (SIGWINCH) once it serves; if it cannot, this process continues.
         """
         if os.getpid() == 1:
             log.error("A container stops with its first process: start another container for a new release")
@@ -123,7 +123,7 @@ class Master(Arbiter):  # type: ignore[misc]
             super().reexec()
 
     def handle_winch(self) -> None:
-        """A successor serves: stop accepting, and end when the last worker has finished."""
+        """A successor serves: stop accepting, and exit when the last worker has finished."""
         if self.reexec_pid and not self._is_leaving:
             self._is_leaving = True
             self.num_workers = 0
@@ -131,7 +131,7 @@ class Master(Arbiter):  # type: ignore[misc]
             self.LISTENERS = []
 
     def _serving(self) -> list[Any]:
-        """The workers that are not retired, the oldest first."""
+        """The workers that are not retired, oldest first."""
         return sorted((w for w in self.WORKERS.values() if not w.is_retired), key=lambda worker: worker.age)
 
     def _retire(self, worker: Any) -> None:
@@ -139,7 +139,7 @@ class Master(Arbiter):  # type: ignore[misc]
         self.kill_worker(worker.pid, signal.SIGHUP)
 
     def _all_serve(self, pids: list[int]) -> bool:
-        """Whether all of these workers came to serve in time."""
+        """Whether all of these workers started to serve in time."""
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
             try:

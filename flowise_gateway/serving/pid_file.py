@@ -1,4 +1,4 @@
-"""The file that tells which process serves at a port, for `flowise-gateway reload`."""
+"""The file with the process id of the server on a port, for `flowise-gateway reload`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ FOLDER = Path("data")
 
 
 class PidFile:
-    """Holds the number of this process, and is locked as long as the process lives.
+    """Contains the id of this process, and is locked while the process lives.
 
-    The lock is the process's own, which its workers do not inherit: the number that a killed server has left,
-    and that may be any process's by now, is not believed. The process that wrote last is the one found.
+    Workers do not inherit the lock. So the id that a killed server left, and that may belong to another
+    process by now, is ignored. If several processes write the file, the last one is found.
     """
 
     def __init__(self, port: int) -> None:
-        """Stand for the process that serves at this port, as its settings name it."""
+        """The file for the server on this port, as given in its settings."""
         self._path = FOLDER / f"flowise-gateway-{port}.pid"
         self._file: IO[str] | None = None
 
     def write(self) -> None:
-        """Name this process. Raises OSError."""
+        """Write the id of this process. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         self._file = beside.open("w")
@@ -42,7 +42,7 @@ class PidFile:
                 self._path.unlink()
 
     def pid(self) -> int | None:
-        """The process that serves, if any. Raises OSError."""
+        """The id of the running server, if any. Raises OSError."""
         with contextlib.suppress(FileNotFoundError), self._path.open("r+") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

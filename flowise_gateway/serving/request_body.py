@@ -1,4 +1,4 @@
-"""A request's body as it arrives: one that comes too slowly, or in too many pieces, is refused."""
+"""Limits on request bodies: too slow ones, and ones with too many small chunks, are refused."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from flowise_gateway.flow.errors import BadRequest, BodyTooSlow
 
 MAX_HEAD_BYTES = 65_536
 HEAD_STEP_BYTES = 8_192
-"""What gunicorn reads at once while it looks for the head's end; as much of a read may be of the body."""
+"""How much gunicorn reads at once while parsing headers; up to this much may belong to the body."""
 
 BODY_STEP_BYTES = 16_384
 MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES = 65_536, 256
-"""A body may have so many chunks, and one more for so many bytes: a small chunk costs as much as a large."""
+"""A body may have this many chunks, plus one per this many bytes: small chunks cost as much as large."""
 
 MAX_LEFT_BYTES = 131_072
-"""How much of a refused body is read to use its connection again; past it the connection is closed."""
+"""How much of a refused body is read to reuse its connection; above it, the connection is closed."""
 
 
 class BoundedHead(Request):  # type: ignore[misc]
-    """A request whose whole head is bounded.
+    """A request with a limit on the total size of its headers.
 
-    Gunicorn bounds a line and the number of lines, 800 KB in all, and searches all of it again after each
-    read: such a head keeps the worker busy for 0.2 s.
+    Gunicorn limits each line and the number of lines, 800 KB in all, and searches all of it again after each
+    read, which can block the worker for 0.2 s.
     """
 
     def parse(self, unreader: Any) -> bytes:
-        """Read the head. Raises LimitRequestHeaders, which is answered with 431."""
-        self.max_buffer_headers = MAX_HEAD_BYTES  # The bound of trailers, too.
+        """Read the headers. Raises LimitRequestHeaders, which is answered with 431."""
+        self.max_buffer_headers = MAX_HEAD_BYTES  # also limits trailers
         self._read = 0
         rest: bytes = super().parse(unreader)
         self._check(self._read - len(rest))
         return rest
 
     def read_into(self, unreader: Any, buf: bytearray, stop: bool = False) -> None:
-        """Read once more, as gunicorn's own method does."""
+        """Read once, like gunicorn's own method."""
         before = len(buf)
         super().read_into(unreader, buf, stop)
         self._read += len(buf) - before
         self._check(self._read - HEAD_STEP_BYTES)
-        if self._read > HEAD_STEP_BYTES:  # Hardly any client's head is as long.
+        if self._read > HEAD_STEP_BYTES:  # rare
             yield_now()
 
     def _check(self, size: int) -> None:
@@ -57,7 +57,7 @@ class BoundedHead(Request):  # type: ignore[misc]
 
 
 def guard_body(worker: Any, request: Any) -> None:
-    """Put limits on a request's body before it is read; gunicorn reads what the application leaves unread."""
+    """Set the limits of a body before it is read; gunicorn reads the part that the application leaves."""
     reader = request.body.reader
     if hasattr(reader, "parser"):
         reader.parser = _paced(reader.parser)
@@ -78,18 +78,18 @@ def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _TimedBody:
-    """A request's body, read in small steps that let others run, within a time from its first read on."""
+    """A body that is read in small steps with yields, within a timeout from its first read."""
 
     def __init__(self, body: Any, seconds: float) -> None:
         self._body = body
         self._seconds = seconds
-        # The length of a chunked body is unknown before its end.
+        # the length of a chunked body is unknown
         self.left: float = getattr(body.reader, "length", math.inf)
         self._deadline: float | None = None
         self._is_finished = False
 
     def read(self, size: int = -1) -> bytes:
-        """Read as the body's own `read` does. Raises BodyTooSlow, BadRequest for a body that breaks off."""
+        """Like the body's own `read`. Raises BodyTooSlow, BadRequest for an incomplete body."""
         if self._is_finished:
             data: bytes = self._body.read(size)
             return data
@@ -101,11 +101,11 @@ class _TimedBody:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """The request is answered: from now on gunicorn reads, to reach the connection's next request."""
+        """Called when the request is answered; after that, gunicorn reads up to the next request."""
         self._is_finished = True
 
     def free(self) -> None:
-        """Free what was read ahead; gunicorn's reader of chunks and its generator refer to each other."""
+        """Free the buffer, since gunicorn's chunk reader and its generator reference each other."""
         if chunks := getattr(self._body.reader, "parser", None):
             chunks.close()
 
@@ -114,9 +114,9 @@ class _TimedBody:
         if self._deadline is None:
             self._deadline = now + self._seconds
         else:
-            # Yield: reading a body that has arrived already never waits, and would hold up other streams.
+            # Yield, since reading a body that has already arrived never blocks and would delay streams.
             gevent.sleep(LOOP_SLEEP_SECONDS)
-        left, self.left = self.left, math.inf  # Unknown, too, if the body breaks off here.
+        left, self.left = self.left, math.inf  # also unknown if the body ends here
         try:
             with gevent.Timeout(max(self._deadline - now, 0.001), _TooSlow):
                 piece: bytes = self._body.read(size)
@@ -130,4 +130,4 @@ class _TimedBody:
 
 
 class _TooSlow(Exception):
-    """The time for a body is up."""
+    """The timeout for a body has expired."""

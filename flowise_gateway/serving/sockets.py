@@ -1,4 +1,4 @@
-"""Listening sockets, bound before anything is served."""
+"""Opens the listening sockets."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from flowise_gateway.config.setting_values import is_loopback_host
 
 WANTED_DESCRIPTORS = 65_536
 FIRST_ACTIVATED = 3
-"""The first descriptor that systemd passes on (sd_listen_fds(3))."""
+"""The first file descriptor passed by systemd (sd_listen_fds(3))."""
 
 
 @dataclass(frozen=True)
 class Inherited:
-    """Listening sockets that others have opened; `is_shared` means that they stay open without us."""
+    """Inherited listening sockets; `is_shared` means that they stay open without this process."""
 
     sockets: list[socket.socket]
     is_shared: bool
 
     @property
     def host(self) -> str:
-        """The address that others reach, if there is one: who may call depends on it."""
+        """A non-loopback address, if there is one, since client keys are then required."""
         hosts: list[str] = [listener.getsockname()[0] for listener in self.sockets]
         return next((host for host in hosts if not is_loopback_host(host)), hosts[0])
 
 
 def inherited_sockets() -> Inherited | None:
-    """What the process that this one takes over from, or systemd (LISTEN_FDS), has opened. Raises OSError."""
+    """The sockets opened by the predecessor of this process or by systemd (LISTEN_FDS). Raises OSError."""
     activated = os.environ.get("LISTEN_FDS", "0")
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     if passed_on := os.environ.pop("GUNICORN_FD", ""):
         descriptors = [int(number) for number in passed_on.split(",")]
     elif is_ours and activated.isdecimal():
-        # LISTEN_FDS stays in the environment, so that a successor of this process knows whose they are.
+        # LISTEN_FDS stays in the environment for the successor of this process.
         descriptors = list(range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(activated)))
     else:
         os.environ.pop("LISTEN_FDS", None)  # meant for another process
@@ -61,7 +61,7 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             listener.close()
             if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # The machine has no IPv6.
+                continue  # no IPv6
             for opened in sockets:
                 opened.close()
             raise OSError(f"PORT={port} on HOST={host}: {error.strerror}") from None
@@ -82,7 +82,7 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def raise_descriptor_limit() -> None:
-    """Allow as many open connections as the system does; a stream takes two."""
+    """Raise the limit of open files to the hard limit; a stream needs two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
     if soft < wanted:

@@ -1,4 +1,4 @@
-"""Errors that nobody catches, in greenlets, threads and finalizers: in the log's form instead of Python's."""
+"""Logs uncaught errors in greenlets, threads and finalizers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 def log_stray_errors() -> None:
-    """Log what would be printed, in this process and those that are forked from it."""
+    """Log uncaught errors in this process and its forks."""
     threading.excepthook = _thread_failed
     sys.unraisablehook = _not_raised
 
 
 def log_hub_errors() -> None:
-    """Log what this thread's hub would print; each forked process has a hub of its own."""
+    """Log uncaught errors of this thread's hub; each forked process has its own."""
     hub: Any = gevent.get_hub()
     hub.print_exception = _greenlet_failed
 
@@ -28,7 +28,7 @@ def log_hub_errors() -> None:
 def _greenlet_failed(
     _context: object, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
-    # Without the context: a greenlet's description repeats its arguments.
+    # Without the context, since a greenlet's description contains its arguments.
     _write("a greenlet failed", kind, error, trace)
 
 

@@ -1,4 +1,4 @@
-"""Gunicorn's gevent worker, and how it ends: whoever is connected is answered, others take what is new."""
+"""Gunicorn's gevent worker, with draining: open connections are answered, new ones go elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowise_gateway.telemetry.log import repeats
 
 log = logging.getLogger(__name__)
 ENDING_SECONDS = 2.0
-"""How long answers that were ended at the drain's limit may take to tell their clients."""
+"""How long answers ended at the drain limit may take to send their error."""
 
 BACKLOG = 2048
 """How many connections may wait to be accepted; gunicorn's own default."""
@@ -36,7 +36,7 @@ _BEAT_SECONDS = 0.2
 
 
 class _Settings:
-    """Gunicorn's settings, each looked up once: gunicorn reads some thirty of them for each request."""
+    """Caches gunicorn's settings, since gunicorn reads some thirty of them per request."""
 
     def __init__(self, settings: Any) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class _Settings:
 
 
 class _Listener:
-    """A listening socket's name, for connections that are served after the socket is closed."""
+    """The name of a listening socket, for connections that outlive the socket."""
 
     def __init__(self, listener: Any) -> None:
         self._name = listener.getsockname()
@@ -60,9 +60,9 @@ class _Listener:
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves until a signal, then drains.
 
-    SIGHUP retires it: its siblings serve, so it closes its listening socket and finishes all it has, however
-    long that takes. SIGTERM ends it: what PROXY_DRAIN_SECONDS do not suffice for is told so. Its listening
-    socket is then closed at once where others serve, too; else new requests are refused until its end.
+    SIGHUP retires it: other workers serve, so it closes its listening socket and finishes its answers,
+    however long that takes. SIGTERM stops it: answers that exceed PROXY_DRAIN_SECONDS end with an error. Its
+    listening socket is closed at once if other servers exist; otherwise new requests are refused.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -77,26 +77,26 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     @property
     def has_started(self) -> bool:
-        """Whether the worker has come to serve, as the master sees it."""
+        """Whether the worker has started to serve, for the master."""
         return bool(self.tmp.last_update() != self._last_update)
 
     def init_signals(self) -> None:
-        """Take SIGHUP, too, which gunicorn leaves to the system: it would kill the worker."""
+        """Also handle SIGHUP, which would otherwise kill the worker."""
         super().init_signals()
         signal.signal(signal.SIGHUP, self.handle_retirement)
 
     def handle_retirement(self, _sig: int, _frame: Any) -> None:
-        """Stop accepting and finish, without a time limit."""
+        """Stop accepting and finish, without a timeout."""
         self.is_retired = True
         self.alive = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Finish within PROXY_DRAIN_SECONDS, also what was retired before."""
+        """Finish within PROXY_DRAIN_SECONDS, even if already retired."""
         self._deadline = min(self._deadline, time.monotonic() + self.app.drain_seconds)
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Let answers finish, as after SIGTERM; a person's second interrupt ends them at once."""
+        """Let answers finish, as after SIGTERM; a second interrupt ends them at once."""
         self._interrupts += sig == signal.SIGINT
         if self._interrupts > 1:
             super().handle_quit(sig, frame)
@@ -134,7 +134,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return server
 
     def _drain(self, servers: list[Any]) -> None:
-        """Let answers finish until the limit, then end the rest with an error that their clients are told."""
+        """Let answers finish until the limit, then end the others with an error."""
         if self.is_retired or self.app.others_serve():
             self._leave(servers)
         else:
@@ -151,11 +151,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._wait_while(_is_aborting_runs, ENDING_SECONDS)
 
     def _leave(self, servers: list[Any]) -> None:
-        """Accept nothing more, and answer whoever is connected.
+        """Stop accepting, and answer requests on open connections.
 
-        A request that meets the close of its idle connection is lost: clients send only some kinds again. So
-        idle connections end as ever, when their client has been silent for gunicorn's `keepalive`, and each
-        answer says that it is its connection's last.
+        A request that is sent while its idle connection is being closed is lost, and clients only retry some
+        of them. So idle connections are closed as usual after gunicorn's `keepalive`, and each response has
+        `Connection: close`.
         """
         refused = () if self.is_retired else ("/ready",)
         self.wsgi.drain(lambda path: path in refused)
@@ -165,7 +165,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             server.close()
 
     def _refuse(self) -> None:
-        """Refuse what is new, as nobody else would answer it."""
+        """Refuse new requests, since no other server would answer them."""
         self.wsgi.drain(lambda path: path != "/health")
         self._ends_idle = True
         for client in list(self._idle):
@@ -178,27 +178,27 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return bool(self._busy or self.wsgi.has_runs)
 
     def _wait_while(self, is_so: Callable[[], bool], seconds: float = math.inf) -> None:
-        """Wait for so long at most, or without `seconds` to the deadline, which SIGTERM sets."""
+        """Wait for at most `seconds`, or until the deadline set by SIGTERM."""
         limit = time.monotonic() + seconds
         while is_so() and time.monotonic() < (limit if seconds < math.inf else self._deadline):
             self.notify()
             gevent.sleep(_STEP_SECONDS)
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
-        """Serve a connection, request after request."""
+        """Serve the requests of a connection."""
         client = ClientSocket(fileno=client.detach())
-        # A time limit for each write: a client that reads nothing must not hold a run for ever.
+        # A timeout for each write, so that a client that does not read cannot hold a run forever.
         client.settimeout(self.app.body_timeout_seconds)
         self._idle.add(client)
         try:
-            # GeventWorker's own `handle` would take the time limit off again.
+            # GeventWorker's own `handle` would remove the timeout.
             super(GeventWorker, self).handle(listener, client, address)
         finally:
             self._idle.discard(client)
             client.begin_request(None)
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
-        """Serve a request; when the worker is ending, the connection ends with its answer."""
+        """Serve a request; if the worker is stopping, the connection is closed after it."""
         self._idle.discard(client)
         client.begin_request(request)
         self._busy.add(client)
@@ -219,9 +219,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _accept_waiting(server: Any) -> None:
-    """Accept the connections that wait: the kernel resets them when nobody else holds the socket that closes.
+    """Accept pending connections, which the kernel resets when the last holder closes the socket.
 
-    Where others do, they are left to them: all at once they would be a burst of calls of Flowise.
+    If other processes hold the socket, they are left to them, since accepting all at once would be a burst.
     """
     server.stop_accepting()
     for _ in range(BACKLOG):
@@ -232,5 +232,5 @@ def _accept_waiting(server: Any) -> None:
 
 
 def _is_aborting_runs() -> bool:
-    """Whether calls that abort runs in Flowise are still under way."""
+    """Whether calls that abort runs in Flowise are still active."""
     return any(thread.name.startswith(RUN_THREAD) for thread in threading.enumerate())
