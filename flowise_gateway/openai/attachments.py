@@ -99,6 +99,7 @@ _MORE_TYPES = {
 }
 """MIME types of extensions that `mimetypes` knows only on some operating systems."""
 
+_PDF = "data:application/pdf;"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _SAYS_NOTHING = (
@@ -111,7 +112,7 @@ _SAYS_NOTHING = (
 """Types less specific than the extension; browsers send the last two for tables and TypeScript."""
 
 
-def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
+def image_part(part: Mapping[str, Any], param: str, number: int) -> Attachment:
     """An `image_url` part: an object with `url`, or the bare string that some clients send."""
     image = part.get("image_url")
     if image is None:
@@ -123,6 +124,8 @@ def image_part(part: Mapping[str, Any], param: str, _number: int) -> Attachment:
         param = f"{param}.image_url"
     else:
         raise wrong_type(f"{param}.image_url", "an object or a string", image)
+    if image[: len(_PDF)].lower() == _PDF:  # how aider and other clients of LiteLLM send one
+        return document("", image, param, number)
     return image_at(image, param)
 
 

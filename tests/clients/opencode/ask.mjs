@@ -9,12 +9,16 @@ const PROVIDERS = { chat: '@ai-sdk/openai-compatible', responses: '@ai-sdk/opena
 
 let server;
 
-// One server for all cases; it is told of the gateway's models, and ends with this script.
-async function start(baseURL) {
-  const { data } = await (await fetch(`${baseURL}/models`)).json();
+// Ends the program once this script is gone, also when that was killed: its standard input ends then.
+const ENDING = '"$0" serve --port 0 & cat > /dev/null; kill $!';
+
+// One server for all cases; it is told of the gateway's models.
+async function start(baseURL, model) {
+  const { data = [] } = await (await fetch(`${baseURL}/models`)).json();
   const modalities = { input: ['text', 'image', 'pdf'], output: ['text'] };
-  const model = { attachment: true, reasoning: true, tool_call: true, modalities };
-  const models = Object.fromEntries(data.map(({ id }) => [id, { ...model, name: id }]));
+  const abilities = { attachment: true, reasoning: true, tool_call: true, modalities };
+  const ids = [model, ...data.map(({ id }) => id)];
+  const models = Object.fromEntries(ids.map((id) => [id, { ...abilities, name: id }]));
   const provider = (npm) => ({ npm, name: 'Gateway', options: { baseURL, apiKey: 'any' }, models });
   const config = {
     autoupdate: false,
@@ -26,8 +30,7 @@ async function start(baseURL) {
   mkdirSync('pwd');
   writeFileSync('opencode.json', JSON.stringify(config));
   const env = { ...process.env, OPENCODE_DISABLE_MODELS_FETCH: '1', OPENCODE_DISABLE_LSP_DOWNLOAD: '1' };
-  const program = spawn(PROGRAM, ['serve', '--port', '0'], { env, stdio: ['pipe', 'pipe', 'inherit'] });
-  process.on('exit', () => program.kill());
+  const program = spawn('sh', ['-c', ENDING, PROGRAM], { env, stdio: ['pipe', 'pipe', 'inherit'] });
   for await (const printed of program.stdout.setEncoding('utf8')) {
     const found = /listening on (\S+)/.exec(printed);
     if (found) return found[1];
@@ -43,7 +46,7 @@ async function call(path, body) {
 }
 
 const ask = (surface) => async (baseURL, asked) => {
-  server ??= start(baseURL);
+  server ??= start(baseURL, asked.model);
   const { id } = await call('/session', {});
   const questions = [];
   return converse(asked, async (history, turn) => {

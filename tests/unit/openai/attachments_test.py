@@ -101,6 +101,14 @@ def named(kind: str, content: str, extension: str) -> str:
             Upload("file", "report.pdf", "application/pdf", "data:application/pdf;base64,AAAA"),
         ),
         (
+            {"type": "image_url", "image_url": "data:application/pdf;base64,AAAA"},
+            Upload("file", "file-1.pdf", "application/pdf", "data:application/pdf;base64,AAAA"),
+        ),
+        (
+            image("DATA:Application/PDF;base64,AAAA"),
+            Upload("file", "file-1.pdf", "application/pdf", "data:application/pdf;base64,AAAA"),
+        ),
+        (
             file(file_data="AAAA"),
             Upload("file", "file-1.bin", "application/octet-stream", "data:application/octet-stream;base64,AAAA"),
         ),
