@@ -1,1 +1,1 @@
-"""The pipeline host: Haystack pipelines behind Flowise's wire, each in its own process (extra `haystack`)."""
+"""The pipeline host: Haystack pipelines behind Flowise's API, each in its own process (extra `haystack`)."""

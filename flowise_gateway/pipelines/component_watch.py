@@ -1,4 +1,4 @@
-"""Tells each run of its components, by Haystack's own tracing."""
+"""Reports components to their runs, through Haystack's tracing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowise_gateway.pipelines.run_output import CURRENT
 
 
 def watch_components(names: frozenset[str]) -> None:
-    """Have each run told of these components from now on; a tracer that is there goes on getting all."""
+    """Report these components to their runs; an existing tracer still receives everything."""
     tracing.enable_tracing(RunTracer(tracing.tracer.actual_tracer, names))
 
 
@@ -44,7 +44,7 @@ class WatchedSpan(tracing.Span):  # type: ignore[misc] # Haystack is typed where
 
 
 class RunTracer(tracing.Tracer):  # type: ignore[misc] # as above
-    """Tells the run in whose context a component of the pipeline runs; what runs within one is its own."""
+    """Reports a component to the run in whose context it runs; nested components are not reported."""
 
     def __init__(self, inner: Any, names: frozenset[str]) -> None:
         """Wrap the other tracer."""
@@ -53,7 +53,7 @@ class RunTracer(tracing.Tracer):  # type: ignore[misc] # as above
 
     @contextlib.contextmanager
     def trace(self, operation_name: str, tags: Any = None, parent_span: Any = None) -> Iterator[Any]:
-        """Trace by the other tracer, and tell the run."""
+        """Trace with the other tracer, and report to the run."""
         run, name = CURRENT.get(), (tags or {}).get("haystack.component.name")
         parent = parent_span.span if isinstance(parent_span, WatchedSpan) else parent_span
         with self._inner.trace(operation_name, tags=tags, parent_span=parent) as span:

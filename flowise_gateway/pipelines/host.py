@@ -1,4 +1,4 @@
-"""The host's HTTP side: Flowise's routes over the pipelines. It runs no component, so nothing blocks it."""
+"""The HTTP side of the host: Flowise's routes for the pipelines. No component runs here to block it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _HEARTBEAT = b":heartbeat\n\n"
 _PREFIX = "Error: predictionsServices.buildChatflow - "
 
 Pipelines = Callable[[], dict[str, Pipeline]]
-"""Gives the pipelines as they are now, by flow id."""
+"""Returns the current pipelines by flow id."""
 
 
 class Host:
-    """Flowise's API for the pipelines; `key` is what its callers send, if it is not empty."""
+    """Flowise's API for the pipelines; `key` is required from callers, unless empty."""
 
     def __init__(self, pipelines: Pipelines, key: str) -> None:
-        """Take where the pipelines are found."""
+        """Use the given source of pipelines."""
         self._pipelines = pipelines
         self._key = key.encode()
         self._runs: dict[tuple[str, str], tuple[PipelineProcess, Run]] = {}

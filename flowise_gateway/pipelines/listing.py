@@ -1,4 +1,4 @@
-"""A pipeline as a flow of Flowise: its id, its row of the listing, what the probes tell."""
+"""Presents a pipeline as a flow of Flowise: id, listing row, probe results."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from flowise_gateway.pipelines.supervisor import Pipeline
 
 Json = dict[str, Any]
 VERSION = "3.1.4"
-"""The Flowise whose wire this is."""
+"""The Flowise version whose API is implemented."""
 
 _NAMESPACE = uuid.UUID("5d3c4c5e-0f0a-4b8e-9d57-2f6d0f8c9a11")
 _MAX_IMAGE_MB = 5
 
 
 def flow_id(name: str) -> str:
-    """The same id for the same name, on every machine."""
+    """A deterministic id for a name."""
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def flow_row(pipeline: Pipeline) -> Json:
-    """The pipeline as Flowise lists a flow: an agentflow without memory, each component a node."""
+    """The pipeline as a row of Flowise's listing: an agentflow without memory, each component a node."""
     profile = pipeline.profile or PipelineProfile()
     inputs = [{"name": name, "type": "string", "enabled": True} for name in profile.inputs]
     moment = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(pipeline.changed_at))
@@ -46,7 +46,7 @@ def flow_row(pipeline: Pipeline) -> Json:
 
 
 def drawing(profile: PipelineProfile) -> str:
-    """The pipeline's canvas as the JSON string that Flowise keeps."""
+    """The pipeline as Flowise's flow definition, a JSON string."""
     start = ("startAgentflow_0", "Start", "startAgentflow", {"startInputType": "chatInput"})
     nodes = [start, *((name, name, kind, {}) for name, kind in profile.components.items())]
     drawn = [

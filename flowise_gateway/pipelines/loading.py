@@ -1,4 +1,4 @@
-"""A pipeline of Haystack: loaded, described, run."""
+"""Loads, describes and runs a Haystack pipeline."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flowise_gateway.pipelines.sockets import Named, Sockets, wiring
 
 
 class LoadedPipeline:
-    """A pipeline of Haystack with what is known of it."""
+    """A Haystack pipeline and its sockets."""
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
-        """Load it and find where its requests go. Raises Unclear, and whatever its owner's code does."""
+        """Load it and find its inputs and outputs. Raises Unclear, and any error of the pipeline's code."""
         self._takes_images: bool = config["images"]
         self._folder = folder
         self._source: str = config["source"]
@@ -43,10 +43,10 @@ class LoadedPipeline:
         watch_components(frozenset(self._components))
 
     def profile(self) -> dict[str, Any]:
-        """What the host lists of the pipeline, and the files whose change makes it another one."""
+        """The description for the host, and the files whose change triggers a reload."""
         names = [SYSTEM_INPUT, *(PARAMETERS if self.wiring.parameterized else ())]
         files = {str(_path(self._source, self._folder))} if _is_yaml(self._source) else set()
-        # Only modules beside proxy.yaml are the owner's own; installed ones do not change while they run.
+        # Only modules next to proxy.yaml are watched; installed ones do not change while they run.
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
             if file and Path(file).is_relative_to(self._folder) and "site-packages" not in file:
@@ -55,7 +55,7 @@ class LoadedPipeline:
         return {"inputs": names, "files": sorted(files), "components": components}
 
     def run(self, body: Mapping[str, Any], output: RunOutput) -> Mapping[str, Any]:
-        """Run the pipeline for a prediction. Raises whatever its components do."""
+        """Run the pipeline for a prediction. Raises any error of its components."""
         asked = prediction(body, takes_images=self._takes_images)
         data = pipeline_inputs(asked, self.wiring, _HaystackMessages(), self._template_of)
         if body.get("streaming") in (True, "true"):
@@ -73,7 +73,7 @@ class LoadedPipeline:
 
 
 def _callback(output: RunOutput, component: str) -> Callable[[Any], None]:
-    # A function and no method: Haystack copies inputs deeply, and of a method its object with it.
+    # A function, not a method: Haystack deep-copies inputs, and with a method its object.
     def take(chunk: Any) -> None:
         output.chunk(component, chunk)
 
@@ -81,11 +81,11 @@ def _callback(output: RunOutput, component: str) -> Callable[[Any], None]:
 
 
 def _load(source: str, folder: Path) -> Any:
-    """The pipeline of a YAML file, or what a function returns."""
+    """The pipeline from a YAML file or a function."""
     sys.path.append(str(folder))
     if _is_yaml(source):
         haystack = importlib.import_module("haystack")
-        # Newer versions load the classes of known modules only: those beside proxy.yaml are the owner's, too.
+        # Newer versions only load classes of allowed modules, to which those next to proxy.yaml are added.
         own = [file.stem for file in folder.glob("*.py")] + [
             file.parent.name for file in folder.glob("*/__init__.py")
         ]
@@ -128,7 +128,7 @@ def _has_message_template(component: Any) -> bool:
 
 
 def _async_loop() -> asyncio.AbstractEventLoop:
-    """An event loop in a thread of its own, for pipelines that run in one."""
+    """An event loop in its own thread, for asynchronous pipelines."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop

@@ -1,4 +1,4 @@
-"""A prediction's body as the inputs of a pipeline: question, history, parameters, pictures."""
+"""Converts the body of a prediction to the inputs of a pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARAMETERS: Mapping[str, str] = {
     "presencePenalty": "presence_penalty",
     "reasoningEffort": "reasoning_effort",
 }
-"""Inputs of Flowise's model nodes, and what chat generators call them in `generation_kwargs`."""
+"""Inputs of Flowise's model nodes, and their names in `generation_kwargs`."""
 
 SYSTEM_INPUT = "systemMessagePrompt"
 _PICTURE = re.compile(r"data:(image/[\w.+-]+)(?:;[\w=.-]+)*;base64,")
@@ -26,14 +26,14 @@ _NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?")
 
 
 class BadPrediction(Exception):
-    """A body that this pipeline cannot take; the text says why."""
+    """The pipeline does not accept this body; the text says why."""
 
 
 class Messages(Protocol):
-    """Makes messages of the pipeline's own library."""
+    """Creates messages of the pipeline's library."""
 
     def user(self, text: str, pictures: tuple[tuple[str, str], ...] = ()) -> Any:
-        """A user's message with pictures, each its media type and its base64."""
+        """A user's message with images, each a media type and base64 data."""
 
     def assistant(self, text: str) -> Any:
         """A model's message."""
@@ -44,7 +44,7 @@ class Messages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a body asks for."""
+    """A parsed prediction request."""
 
     question: str
     history: tuple[tuple[str, str], ...]  # "user" or "assistant", and the text
@@ -54,7 +54,7 @@ class Prediction:
 
 
 def prediction(body: Mapping[str, Any], *, takes_images: bool) -> Prediction:
-    """Read a body. Raises BadPrediction."""
+    """Parse a body. Raises BadPrediction."""
     question = body.get("question") or ""
     if not isinstance(question, str):
         raise BadPrediction("question must be a string")
@@ -64,7 +64,7 @@ def prediction(body: Mapping[str, Any], *, takes_images: bool) -> Prediction:
     given = body.get("overrideConfig")
     overrides = given if isinstance(given, dict) else {}
     system = overrides.get(SYSTEM_INPUT)
-    # Doubled braces are single ones, as in the prompt templates of Flowise's chatflows.
+    # Doubled braces are escaped ones, as in the prompt templates of Flowise's chatflows.
     system = system.replace("{{", "{").replace("}}", "}") if isinstance(system, str) else ""
     found = {name: _value(overrides[name]) for name in PARAMETERS if name in overrides}
     parameters = {PARAMETERS[name]: value for name, value in found.items()}
@@ -106,7 +106,7 @@ def _pictures(body: Mapping[str, Any], *, takes_images: bool) -> tuple[tuple[str
 
 
 def _value(value: Any) -> Any:
-    """A parameter; numbers may come as texts."""
+    """A parameter; numbers may be strings."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value) if "." in value else int(value)
     return value
@@ -115,7 +115,7 @@ def _value(value: Any) -> Any:
 def pipeline_inputs(
     asked: Prediction, wiring: Wiring, make: Messages, template_of: Callable[[str], list[Any]]
 ) -> Inputs:
-    """What `Pipeline.run` gets for a prediction; `template_of` gives a prompt builder's own messages."""
+    """The arguments of `Pipeline.run`; `template_of` returns the template of a prompt builder."""
     data: Inputs = {}
 
     def put(place: Place, value: Any) -> None:
@@ -140,9 +140,9 @@ def pipeline_inputs(
 
 
 def with_history(template: list[Any], asked: Prediction, make: Messages) -> tuple[list[Any], dict[str, str]]:
-    """A prompt builder's template with the conversation before its last messages.
+    """A prompt builder's template with the conversation inserted before its last messages.
 
-    What people said goes in as variables, never as template text: braces in it would be run as a template.
+    Users' texts are passed as variables, never as template text, since braces in it would be evaluated.
     """
     lead = 0
     while lead < len(template) and getattr(template[lead].role, "value", template[lead].role) == "system":
@@ -162,7 +162,7 @@ def with_history(template: list[Any], asked: Prediction, make: Messages) -> tupl
 
 
 def folded(asked: Prediction) -> str:
-    """Question, history and system text in one text, for pipelines that know no messages."""
+    """Question, history and system text as one text, for pipelines without message inputs."""
     parts = [f"[System instructions]\n{asked.system}\n[End of system instructions]"] if asked.system else []
     if asked.history:
         names = {"user": "User", "assistant": "Assistant"}

@@ -1,4 +1,4 @@
-"""One operating-system process of a pipeline as the host sees it: its runs, its state, its end."""
+"""The host's view of a pipeline's process: its runs, its state, its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flowise_gateway.pipelines.channel import Kind, Unpacker, packed
 
 PACKAGES = Path(__file__).resolve().parents[2]
 MAX_WAITING_BYTES = 16 * 1024**2
-"""Of one run, not yet taken by its client."""
+"""The maximum size of a run's output that its client has not read yet."""
 
 _RECEIVE_BYTES = 256 * 1024
 _POLLS, _POLL_SECONDS = 20, 0.05
@@ -33,13 +33,13 @@ _NUMBERS = itertools.count(1)
 
 
 def with_packages() -> str:
-    """PYTHONPATH for a process of ours: this program first, then what the operator has set."""
+    """PYTHONPATH for a child process: this program first, then the operator's value."""
     return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH", ""))))
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineProfile:
-    """What a loaded pipeline has told of itself."""
+    """The description that a loaded pipeline reports."""
 
     inputs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -47,10 +47,10 @@ class PipelineProfile:
 
 
 class Run:
-    """One prediction under way: what has come of it and was not taken yet, and how it ended."""
+    """One active prediction: its unread output, and its result."""
 
     def __init__(self, number: int, deadline: float) -> None:
-        """Begin; nothing has come."""
+        """Start without output."""
         self.number = number
         self.deadline = deadline
         self.answer: bytes | None = None
@@ -62,24 +62,24 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the run has ended."""
         return self.answer is not None or self.error is not None
 
     def put(self, piece: bytes) -> bool:
-        """Take a piece of the stream; False if too many wait to be taken."""
+        """Add a chunk of the stream; False if too much is unread."""
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
         self._change.set()
         return self._waiting_bytes <= MAX_WAITING_BYTES
 
     def end(self, answer: bytes | None, error: str | None) -> None:
-        """Note how the run has ended; only the first end counts."""
+        """Record the result of the run; only the first one counts."""
         if not self.has_ended:
             self.answer, self.error = answer, error
             self._change.set()
 
     def take(self, seconds: float) -> bytes:
-        """Wait for a change, so many seconds at most, and give all pieces that have come."""
+        """Wait up to `seconds` for a change, and return all unread chunks."""
         if not self._pieces and not self.has_ended:
             self._change.wait(seconds)
         self._change.clear()
@@ -90,7 +90,7 @@ class Run:
 
 
 class PipelineProcess:
-    """A process that loads a pipeline and runs it; `on_change` is called when it is ready or has ended."""
+    """A process that loads and runs a pipeline; `on_change` is called when it is ready or has exited."""
 
     def __init__(
         self, config: PipelineConfig, folder: Path, on_change: Callable[[PipelineProcess], None]
@@ -124,14 +124,14 @@ class PipelineProcess:
         return self._process.pid
 
     def start(self, body: bytes, seconds: float) -> Run:
-        """Start a run that may take so long."""
+        """Start a run with a timeout in seconds."""
         run = Run(next(_NUMBERS), time.monotonic() + seconds)
         self.runs[run.number] = run
         self._send(Kind.RUN, run.number, body)
         return run
 
     def cancel(self, run: Run) -> None:
-        """Tell the process that nobody waits for the run any more; it stays until it really ends."""
+        """Tell the process that nobody waits for the run any more; it remains listed until it ends."""
         run.is_left = True
         if run.number in self.runs and not self.has_ended:
             self._send(Kind.CANCEL, run.number)
@@ -144,11 +144,11 @@ class PipelineProcess:
 
     @property
     def waited_for(self) -> int:
-        """How many runs somebody waits for."""
+        """The number of runs with a waiting client."""
         return sum(not (run.is_left or run.has_ended) for run in self.runs.values())
 
     def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
-        # By a greenlet: a process that is blocked reads nothing, and must hold up nobody but its own runs.
+        # In a greenlet, since a blocked process does not read, and must only delay its own runs.
         self._outgoing.append(packed(kind, number, payload))
         self._may_send.set()
 
@@ -188,10 +188,10 @@ class PipelineProcess:
                 )
 
     def _end(self) -> None:
-        """Note that the process has ended, as its channel has; one that only closed it is killed."""
+        """Record the exit of the process, whose channel is closed; if it is still running, kill it."""
         self._writer.kill(block=False)
         self._channel.close()
-        for _ in range(_POLLS):  # a crash closes the channel a moment before its status is there
+        for _ in range(_POLLS):  # after a crash, the channel closes shortly before its status is available
             if self._process.poll() is not None:
                 break
             gevent.sleep(_POLL_SECONDS)

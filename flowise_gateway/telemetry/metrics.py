@@ -1,7 +1,7 @@
-"""What is counted for Prometheus, and the text of `/metrics`.
+"""Prometheus metrics, and the text of `/metrics`.
 
-To count is a look-up in a dict and an addition; all else is done when somebody asks. No label holds what a
-client made up: routes are templates, models are flows that exist, outcomes are our own error codes.
+Counting is a dict lookup and an addition; everything else happens during a scrape. No label contains client
+input: routes are templates, models are existing flows, outcomes are the gateway's error codes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from flowise_gateway.telemetry.shared_counts import Board, Key, Rows, add_up
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 ROUTE = "/metrics"
 UNCOUNTED = ("/", "/page/{name}", "/health", "/ready", ROUTE)
-"""The page's own files are no use of a model; whoever asks for the last three asks for ever."""
+"""Uncounted routes: the page's files, and routes that are polled."""
 
 MAX_MODELS = 200
 MAX_ROWS = 4000
-"""How many models and rows a worker tells apart; beyond either, models are `other`."""
+"""The maximum number of models and of rows of a worker; beyond either, models are `other`."""
 
 OTHER = "other"
 SHOW_SECONDS = 1.0
-"""How old other workers' counts may be."""
+"""The maximum age of other workers' counts."""
 
 _PREFIX = "flowise_proxy_"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -48,7 +48,7 @@ _ROUTE_PREFIX = re.compile(
 class Kind(NamedTuple):
     """A metric: its help, its labels, and the buckets of a histogram.
 
-    Of several workers the sum is told, or with `is_largest` the largest of a gauge.
+    The value is the sum over all workers, or with `is_largest` the maximum.
     """
 
     help: str
@@ -117,10 +117,10 @@ _GAUGES = {name for name, kind in KINDS.items() if not kind.buckets and not name
 
 
 class Metrics:
-    """The counts of one worker, and with a board the sums over all workers."""
+    """The metrics of one worker, or with a board of all workers."""
 
     def __init__(self, board: Board | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Count on from the rows of the worker that had this slot of the board before."""
+        """Continue the counts of the previous worker in this slot of the board."""
         self._board, self._clock = board, clock
         self._rows: Rows = board.own() if board else {}
         self._models = {key[1] for key in self._rows if _has_model(key)}
@@ -135,11 +135,11 @@ class Metrics:
         self.watch("runs_open", lambda: self._runs)
 
     def watch(self, name: str, read: Callable[[], float], *labels: str) -> None:
-        """Read a number that another object keeps whenever metrics are asked for; totals begin at 0."""
+        """Read a number from another object at each scrape; totals start at 0."""
         self._watched.append(((name, *labels), read))
 
     def forget(self, name: str, *labels: str) -> None:
-        """Watch a number no longer; a gauge leaves the text, a total stays as it is."""
+        """Stop reading a number; a gauge disappears, a total keeps its value."""
         key = (name, *labels)
         self.show()
         self._watched = [each for each in self._watched if each[0] != key]
@@ -148,12 +148,12 @@ class Metrics:
             self._rows.pop(key, None)
 
     def admit(self, model: Model) -> None:
-        """Give a model a label of its own if Flowise is known to have it: anybody can make up a flow's id."""
+        """Give a model its own label if it is known to exist, since clients can invent flow ids."""
         if model.id not in self._models and (model.type or not FLOW_ID.fullmatch(model.id)):
             self._name(model.id)
 
     def rename(self, flow: str, model: Model) -> None:
-        """Count what was asked for by a flow's id under its model, which was not known before."""
+        """Move counts of a flow id to its model, once that is known."""
         self.admit(model)
         if flow != model.id:
             self._renamed[flow] = model.id
@@ -163,7 +163,7 @@ class Metrics:
             self._models.add(model)
 
     def request(self, summary: RequestSummary) -> None:
-        """Count a request, or one response of it, that has ended."""
+        """Count a finished request, or one response of it."""
         route = self._routes.get(summary.rule) or self._route(summary.rule)
         if route in UNCOUNTED:
             return
@@ -177,12 +177,12 @@ class Metrics:
         method = summary.method if summary.method in _METHODS else OTHER
         status = str(summary.status or "none")
         self._row(("requests_total", model, route, method, status, summary.outcome))[0] += 1
-        if summary.status != 101:  # a WebSocket's connection is no slow request
+        if summary.status != 101:  # a WebSocket connection is not a slow request
             stream = "true" if summary.stream else "false"
             self._observe(("request_duration_seconds", route, stream), summary.seconds)
 
     def _route(self, rule: str) -> str:
-        """The template of a route, the same for all its prefixes; there are only as many as rules."""
+        """The template of a route, without its prefix."""
         route = re.sub(r"<(?:path:)?(\w+)>", r"{\1}", _ROUTE_PREFIX.sub("", rule)) or "none"
         if route.startswith("/") and route not in UNCOUNTED and not route.startswith("/openai"):
             route = f"/v1{route}"
@@ -190,16 +190,16 @@ class Metrics:
         return route
 
     def count(self, name: str, *labels: str) -> None:
-        """Count one of what has no object that keeps the number."""
+        """Increment a counter that no other object maintains."""
         self._row((name, *labels))[0] += 1
 
     def run(self, model: str, summary: RequestSummary, *, streams: bool) -> RunCount:
-        """Count a run of a model's flow for a request from now on."""
+        """Start counting a run of a model's flow for a request."""
         self._runs += 1
         return RunCount(self, model, summary, streams=streams)
 
     def stream(self) -> Callable[[], None]:
-        """Count an open stream until what is returned is called."""
+        """Count an open stream until the returned function is called."""
         self._streams += 1
 
         def ended() -> None:
@@ -208,13 +208,13 @@ class Metrics:
         return ended
 
     def beat(self, late_seconds: float) -> None:
-        """Note how late the loop was, and once a second show this worker's counts to the others."""
+        """Record the delay of the event loop, and publish this worker's counts once a second."""
         self._observe(("event_loop_lag_seconds",), late_seconds)
         if self._clock() >= self._due:
             self.show()
 
     def show(self) -> None:
-        """Show this worker's counts to the others."""
+        """Publish this worker's counts to the others."""
         self._due = self._clock() + SHOW_SECONDS
         for key, read in self._watched:
             value = read()
@@ -231,12 +231,12 @@ class Metrics:
         may_see: Callable[[str], bool] = lambda _model: True,
         may_see_flowise: Callable[[str], bool] = lambda _flowise: True,
     ) -> bytes:
-        """All counts in Prometheus' text format.
+        """All metrics in Prometheus' text format.
 
-        A model that the caller may not see is `other`; of a Flowise that it may not see there are none.
+        Models that the caller may not see are `other`; Flowises that it may not see are left out.
         """
-        # Shown before a scrape has them: the successor of a worker that is killed counts on from what was
-        # shown, and no sum may fall.
+        # Published before a scrape reads them: the successor of a killed worker continues from the published
+        # counts, and no total may decrease.
         self.show()
         rows: Rows = {}
         add_up(rows, _as_seen(self._rows, may_see, may_see_flowise))
@@ -249,7 +249,7 @@ class Metrics:
         for name in KINDS:
             family = _family(name, {key[1:]: row for key, row in rows.items() if key[0] == name})
             pieces.append(generate_latest(_Collector([family])))
-            time.sleep(1e-6)  # let other greenlets run; a sleep of 0 would not look at sockets
+            time.sleep(1e-6)  # let other greenlets run; a sleep of 0 would not poll sockets
         return b"".join(pieces)
 
     def _label(self, model: str) -> str:
@@ -273,7 +273,7 @@ class Metrics:
 
 
 class RunCount:
-    """One run as it is counted; `ended` must be called once."""
+    """Counts one run; `ended` must be called exactly once."""
 
     __slots__ = ("_awaits_first", "_metrics", "_model", "_started", "_summary", "begin_attempt")
 
@@ -284,14 +284,14 @@ class RunCount:
         self._awaits_first = streams
 
     def add(self, batch: Sequence[FlowEvent]) -> None:
-        """Time the first piece of a streamed answer."""
+        """Record the time of the first chunk of a streamed answer."""
         if self._awaits_first and any(isinstance(event, SUBSTANCE) for event in batch):
             self._awaits_first = False
             self._observe("first_token_seconds")
             self._summary.first_token = self._summary.first_token or self._metrics._clock()
 
     def ended(self, result: str) -> None:
-        """Count the run with its result; a flow that answers exists, so that its model gets a label."""
+        """Count the run with its result; a flow that answers exists, so its model gets a label."""
         metrics = self._metrics
         metrics._runs -= 1
         if result == "ok" and self._model not in metrics._renamed:
@@ -319,14 +319,14 @@ def _as_seen(
 
 
 class _Collector(list[Metric]):
-    """Metrics as the library asks for them."""
+    """The collector interface of prometheus_client."""
 
     def collect(self) -> list[Metric]:
         return self
 
 
 def _family(name: str, rows: Rows) -> Metric:
-    """One metric with all its rows, by labels, as the library writes it."""
+    """One metric with all its rows by labels, for prometheus_client."""
     kind = KINDS[name]
     if not kind.buckets:
         family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily

@@ -1,4 +1,4 @@
-"""Takes keys and files out of texts that an operator has asked to see in the log."""
+"""Removes keys and files from texts for PROXY_LOG_PROMPTS."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 MAX_READ = 32_768
 MAX_SHOWN = 4_000
-"""Characters of a text that are read, and that are shown."""
+"""The number of characters of a text that are read and shown."""
 
 _MARK = "[redacted]"
-# Every pattern takes a run of characters once, so that none reads a text more often than once.
+# Every pattern consumes a run of characters once, so that matching takes linear time.
 _DATA_URI = re.compile(r"data:([\w.+-]{1,40}/[\w.+-]{1,80})(?:;[\w=.+-]{1,40}){0,4},[\w+/=%.~:-]*")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{1,40}-----[\w+/=\s]*(?:-----END [A-Z ]{1,40}-----)?")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s{1,4}[\w.~+/=-]{8,}")
@@ -26,7 +26,7 @@ _LONG = re.compile(r"[\w+/=-]{32,}")
 def redacted(text: str) -> str:
     """The beginning of a text, without what looks like a key, a password or the data of a file.
 
-    What looks like nothing of these is shown: no pattern knows every secret.
+    Other texts are shown: no pattern recognizes every secret.
     """
     shown = text[:MAX_READ]
     shown = _DATA_URI.sub(r"[data URI, \1]", shown)
@@ -40,7 +40,7 @@ def redacted(text: str) -> str:
 
 
 def _unless_plain(match: re.Match[str]) -> str:
-    """A long run of characters is a key if it mixes letters and digits; a long word or a line is none."""
+    """A long run of characters is a key if it mixes letters and digits; a long word or line is not."""
     run = match[0]
     is_mixed = any(c.isdigit() for c in run) and any(c.isalpha() for c in run)
     return _MARK if is_mixed else run

@@ -1,4 +1,4 @@
-"""Warnings and errors that repeat: the first is written, the others are counted and written as one line."""
+"""Repeated warnings and errors: the first is logged, the others are counted and logged as one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 WINDOW_SECONDS = 60.0
-"""How long what was written once is only counted."""
+"""How long repetitions are only counted."""
 MAX_REMEMBERED = 256
 
 SOURCES: Mapping[str, str] = {
@@ -31,14 +31,14 @@ class _Repeated:
 
 
 class Repeats(logging.Filter):
-    """Lets the first of equal records through; `flush` writes how often each came again.
+    """Passes the first of equal records; `flush` logs how often each was repeated.
 
-    Records are equal if logger, message and kind of exception are. `counts` has all warnings and errors, by
+    Records are equal if logger, message and exception type are. `counts` has all warnings and errors by
     source and level.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nothing written."""
+        """Start without records."""
         super().__init__()
         self._clock = clock
         self._seen: dict[_Key, _Repeated] = {}
@@ -46,7 +46,7 @@ class Repeats(logging.Filter):
         self.counts = {(source, level): 0 for source in sorted(sources) for level in LEVELS}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is to be written now."""
+        """Whether a record is logged now."""
         if record.levelno < logging.WARNING or hasattr(record, "repeated"):
             return True
         level = "error" if record.levelno >= logging.ERROR else "warning"
@@ -62,7 +62,7 @@ class Repeats(logging.Filter):
         return True
 
     def flush(self) -> None:
-        """Write what was only counted in windows that have ended, and forget what came no more."""
+        """Log the repetitions of windows that have ended, and forget records without any."""
         if not self._seen:
             return
         now = self._clock()

@@ -1,7 +1,7 @@
-"""The rows that a worker counts in, and the memory in which workers show each other their rows.
+"""The rows of a worker's metrics, and the shared memory through which workers exchange them.
 
 A row's key is a metric and its labels. It holds one number, or for a histogram the number of observations in
-each bucket, then their sum. Nothing here waits, so greenlets need no lock.
+each bucket, then their sum. Nothing here blocks, so greenlets need no lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Key = tuple[str, ...]
 Rows = dict[Key, list[float]]
 
 HALF_BYTES = 2 * 1024**2
-"""The bound of a worker's rows as JSON; only the pages that are used take memory."""
+"""The maximum size of a worker's rows as JSON; only used pages take memory."""
 
 _SLOT_BYTES = 2 * HALF_BYTES + mmap.PAGESIZE
 _LENGTH_BYTES = 4
@@ -24,30 +24,31 @@ _MARK, _IS_ALIVE, _HEAD = 0, 1, mmap.PAGESIZE
 
 
 class Board:
-    """Memory made before workers are forked, with a slot for each; it has no files, and ends with them.
+    """Anonymous shared memory, created before workers are forked, with a slot for each.
 
-    A slot has two halves that are written in turn, and a byte that says which is valid, for a worker may be
-    killed while it writes. The successor of a worker takes its slot and counts on, so that no sum ever falls.
+    A slot has two halves that are written alternately, and a byte that says which one is valid, as a worker
+    may be killed while it writes. Its successor takes the slot and continues the counts, so that totals never
+    decrease.
     """
 
     def __init__(self, slots: int) -> None:
-        """Make slots for so many workers at once."""
+        """Create slots for this many concurrent workers."""
         self._slots = range(slots)
         self._memory = mmap.mmap(-1, slots * _SLOT_BYTES)
         self.slot: int | None = None
 
     def take(self, taken: Collection[int | None]) -> int | None:
-        """The slot of this process from now on, and of a worker forked from it; None if all are taken."""
+        """Take a slot for this process and a worker forked from it; None if all are taken."""
         self.slot = next((slot for slot in self._slots if slot not in taken), None)
         return self.slot
 
     def leave(self, slot: int | None) -> None:
-        """Note that a slot's worker has ended: its totals stay, its gauges no longer count."""
+        """Record that a slot's worker has exited: its totals remain, its gauges no longer count."""
         if slot is not None:
             self._memory[slot * _SLOT_BYTES + _IS_ALIVE] = 0
 
     def show(self, rows: Rows) -> None:
-        """Write this worker's rows for the others; too many rows are not written."""
+        """Publish this worker's rows, unless there are too many."""
         text = orjson.dumps(list(rows.items()))
         if self.slot is None or len(text) + _LENGTH_BYTES > HALF_BYTES:
             return
@@ -61,7 +62,7 @@ class Board:
         self._memory[start + _IS_ALIVE] = 1
 
     def own(self) -> Rows:
-        """The rows of the worker that had this slot before."""
+        """The rows of the previous worker in this slot."""
         return {} if self.slot is None else self._rows(self.slot)
 
     def others(self) -> Iterator[tuple[Rows, bool]]:
@@ -80,7 +81,7 @@ class Board:
             half = _half(start, mark)
             length = int.from_bytes(self._memory[half : half + _LENGTH_BYTES], "big")
             text = self._memory[half + _LENGTH_BYTES : half + _LENGTH_BYTES + length]
-            # Another mark means that the slot's worker has begun to write over the half just read.
+            # A changed mark means that the slot's worker has started to overwrite the half that was read.
             if self._memory[start + _MARK] == mark:
                 return text
 
@@ -92,7 +93,7 @@ def _half(start: int, mark: int) -> int:
 def add_up(
     rows: Rows, more: Iterable[tuple[Key, list[float]]], largest: Collection[str] = frozenset()
 ) -> None:
-    """Add further rows to `rows`, number by number; of metrics in `largest` the larger number stays."""
+    """Add further rows to `rows`; for metrics in `largest`, keep the maximum."""
     for key, values in more:
         known = rows.get(key)
         if known is None:

@@ -1,4 +1,4 @@
-"""Whether requests are traced: OpenTelemetry's standard environment variables say so."""
+"""Enables tracing according to OpenTelemetry's standard environment variables."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Tracing(Protocol):
         """The counts."""
 
     def request(self, summary: RequestSummary, traceparent: str) -> RequestSpan:
-        """Begin the span of a request, in the trace of its caller if it names one."""
+        """Start the span of a request, in the trace of its caller if there is one."""
 
     def shutdown(self) -> None:
-        """Send what is left, within a short time."""
+        """Send the remaining spans, within a short timeout."""
 
 
 def is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the variables ask for traces."""
+    """Whether the variables enable traces."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -35,7 +35,7 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
 
 
 def tracing_problem(environ: Mapping[str, str] = os.environ) -> str:
-    """Why traces that are asked for will not be sent; empty if nothing is amiss."""
+    """The reason why enabled traces cannot be sent; empty if they can."""
     if not is_wanted(environ):
         return ""
     if find_spec("opentelemetry") is None:
@@ -47,7 +47,7 @@ def tracing_problem(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def open_tracing(environ: Mapping[str, str] = os.environ) -> Tracing | None:
-    """What traces requests in this process; None where it is not wanted, and then nothing is imported."""
+    """The tracer of this process; None if tracing is off, in which case nothing is imported."""
     if not is_wanted(environ) or tracing_problem(environ):
         return None
     from flowise_gateway.telemetry.otel import OtelTracing  # noqa: PLC0415

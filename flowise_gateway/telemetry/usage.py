@@ -1,7 +1,7 @@
-"""Who used what, by day: requests and tokens of each key, user and model, for bills and reports.
+"""Usage by day: requests and tokens of each key, user and model, for billing and reports.
 
-A finished request is an addition in memory; all that came together is written once a second, in a thread of
-its own, so that no answer waits for it.
+A finished request is added up in memory; the sums are written once a second in a separate thread, so that no
+answer waits for it.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 MAX_USERS = 1000
-"""So many users of a key are told apart by a worker on one day; the further ones are `other`."""
+"""The number of users of a key that a worker distinguishes per day; the others are `other`."""
 
 OTHER = "other"
 FIGURES = ("requests", "input_tokens", "output_tokens")
 
 
 class UsageCounts(Protocol):
-    """Numbers by day and name that all processes add to."""
+    """Daily counters shared by all processes."""
 
     def add(self, day: str, amounts: Mapping[str, int]) -> None:
         """Add amounts."""
 
     def forget_before(self, day: str) -> None:
-        """Delete the numbers of all days before this one."""
+        """Delete the counters of all earlier days."""
 
 
 class Usage:
-    """An observer of finished requests, who writes what they used into the store."""
+    """An observer of finished requests that writes their usage to the store."""
 
     def __init__(self, counts: UsageCounts, keep_days: int, clock: Callable[[], float] = time.time) -> None:
-        """Keep what was used for so many days; with 0 only forget the budgets of days that are over."""
+        """Keep usage for this many days; with 0, only delete the budgets of past days."""
         self._counts = counts
         self._keep_days = keep_days
         self._clock = clock
@@ -53,7 +53,7 @@ class Usage:
         self._writing_in = 0
 
     def add(self, summary: RequestSummary) -> None:
-        """Count a request that came to runs."""
+        """Count a request that had runs."""
         if not summary.runs:
             return
         if self._keep_days:
@@ -74,14 +74,14 @@ class Usage:
                 amounts[name] = amounts.get(name, 0) + amount
 
     def add_number(self, name: str, amount: int) -> None:
-        """Count anything else of today along with it."""
+        """Add to another counter of today."""
         with self._lock:
             amounts = self._amounts.setdefault(_day(self._clock()), {})
             amounts[name] = amounts.get(name, 0) + amount
         self._keep_writing()
 
     def _user(self, summary: RequestSummary) -> str:
-        """The hash of the user; a client may make up as many as it likes, so that their number is bounded."""
+        """The hash of the user; their number is limited, since clients can invent users."""
         if not summary.user_hash:
             return ""
         users = self._users.setdefault(summary.caller, set())
@@ -91,7 +91,7 @@ class Usage:
         return summary.user_hash
 
     def write(self) -> None:
-        """Write what is not written yet; called also when the worker ends."""
+        """Write the pending sums; also called when the worker exits."""
         with self._lock:
             amounts, self._amounts = self._amounts, {}
         for day, numbers in amounts.items():

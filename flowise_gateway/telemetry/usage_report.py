@@ -1,4 +1,4 @@
-"""The report of what was used: the numbers of the store by day, key, user and model, as JSON or CSV."""
+"""The usage report: the counters of the store by day, key, user and model, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Row = dict[str, str | int]
 
 
 class UsageReport:
-    """Which days are asked for, and by what they are summed up; `columns` are those of its rows."""
+    """A report for a range of days, grouped by dimensions; `columns` are those of its rows."""
 
     def __init__(self, asked: Mapping[str, str], now: float) -> None:
-        """Read `from`, `to` (days, else the last thirty) and `by` (else `day`). Raises BadRequest."""
+        """Parse `from`, `to` (default: the last thirty days) and `by` (default: `day`). Raises BadRequest."""
         today = datetime.fromtimestamp(now, UTC).date()
         last = _day("to", asked["to"]) if asked.get("to") else today.isoformat()
         first = _day("from", asked["from"]) if asked.get("from") else _thirty_days_before(last)
@@ -41,7 +41,7 @@ class UsageReport:
         self.columns = (*self.by, *FIGURES)
 
     def rows(self, numbers: Iterable[tuple[str, str, int]], user: str = "") -> list[Row]:
-        """The numbers of these days, summed up and in order; those of one user's hash alone if given."""
+        """The sorted sums for these days, optionally only for one user's hash."""
         sums: dict[tuple[str, ...], list[int]] = {}
         for dimensions, figure, value in _parsed(yield_between(numbers)):
             if user in ("", dimensions["user"]):
@@ -55,7 +55,7 @@ class UsageReport:
         return {"object": "list", "from": self.first, "to": self.last, "by": self.by, "data": rows}
 
     def csv(self, rows: Sequence[Row]) -> str:
-        """The report as CSV, with a line of names first."""
+        """The report as CSV with a header."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
@@ -83,7 +83,7 @@ def _day(name: str, text: str) -> str:
 def _thirty_days_before(last: str) -> str:
     try:
         return (datetime.fromisoformat(last) - timedelta(days=_DEFAULT_DAYS - 1)).date().isoformat()
-    except OverflowError:  # before the first day that there is
+    except OverflowError:  # before the first representable day
         raise _invalid("to", "it must be a day such as 2026-11-28") from None
 
 
