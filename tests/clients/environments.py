@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -20,7 +21,10 @@ from tests.live.flowise_install import Node, find_node, wheel_node
 HERE = Path(__file__).resolve().parent
 # `npm ci` takes the lock as it is; no install script is needed, and one of LibreChat's reports the install.
 NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress")
-STEP_SECONDS = 15 * 60
+# What has no code for each machine in its package is compiled: a script that would rather download it is not let to.
+NPM_BUILD = ("rebuild", "--build-from-source")
+LOCKS = ("requirements.txt", "package-lock.json", "package-lock.json.gz")
+STEP_SECONDS = 30 * 60
 MARKER = "complete"
 
 
@@ -82,7 +86,7 @@ def install(name: str) -> Environment:
 def _install(name: str) -> Environment:
     """Installs when the folder of these versions is not whole."""
     source, cache = HERE / name, _cache()
-    lock = next(path for path in (source / "requirements.txt", source / "package-lock.json") if path.exists())
+    lock = next(path for path in (source / name for name in LOCKS) if path.exists())
     folder = cache / f"{name}-{hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]}"
     with _only_one(folder):
         node = _node(cache)
@@ -92,9 +96,7 @@ def _install(name: str) -> Environment:
             if lock.name == "requirements.txt":
                 _install_python(lock, folder)
             else:
-                for file in (lock, source / "package.json"):
-                    shutil.copy(file, folder)
-                run_step([str(node.bin_dir / "npm"), *NPM_CI], folder, node.bin_dir)
+                _install_node(lock, folder, node)
             (folder / MARKER).touch()
     is_python = lock.name == "requirements.txt"
     return Environment(folder, folder / "venv/bin/python" if is_python else node.program)
@@ -113,6 +115,22 @@ def _install_python(lock: Path, folder: Path) -> None:
     run_step([*install_it, "-r", str(lock)], folder)
 
 
+def _install_node(lock: Path, folder: Path, node: Node) -> None:
+    """The packages of the lock; those that `allowScripts` names are compiled."""
+    shutil.copy(lock.with_name("package.json"), folder)
+    (folder / "package-lock.json").write_bytes(lock_content(lock))
+    npm = str(node.bin_dir / "npm")
+    run_step([npm, *NPM_CI], folder, node.bin_dir)
+    if compiled := json.loads((folder / "package.json").read_text()).get("allowScripts"):
+        run_step([npm, *NPM_BUILD, *compiled], folder, node.bin_dir, npm_config_nodedir=str(node.prefix))
+
+
+def lock_content(lock: Path) -> bytes:
+    """A lock's text; those of whole applications are compressed."""
+    content = lock.read_bytes()
+    return gzip.decompress(content) if lock.suffix == ".gz" else content
+
+
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
@@ -127,13 +145,13 @@ def _cache() -> Path:
     return cache
 
 
-def run_step(command: Sequence[str], folder: Path, *programs: Path) -> None:
-    """Runs one command; its output is in the error if it fails."""
+def run_step(command: Sequence[str], folder: Path, *programs: Path, **settings: str) -> None:
+    """Runs one command, with further settings in its environment; its output is in the error if it fails."""
     path = os.pathsep.join((*map(str, programs), os.environ.get("PATH", os.defpath)))
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PATH": path, "UV_CACHE_DIR": str(_cache() / "uv")},
+        env={**os.environ, "PATH": path, "UV_CACHE_DIR": str(_cache() / "uv"), **settings},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

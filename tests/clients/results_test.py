@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.declared import clients_before, declared_clients
-from tests.clients.environments import HERE
+from tests.clients.environments import HERE, LOCKS, lock_content
 from tests.clients.matrix import FAILS, FLOWISE, MISSING, OF_THE_MACHINE, RESULTS, Client, read_results
 from tests.live.flowise_install import NEWEST
 
@@ -68,18 +68,15 @@ def test_no_client_fails_in_what_it_offers(upstream: str) -> None:
 def test_every_client_has_a_lock() -> None:
     for client in declared_clients():
         folder = HERE / client.folder
-        lock = [
-            folder / name for name in ("requirements.txt", "package-lock.json") if (folder / name).exists()
-        ]
+        lock = [folder / name for name in LOCKS if (folder / name).exists()]
         assert len(lock) == 1, client.name
         assert is_exact(lock[0]), client.name
 
 
 def is_exact(lock: Path) -> bool:
     """Whether a lock names one version of each package."""
-    if lock.name == "package-lock.json":
-        return all(
-            "version" in one for place, one in json.loads(lock.read_text())["packages"].items() if place
-        )
+    if lock.name != "requirements.txt":
+        packages = json.loads(lock_content(lock))["packages"]
+        return all("version" in one for place, one in packages.items() if place)
     lines = [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
     return all(re.match(r"[\w.\[\],-]+==[\w.+!]+(?: ;|$)", line) for line in lines)
