@@ -17,7 +17,7 @@ RECORD ?=
 .PHONY: help setup run test check fix live clients clients-apps browser pictures bench chaos fuzz docs lock sbom
 .DEFAULT_GOAL := help
 
-help: ## list the verbs
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # A Python that was named and is not the environment's: the environment is made anew.
@@ -42,12 +42,12 @@ $(VENV)/testing: $(VENV)/serving requirements.txt requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-setup: $(VENV)/testing ## install everything, tests included, into .venv
+setup: $(VENV)/testing ## install everything, including the test dependencies, into .venv
 
-run: $(VENV)/serving ## install what serving needs, then serve on http://localhost:8000
+run: $(VENV)/serving ## install the server and run it on http://localhost:8000
 	$(BIN)/python openai_compatible_server.py
 
-test: setup ## install, then run all tests but those that need a real Flowise
+test: setup ## install, then run all tests except those that need a real Flowise
 	$(BIN)/python -m pytest -q --timeout 120 $(SIDE_BY_SIDE)
 
 check: setup ## the gate: ruff, format, mypy strict, tests, branch coverage
@@ -60,7 +60,7 @@ check: setup ## the gate: ruff, format, mypy strict, tests, branch coverage
 	$(BIN)/coverage report --fail-under=95 --skip-covered --sort=cover
 	$(BIN)/coverage report --fail-under=100 --include='$(PURE)' --format=total
 
-fix: setup ## repair formatting and what ruff can repair
+fix: setup ## fix formatting and what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -87,7 +87,7 @@ browser: setup ## drive the page in Chromium (installed by the machine's package
 	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser
 
-pictures: setup ## take the pictures of docs/images anew, of the page and of the real Flowise
+pictures: setup ## retake the screenshots in docs/images, of the page and of a real Flowise
 	$(BIN)/pip install --quiet -r tests/browser/requirements.txt
 	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 300 -m browser tests/browser/pictures_test.py -k documentation
 	PAGE_SHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q --timeout 600 -m live tests/live/pictures_test.py
