@@ -1,20 +1,26 @@
-// LangChain's client, which is also the one inside LibreChat: chat completions and Responses.
+// LangChain's client, which is also the one inside LibreChat: chat completions, also as Azure's, and Responses.
 import { HumanMessage, ToolMessage } from '@langchain/core/messages';
 import { tool } from '@langchain/core/tools';
-import { ChatOpenAI } from '@langchain/openai';
+import { AzureChatOpenAI, ChatOpenAI } from '@langchain/openai';
 import { answerCases, converse, joined, RESULT, usageOf, WEATHER } from '../shared/asking.mjs';
 
 const weather = tool(() => RESULT, { name: WEATHER.name, description: WEATHER.description, schema: WEATHER.parameters });
 
-function ask(baseURL, asked) {
-  const { surface, model, user } = asked;
-  const client = new ChatOpenAI({
+const openai = (baseURL, { surface, model, user }) =>
+  new ChatOpenAI({ model, user, apiKey: 'any', useResponsesApi: surface === 'responses', configuration: { baseURL } });
+
+const azure = (baseURL, { model, user }) =>
+  new AzureChatOpenAI({
     model,
     user,
-    apiKey: 'any',
-    useResponsesApi: surface === 'responses',
-    configuration: { baseURL },
+    azureOpenAIApiKey: 'any',
+    azureOpenAIApiVersion: '2024-10-21',
+    azureOpenAIApiDeploymentName: model,
+    azureOpenAIBasePath: `${baseURL.replace(/\/v1$/, '')}/openai/deployments`,
   });
+
+function ask(baseURL, asked) {
+  const client = asked.surface === 'azure' ? azure(baseURL, asked) : openai(baseURL, asked);
   const bound = asked.tools ? client.bindTools([weather]) : client;
   return converse(asked, async (messages, turn) => {
     messages.push(new HumanMessage({ content: content(turn) }));
@@ -73,4 +79,4 @@ async function one(client, { stream, stopAfter }, messages) {
 
 const summary = (reasoning) => joined((reasoning?.summary ?? []).map((part) => part.text));
 
-await answerCases({ chat: ask, responses: ask });
+await answerCases({ chat: ask, azure: ask, responses: ask });

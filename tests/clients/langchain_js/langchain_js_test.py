@@ -8,14 +8,13 @@ from tests.clients.matrix import Cell, Check, Client
 
 pytestmark = pytest.mark.clients
 
+NO_SOURCES = "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions"
 CLIENT = Client(
     "LangChain (JavaScript)",
     "@langchain/openai",
     "langchain_js",
-    surfaces=("chat", "responses"),
-    missing={
-        ("chat", "sources"): "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions"
-    },
+    surfaces=("chat", "azure", "responses"),
+    missing={(surface, "sources"): NO_SOURCES for surface in ("chat", "azure")},
     unstreamed={
         (
             "responses",

@@ -1,4 +1,4 @@
-"""LangChain's client for Python: chat completions and Responses."""
+"""LangChain's client for Python: chat completions, also as Azure's, and Responses."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 from asking import RESULT, WEATHER, Json, answer_cases, converse, user_content  # type: ignore[import-not-found]
 from langchain_core.messages import HumanMessage, ToolMessage  # type: ignore[import-not-found]
-from langchain_openai import ChatOpenAI  # type: ignore[import-not-found]
+from langchain_openai import AzureChatOpenAI, ChatOpenAI  # type: ignore[import-not-found]
 
 
 def ask(base_url: str, case: Json) -> Json:
     """The answer to one case, as the client understands it."""
-    client = ChatOpenAI(
-        model=case["model"],
-        base_url=f"{base_url}/v1",
-        api_key="any",
-        stream_usage=True,
-        use_responses_api=case["surface"] == "responses",
-        model_kwargs={"user": case["user"]},
-    )
+    options: Json = {"api_key": "any", "stream_usage": True, "model_kwargs": {"user": case["user"]}}
+    if case["surface"] == "azure":
+        where = {"azure_endpoint": base_url, "azure_deployment": case["model"], "api_version": "2024-10-21"}
+        client = AzureChatOpenAI(**where, **options)
+    else:
+        is_responses = case["surface"] == "responses"
+        address = f"{base_url}/v1"
+        client = ChatOpenAI(model=case["model"], base_url=address, use_responses_api=is_responses, **options)
     bound = client.bind_tools([{"type": "function", "function": WEATHER}]) if case.get("tools") else client
 
     def turn(messages: list[Any], asked: Json) -> Json:

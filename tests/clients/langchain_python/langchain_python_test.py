@@ -12,10 +12,14 @@ CLIENT = Client(
     "LangChain (Python)",
     "langchain-openai",
     "langchain_python",
-    surfaces=("chat", "responses"),
+    surfaces=("chat", "azure", "responses"),
     missing={
-        ("chat", "sources"): "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions",
-        ("chat", "reasoning"): "LangChain's `ChatOpenAI` does not read `reasoning_content`",
+        (surface, feature): reason
+        for surface in ("chat", "azure")
+        for feature, reason in {
+            "sources": "LangChain's `ChatOpenAI` does not read the `annotations` of chat completions",
+            "reasoning": "LangChain's `ChatOpenAI` does not read `reasoning_content`",
+        }.items()
     },
 )
 
