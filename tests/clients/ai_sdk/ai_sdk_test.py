@@ -12,7 +12,7 @@ CLIENT = Client(
     "Vercel AI SDK",
     "ai",
     "ai_sdk",
-    surfaces=("responses", "unstored", "chat", "compatible"),
+    surfaces=("responses", "unstored", "azure", "chat", "compatible"),
     missing={
         ("chat", "reasoning"): "`@ai-sdk/openai` does not read `reasoning_content`",
         ("compatible", "sources"): "`@ai-sdk/openai-compatible` does not read `annotations`",

@@ -1,4 +1,5 @@
-// Vercel's AI SDK: its OpenAI provider (Responses, and .chat) and its provider for compatible servers.
+// Vercel's AI SDK: its OpenAI provider (Responses, and .chat), Azure's, and its provider for compatible servers.
+import { createAzure } from '@ai-sdk/azure';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, isStepCount, jsonSchema, Output, streamText, tool } from 'ai';
@@ -25,7 +26,7 @@ function content({ text, image, document }) {
 }
 
 async function one(model, settings, asked, messages) {
-  const request = { model, messages, providerOptions: { openai: settings, compatible: settings } };
+  const request = { model, messages, providerOptions: { openai: settings, azure: settings, compatible: settings } };
   if (asked.tools) {
     const { name, description, parameters } = WEATHER;
     request.tools = { [name]: tool({ description, inputSchema: jsonSchema(parameters), execute: () => RESULT }) };
@@ -73,10 +74,13 @@ const compatible = (baseURL, { model }) =>
     supportsStructuredOutputs: true,
   })(model);
 
+const azure = (baseURL) => createAzure({ baseURL: baseURL.replace(/\/v1$/, '/openai'), apiKey: 'any' });
+
 await answerCases({
   responses: ask((baseURL, { model }) => openai(baseURL)(model)),
   // The AI SDK sends earlier items back as `item_reference` unless it is told `store: false`.
   unstored: ask((baseURL, { model }) => openai(baseURL)(model), { store: false }),
+  azure: ask((baseURL, { model }) => azure(baseURL)(model)),
   chat: ask((baseURL, { model }) => openai(baseURL).chat(model)),
   compatible: ask(compatible),
 });
