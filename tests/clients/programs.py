@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.clients.environments import install
+from tests.clients.environments import HERE, install
 from tests.support.processes import clean_environment
 
 PROGRAM_SECONDS = 120
@@ -32,4 +34,28 @@ def run_program(text: str, environment: str | None, folder: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def agent_settings(language: str, base_url: str) -> str:
+    """What the page of the coding agents shows in a language, for this gateway."""
+    page = (HERE.parents[1] / "docs/coding-agents.md").read_text()
+    [text] = re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert "http://localhost:8000/v1" in text
+    return str(text).replace("http://localhost:8000", base_url)
+
+
+def run_agent(command: Sequence[str], folder: Path, **variables: str) -> str:
+    """What an agent's command prints; it must end well."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=clean_environment(folder, NO_PROXY="127.0.0.1,localhost", **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -50,7 +50,7 @@ def of(language: str) -> list[Snippet]:
 
 
 def test_there_are_snippets_of_each_kind() -> None:
-    assert {each.language for each in SNIPPETS} == {"bash", "python", "js", "yaml", "mermaid"}
+    assert {each.language for each in SNIPPETS} == {"bash", "python", "js", "json", "toml", "yaml", "mermaid"}
     assert len(RUN) >= 3
     assert len(CURL) >= 1
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.bench import Bench, Json
 from tests.clients.checks import PIXEL, QUESTION, said
+from tests.clients.environments import install
 from tests.clients.matrix import Cell, Check, Client
+from tests.clients.programs import agent_settings, run_agent
 from tests.support.documents import PDF
+from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
 
@@ -119,3 +124,11 @@ CLIENT = Client(
 @pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
 def test_aider(cell: Cell, check: Check) -> None:
     check(cell)
+
+
+def test_aider_takes_the_command_of_the_docs(proxy: RunningProxy, tmp_path: Path) -> None:
+    [_, *options] = shlex.split(agent_settings("bash", proxy.url))
+    alone = ("--no-git", "--yes-always", "--no-check-update", "--no-show-release-notes")
+    command = [str(install("aider").program), "-m", "aider", *options, *alone, "--message", "Hello"]
+    said = run_agent(command, tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True")
+    assert "This is the demo assistant" in " ".join(said.split())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.clients.bench import Bench, Json
 from tests.clients.checks import PIXEL, QUESTION, SCHEMA, said
+from tests.clients.environments import install
 from tests.clients.matrix import Cell, Check, Client
+from tests.clients.programs import agent_settings, run_agent
+from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
 
@@ -109,3 +114,11 @@ CLIENT = Client(
 @pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
 def test_codex(cell: Cell, check: Check) -> None:
     check(cell)
+
+
+def test_codex_takes_the_settings_of_the_docs(proxy: RunningProxy, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(agent_settings("toml", proxy.url))
+    codex = install("codex")
+    program = codex.folder / "node_modules/@openai/codex/bin/codex.js"
+    command = [str(codex.program), str(program), "exec", "--skip-git-repo-check", "Hello"]
+    assert "This is the demo assistant" in run_agent(command, tmp_path, CODEX_HOME=str(tmp_path))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.bench import Bench, Json
 from tests.clients.checks import QUESTION, said
+from tests.clients.environments import install
 from tests.clients.matrix import Cell, Check, Client
+from tests.clients.programs import agent_settings, run_agent
+from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
 
@@ -96,3 +100,11 @@ CLIENT = Client(
 @pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
 def test_continue_cli(cell: Cell, check: Check) -> None:
     check(cell)
+
+
+def test_continue_takes_the_settings_of_the_docs(proxy: RunningProxy, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(agent_settings("yaml", proxy.url))
+    cn = install("continue_cli")
+    program = cn.folder / "node_modules/@continuedev/cli/dist/cn.js"
+    command = [str(cn.program), str(program), "--config", "config.yaml", "-p", "Hello"]
+    assert "This is the demo assistant" in run_agent(command, tmp_path)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.clients.bench import Bench, Json
 from tests.clients.checks import QUESTION, SCHEMA, said
+from tests.clients.environments import install
 from tests.clients.matrix import Cell, Check, Client
+from tests.clients.programs import agent_settings, run_agent
+from tests.support.running_proxy import RunningProxy
 
 pytestmark = pytest.mark.clients
 
@@ -112,3 +117,10 @@ CLIENT = Client(
 @pytest.mark.parametrize("cell", CLIENT.cells(), ids=str)
 def test_opencode(cell: Cell, check: Check) -> None:
     check(cell)
+
+
+def test_opencode_takes_the_settings_of_the_docs(proxy: RunningProxy, tmp_path: Path) -> None:
+    (tmp_path / "opencode.json").write_text(agent_settings("json", proxy.url))
+    program = install("opencode").folder / "node_modules/opencode-linux-x64/bin/opencode"
+    said = run_agent([str(program), "run", "Hello"], tmp_path, OPENCODE_DISABLE_MODELS_FETCH="1")
+    assert "This is the demo assistant" in said
