@@ -189,9 +189,10 @@ def test_a_body_is_answered(name: str, gateway: str) -> None:
 
 def test_cortex_flows_models_and_error_have_their_fields(gateway: str) -> None:
     models = requests.get(f"{gateway}/v1/models", timeout=30).json()
+    named = requests.get(f"{gateway}/v1/models/cortex-flow", timeout=30).json()
     assert models["object"] == "list"
-    named = next(model for model in models["data"] if model["id"] == "cortex-flow")
-    assert {"id", "object", "created", "owned_by"} <= named.keys()
+    for model in [*models["data"], named]:
+        assert {"id", "object", "created", "owned_by"} <= model.keys()
     body = {"model": "invalid-model", "messages": [{"role": "user", "content": "Hello"}]}
     refused = requests.post(f"{gateway}/v1/chat/completions", json=body, timeout=30)
     assert refused.status_code == 404
