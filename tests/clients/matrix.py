@@ -92,8 +92,8 @@ class Client:
     def cells(self, upstream: str = DEMO) -> list[Cell]:
         """All its cells of the table of this upstream."""
         cells = [Cell(self, surface, feature, upstream) for surface in self.surfaces for feature in FEATURES]
-        calls = CALLS if self.has_calls and upstream == DEMO else ()
-        return cells + [Cell(self, CALLS_SURFACE, call) for call in calls]
+        calls = CALLS if self.has_calls else ()
+        return cells + [Cell(self, CALLS_SURFACE, call, upstream) for call in calls]
 
     def source(self) -> Path:
         """Its script."""

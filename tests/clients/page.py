@@ -74,7 +74,7 @@ def clients_page() -> str:
     tested += [f"- **{title}.** {calls.CHECKS[name].__doc__}" for name, title in CALLS.items()]
     releases = " and ".join(sorted({client["flowise"] for client in flowise.values()}))
     sections = {
-        f"With Flowise {releases}": [FLOWISE_HEAD, *_features(flowise, notes)],
+        f"With Flowise {releases}": [FLOWISE_HEAD, *_features(flowise, notes), "", *_calls(flowise, notes)],
         "Notes": [f"{at}. {text}." for at, text in enumerate(notes.texts, 1)],
         "What is tested": tested,
         "Versions": versions,
