@@ -1,4 +1,4 @@
-"""The command `check`, and what all commands that ask Flowise have in common."""
+"""The command `check`, and helpers of all commands that call Flowise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flowise_gateway.serving.embedded_pipelines import embedded_pipelines
 def with_flowise(
     command: Callable[[argparse.Namespace, Settings], int],
 ) -> Callable[[argparse.Namespace], int]:
-    """A command that asks Flowise: the demo flows where none is named, as in serving."""
+    """Decorate a command that calls Flowise, with the demo flows if no Flowise is configured."""
 
     def run(options: argparse.Namespace) -> int:
         settings = Settings.from_env()
@@ -47,7 +47,7 @@ def client_of(
     transport: RequestsTransport | None = None,
     name: str = DEFAULT_FLOWISE,
 ) -> FlowiseClient:
-    """A client that tries once, since a person waits."""
+    """A client without retries, since a person waits."""
     limits = replace(limits_of(settings), max_attempts=1)
     if model and model.request_timeout:
         limits = replace(limits, request_timeout=model.request_timeout)
@@ -64,7 +64,7 @@ def client_of(
 
 @with_flowise
 def check(options: argparse.Namespace, settings: Settings) -> int:
-    """Tell whether Flowise can be reached, which flows there are, and what to do about each problem."""
+    """Print whether Flowise can be reached, its flows, and how to fix problems."""
     config = config_file(settings).current
     found = [_upstream_report(upstream) for upstream in upstreams(settings, config.flowises)]
     problems = [_named(report, problem, found) for report in found for problem in report.pop("problems")]
@@ -83,7 +83,7 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _upstream_report(upstream: Upstream) -> dict[str, Any]:
-    """What one Flowise tells of itself, and what is amiss with it."""
+    """Version, flows and problems of one Flowise."""
     report: dict[str, Any] = {
         "name": upstream.name,
         "flowise": upstream.settings.flowise_base_url,
@@ -107,12 +107,12 @@ def _upstream_report(upstream: Upstream) -> dict[str, Any]:
 
 
 def _named(report: Mapping[str, Any], problem: str, among: Sequence[Any]) -> str:
-    """The problem of a Flowise, with its name if there are several."""
+    """A problem, prefixed with the Flowise's name if there are several."""
     return f"{report['name']}: {problem}" if len(among) > 1 else problem
 
 
 def _unknown_names(config: ProxyConfig, flows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each name in `proxy.yaml` that is no model's, as far as Flowise has listed its flows."""
+    """A line for each name in `proxy.yaml` that is not a model, if Flowise listed its flows."""
     known = {name for model in config.models for name in (model.id, *model.aliases)}
     known |= {name for flow in flows for name in (flow["slug"], f"{flow['server']}/{flow['slug']}")}
     named = [(f"fallback of model {model.id}", model.fallback) for model in config.models if model.fallback]
@@ -124,7 +124,7 @@ def _unknown_names(config: ProxyConfig, flows: Sequence[Mapping[str, Any]]) -> I
 
 
 def with_advice(error: ProxyError, flowise: str) -> str:
-    """What a failure means, and what to do about it."""
+    """The message of a failure, with advice."""
     cures = {
         "flowise_unavailable": "Is Flowise running, and does FLOWISE_BASE_URL name its host and port?",
         "flowise_auth": "Copy a key from Flowise (Settings, API Keys) into FLOWISE_API_KEY.",
@@ -170,7 +170,7 @@ def _shown(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """The text without what a terminal obeys: names are whatever somebody typed into Flowise."""
+    """The text with control characters escaped, since names in Flowise may contain any."""
     return _TERMINAL_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -1,4 +1,4 @@
-"""The commands that ask Flowise, make client keys and copy the store. Each returns its exit status."""
+"""The commands that call Flowise, generate keys and back up the store. Each returns its exit status."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KEY_PREFIX = "sk-flowise-"
 
 
 class _ListedFlows:
-    """A catalog of one listing, empty if there is none; `failure` tells why."""
+    """A catalog of one listing, empty if there is none; `failure` says why."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._error: ProxyError | None = None
@@ -101,7 +101,7 @@ def models(options: argparse.Namespace, settings: Settings) -> int:
 def reload(options: argparse.Namespace) -> int:
     """Have the server that was started in this folder, at this port, take new settings or a new release."""
     settings = Settings.from_env()
-    config_file(settings)  # what the server would refuse is told here
+    config_file(settings)  # reports what the server would refuse
     pid = PidFile(settings.port).pid()
     if pid is None:
         print(f"No running server was started in this directory with PORT={settings.port}.", file=sys.stderr)
@@ -198,15 +198,15 @@ def usage(options: argparse.Namespace) -> int:
 
 
 START_SECONDS = 2.0
-"""What the start waits for Flowise and the store, which may come later, before it says that they are away."""
+"""How long the start waits for Flowise and the store before it reports them as unavailable."""
 
 
 def overview(settings: Settings, *, is_demo: bool) -> Overview:
-    """What a start has to tell: whether Flowise and the store are there, who may call, what is amiss."""
+    """The state at start-up: Flowise, store, access, problems."""
     config = config_file(settings).current
     problems = misspelt_settings(used=variables_of(config.flowises))
     found = upstreams(settings, config.flowises)
-    with ThreadPoolExecutor(len(found)) as asking:  # so that those that are away delay the start only once
+    with ThreadPoolExecutor(len(found)) as asking:  # so that unavailable ones delay the start only once
         states = list(asking.map(_state_at_start, found))
     for upstream, state in zip(found, states, strict=True):
         if state.failure is not None:
@@ -249,7 +249,7 @@ def overview(settings: Settings, *, is_demo: bool) -> Overview:
 
 
 class _StateAtStart(NamedTuple):
-    """What a Flowise told before the start; with `is_partial` its list was too long to wait for."""
+    """The state of a Flowise at start-up; `is_partial`: its list was not read completely."""
 
     version: str
     rows: list[dict[str, Any]]
@@ -258,11 +258,11 @@ class _StateAtStart(NamedTuple):
 
 
 def _state_at_start(upstream: Upstream) -> _StateAtStart:
-    """Ask for a version and a list of flows, for as long as the start may take."""
+    """Request version and flows within the time that the start may take."""
     seconds = START_SECONDS
     settings = replace(upstream.settings, flowise_request_timeout=seconds, flowise_connect_timeout=seconds)
     rows: list[dict[str, Any]] = []
-    # Closed, since the workers that are forked from this process must not share a connection.
+    # Closed, since forked workers must not share a connection.
     with contextlib.closing(requests_transport(settings)) as transport:
         client = client_of(settings, transport=transport, name=upstream.name)
         try:
@@ -272,7 +272,7 @@ def _state_at_start(upstream: Upstream) -> _StateAtStart:
         ends = time.monotonic() + seconds
         try:
             rows.extend(itertools.takewhile(lambda _: time.monotonic() < ends, client.flows()))
-        except FlowiseUnavailable:  # it has told its version, and is only slow to list its flows
+        except FlowiseUnavailable:  # it returned its version, and is only slow to list its flows
             return _StateAtStart(version, rows, None, is_partial=True)
         except ProxyError as error:
             return _StateAtStart(version, rows, error, is_partial=False)
@@ -280,7 +280,7 @@ def _state_at_start(upstream: Upstream) -> _StateAtStart:
 
 
 def _models_found(config: ProxyConfig, states: Mapping[str, _StateAtStart]) -> str:
-    """How many models there are, as far as they could be counted without delaying the start."""
+    """The number of models, as far as it is known without delaying the start."""
     listings = {name: _ListedFlows(state.rows) for name, state in states.items()}
     if not any(state.version and state.failure is None for state in states.values()):
         return "none yet"
@@ -312,7 +312,7 @@ def _who_may_call(settings: Settings, count: int) -> str:
 def _store_problem(settings: Settings) -> str:
     try:
         if file := store_file(settings.proxy_store):
-            # Not opened here: the workers are forked from this process, and must not share a connection.
+            # Not opened here, since forked workers must not share a connection.
             folder = file.parent
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

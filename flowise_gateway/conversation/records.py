@@ -1,4 +1,4 @@
-"""What the store holds of a conversation: its sessions, and its texts for clients that send only new ones."""
+"""Stored records of conversations: sessions, and texts for clients that only send new messages."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class TranscriptRecord:
     """A stored conversation, for clients that only send new messages.
 
     `link` is the key of its session's record, `mark` the fingerprint of all texts, `system` that of the
-    system text. Under the name of an answer no texts are stored, for the request brings them along: there
+    system text. A record for the id of an answer contains no texts, since the request contains them: its
     `flow` is the answer's flow, and `talk` the key of the conversation's texts, empty if the client has an id
-    for those.
+    for them.
     """
 
     conversation: str

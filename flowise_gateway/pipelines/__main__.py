@@ -23,7 +23,7 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, WELL_SECONDS = 0.2, 30.0, 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve from the command line; 2 for a wrong setting."""
+    """Serve from the command line; returns 2 for an invalid setting."""
     parser = argparse.ArgumentParser(description="Serves the pipelines of proxy.yaml through Flowise's API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _restart_when_killed(arguments: list[str]) -> int:
-    """Serve in a process of its own, and again, at the same port, whenever that one was killed."""
+    """Serve in a child process, and restart it on the same port whenever it was killed."""
     host = _started(arguments)
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -59,7 +59,7 @@ def _restart_when_killed(arguments: list[str]) -> int:
     try:
         sys.stdout.buffer.write(line)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever started this has ended meanwhile
+    except BrokenPipeError:  # the parent process has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         host.terminate()
         return host.wait()

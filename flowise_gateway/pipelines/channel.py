@@ -1,4 +1,4 @@
-"""The messages between the host and a pipeline's process: a kind, the run that it is about, a payload."""
+"""The messages between the host and a pipeline's process: kind, run number, payload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HEAD = struct.Struct("!BII")
 
 
 class Kind(IntEnum):
-    """What a message says; the first two go to the process, the others come from it."""
+    """The kind of a message; the first two are sent to the process, the others by it."""
 
     RUN = 1  # payload: the prediction's body
     CANCEL = 2  # nobody waits for the run any more
@@ -22,19 +22,19 @@ class Kind(IntEnum):
 
 
 def packed(kind: Kind, run: int, payload: bytes = b"") -> bytes:
-    """One message as bytes."""
+    """Serialize a message."""
     return _HEAD.pack(kind, run, len(payload)) + payload
 
 
 class Unpacker:
-    """Bytes of a channel into messages, however they are split."""
+    """Splits the bytes of a channel into messages."""
 
     def __init__(self) -> None:
         """Start at the beginning of a channel."""
         self._arrived = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[tuple[Kind, int, bytes]]:
-        """Give the messages that `piece` completes. Raises ValueError for what is no message."""
+        """Yield the messages that `piece` completes. Raises ValueError for invalid ones."""
         arrived = self._arrived
         arrived += piece
         at = 0

@@ -1,6 +1,6 @@
-"""One run of a pipeline as Flowise would tell it: the events of its stream, or its whole JSON answer.
+"""Reports one run of a pipeline in Flowise's format: stream events, or a JSON answer.
 
-Reads Haystack's chunks, messages and documents by their attributes, so that nothing here imports Haystack.
+Reads Haystack's chunks, messages and documents by attribute, so that Haystack is not imported here.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from flowise_gateway.pipelines.sockets import Place, Wiring
 
 Json = dict[str, Any]
 APART = "\n\n"
-"""Before what a model says after a tool: it begins a new paragraph."""
+"""Starts a new paragraph for a model's text after a tool call."""
 
 
 class RunCancelled(BaseException):
-    """Nobody waits for the run any more; no Exception, so that no component takes it for its own failure."""
+    """Nobody waits for the run any more; a BaseException, so that components do not handle it."""
 
 
 def frame(event: str, data: Any) -> bytes:
-    """One message of an event stream, as Flowise writes it."""
+    """One message of an event stream in Flowise's format."""
     return b"message:\ndata:%b\n\n" % as_json({"event": event, "data": data})
 
 
 def as_json(value: Any) -> bytes:
-    """JSON of whatever components hand out; what JSON has no word for becomes its text."""
+    """JSON of a component's output; values that JSON cannot represent become strings."""
     return orjson.dumps(
         value, default=_plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
     )
@@ -45,7 +45,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(slots=True)
 class _Step:
-    """A component that has begun."""
+    """A running component."""
 
     name: str
     kind: str
@@ -54,10 +54,10 @@ class _Step:
 
 
 class RunOutput:
-    """Takes what happens in a run; `send` gets the frames of its stream, None where it is not streamed."""
+    """Collects the output of a run; `send` receives the frames of its stream, None if not streamed."""
 
     def __init__(self, body: Mapping[str, Any], wiring: Wiring, send: Callable[[bytes], None] | None) -> None:
-        """Begin a run of this prediction."""
+        """Start a run of this prediction."""
         overrides = body.get("overrideConfig")
         own = overrides if isinstance(overrides, dict) else {}
         self.chat_id = str(body.get("chatId") or uuid.uuid4())
@@ -68,27 +68,27 @@ class RunOutput:
         self._send = send
         self._speaker = ""
         self._speaking = False
-        self._held: list[tuple[str, Any]] = []  # steps beside the one that speaks: they would part its text
+        self._held: list[tuple[str, Any]] = []  # steps parallel to a streaming one; they would split its text
         self._has_spoken = False
         self._used_tool = False
         self._entries: list[Json] = []
         self._called: list[Json] = []
         self._used: list[Json] = []
-        self._asked: dict[int, Json] = {}  # tool calls of which not all has come
+        self._asked: dict[int, Json] = {}  # incomplete tool calls
         self._documents: dict[str, Sequence[Any]] = {}
         self._finish_reason = ""
         self._event("agentFlowEvent", "INPROGRESS")
 
     # ------------------------------------------------------------------------------------------ components
     def component_begins(self, name: str, kind: str) -> _Step:
-        """Note that a component runs. Raises RunCancelled."""
+        """Record the start of a component. Raises RunCancelled."""
         self.check()
         self._tell(name, "INPROGRESS")
         self._speaking = self._speaking or name in self._wiring.speakers
         return _Step(name, kind, time.time())
 
     def component_ends(self, step: _Step, output: Mapping[str, Any] | None) -> None:
-        """Note what a component gave; None where it failed."""
+        """Record the output of a component; None if it failed."""
         if step.name in self._wiring.speakers:
             self._speaking = False
         told = self._told_of(step, output) if output is not None else {}
@@ -127,7 +127,7 @@ class RunOutput:
         self._step_event("nextAgentFlow", {"nodeId": name, "nodeLabel": name, "status": status})
 
     def _step_event(self, event: str, data: Any) -> None:
-        """Send what belongs to a step; where another component speaks, once that has ended."""
+        """Send an event of a step; while another component streams text, after its end."""
         if self._speaking:
             self._held.append((event, data))
             return
@@ -137,10 +137,10 @@ class RunOutput:
 
     # ---------------------------------------------------------------------------------------------- tokens
     def chunk(self, component: str, chunk: Any) -> None:
-        """Take one piece of what a component says. Raises RunCancelled."""
+        """Add a chunk of a component's text. Raises RunCancelled."""
         self.check()
         if self._speaker not in ("", component):
-            return  # of several that could answer, the first that speaks does
+            return  # if several could answer, the first one to stream does
         if chunk.content:
             self._speaker = component
             self._flush_calls()
@@ -165,7 +165,7 @@ class RunOutput:
             self._send(b'message:\ndata:{"event":"token","data":%b}\n\n' % orjson.dumps(text))
 
     def _flush_calls(self) -> None:
-        """Tell of the tools that the model has asked for, now that their inputs are whole."""
+        """Report the model's tool calls, once their inputs are complete."""
         if self._asked:
             asked = [{**call, "toolInput": _loaded(call["toolInput"])} for call in self._asked.values()]
             self._asked.clear()
@@ -180,7 +180,7 @@ class RunOutput:
 
     # ------------------------------------------------------------------------------------------------- end
     def ends(self, result: Mapping[str, Any]) -> bytes:
-        """Note the pipeline's own output; the whole JSON answer, nothing for a stream."""
+        """Record the pipeline's output; returns the JSON answer, empty for a stream."""
         self._speaking = False
         value = self._answer(result)
         text = answer_text(value)
@@ -226,12 +226,12 @@ class RunOutput:
 
 
 CURRENT: ContextVar[RunOutput | None] = ContextVar("run", default=None)
-"""The run in whose thread or task a component is called."""
+"""The run of the current thread or task."""
 
 
 # -------------------------------------------------------------------------------------- values of components
 def answer_text(value: Any) -> str:
-    """The text of an output: an answer's, a message's, the documents' one after the other."""
+    """The text of an output: of an answer, a message, or all documents."""
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
@@ -249,7 +249,7 @@ def answer_text(value: Any) -> str:
 
 
 def _documents_of(value: Any) -> Sequence[Any]:
-    """The documents that an answer names itself."""
+    """The documents of an answer."""
     if isinstance(value, (list, tuple)) and value:
         return getattr(value[0], "documents", None) or (value if _is_documents(value) else ())
     return ()
@@ -289,9 +289,9 @@ def _loaded(arguments: str) -> Any:
 
 
 def _usage(output: Mapping[str, Any], messages: Iterable[Any]) -> Json:
-    """The tokens that a component's models counted, by whichever names; empty where they counted none."""
+    """The token usage reported by a component's models, under any known names; may be empty."""
     counts = [message.meta.get("usage") for message in messages]
-    replies = output.get("meta")  # of generators whose replies are texts
+    replies = output.get("meta")  # of generators whose replies are strings
     if isinstance(replies, list):
         counts += [each.get("usage") for each in replies if isinstance(each, Mapping)]
     known = [count for count in counts if isinstance(count, Mapping)]

@@ -1,7 +1,7 @@
-"""The process of one pipeline: loads it, runs it for each prediction, tells the host what happens.
+"""The process of one pipeline: loads it, runs it for each prediction, and reports to the host.
 
 Started by the host as `python -m flowise_gateway.pipelines.runner <descriptor> <config as JSON> <folder>`.
-A blocking, looping or crashing component harms this process alone.
+A blocking, looping or crashing component only affects this process.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from flowise_gateway.pipelines.run_output import RunCancelled, RunOutput
 log = logging.getLogger("pipelines")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 MAX_THREADS = 500
-"""As many runs as the host lets a pipeline have at once."""
+"""The maximum number of concurrent runs, as in the host."""
 
 _RECEIVE_BYTES = 65536
 
 
 def main(arguments: list[str]) -> None:
     """Serve the pipeline until the host closes the channel."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux; elsewhere the channel's end is noticed
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the channel closes
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)  # what components print must not fill a pipe that nobody reads
+    os.dup2(2, 1)  # output of components must not fill a pipe that nobody reads
     channel = socket.socket(fileno=int(arguments[0]))
-    channel.setblocking(True)  # the host's end waits in an event loop
+    channel.setblocking(True)  # the host's end is non-blocking
     config, folder = orjson.loads(arguments[1]), Path(arguments[2])
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "info").upper(), stream=sys.stderr)
-    logging.getLogger("haystack").setLevel(logging.WARNING)  # it logs each component of each run
-    # Haystack counts its uses and tells its makers unless it is told not to.
+    logging.getLogger("haystack").setLevel(logging.WARNING)  # info: each component of each run
+    # Haystack's telemetry is on by default.
     os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
     Runner(channel, config, folder).serve()
-    os._exit(0)  # threads of runs that nobody waits for are not waited for
+    os._exit(0)  # do not wait for threads of abandoned runs
 
 
 class Runner:
-    """The pipeline, and its runs under way."""
+    """The pipeline and its active runs."""
 
     def __init__(self, channel: socket.socket, config: Mapping[str, Any], folder: Path) -> None:
-        """Take the entry of `proxy.yaml`, and the folder to which its paths and modules are relative."""
+        """Use an entry of `proxy.yaml`, and the folder to which its paths and modules are relative."""
         self._channel = channel
         self._config = config
         self._folder = folder
@@ -65,7 +65,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(MAX_THREADS)
 
     def serve(self) -> None:
-        """Load the pipeline, tell how it went, then take predictions until the channel ends."""
+        """Load the pipeline, report the result, then handle predictions until the channel ends."""
         try:
             self._loaded = LoadedPipeline(self._config, self._folder)
             self._send(Kind.READY, 0, orjson.dumps(self._loaded.profile()))
@@ -104,7 +104,7 @@ class Runner:
 
 
 def failure_text(error: BaseException) -> str:
-    """A failed run as Flowise would tell it: the component, the provider's status, the message."""
+    """The text of a failed run in Flowise's format: component, provider's status, message."""
     name = getattr(error, "component_name", None)
     cause = error.__cause__ if name and error.__cause__ else error
     status = getattr(cause, "status_code", None)
@@ -113,7 +113,7 @@ def failure_text(error: BaseException) -> str:
 
 
 def _log_failure(what: str, error: BaseException) -> None:
-    """Log where an error comes from, without its text: prompts and keys may stand in it."""
+    """Log the location of an error without its text, which may contain prompts and keys."""
     while error.__cause__ is not None:
         error = error.__cause__
     place = traceback.extract_tb(error.__traceback__)[-1:]

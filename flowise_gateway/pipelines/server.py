@@ -1,4 +1,4 @@
-"""The host as a server: the pipelines that `proxy.yaml` names, kept as it says, behind one address."""
+"""The host as a server: runs the pipelines in `proxy.yaml`, and applies its changes."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ LIBRARY = "haystack"
 SAMPLE = PipelineConfig("demo-pipeline", "flowise_gateway.pipelines.sample:pipeline")
 WATCH_SECONDS = 1.0
 LOADING_SECONDS = 20.0
-"""How long the address is held back while pipelines load: what one takes is listed once it is loaded."""
+"""How long the start waits for pipelines to load, since their inputs are only listed after that."""
 
 DRAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """How the host serves; port 0 takes a free one."""
+    """Options of the host; port 0 selects a free one."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    has_sample: bool = False  # serve the sample where no pipeline is named
+    has_sample: bool = False  # serve the sample if no pipeline is configured
     ends_with_stdin: bool = False
 
 
 class Pipelines:
-    """The pipelines of the file as it stands now."""
+    """The pipelines of the current file."""
 
     def __init__(self, file: ConfigFile, folder: Path, *, has_sample: bool) -> None:
-        """Start those that the file names."""
+        """Start the pipelines in the file."""
         self._file = file
         self._folder = folder
         self._has_sample = has_sample
@@ -70,7 +70,7 @@ class Pipelines:
             pipeline.wait_until_settled(max(0.0, deadline - time.monotonic()))
 
     def watch(self) -> None:
-        """For ever: take over changes of the file and of the pipelines' own files, end what was replaced."""
+        """Forever apply changes of the file and of the pipelines' files, and stop replaced processes."""
         while True:
             gevent.sleep(WATCH_SECONDS)
             self._take_over()
@@ -100,7 +100,7 @@ class Pipelines:
 
 
 def serve(settings: Settings, options: HostOptions) -> int:
-    """Serve until a signal, or the end of standard input, ends it; the exit status."""
+    """Serve until a signal or the end of standard input; returns the exit status."""
     if importlib.util.find_spec(LIBRARY) is None:
         raise SettingsError("pipelines need Haystack: pip install 'flowise-gateway[haystack]'")
     if not is_loopback_host(options.host) and not settings.proxy_pipelines_key:

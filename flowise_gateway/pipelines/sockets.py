@@ -1,6 +1,6 @@
-"""Which inputs of a pipeline take the question and the messages, and which output is the answer: by type.
+"""Finds the inputs for the question and the messages, and the output with the answer, by their types.
 
-Types are told by the names of their classes, so that nothing here imports Haystack.
+Types are recognized by the names of their classes, so that Haystack is not imported here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Kind = Literal["messages", "message", "texts", "text", "answers", "documents", "any", "other"]
 Sockets = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""As `Pipeline.inputs()` and `Pipeline.outputs()` describe them: component, socket, its type and more."""
+"""The format of `Pipeline.inputs()` and `Pipeline.outputs()`: component, socket, type and more."""
 
 QUESTION_NAMES = frozenset(
     ("question", "query", "prompt", "text", "input", "user_input", "user_message", "user_query", "message")
@@ -28,13 +28,13 @@ _LISTS: Mapping[str, Kind] = {
     "str": "texts",
 }
 _ANSWERS: tuple[Kind, ...] = ("answers", "messages", "message", "texts", "text", "documents")
-"""Kinds of outputs that can be an answer, the best first."""
+"""Kinds of outputs that can be an answer, best first."""
 
 _CALLBACK, _PARAMETERS = "streaming_callback", "generation_kwargs"
 
 
 class Unclear(Exception):
-    """What the types do not tell; the text says what to write into `proxy.yaml`."""
+    """The types are ambiguous; the text says what to add to `proxy.yaml`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,17 @@ class Place:
     socket: str
 
     def __str__(self) -> str:
-        """As people write it."""
+        """The form used in `proxy.yaml`."""
         return f"{self.component}.{self.socket}"
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Where the parts of a request go and where the parts of an answer come from.
+    """The inputs for the parts of a request, and the outputs for the parts of an answer.
 
-    `texts` take the bare question (a retriever's query), `prompts` a text that a model will read, `messages`
-    the conversation with its question. In the components of `beside` the question has a place of its own, and
-    the messages are what was before it. `templates` are prompt builders into whose template the messages go.
+    `texts` receive the plain question (a retriever's query), `prompts` a text for a model, `messages` the
+    conversation with its question. Components in `beside` have a separate input for the question, so their
+    messages are only the history. `templates` are prompt builders whose templates receive the messages.
     """
 
     texts: tuple[Place, ...] = ()
@@ -64,13 +64,13 @@ class Wiring:
     beside: frozenset[str] = frozenset()
     templates: tuple[str, ...] = ()
     answers: tuple[Place, ...] = ()
-    speakers: tuple[str, ...] = ()  # components whose tokens are the answer's own
-    parameterized: tuple[str, ...] = ()  # components that take generation parameters
-    sources: frozenset[str] = field(default_factory=frozenset)  # components that find the answer's documents
+    speakers: tuple[str, ...] = ()  # components whose tokens are the answer
+    parameterized: tuple[str, ...] = ()  # components that accept generation parameters
+    sources: frozenset[str] = field(default_factory=frozenset)  # components with the answer's documents
 
 
 def kind_of(kind: Any) -> Kind:
-    """What a socket's type can hold, as far as a conversation is concerned."""
+    """The kind of data that a socket's type can hold."""
     if kind is Any or getattr(kind, "__name__", "") == "Any":
         return "any"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -96,7 +96,7 @@ def place_of(text: str) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What `proxy.yaml` says of a pipeline's sockets; empty: found by type."""
+    """The sockets named in `proxy.yaml`; empty ones are found by type."""
 
     question: tuple[str, ...] = ()
     messages: str = ""
@@ -110,7 +110,7 @@ def wiring(
     templates: frozenset[str],
     named: Named,
 ) -> Wiring:
-    """Find where a request goes in a pipeline and where its answer comes from. Raises Unclear.
+    """Find the inputs for a request and the output with the answer. Raises Unclear.
 
     `inputs` and `outputs` are those of all components, each input with `is_connected`; `templates` are the
     prompt builders whose template is a list of messages.
@@ -141,7 +141,7 @@ def wiring(
 
 
 class _Taken:
-    """The inputs that a request fills, as they are found."""
+    """Collects the inputs that a request fills."""
 
     def __init__(self, named: Named) -> None:
         self.texts: list[Place] = []
@@ -151,7 +151,7 @@ class _Taken:
         self._messages = place_of(named.messages) if named.messages else None
 
     def add(self, place: Place, about: Mapping[str, Any], *, speaks: bool) -> None:
-        """Take an input for the question or the messages, or leave it. Raises Unclear."""
+        """Use an input for the question or the messages, or skip it. Raises Unclear."""
         kind, is_needed = kind_of(about["type"]), about["is_mandatory"]
         may_converse = _takes_messages(kind, place.socket, is_needed=is_needed or speaks)
         if place in self._questions:
@@ -169,7 +169,7 @@ class _Taken:
             )
 
     def check(self, inputs: Sockets) -> None:
-        """Raise Unclear where something named is not there, or nothing takes what people say."""
+        """Raise Unclear if a named input does not exist, or no input accepts the question."""
         wanted = [*self._questions, *([self._messages] if self._messages else [])]
         for place in wanted:
             if place not in (*self.texts, *self.prompts, *self.messages):
@@ -188,7 +188,7 @@ def _takes_messages(kind: Kind, socket: str, *, is_needed: bool) -> bool:
 
 
 def _answers(outputs: Sockets, named: Named) -> tuple[Place, ...]:
-    """The outputs that may hold the answer, the best first: those that nothing else takes."""
+    """The unconnected outputs that may contain the answer, best first."""
     if named.answer:
         place = place_of(named.answer)
         if place.socket not in outputs.get(place.component, {}):
@@ -210,10 +210,10 @@ def _answers(outputs: Sockets, named: Named) -> tuple[Place, ...]:
 def _speakers(
     answers: tuple[Place, ...], inputs: Sockets, outputs: Sockets, feeds: Mapping[str, set[str]]
 ) -> tuple[str, ...]:
-    """The components whose tokens are the answer's: those that give it, or feed what only wraps it.
+    """The components whose tokens are the answer: its source, or components before a mere wrapper.
 
-    Behind anything else, a validator or an adapter, the answer may be another text than the tokens were, and
-    is given whole.
+    After any other component (a validator, an adapter), the answer may differ from the tokens, so it is
+    sent in one piece.
     """
     found = []
     for place in answers:
@@ -224,7 +224,7 @@ def _speakers(
 
 
 def _sources(outputs: Sockets, feeds: Mapping[str, set[str]]) -> Iterator[str]:
-    """The components that give the documents which no other component sorts out or cuts any more."""
+    """The components that return the final documents, which no other component filters."""
     finders = {
         component
         for component, sockets in outputs.items()

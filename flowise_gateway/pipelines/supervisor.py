@@ -1,4 +1,4 @@
-"""Keeps one pipeline running: a new process after a crash, after a change, and in place of a hung one."""
+"""Supervises one pipeline: starts a new process after a crash, a change or a timeout."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flowise_gateway.pipelines.process import PipelineProcess, PipelineProfile, 
 log = logging.getLogger(__name__)
 
 MAX_RUNS = 500
-"""Of one pipeline at once; each has a thread in its process."""
+"""The maximum number of concurrent runs of a pipeline; each has a thread in its process."""
 
 READY_SECONDS = 30.0
-"""How long a request waits for a pipeline that is being loaded or started again."""
+"""How long a request waits for a pipeline that is being loaded or restarted."""
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 WELL_SECONDS = 60.0
-"""After so long without a crash the next one counts as the first."""
+"""The time without a crash after which the restart delay is reset."""
 
 
 class NotRun(Exception):
@@ -30,7 +30,7 @@ class NotRun(Exception):
 
 
 class TooManyRuns(Exception):
-    """The pipeline was not run, since too many runs are under way."""
+    """The pipeline was not run, since too many runs are active."""
 
 
 class Pipeline:
@@ -46,7 +46,7 @@ class Pipeline:
         self._crashes = 0
         self._is_closed = False
         self._files: dict[str, float] = {}
-        self._settled = Event()  # whether it is known if the pipeline runs
+        self._settled = Event()  # set when the pipeline is loaded or known to be broken
         self._retired: list[PipelineProcess] = []
         self._next: PipelineProcess | None = None  # being loaded after a change, while the old one serves
         self.current: PipelineProcess | None = self._started()
@@ -66,7 +66,7 @@ class Pipeline:
         return process, process.start(body, self.config.run_timeout)
 
     def end_overdue(self) -> None:
-        """End the runs that passed their limit, those among them that nobody waits for."""
+        """End the runs that exceeded their limit, including abandoned ones."""
         now = time.monotonic()
         for process in filter(None, (self.current, *self._retired)):
             for run in list(process.runs.values()):
@@ -84,14 +84,14 @@ class Pipeline:
         self._retire(process)
 
     def _retire(self, process: PipelineProcess) -> None:
-        """End a process once nobody waits for its runs; each of them ends by its own limit at the latest."""
+        """Stop a process when nobody waits for its runs; each run ends at its limit at the latest."""
         if process not in self._retired:
             self._retired.append(process)
         if not process.waited_for:
             process.kill("the process of the pipeline was replaced")
 
     def end_retired(self) -> bool:
-        """End the replaced processes whose last run has ended; whether all have."""
+        """Stop the replaced processes whose last run has ended; returns whether all have."""
         for process in list(self._retired):
             if process.has_ended:
                 self._retired.remove(process)
@@ -159,7 +159,7 @@ class Pipeline:
                 process.kill("the pipeline was removed")
 
     def retire(self) -> None:
-        """Take no more runs, and end when those under way have ended."""
+        """Accept no more runs, and stop when the active ones have ended."""
         self._is_closed = True
         for process in (self.current, self._next):
             if process is not None:
@@ -167,18 +167,18 @@ class Pipeline:
 
     # ---------------------------------------------------------------------------------------------- changes
     def _watched(self) -> list[str]:
-        """The files that make the pipeline what it is; of one that never loaded at least its own."""
+        """The files whose change triggers a reload; before the first load, only the source."""
         own = self._folder / self.config.source
         known = self.profile.files if self.profile else ()
         module = self._folder / (self.config.source.partition(":")[0].replace(".", "/") + ".py")
         return sorted({*known, *(str(file) for file in (own, module) if file.is_file())})
 
     def look_for_change(self) -> None:
-        """Load the pipeline anew, beside the one that runs, if one of its files has changed."""
+        """Reload the pipeline in a second process if one of its files has changed."""
         if self._next is not None or not self._settled.is_set():
             return
         now = {file: _changed_at(file) for file in self._watched()}
-        # A file that was written this very second may not be whole yet.
+        # A file that was just written may not be complete yet.
         if now == self._files or any(time.time() - at < 1 for at in now.values()):
             return
         self._files = now
