@@ -30,6 +30,8 @@ from flowise_gateway.flow.errors import (
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT_RETRY_SECONDS = 1.0
+MAX_USERS = 100_000
+OTHER_USERS = "other"
 _KINDS = ("key", "user", "model")
 _WHAT = {"sockets": "WebSockets open", "readers": "streams of responses open"}
 
@@ -342,6 +344,30 @@ class Limits:
             f"The budget is used up: {subject.shown} may use {limit} {what} per day; "
             f"it is reset at {begins:%Y-%m-%dT%H:%M:%SZ}, in {duration_text((begins - now).seconds)}."
         )
+
+
+class Users:
+    """The users of each key on one day, of which a client can invent as many as it likes.
+
+    Those after the first 100,000 of a key share one name, and with it the limits of one user: each name is
+    a number of the store for the rest of the day.
+    """
+
+    def __init__(self, max_users: int = MAX_USERS, clock: Callable[[], float] = time.time) -> None:
+        self._max_users = max_users
+        self._clock = clock
+        self._day, self._known = "", dict[str, set[str]]()
+
+    def name(self, key: str, user: str) -> str:
+        """The name under which a user of a key is counted."""
+        if (day := day_of(self._clock())) != self._day:
+            self._day, self._known = day, {}
+        known = self._known.setdefault(key, set())
+        if user not in known and len(known) >= self._max_users:
+            user = OTHER_USERS
+        else:
+            known.add(user)
+        return f"{key}|{user}"
 
 
 def day_of(time_seconds: float) -> str:

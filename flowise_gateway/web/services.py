@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from flowise_gateway import __version__
 from flowise_gateway.access.file_links import FileLinks
 from flowise_gateway.access.keys import ANONYMOUS, LOCAL, Caller, Keys
-from flowise_gateway.access.limits import Limits, Subject, day_of
+from flowise_gateway.access.limits import Limits, Subject, Users, day_of
 from flowise_gateway.access.models import Models
 from flowise_gateway.access.rates import RedisRates
 from flowise_gateway.access.wrong_keys import WrongKeys
@@ -74,6 +74,7 @@ class Services:
         self._wrong_keys = WrongKeys()
         self.keys = Keys()
         self._model_limits: dict[str, Allowance] = {}
+        self._users = Users()
         self._limits_stored: set[str] = set()
         store = open_store(settings.proxy_store, run)
         self.counts = WatchedCounts(open_counts(store))
@@ -154,7 +155,7 @@ class Services:
         """The user and the model of a request, if they have limits."""
         found = []
         if caller.per_user is not None:
-            found.append(Subject("user", f"{caller.name}|{summary.user_hash}", caller.per_user))
+            found.append(Subject("user", self._users.name(caller.name, summary.user_hash), caller.per_user))
         return found + self._limited(summary.model)
 
     def _limited(self, model: str) -> list[Subject]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowise_gateway.access.keys import Caller
-from flowise_gateway.access.limits import Limits, Subject
+from flowise_gateway.access.limits import Limits, Subject, Users
 from flowise_gateway.config.schema import Allowance
 from flowise_gateway.flow.errors import BadRequest, QuotaExhausted, RateLimited, error_headers
 from flowise_gateway.storage.counts import MemoryCounts
@@ -178,3 +178,13 @@ def test_a_key_has_only_so_many_websockets_open() -> None:
     worker.admit_socket(caller)
     worker.admit_socket(Caller("hr"))
     assert worker.refusals["sockets_max_in_flight"] == 1
+
+
+def test_users_that_a_client_makes_up_share_a_name_beyond_a_number() -> None:
+    now = [1_700_000_000.0]
+    users = Users(2, lambda: now[0])
+    names = [users.name("sales", user) for user in ("ann", "bob", "ann", "eve", "joe", "bob")]
+    assert names == ["sales|ann", "sales|bob", "sales|ann", "sales|other", "sales|other", "sales|bob"]
+    assert users.name("hr", "eve") == "hr|eve"
+    now[0] += 86_400
+    assert users.name("sales", "eve") == "sales|eve"
