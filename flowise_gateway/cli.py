@@ -16,6 +16,7 @@ from flowise_gateway.flow.errors import ProxyError, SettingsError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+MAX_SECONDS = 3600
 """The statuses that a shell gives for a program ended by SIGINT and by SIGPIPE: 128 and the signal."""
 
 
@@ -43,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_SECONDS}")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,11 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     pipelines.set_defaults(command="pipelines")
     conformance = commands.add_parser("conformance", help="test any OpenAI-compatible server")
-    conformance.add_argument("url", help="base URL of the server, with or without /v1")
-    conformance.add_argument("--model", required=True, help="a model that accepts images and tools")
-    conformance.add_argument("--key", default="key", help="API key for the server")
-    conformance.add_argument("--json", action="store_true", help="print JSON")
-    conformance.set_defaults(command="conformance")
+    _add_conformance(conformance)
     usage = commands.add_parser("usage", help="show requests and tokens by day, key, user or model")
     usage.add_argument(
         "--from", metavar="DAY", help="the first day, such as 2026-11-01; default: 30 days ago"
@@ -95,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--format", choices=("table", "json", "csv"), default="table")
     usage.set_defaults(command="usage")
     return parser
+
+
+def _add_conformance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", help="base URL of the server, with or without /v1")
+    parser.add_argument("--model", required=True, help="a model that accepts images and tools")
+    parser.add_argument("--key", default="key", help="API key for the server")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    longest = "limit for one case (60); all cases together have ten times as long"
+    parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help=longest)
+    parser.set_defaults(command="conformance")
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
-import requests
 
-from flowise_gateway.conformance.target import NO_ROUTE, Case, Json, NotOffered, Target, expect
+from flowise_gateway.conformance.target import NO_ROUTE, Answer, Case, Json, NotOffered, Target, expect
 
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 DONE = "data: [DONE]"
@@ -28,13 +27,13 @@ def case(area: str, promise: str) -> Callable[[Callable[[Target], None]], Callab
 CASES: list[Case] = []
 
 
-def chat(target: Target, said: Any = "Hello", **more: Any) -> requests.Response:
+def chat(target: Target, said: Any = "Hello", **more: Any) -> Answer:
     """The answer to a chat of one message."""
     messages = said if isinstance(said, list) else [{"role": "user", "content": said}]
     return target.ask("POST", "/chat/completions", {"model": target.model, "messages": messages, **more})
 
 
-def whole(answer: requests.Response, kind: str = "chat.completion") -> Json:
+def whole(answer: Answer, kind: str = "chat.completion") -> Json:
     """The body of a right answer."""
     expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
     expect(answer.headers.get("content-type", "").startswith("application/json"), "the answer is not JSON")
@@ -69,7 +68,7 @@ def check_usage(usage: Any) -> None:
     expect(counts[0] + counts[1] == counts[2], "the tokens do not add up")
 
 
-def frames(answer: requests.Response) -> list[Json]:
+def frames(answer: Answer) -> list[Json]:
     """The chunks of a stream; the word for its end is no chunk."""
     expect(answer.status_code == 200, f"status {answer.status_code}: {answer.text[:200]}")
     kind = answer.headers.get("content-type", "")
@@ -97,7 +96,7 @@ def check_chunks(chunks: Sequence[Json], kind: str = "chat.completion.chunk") ->
     expect(len(ends) == 1 and ends[0] in FINISH_REASONS, f"the finish reasons are {ends}")
 
 
-def error_of(answer: requests.Response, *statuses: int) -> Json:
+def error_of(answer: Answer, *statuses: int) -> Json:
     """The error of an answer, in OpenAI's shape."""
     expect(
         answer.status_code in statuses, f"status {answer.status_code}, not {' or '.join(map(str, statuses))}"
@@ -131,7 +130,7 @@ def _list(target: Target) -> None:
 
 @case("models", "a model can be looked up")
 def _retrieve(target: Target) -> None:
-    answer = target.ask("GET", f"/models/{target.model}")
+    answer = target.ask("GET", target.model_path())
     expect(answer.status_code == 200, f"status {answer.status_code}")
     expect(answer.json().get("id") == target.model, "it is another one")
 

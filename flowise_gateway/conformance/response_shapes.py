@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 Json = dict[str, Any]
 
@@ -86,7 +86,7 @@ _MESSAGE = record(
             "user", "assistant", "system", "developer", "tool", "critic", "discriminator", "unknown"
         ),
     },
-    phase=one_of("commentary", "final_answer"),
+    phase=maybe(one_of("commentary", "final_answer")),
 )
 _REASONING = record(
     {"type": one_of("reasoning"), "id": TEXT, "summary": some(_PART)},
@@ -232,7 +232,22 @@ def faults(kind: str, value: Any) -> list[str]:
     """What is wrong with a value: a response, a compaction, a socket error, or an event by its type."""
     if kind not in _SHAPES:
         return [f"{kind} is no event of Open Responses"]
-    return [f"{kind}: {error.json_path}: {error.message[:300]}" for error in _SHAPES[kind].iter_errors(value)]
+    found = (_told(error) for error in _SHAPES[kind].iter_errors(value))
+    return [f"{kind}: {error.json_path}: {error.message[:300]}" for error in found]
+
+
+def _told(error: ValidationError) -> ValidationError:
+    """The fault that a person would name: what a value lacks of its own kind, not that it is of none."""
+    branches: dict[Any, list[ValidationError]] = {}
+    for one in error.context or ():
+        branches.setdefault(one.relative_schema_path[0], []).append(one)
+    own = [branch for branch in branches.values() if not any(_is_of_kind(one) for one in branch)]
+    return _told(min(own, key=len)[0]) if own else error
+
+
+def _is_of_kind(error: ValidationError) -> bool:
+    path = error.relative_path
+    return error.validator == "enum" and bool(path) and path[-1] == "type"
 
 
 def right(kind: str, value: Any) -> None:

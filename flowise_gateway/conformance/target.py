@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import orjson
 import requests
@@ -12,7 +13,10 @@ import requests
 from flowise_gateway.conformance.response_shapes import right, stream_faults
 from flowise_gateway.conformance.websocket_client import SocketClient
 
-SECONDS = 60
+CONNECT_SECONDS, SECONDS = 10, 60
+MAX_ANSWER = 16 * 2**20
+"""Bytes of an answer, unpacked: far more than any case gets from a right server."""
+_PIECE = 65_536
 NO_ROUTE = (404, 405, 501)
 """The statuses by which servers say that they do not have what was asked for."""
 Json = dict[str, Any]
@@ -37,6 +41,24 @@ def schemas_unknown(kind: str, payload: bytes | Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of the server under test, read to its end."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The content as a person reads it."""
+        return self.content.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The content as a value. Raises ValueError."""
+        return orjson.loads(self.content)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A server, one of its models, and a key that it takes; `valid` checks against further schemas."""
 
@@ -45,17 +67,31 @@ class Target:
     key: str = "key"
     valid: Callable[[str, bytes | Mapping[str, Any]], None] = schemas_unknown
 
-    def ask(self, method: str, path: str, body: object = None, **headers: str) -> requests.Response:
-        """Any answer; a body of bytes is sent as it is, anything else as JSON."""
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        """Any answer; a body of bytes is sent as it is, anything else as JSON. Redirects are not followed."""
         data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
         own = {"Authorization": f"Bearer {self.key}", **headers}
         if data is not None:
             own.setdefault("Content-Type", "application/json")
         with requests.Session() as session:
             session.trust_env = False
-            return session.request(method, f"{self.url}/v1{path}", data=data, headers=own, timeout=SECONDS)
+            limits = (CONNECT_SECONDS, SECONDS)
+            with session.request(
+                method,
+                f"{self.url}/v1{path}",
+                data=data,
+                headers=own,
+                timeout=limits,
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                return Answer(answer.status_code, answer.headers, _read(answer))
 
-    def post(self, body: Json, path: str = "") -> requests.Response:
+    def model_path(self) -> str:
+        """The path of the model among the models."""
+        return f"/models/{quote(self.model)}"
+
+    def post(self, body: Json, path: str = "") -> Answer:
         """Any answer of the Responses API."""
         return self.ask("POST", f"/responses{path}", body)
 
@@ -70,7 +106,9 @@ class Target:
 
     def connect(self) -> SocketClient:
         """A WebSocket."""
-        client = SocketClient(self.url, headers={"Authorization": f"Bearer {self.key}"})
+        path = f"{urlsplit(self.url).path}/v1/responses"
+        headers = {"Authorization": f"Bearer {self.key}"}
+        client = SocketClient(self.url, path, headers, extensions=(), max_bytes=MAX_ANSWER)
         if client.status != 101:
             client.socket.close()
             raise NotOffered
@@ -105,6 +143,15 @@ class Target:
         expect(events[0]["status"] == status, f"the status is {events[0]['status']}, not {status}")
         error: Json = events[0]["error"]
         return error
+
+
+def _read(answer: requests.Response) -> bytes:
+    """The content of an answer. Raises Deviation for one without an end."""
+    content = bytearray()
+    for piece in answer.iter_content(_PIECE):
+        content += piece
+        expect(len(content) <= MAX_ANSWER, f"the answer has more than {MAX_ANSWER} bytes")
+    return bytes(content)
 
 
 @dataclass(frozen=True, slots=True)

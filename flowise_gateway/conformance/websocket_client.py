@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from wsproto.events import (
     Request,
     TextMessage,
 )
-from wsproto.extensions import PerMessageDeflate
+from wsproto.extensions import Extension, PerMessageDeflate
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
@@ -31,11 +32,19 @@ class SocketClient:
     """Context manager over one connection; `status` is the handshake's, `body` that of a refusal."""
 
     def __init__(
-        self, url: str, path: str = "/v1/responses", headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        path: str = "/v1/responses",
+        headers: Mapping[str, str] | None = None,
+        *,
+        extensions: Sequence[Extension] | None = None,
+        max_bytes: int = sys.maxsize,
     ) -> None:
-        self.socket = _connected(url)
+        """Connect, offering compression unless `extensions` says otherwise, to read at most `max_bytes`."""
+        self.socket = connected(url)
         self.protocol = WSConnection(ConnectionType.CLIENT)
         self.events: list[Event] = []
+        self._left = max_bytes
         self.status, self.body, self.headers = 0, b"", dict[str, str]()
         extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         try:
@@ -44,7 +53,7 @@ class SocketClient:
                     host=urlsplit(url).netloc,
                     target=path,
                     extra_headers=extra,
-                    extensions=[PerMessageDeflate()],
+                    extensions=[PerMessageDeflate()] if extensions is None else [*extensions],
                 )
             )
             self._shake_hands()
@@ -95,6 +104,9 @@ class SocketClient:
         while True:
             while not self.events:
                 data = self.socket.recv(65_536)
+                self._left -= len(data)
+                if self._left < 0:
+                    raise AssertionError("the socket says more than any case asks for")
                 self.protocol.receive_data(data or None)
                 self.events += self.protocol.events()
             event = self.events.pop(0)
@@ -127,7 +139,7 @@ class SocketClient:
                 return
 
 
-def _connected(url: str) -> socket.socket:
+def connected(url: str) -> socket.socket:
     """A connection; of an https address an encrypted one, for the key goes over it."""
     parts = urlsplit(url)
     is_https, host = parts.scheme == "https", parts.hostname or ""

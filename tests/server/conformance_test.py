@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 
@@ -14,7 +17,8 @@ import pytest
 
 from flowise_demo.flows import DEMO_FLOWS
 from flowise_gateway.cli import main
-from flowise_gateway.conformance.run import BROKEN, CASES, KEPT, NOT_OFFERED, run
+from flowise_gateway.conformance.response_shapes import faults
+from flowise_gateway.conformance.run import BROKEN, CASES, KEPT, NOT_OFFERED, NOT_TRIED, run
 from flowise_gateway.conformance.target import Target
 from tests.support.demo_server import DemoServer
 from tests.support.openai_check import valid
@@ -44,7 +48,9 @@ def test_the_command_prints_sums_and_its_status_tells(
 ) -> None:
     arguments = ["conformance", f"{server.url}/v1/", "--model", "prompted"]
     assert main(arguments) == 0
-    assert "broken" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "broken" not in told
+    assert told.endswith(f"all: {len(CASES)} of {len(CASES)} kept\n")
     assert main([*arguments, "--key", "wrong", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert {each["outcome"] for each in told} >= {BROKEN, KEPT}
@@ -119,6 +125,138 @@ def test_what_speaks_no_http_breaks_each_case_and_gets_no_key_of_an_https_addres
     assert any(b"sk-of-mine" in piece for piece in seen) == (scheme == "http")
 
 
-def test_nobody_there_is_told_for_each_case(tmp_path: Path) -> None:
+def test_nobody_there_breaks_each_case_and_says_why() -> None:
     results = run(Target("http://127.0.0.1:9", "m"))
     assert {result.outcome for result in results} == {BROKEN}
+    assert all("Connection refused" in result.why for result in results)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:9/v1", "Connection refused"),
+        ("127.0.0.1:8000", "begins with http"),
+        ("http://127.0.0.1:port", "Port could not be cast"),
+        ("http://nobody.invalid", "not known"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_told_in_one_line(
+    url: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["conformance", url, "--model", "m"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "cannot be reached" in told.err
+    assert why in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_certificate_that_nobody_signed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=_first_bytes, args=(listening, b"HTTP/1.1 200 OK\r\n\r\n", []), daemon=True).start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        assert main(["conformance", url, "--model", "m"]) == 2
+        listening.shutdown(socket.SHUT_RDWR)
+    assert "SSL" in capsys.readouterr().err
+
+
+def _dripped(piece: bytes) -> Iterator[bytes]:
+    while True:
+        time.sleep(0.05)
+        yield piece
+
+
+def _many(piece: bytes) -> Iterator[bytes]:
+    while True:
+        yield piece * 10_000
+
+
+_CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+_HUGE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000000\r\n%b\r\n"
+_HANDSHAKE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+_BOMB = gzip.compress(b" " * 50_000_000)
+HOSTILE: dict[str, Callable[[], Iterator[bytes]]] = {
+    "silence": lambda: _dripped(b""),
+    "a head without an end": lambda: chain([b"HTTP/1.1 200 OK\r\nA: "], _dripped(b"a")),
+    "a stream without an end": lambda: chain(
+        [_CHUNKED % b"text/event-stream"], _dripped(b'e\r\ndata: {"a":1}\n\n\r\n')
+    ),
+    "a stream of comments": lambda: chain([_CHUNKED % b"text/event-stream"], _many(b"3\r\n:\n\n\r\n")),
+    "an answer of 1 GB": lambda: chain([_HUGE % b""], _many(b"[1,")),
+    "a packed answer of 50 MB": lambda: iter([_HUGE % b"Content-Encoding: gzip\r\n", _BOMB]),
+    "a redirect to itself": lambda: iter(
+        [b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /v1/models\r\nContent-Length: 0\r\n\r\n"]
+    ),
+    "a redirect elsewhere": lambda: iter(
+        [b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"]
+    ),
+    "another protocol": lambda: chain([_HANDSHAKE], _dripped(b"\x81\x02{}")),
+    "half an answer": lambda: iter([_CHUNKED % b"application/json", b'5\r\n{"a"']),
+}
+
+
+def _hostile(listening: socket.socket, script: Callable[[], Iterator[bytes]]) -> None:
+    """Answer each connection by the script, until the socket is closed."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            for piece in script():
+                connection.sendall(piece)
+
+    with contextlib.suppress(OSError):
+        while True:
+            Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_server_holds_up_the_kit_or_is_taken_for_a_right_one(name: str) -> None:
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=_hostile, args=(listening, HOSTILE[name]), daemon=True).start()
+        results = run(Target(f"http://127.0.0.1:{listening.getsockname()[1]}", "m"), seconds=0.5)
+        listening.shutdown(socket.SHUT_RDWR)
+    assert time.monotonic() - began < 20
+    assert len(results) == len(CASES)
+    outcomes = {result.outcome for result in results}
+    assert BROKEN in outcomes
+    assert KEPT not in outcomes
+    assert NOT_TRIED in outcomes or name != "silence"
+    assert all(result.why for result in results if result.outcome != NOT_OFFERED)
+
+
+def test_what_an_item_lacks_is_named() -> None:
+    item = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+    text = {"type": "output_text", "text": "Hi"}
+    [fault] = [
+        fault
+        for fault in faults("response", {"output": [{**item, "content": [text]}]})
+        if "output" in fault and "annotations" in fault
+    ]
+    assert fault.endswith("$.output[0].content[0]: 'annotations' is a required property")
+
+
+def test_a_phase_may_be_null() -> None:
+    item: dict[str, object] = {
+        "type": "message",
+        "id": "m",
+        "role": "assistant",
+        "status": "completed",
+        "content": [],
+        "phase": None,
+    }
+    assert not [fault for fault in faults("response", {"output": [item]}) if "$.output" in fault]
+
+
+def test_this_server_keeps_all_below_another_path(server: RunningProxy) -> None:
+    results = run(Target(f"{server.url}/openai", "prompted"))
+    assert [result for result in results if result.outcome != KEPT] == []
+
+
+def test_this_server_keeps_all_of_what_it_offers_without_keys(demo: DemoServer, tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text(FILE)
+    with RunningProxy(tmp_path, FLOWISE_BASE_URL=demo.base_url) as running:
+        results = run(Target(running.url, "prompted"))
+    assert [result.promise for result in results if result.outcome != KEPT] == [
+        "a wrong key is 401 invalid_api_key"
+    ]
