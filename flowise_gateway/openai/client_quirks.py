@@ -48,7 +48,8 @@ _TRANSIENT = re.compile(
     r"|terminated|aborted|fetch failed|failed to fetch|network[-_\s]error|upstream connect|socket"
     r"|connection (?:error|refused|lost|reset)|reset before headers|premature (?:close|end)"
     r"|getaddrinfo|enotfound|eai_again|econnrefused|econnreset|etimedout"
-    r"|^timeout$|\b\w+ time-?out\b|a timeout occurred|timed out|time out"
+    r"|^timeout$|(?:request|response|connection|network|stream|read) timeout|a timeout occurred"
+    r"|timed out|time out"
     r"|(?:try|retry) your request|try again)(\S)"
 )
 """The beginning of a word that makes a client retry regardless of the status: opencode

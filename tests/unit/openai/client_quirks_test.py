@@ -170,6 +170,7 @@ SAID = (
         "Timeout",
         "timeout",
         "Request timed out.",
+        "Stream timeout",
         "The stream timed out",
         "A timeout occurred",
         "read ETIMEDOUT",
