@@ -1,3 +1,3 @@
-"""OpenAI's API for Flowise flows: the rooms behind the server, its adapter and its client."""
+"""OpenAI-compatible API for Flowise: the packages behind the server, the adapter and the client."""
 
 __version__ = "0.1.0"
