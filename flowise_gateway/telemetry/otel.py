@@ -1,8 +1,8 @@
-"""Spans for OpenTelemetry, sent by its SDK; imported only where tracing is on, since that takes 0.3 s.
+"""OpenTelemetry spans, sent by the SDK; only imported if tracing is on, since the import takes 0.3 s.
 
-The names are those of the semantic conventions for HTTP and for generative AI (1.41): a flow is an agent that
-is invoked. Spans are made when they end, as the SDK's `ReadableSpan`: one that is recorded step by step costs
-thirty times as much, and all that is known of a span here is known at its end.
+Names follow the semantic conventions for HTTP and generative AI (1.41): a flow is an invoked agent. Spans are
+created when they end, as the SDK's `ReadableSpan`: recording them step by step costs thirty times more, and
+all their data is known at the end.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _OK, _ERROR = Status(), Status(StatusCode.ERROR)
 
 
 class OtelTracing:
-    """Begins a span for each request; `counts` has the spans that were exported, and those that were not."""
+    """Starts a span for each request; `counts` has the numbers of exported and failed spans."""
 
     def __init__(self) -> None:
-        """Trace as the standard environment variables say; after the fork, since a thread sends the spans."""
+        """Read the standard environment variables; after the fork, since a thread sends the spans."""
         own_name = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         attributes = {
             "service.version": __version__,
@@ -66,7 +66,7 @@ class OtelTracing:
         self._provider.add_span_processor(self._processor)
 
     def request(self, summary: RequestSummary, traceparent: str) -> TracedRequest:
-        """Begin the span of a request, in the trace of its caller if it has one."""
+        """Start the span of a request, in the trace of its caller if there is one."""
         provider, parent = self._provider, _remote(traceparent) if traceparent else None
         trace_id = parent.trace_id if parent else provider.id_generator.generate_trace_id()
         name = f"{summary.method} {summary.rule}".rstrip()
@@ -76,33 +76,33 @@ class OtelTracing:
 
     def _is_sampled(self, trace_id: int, name: str, parent: SpanContext | None) -> bool:
         sampler = self._provider.sampler
-        if sampler is DEFAULT_ON:  # as the caller does; to ask it takes a third of what a span costs
+        if sampler is DEFAULT_ON:  # follow the caller; calling the sampler would cost a third of a span
             return parent is None or parent.trace_flags.sampled
         context = set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context()
         decision = sampler.should_sample(context, trace_id, name, SpanKind.SERVER).decision
         return decision is Decision.RECORD_AND_SAMPLE
 
     def child(self, parent: SpanContext) -> SpanContext:
-        """The ids of a span below another."""
+        """The ids of a child span."""
         span_id = self._provider.id_generator.generate_span_id()
         return SpanContext(parent.trace_id, span_id, False, parent.trace_flags)
 
     def emit(self, name: str, context: SpanContext, **fields: Any) -> None:
-        """Send a span that has ended, soon."""
+        """Queue a finished span for sending."""
         resource = self._provider.resource
         self._processor.on_end(
             ReadableSpan(name, context, resource=resource, instrumentation_scope=_SCOPE, **fields)
         )
 
     def shutdown(self) -> None:
-        """Send what is left, within END_SECONDS: a silent collector must not hold up the worker's end."""
+        """Send the remaining spans within END_SECONDS, so that a silent collector does not delay exit."""
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(END_SECONDS)
 
 
 class _Span:
-    """A span while it lasts; nothing becomes of one that is not sampled."""
+    """An active span; one that is not sampled is discarded."""
 
     __slots__ = ("_events", "_kind", "_name", "_parent", "_started", "_tracing", "context")
 
@@ -120,16 +120,16 @@ class _Span:
         self._events: list[Event] = []
 
     def child(self, name: str, kind: SpanKind) -> _Span:
-        """Begin a span below this one."""
+        """Start a child span."""
         return _Span(self._tracing, name, kind, self._tracing.child(self.context), self.context)
 
     def event(self, name: str, attributes: Mapping[str, Any] | None = None) -> None:
-        """Note that something has happened."""
+        """Record an event."""
         if self.context.trace_flags.sampled and len(self._events) < MAX_EVENTS:
             self._events.append(Event(name, attributes, time.time_ns()))
 
     def end(self, attributes: dict[str, Any], outcome: str) -> None:
-        """End it, as an error unless the outcome is none."""
+        """End it, as an error if the outcome is one."""
         if not self.context.trace_flags.sampled:
             return
         is_fine = outcome in _FINE
@@ -156,11 +156,11 @@ class TracedRequest:
         self.trace_id = f"{span.context.trace_id:032x}"
 
     def run(self, watch: RunWatch, model: Model, turn: Turn) -> RunWatch:
-        """Begin the span of a run."""
+        """Start the span of a run."""
         return TracedRun(self._span, watch, model, turn)
 
     def response(self, kind: RequestKind) -> TracedRequest:
-        """Begin the span of a response over a WebSocket, or of a background response."""
+        """Start the span of a response over a WebSocket, or of a background response."""
         return TracedRequest(self._span.child(kind, SpanKind.INTERNAL))
 
     def ended(self, summary: RequestSummary) -> None:
@@ -185,7 +185,7 @@ class TracedRequest:
         if summary.fallback:
             attributes["flowise.fallback"] = summary.fallback
         if tokens := summary.tokens:
-            # Not under gen_ai.usage: the run has it where Flowise reports it, and no sum may have it twice.
+            # Not as gen_ai.usage, which the run has if Flowise reports it, so that sums count it once.
             attributes["flowise.tokens.input"] = tokens.input
             attributes["flowise.tokens.output"] = tokens.output
             attributes["flowise.tokens.source"] = tokens.source
@@ -193,7 +193,7 @@ class TracedRequest:
 
 
 class TracedRun:
-    """The span of one run of a flow, beside what counts the run."""
+    """The span of one run of a flow, in addition to its metrics."""
 
     def __init__(self, parent: _Span, watch: RunWatch, model: Model, turn: Turn) -> None:
         self._watch = watch
@@ -218,7 +218,7 @@ class TracedRun:
         return TracedAttempt(self._span, self._attempts)
 
     def add(self, batch: Batch) -> None:
-        """Note the first piece, the steps, the tokens and the end."""
+        """Record first token, steps, usage and end."""
         self._watch.add(batch)
         more = self._attributes
         for event in batch:
@@ -247,7 +247,7 @@ class TracedRun:
 
 
 class TracedAttempt:
-    """The span of one call of Flowise, up to the head of its answer."""
+    """The span of one call to Flowise, until the response headers."""
 
     def __init__(self, parent: _Span, number: int) -> None:
         self._attributes: dict[str, Any] = {
@@ -269,6 +269,6 @@ class TracedAttempt:
 
 
 def _remote(traceparent: str) -> SpanContext:
-    """The caller's span, which a checked header names."""
+    """The caller's span from a validated header."""
     _, trace, span, flags = traceparent.split("-")
     return SpanContext(int(trace, 16), int(span, 16), True, _SAMPLED if int(flags, 16) & 1 else _NOT_SAMPLED)

@@ -1,7 +1,7 @@
-"""The SDK's exporter for OTLP over HTTP, with an encoder of our own: the SDK's takes five times as long.
+"""The SDK's OTLP exporter over HTTP with our own encoder, since the SDK's takes five times as long.
 
-The messages are filled from dicts, which protobuf's C code reads at once; the SDK makes two objects for each
-attribute. What sends them, tries again and reads the environment is the SDK's.
+Messages are built from dicts, which protobuf's C code reads at once; the SDK creates two objects each.
+Sending, retries and configuration are the SDK's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from flowise_gateway.flow.cooperative import yield_now
 
 SLICE_SPANS = 64
-"""Spans that are encoded without a pause, in less than 1 ms."""
+"""The number of spans encoded without a yield, in less than 1 ms."""
 
 _KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
@@ -27,17 +27,17 @@ _PLAIN = {str: "string_value", bool: "bool_value", int: "int_value", float: "dou
 
 
 class LeanExporter(OTLPSpanExporter):
-    """Exports spans as the SDK's exporter does, and counts what became of them."""
+    """Exports spans like the SDK's exporter, and counts successes and failures."""
 
     def __init__(self) -> None:
-        """Export as the environment says."""
+        """Configure from the environment."""
         super().__init__()
         self.counts = {"exported": 0, "failed": 0}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans of one resource and scope."""
         client = getattr(self, "_client", None)
-        if client is None:  # An SDK that keeps its sender elsewhere: slower, and right.
+        if client is None:  # An SDK version with another structure: slower, but correct.
             is_sent = super().export(spans) is SpanExportResult.SUCCESS
         else:
             is_sent = client.export(encoded(spans)).success
@@ -48,8 +48,7 @@ class LeanExporter(OTLPSpanExporter):
 def encoded(spans: Sequence[ReadableSpan]) -> bytes:
     """Spans of one resource and scope as an OTLP request.
 
-    Messages of protobuf one behind the other are one message with all their entries, so that others get their
-    turn in between.
+    Concatenated protobuf messages are one message with all their entries, which allows yields in between.
     """
     pieces = []
     for begin in range(0, len(spans), SLICE_SPANS):
