@@ -10,7 +10,7 @@ const PROVIDERS = { chat: '@ai-sdk/openai-compatible', responses: '@ai-sdk/opena
 let server;
 
 // Ends the program once this script is gone, also when that was killed: its standard input ends then.
-const ENDING = '"$0" serve --port 0 & cat > /dev/null; kill $!';
+const ENDING = '"$0" serve --port 0 & cat > /dev/null; kill -KILL $!';
 
 // One server for all cases; it is told of the gateway's models.
 async function start(baseURL, model) {
