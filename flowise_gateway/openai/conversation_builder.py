@@ -101,7 +101,7 @@ class ConversationBuilder:
         """The text of a tool call; remembers the tool's name, since the result does not contain it."""
         if isinstance(call_id, str):
             self._tool_names[call_id] = name
-        return call_text(name, arguments)
+        return call_text(name, arguments, call_id)
 
     def add_tool_result(self, call_id: Any, name: Any, text: str) -> None:
         """Add a tool's result, which is part of the question."""

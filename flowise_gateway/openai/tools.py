@@ -215,13 +215,21 @@ def _offered(
     return () if choice == "none" else tuple(tool for name, tool in tools.items() if name in allowed)
 
 
-def call_text(name: str, arguments: str) -> str:
-    """A call as the flow should write it; arguments that are not a JSON object become a JSON string."""
+def call_text(name: str, arguments: str, call_id: Any = None) -> str:
+    """A call as the flow should write it; arguments that are not a JSON object become a JSON string.
+
+    Clients parse the arguments and serialize them again, with other whitespace and escapes, and n8n adds the
+    call's id: a call must have one text whoever wrote it, or its session would not be found again.
+    """
     try:
-        is_object = isinstance(orjson.loads(arguments or "{}"), dict)
+        value = orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError:
-        is_object = False
-    text = (arguments.strip() or "{}") if is_object else json.dumps(arguments, ensure_ascii=False)
+        value = None
+    if isinstance(value, dict) and call_id is not None and value.get("id") == call_id:
+        del value["id"]
+    text = (
+        orjson.dumps(value).decode() if isinstance(value, dict) else json.dumps(arguments, ensure_ascii=False)
+    )
     return f'<tool_call>{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{text}}}</tool_call>'
 
 

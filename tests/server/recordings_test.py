@@ -196,7 +196,9 @@ def said_in(body: Json) -> list[str]:
         text = "\n".join(part["text"] for part in parts if part.get("text"))
         text = text if role == "assistant" else FILES.sub("", text)
         for call in (call.get("function", call) for call in calls):
-            text += f'<tool_call>{{"name":"{call["name"]}","arguments":{call["arguments"]}}}</tool_call>'
+            # n8n adds the call's id.
+            arguments = re.sub(r',"id":"call_\w+"}$', "}", call["arguments"])
+            text += f'<tool_call>{{"name":"{call["name"]}","arguments":{arguments}}}</tool_call>'
         if role == "tool":
             called = names[message.get("tool_call_id") or message["call_id"]]
             text = f"Tool result of {called}: {text or message['output']}"

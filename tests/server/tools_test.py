@@ -144,6 +144,36 @@ def test_three_rounds_of_a_tool_loop(client: OpenAI, flowise: DemoServer, model:
         assert "Tool result of get_weather: 21 degrees" in seen
 
 
+@pytest.mark.parametrize("client", ["langchain", "n8n"])
+def test_a_call_whose_arguments_a_client_serializes_again_continues_its_session(
+    tmp_path: Path, client: str
+) -> None:
+    (tmp_path / "proxy.yaml").write_text(
+        f"models: [{{id: prompted, flow: {FLOW}, tools: prompt, history: session}}]"
+    )
+    with SayingFlowise() as flowise, RunningProxy(tmp_path, FLOWISE_BASE_URL=flowise.base_url) as proxy:
+        flowise.says = (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "Caf\\u00e9", "unit": "C"}}</tool_call>'
+        )
+        messages: list[Any] = [said("The weather?")]
+        body = {"model": "prompted", "tools": TOOLS}
+        [choice] = post(proxy, {**body, "messages": messages}).json()["choices"]
+        [call] = choice["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        if client == "n8n":  # 2.41.1 adds the call's id, as recorded in tests/wire/n8n
+            arguments["id"] = call["id"]
+        function = {"name": "get_weather", "arguments": json.dumps(arguments, separators=(",", ":"))}
+        messages += [
+            {"role": "assistant", "content": [], "tool_calls": [{**call, "function": function}]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "7 degrees"},
+        ]
+        assert post(proxy, {**body, "messages": messages}).ok
+        first, second = flowise.bodies
+    assert second["overrideConfig"]["sessionId"] == first["overrideConfig"]["sessionId"]
+    assert second["question"] == "Tool result of get_weather: 7 degrees"
+    assert "history" not in second
+
+
 def test_the_streaming_helper_and_parse_give_parsed_arguments(client: OpenAI) -> None:
     messages = [said("Use get_weather for Paris")]
     parsed = client.chat.completions.parse(model="prompted", messages=messages, tools=TOOLS)

@@ -253,8 +253,8 @@ def test_where_nothing_may_be_called_no_tool_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ('{"q": 1}', '{"q": 1}'),
-        (' {"q":\n1} ', '{"q":\n1}'),
+        ('{"q": 1}', '{"q":1}'),
+        (' {"q":\n"\\u00fc"} ', '{"q":"ü"}'),
         ("", "{}"),
         ("  ", '"  "'),
         ("ls -l", '"ls -l"'),
@@ -264,3 +264,8 @@ def test_where_nothing_may_be_called_no_tool_is_named() -> None:
 )
 def test_a_past_call_is_told_in_the_form_that_is_asked_for(arguments: str, told: str) -> None:
     assert call_text("a", arguments) == f'<tool_call>{{"name":"a","arguments":{told}}}</tool_call>'
+
+
+def test_the_id_that_n8n_adds_to_a_past_call_is_none_of_its_arguments() -> None:
+    assert '"arguments":{"q":1}}' in call_text("a", '{"q":1,"id":"call_1"}', "call_1")
+    assert '"arguments":{"q":1,"id":"call_1"}}' in call_text("a", '{"q":1,"id":"call_1"}', "call_2")
