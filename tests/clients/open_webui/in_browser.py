@@ -9,7 +9,7 @@ from tests.clients.bench import ANSWER_SECONDS, Json
 from tests.clients.open_webui.application import Application
 
 POLL_MILLISECONDS = 100
-PAGE_SECONDS = 60
+PAGE_SECONDS = 30
 # A file that is still being read has a spinner, and the message would go without it.
 FILES_ARE_READ = """() => {
   const entry = document.querySelector('#message-input-container').innerHTML;
@@ -34,7 +34,7 @@ class Chat:
         self._application = application
         self._texts: list[str] = []
         page.goto(f"{application.url}/?models={model}")
-        page.get_by_label(f"Selected model: {application.names[model]}", exact=True).wait_for()
+        page.get_by_label(f"Selected model: {application.name_of(model)}", exact=True).wait_for()
         page.evaluate(WATCH_PIECES)
 
     def turn(self, asked: Json, stop_after: int | None = None) -> Json:
