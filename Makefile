@@ -70,9 +70,10 @@ live: setup ## install the real Flowise into .cache (minutes, once), then test a
 	$(if $(FLOWISE)$(FLOWISE_MODE),,$(BIN)/python -m pytest -q --timeout 600 -m live tests/clients/flowise_test.py -k openai_js-responses)
 
 # Those of the most users, for CI: all of them take a quarter of an hour, and as long to install.
-MOST_USED := $(addprefix tests/clients/,openai_python openai_js ai_sdk librechat librechat_config langchain_python browser websocket)
+MOST_USED := openai_python openai_js ai_sdk librechat librechat_config langchain_python browser websocket
+ONLY_MOST_USED = $(addprefix tests/clients/,$(MOST_USED)) $(wildcard tests/clients/*_test.py) -k 'not heartbeats $(addprefix or ,$(MOST_USED))'
 clients: setup ## install clients into .cache (minutes, once), try them and deploy/; RECORD=--record: docs/clients.md
-	$(BIN)/python -m pytest -q --timeout 600 -m 'clients$(if $(SHORT), and not live)' -n 2 --dist loadfile --max-worker-restart 0 $(if $(SHORT),$(MOST_USED) $(wildcard tests/clients/*_test.py),tests/clients) $(RECORD)
+	$(BIN)/python -m pytest -q --timeout 600 -m 'clients$(if $(SHORT), and not live)' -n 2 --dist loadfile --max-worker-restart 0 $(if $(SHORT),$(ONLY_MOST_USED),tests/clients) $(RECORD)
 	$(BIN)/python -m pytest -q --timeout 300 -m clients tests/deploy
 	PIPELINES_PYTHON=$$($(BIN)/python -m tests.pipelines.environment) $(BIN)/python -m pytest -q --timeout 300 -m 'clients or not clients' tests/pipelines tests/server/pipelines_test.py tests/server/pipelines_supervised_test.py
 	$(if $(RECORD),$(BIN)/python docs/generate.py)

@@ -34,6 +34,7 @@ from tests.live.flowise_install import VERSION, install
 from tests.live.real_flowise import RealFlowise
 from tests.support.counting_relay import CountingRelay
 from tests.support.demo_server import DemoServer
+from tests.support.processes import ended_in_order
 
 MAX_REASON = 300
 
@@ -57,6 +58,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def flowise_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A gateway in front of a real Flowise."""
     with (
+        ended_in_order(),
         RealFlowise(install(print)) as flowise,
         CountingRelay(flowise.base_url) as relay,
         bench_before(FlowiseUpstream(flowise, relay), tmp_path_factory.mktemp("flowise")) as bench,
