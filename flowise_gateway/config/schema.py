@@ -149,7 +149,7 @@ _SOCKET = text_like(r"[^\s.]{1,100}(\.[^\s.]{1,100})?\.\w{1,100}", "an input or 
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """A Haystack pipeline as a model; sockets that are not named are found by their types."""
+    """A pipeline as a model; sockets that are not named are found by their types."""
 
     id: Annotated[str, text_like("[a-z0-9][a-z0-9-]{0,63}", "1 to 64 of a-z 0-9 - (quote a number)")]
     source: Annotated[

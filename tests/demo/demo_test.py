@@ -406,8 +406,8 @@ def test_the_json_flow_only_obeys_the_words_of_failure(demo: Client) -> None:
 
 def test_every_promised_word_has_a_script() -> None:
     promised = """
-        fail500 fail401 fail429 failctx failfilter failquota failmid ratelimit unavailable badgateway
-        gatewaytimeout cut cutchunk reset badchunk nolength empty emptybody html redirect badjson stall hang
+        fail400 fail500 fail401 fail429 failctx failfilter failquota failmid ratelimit unavailable
+        badgateway gatewaytimeout cut cutchunk reset badchunk nolength empty emptybody html redirect badjson stall hang
         silent heartbeats slow huge unicode markdown think noend startonly oddframes oldframing tokens1000
     """
     assert set(promised.split()) == set(SCRIPTS)

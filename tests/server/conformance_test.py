@@ -195,8 +195,10 @@ HOSTILE: dict[str, Callable[[], Iterator[bytes]]] = {
 }
 
 
-def _hostile(listening: socket.socket, script: Callable[[], Iterator[bytes]]) -> None:
-    """Answer each connection by the script, until the socket is closed."""
+@contextlib.contextmanager
+def _hostile(script: Callable[[], Iterator[bytes]]) -> Iterator[str]:
+    """A server that answers each connection by the script; at the end all are closed, the endless ones, too."""
+    connections: list[socket.socket] = []
 
     def answer(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -204,18 +206,27 @@ def _hostile(listening: socket.socket, script: Callable[[], Iterator[bytes]]) ->
             for piece in script():
                 connection.sendall(piece)
 
-    with contextlib.suppress(OSError):
-        while True:
-            Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+    def accept(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connections.append(listening.accept()[0])
+                Thread(target=answer, args=(connections[-1],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=accept, args=(listening,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_server_holds_up_the_kit_or_is_taken_for_a_right_one(name: str) -> None:
     began = time.monotonic()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        Thread(target=_hostile, args=(listening, HOSTILE[name]), daemon=True).start()
-        results = run(Target(f"http://127.0.0.1:{listening.getsockname()[1]}", "m"), seconds=0.5)
-        listening.shutdown(socket.SHUT_RDWR)
+    with _hostile(HOSTILE[name]) as url:
+        results = run(Target(url, "m"), seconds=0.5)
     assert time.monotonic() - began < 20
     assert len(results) == len(CASES)
     outcomes = {result.outcome for result in results}
