@@ -177,6 +177,18 @@ def test_the_vendor_key_comes_once_with_the_last_finish(case: Case) -> None:
     assert carrying[0]["choices"][0]["finish_reason"]
 
 
+@pytest.mark.parametrize(("character", "length"), [("y", 500), ("\U0001f600", 50)])
+def test_long_details_are_streamed_with_shorter_texts_and_no_entry_less(character: str, length: int) -> None:
+    """With the shortest texts at last, even if all names together still make more than 48 kB."""
+    tools = [ToolUsed(character * 200, "q", character * 2000)] * 50
+    case = Case("a", CHAT, alone([*tools, *END]))
+    [details] = [chunk["flowise"] for chunk in chunks(case.stream()) if "flowise" in chunk]
+    assert len(details["used_tools"]) == 50
+    assert {tool["name"] for tool in details["used_tools"]} == {character * 200}
+    assert {len(tool["output"].rstrip("\u2026")) for tool in details["used_tools"]} == {length}
+    assert json.loads(case.whole())["flowise"]["used_tools"][0]["output"] == character * 2000
+
+
 def test_the_vendor_key_holds_ids_prompts_and_the_action_without_its_insides() -> None:
     agent = json.loads(Case("a", CHAT, alone(AGENT)).whole())["flowise"]
     assert agent == {
