@@ -125,4 +125,4 @@ def test_flows_are_described_where_the_key_may_not_list_them(
             assert wait_for(lambda flow=flow, expected=expected: abilities(flow) == expected, 20), told(flow)  # type: ignore[misc]
         refused = requests.get(f"{server.url}/v1/models", headers={"api-key": "any"}, timeout=5)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "flowise_misconfigured")
-        assert "list its flows" in refused.json()["error"]["message"]
+        assert "may not list Flowise's flows" in refused.json()["error"]["message"]
