@@ -8,16 +8,17 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
+
+from tests.support.thread_server import ThreadServer
 
 PREDICTION = b" /api/v1/prediction/"
 AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 MAX_READ = 65536
 
 
-class CountingRelay:
+class CountingRelay(ThreadServer["_Server"]):
     """Context manager: whoever leaves on one side of a connection leaves on the other, so that runs are aborted."""
 
     def __init__(self, base_url: str) -> None:
@@ -26,20 +27,8 @@ class CountingRelay:
         self.target = (address.hostname, address.port or 80)
         self.runs: list[dict[str, Any]] = []
         self.refusals = 0
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}{address.path}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(_Server(self))
+        self.base_url = f"http://127.0.0.1:{self.port}{address.path}"
 
     def lets_through(self, body: bytes) -> bool:
         """Whether the server gets this run; what is refused has not run."""

@@ -1,13 +1,13 @@
-"""A small HTTP server of a test, in a thread."""
+"""A small server of a test, in a thread."""
 
 from __future__ import annotations
 
 import threading
-from http.server import ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-ServerT = TypeVar("ServerT", bound=ThreadingHTTPServer)
+ServerT = TypeVar("ServerT", bound=TCPServer)
 
 
 class ThreadServer(Generic[ServerT]):
@@ -31,4 +31,4 @@ class ThreadServer(Generic[ServerT]):
     @property
     def port(self) -> int:
         """Where it listens, on loopback."""
-        return self._server.server_port
+        return int(self._server.server_address[1])
